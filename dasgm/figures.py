@@ -1,0 +1,153 @@
+"""Pictures: the cells of a genotype (Figure 3 of the paper), grids of images (Figures 4 and 5)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dasgm.genotype import Edge, Genotype
+
+FORMATS = (".png", ".svg", ".pdf")
+FONT = "DejaVu Sans,Helvetica,Arial,sans-serif"
+INK, QUIET = "#1f2933", "#7b8794"
+COLOURS = {"sep": "#1f6fb4", "dil": "#6b4fa0", "max": "#c2571a", "avg": "#c2571a", "skip": "#3d8b4a"}
+LABELS = {
+    "max_pool_3x3": "max pool 3×3",
+    "avg_pool_3x3": "avg pool 3×3",
+    "skip_connect": "skip",
+    "sep_conv_3x3": "sep conv 3×3",
+    "sep_conv_5x5": "sep conv 5×5",
+    "dil_conv_3x3": "dil conv 3×3",
+    "dil_conv_5x5": "dil conv 5×5",
+}
+KINDS = {"normal": "normal cell", "reduce": "reduction cell"}
+
+
+def draw(genotype: Genotype, path: str | Path, caption: str = "") -> None:
+    """Both cells, one above the other, as .png, .svg or .pdf. ValueError for another ending or a place not writable."""
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise ValueError(f"cannot draw to {path}: expected a name that ends in {', '.join(FORMATS)}")
+    _write(path, _render(_dot(genotype, tuple(KINDS), caption), ending[1:]))
+
+
+def cell_svg(genotype: Genotype, kind: str) -> str:
+    """One cell, `normal` or `reduce`, as an <svg> element to be placed in a page."""
+    assert kind in KINDS, kind
+    text = _render(_dot(genotype, (kind,), ""), "svg").decode()
+    return text[text.index("<svg") :]
+
+
+def sample_grid(images: Tensor, path: str | Path, columns: int, scale: int = 1) -> None:
+    """uint8 images [N, 1 or 3, H, W], row by row (a class a row, if so ordered), each pixel `scale` wide, as PNG."""
+    assert images.dtype == torch.uint8 and images.ndim == 4 and len(images), (images.dtype, images.shape)
+    n, _, height, width = images.shape
+    gap, rows = 1, -(-n // columns)
+    grid = torch.full((3, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(images.cpu()):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        grid[:, top : top + height, left : left + width] = image
+    grid = grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    path = Path(path)
+    temporary = _temporary(path)
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def _dot(genotype: Genotype, kinds: tuple[str, ...], caption: str) -> str:
+    """The cells in graphviz's language, left to right; a title over each where there are two."""
+    clusters = []
+    for kind in reversed(kinds):  # graphviz stacks upwards
+        title = f'label="{KINDS[kind]}"; ' if len(kinds) > 1 else ""
+        body = "\n".join(_cell(kind, getattr(genotype, kind), getattr(genotype, f"{kind}_concat")))
+        clusters.append(f"subgraph cluster_{kind} {{ {title}\n{body}\n}}")
+    return f"""digraph genotype {{
+rankdir=LR; ranksep=0.55; nodesep=0.22; margin=0.12; bgcolor="white"; dpi=144; splines=true;
+fontname="{FONT}"; fontsize=13; fontcolor="{INK}"; labelloc=b; label="{_escape(caption)}";
+node [shape=box, style="rounded,filled", penwidth=1, fontname="{FONT}", fontsize=12, fontcolor="{INK}",
+      color="#cbd2d9", fillcolor="#f5f7fa", height=0.38, width=0.45, margin="0.12,0.05"];
+edge [fontname="{FONT}", fontsize=10.5, arrowsize=0.65, penwidth=1.5];
+subgraph {{ graph [labelloc=t, labeljust=l, margin=12, color="white", fontsize=14];
+{chr(10).join(clusters)}
+}}
+}}"""
+
+
+def _cell(kind: str, edges: tuple[Edge, ...], concat: tuple[int, ...]) -> list[str]:
+    nodes = len(edges) // 2
+    states = [f"{kind}{i}" for i in range(2 + nodes)]
+    labels = ["c_{k-2}", "c_{k-1}", *(str(i) for i in range(nodes))]
+    labels[:2] = ["c<SUB>k−2</SUB>", "c<SUB>k−1</SUB>"]
+    lines = [f'{state} [label=<{label}>, fillcolor="#e3eefa", color="#9fc1e4"];'
+             for state, label in zip(states[:2], labels[:2], strict=True)]  # fmt: skip
+    lines += [f'{state} [label="{label}"];' for state, label in zip(states[2:], labels[2:], strict=True)]
+    lines.append(f'{kind}_out [label=<c<SUB>k</SUB>>, fillcolor="#fdf0d5", color="#e5c682"];')
+    lines.append(f"{{ rank=same; {states[0]}; {states[1]}; }}")
+    for position, (name, state) in enumerate(edges):
+        colour = COLOURS[name.split("_")[0]]
+        dashed = ", style=dashed" if name == "skip_connect" else ""
+        lines.append(
+            f'{states[state]} -> {states[2 + position // 2]} [label=" {LABELS[name]} ", '
+            f'color="{colour}", fontcolor="{colour}"{dashed}];'
+        )
+    lines += [f'{states[i]} -> {kind}_out [color="{QUIET}", penwidth=1, arrowsize=0.5];' for i in concat]
+    return lines
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+# In a process of its own: graphviz is not thread-safe, and fontconfig is told about fonts by the environment.
+_DRAW = """
+import sys, pygraphviz
+sys.stdout.buffer.write(pygraphviz.AGraph(string=sys.stdin.read()).draw(format=sys.argv[1], prog="dot"))
+"""
+
+
+def _render(dot: str, kind: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-P", "-X", "utf8", "-c", _DRAW, kind]
+        environment = os.environ | _fonts(Path(folder))
+        result = subprocess.run(command, input=dot.encode(), capture_output=True, check=False, env=environment)
+    if result.returncode or not result.stdout:
+        reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise RuntimeError(f"pygraphviz could not draw: {reason or result.returncode}")
+    return result.stdout
+
+
+def _fonts(folder: Path) -> dict[str, str]:
+    """A machine without fonts draws boxes: use those that matplotlib (mlflow brings it) carries, where it is there."""
+    found = importlib.util.find_spec("matplotlib")
+    fonts = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" if found and found.origin else None
+    if fonts is None or not fonts.is_dir():
+        return {}
+    settings = folder / "fonts.conf"
+    settings.write_text(
+        f"<fontconfig><dir>{escape(str(fonts))}</dir><cachedir>{escape(str(folder))}</cachedir></fontconfig>",
+        encoding="utf-8",
+    )
+    return {"FONTCONFIG_FILE": str(settings)}
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,0 +1,71 @@
+"""What a search method is: settings, and a schedule of supernets (stages)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dasgm.genotype import Genotype
+
+EDGES = 14  # of a cell: 2 + 3 + 4 + 5
+Weights = Sequence[Sequence[float]]  # [14][operations of the edge], softmaxed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One supernet of a search and how long it is trained: a plain value, JSON in the checkpoint."""
+
+    index: int
+    epochs: int
+    arch_start_epoch: int
+    cells: int
+    channels: int
+    normal_operations: tuple[tuple[str, ...], ...]
+    """Names of the candidate operations of each of the 14 edges of a normal cell."""
+    reduce_operations: tuple[tuple[str, ...], ...]
+    partial: int = 1
+    """K of PC-DARTS: 1/K of the channels pass through the mixed operation."""
+    edge_weights: bool = False
+    """Whether edges are weighted too (PC-DARTS's betas)."""
+    skip_dropout: float = 0.0
+    """Initial rate of the dropout after skip connections (P-DARTS)."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The architecture as plain numbers: what a method sees of A."""
+
+    normal: Weights
+    reduce: Weights
+    normal_edges: Sequence[float] | None = None
+    reduce_edges: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Settings that every method has. A method's file derives its own `Config` from it."""
+
+    epochs: int = 50
+    """Epochs of one stage."""
+    cells: int = 8
+    channels: int = 16
+    arch_start_epoch: int = 0
+    """Epoch at which architecture steps begin; the GAN trains from epoch 0 on."""
+
+    def first(self) -> Stage:
+        """The stage that a search begins with."""
+        raise NotImplementedError
+
+    def next(self, stage: Stage, relaxation: Relaxation) -> Stage | None:
+        """The stage after `stage`, given the weights it ended with; None when the search is over."""
+        raise NotImplementedError
+
+    def skip_dropout(self, stage: Stage, epoch: int) -> float:
+        """Rate of the dropout after skip connections in `epoch` (from 0) of `stage`."""
+        return 0.0
+
+    def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
+        """The discrete architecture that the weights stand for."""
+        raise NotImplementedError

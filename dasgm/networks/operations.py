@@ -1,0 +1,141 @@
+"""Candidate operations of the DARTS search space, and what every network of it is built of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dasgm.genotype import PRIMITIVES
+
+__all__ = [
+    "PRIMITIVES",
+    "SEPARABLE",
+    "DepthwiseConv",
+    "FactorizedReduce",
+    "ReLUConvBN",
+    "fast_layout",
+    "operation",
+    "pool",
+    "reductions",
+    "stem",
+]
+
+SEPARABLE = {"sep_conv_3x3": (3, 1), "sep_conv_5x5": (5, 1), "dil_conv_3x3": (3, 2), "dil_conv_5x5": (5, 2)}
+"""Kernel size and dilation of the convolutions that are depthwise, then pointwise."""
+
+
+def operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
+    """The operation `name` of PRIMITIVES, [N, channels, H, W] -> [N, channels, H / stride, W / stride]."""
+    if name == "none":
+        return Zero(stride)
+    if name in ("max_pool_3x3", "avg_pool_3x3"):
+        return pool(name, stride)
+    if name == "skip_connect":
+        return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+    assert name in SEPARABLE, name
+    kernel, dilation = SEPARABLE[name]
+    layers = _separable(channels, kernel, stride, dilation, affine)
+    if name.startswith("sep"):  # a separable convolution is applied twice, a dilated one once
+        layers += _separable(channels, kernel, 1, dilation, affine)
+    return nn.Sequential(*layers)
+
+
+def pool(name: str, stride: int) -> nn.Module:
+    """3x3 pooling; the average counts no padding."""
+    if name == "max_pool_3x3":
+        return nn.MaxPool2d(3, stride, padding=1)
+    return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+
+
+def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
+    return [
+        nn.ReLU(),
+        DepthwiseConv(channels, kernel, stride, dilation),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    ]
+
+
+class Zero(nn.Module):
+    """The operation `none`."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride] * 0.0
+
+
+class DepthwiseConv(nn.Conv2d):
+    """One k x k filter a channel, padded to keep the size (but for the stride), without bias."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        padding = dilation * (kernel // 2)
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # oneDNN has no fast gradient for dilated depthwise convolutions. Dilation 2 couples only pixels whose
+        # coordinates are of equal parity, so on a CPU each of the four phases is convolved densely: the same numbers.
+        if self.dilation == (1, 1) or x.device.type != "cpu" or x.shape[2] % 2 or x.shape[3] % 2:
+            return super().forward(x)
+        assert self.dilation == (2, 2)
+        if self.stride == (2, 2):  # reads only the phase of even coordinates
+            return self._dense(x[:, :, ::2, ::2])
+        return _interleave(self._dense(_phases(x)))
+
+    def _dense(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, padding=self.kernel_size[0] // 2, groups=self.groups)
+
+
+def _phases(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [4 N, C, H / 2, W / 2], by the parity of the coordinates; channels last stays channels last."""
+    n, c, h, w = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, c)
+    return x.permute(2, 4, 0, 1, 3, 5).reshape(4 * n, h // 2, w // 2, c).permute(0, 3, 1, 2)
+
+
+def _interleave(x: Tensor) -> Tensor:
+    """The inverse of `_phases`."""
+    n, c, h, w = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(2, 2, n // 4, h, w, c)
+    return x.permute(2, 3, 0, 4, 1, 5).reshape(n // 4, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+class ReLUConvBN(nn.Sequential):
+    """ReLU, 1x1 convolution, batch norm."""
+
+    def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
+        super().__init__(
+            nn.ReLU(), nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels, affine=affine)
+        )
+
+
+class FactorizedReduce(nn.Module):
+    """Halves H and W (even) by two 1x1 convolutions of stride 2, one of them shifted by a pixel; `channels` is even."""
+
+    def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.relu()
+        return self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], 1))
+
+
+def stem(in_channels: int, channels: int) -> nn.Sequential:
+    """The CIFAR stem: 3x3 convolution and batch norm, no ReLU; affine in search too."""
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+
+def reductions(cells: int) -> set[int]:
+    """Indices of the reduction cells, at a third and two thirds of the depth; channels double there."""
+    return {cells // 3, 2 * cells // 3}
+
+
+def fast_layout(x: Tensor) -> Tensor:
+    """`x` in the memory format in which narrow convolutions are quick: on a CPU channels last (2 to 5 times)."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

@@ -1,0 +1,315 @@
+"""The supernet: every edge of a cell computes all its candidate operations, weighted (DARTS, Section 2.2).
+
+One class for DARTS, P-DARTS (operations differ from edge to edge, dropout after skips) and PC-DARTS (edge weights,
+only 1/K of the channels pass through the mixed operation). Edges are numbered as in the papers: by node, then input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dasgm.methods._base import Stage
+from dasgm.networks.operations import (
+    PRIMITIVES,
+    SEPARABLE,
+    DepthwiseConv,
+    FactorizedReduce,
+    ReLUConvBN,
+    fast_layout,
+    pool,
+    reductions,
+    stem,
+)
+
+NODES = 4
+INPUTS = tuple(2 + node for node in range(NODES))  # incoming edges of each node
+EDGES = sum(INPUTS)
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+SKIP = "skip_connect"
+BYPASS = "bypass"  # PC-DARTS: the channels that pass no operation, weighted by the edge alone
+
+
+class Mixture(NamedTuple):
+    """The relaxed architecture, as the supernet takes it."""
+
+    normal: Tensor
+    """[14, operations], each row a softmax."""
+    reduce: Tensor
+    normal_edges: Tensor | None = None
+    """[14], a softmax over the edges into each node."""
+    reduce_edges: Tensor | None = None
+
+
+class Architecture(nn.Module):
+    """A: the architecture parameters, shared by all cells of a type; drawn from 1e-3 N(0, 1)."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.alphas_normal = nn.Parameter(1e-3 * torch.randn(EDGES, _count(stage.normal_operations)))
+        self.alphas_reduce = nn.Parameter(1e-3 * torch.randn(EDGES, _count(stage.reduce_operations)))
+        self.edge_weights = stage.edge_weights
+        if stage.edge_weights:
+            self.betas_normal = nn.Parameter(1e-3 * torch.randn(EDGES))
+            self.betas_reduce = nn.Parameter(1e-3 * torch.randn(EDGES))
+
+    def forward(self) -> Mixture:
+        normal, reduction = self.alphas_normal.softmax(1), self.alphas_reduce.softmax(1)
+        if not self.edge_weights:
+            return Mixture(normal, reduction)
+        return Mixture(normal, reduction, _softmax_per_node(self.betas_normal), _softmax_per_node(self.betas_reduce))
+
+
+def _softmax_per_node(betas: Tensor) -> Tensor:
+    return torch.cat([incoming.softmax(0) for incoming in betas.split(INPUTS)])
+
+
+def _count(operations: Sequence[Sequence[str]]) -> int:
+    assert len(operations) == EDGES, len(operations)
+    counts = {len(names) for names in operations}
+    assert len(counts) == 1, f"edges have unequal numbers of operations: {sorted(counts)}"
+    assert all(set(names) - {"none"} for names in operations), "an edge has no operation but none"
+    return counts.pop()
+
+
+class Supernet(nn.Module):
+    """W: images [N, in_channels, H, W] (H, W divisible by 4) and a mixture -> logits [N, classes].
+
+    Raises ValueError where `stage.channels` cannot be halved after the partial connection.
+    """
+
+    def __init__(self, stage: Stage, classes: int, in_channels: int = 3) -> None:
+        super().__init__()
+        if stage.channels < 1 or stage.channels % (2 * stage.partial):
+            raise ValueError(
+                f"channels = {stage.channels}: the supernet needs a multiple of {2 * stage.partial}"
+                + (f" (1/{stage.partial} of them pass through the operations)" if stage.partial > 1 else "")
+            )
+        self.partial = stage.partial
+        self.has_skip_dropout = stage.skip_dropout > 0
+        self.skip_dropout_rate = stage.skip_dropout
+        channels, before, previous = stage.channels, 3 * stage.channels, 3 * stage.channels
+        self.stem = stem(in_channels, previous)
+        self.cells = nn.ModuleList()
+        reduced = False
+        for index in range(stage.cells):
+            reduction = index in reductions(stage.cells)
+            channels *= 2 if reduction else 1
+            operations = stage.reduce_operations if reduction else stage.normal_operations
+            self.cells.append(Cell(operations, before, previous, channels, reduction, reduced, stage.partial))
+            before, previous, reduced = previous, NODES * channels, reduction
+        self.head = nn.Linear(previous, classes)
+
+    def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
+        rate = self.skip_dropout_rate if self.has_skip_dropout and self.training else 0.0
+        normal = self._flat(mixture.normal, mixture.normal_edges)
+        reduction = self._flat(mixture.reduce, mixture.reduce_edges)
+        s0 = s1 = self.stem(fast_layout(x))
+        for cell in self.cells:
+            s0, s1 = s1, cell(s0, s1, reduction if cell.reduction else normal, rate)
+        return self.head(s1.mean((2, 3)))
+
+    def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
+        """All weights of a cell type in one vector: the operations', edge by edge, then the edges'."""
+        if edges is None:
+            edges = weights.new_ones(EDGES)
+        else:
+            weights = weights * edges[:, None]
+        return torch.cat([weights.flatten(), edges]) if self.partial > 1 else weights.flatten()
+
+
+class Cell(nn.Module):
+    """Two inputs, four nodes; a node is the weighted sum over the edges from all states before it."""
+
+    index: Tensor
+
+    def __init__(
+        self,
+        operations: Sequence[Sequence[str]],
+        before: int,
+        previous: int,
+        channels: int,
+        reduction: bool,
+        reduced: bool,
+        partial: int,
+    ) -> None:
+        super().__init__()
+        self.reduction, self.partial = reduction, partial
+        shrink = FactorizedReduce if reduced else ReLUConvBN
+        self.preprocess = nn.ModuleList([shrink(before, channels, False), ReLUConvBN(previous, channels, False)])
+        self.fans = nn.ModuleList()
+        slots: list[list[int]] = []
+        for state in range(1 + NODES):
+            edges = [sum(INPUTS[:node]) + state for node in self.targets(state)]
+            stride = 2 if reduction and state < 2 else 1
+            fan = Fan([operations[edge] for edge in edges], channels, stride, partial)
+            self.fans.append(fan)
+            slots.append([_slot(operations, edges[edge], name) for name, edge in fan.weighted])
+        self.sizes = [len(slot) for slot in slots]
+        self.register_buffer("index", torch.tensor(list(chain(*slots))), persistent=False)
+
+    @staticmethod
+    def targets(state: int) -> range:
+        """The nodes that read `state` (0 and 1 are the inputs, 2 + node a node)."""
+        return range(max(0, state - 1), NODES)
+
+    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: float) -> Tensor:
+        states = [layer(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
+        through: list[list[Tensor]] = [[] for _ in range(NODES)]
+        around: list[list[Tensor]] = [[] for _ in range(NODES)]
+        picked = weights[self.index].split(self.sizes)
+        for state, (fan, w) in enumerate(zip(self.fans, picked, strict=True)):
+            if state >= 2:
+                states.append(self._node(through[state - 2], around[state - 2]))
+            terms = fan(states[state], w, skip_dropout)
+            for node, (mixed, bypass) in zip(self.targets(state), terms, strict=True):
+                through[node] += mixed
+                around[node] += bypass
+        return torch.cat([*states[2:], self._node(through[-1], around[-1])], 1)
+
+    def _node(self, through: list[Tensor], around: list[Tensor]) -> Tensor:
+        if self.partial == 1:
+            return _total(through)
+        # the shuffle is linear and the same on every edge, so it is done once, after the sum
+        return F.channel_shuffle(torch.cat([_total(through), _total(around)], 1), self.partial)
+
+
+def _slot(operations: Sequence[Sequence[str]], edge: int, name: str) -> int:
+    """Where `Supernet._flat` has the weight of an operation on an edge."""
+    count = len(operations[edge])
+    return EDGES * count + edge if name == BYPASS else edge * count + operations[edge].index(name)
+
+
+class Fan(nn.Module):
+    """The mixed operations of all edges that leave one state.
+
+    They read the same tensor, so what has no weights (pooling, the ReLU before a convolution) is computed once, and
+    one operation on m edges is a grouped convolution on m times the channels. The numbers are those of separate edges
+    at a quarter of the kernel launches. `none` is not computed; its softmax share is simply missing from the sum.
+    """
+
+    def __init__(self, operations: Sequence[Sequence[str]], channels: int, stride: int, partial: int) -> None:
+        super().__init__()
+        self.edges, self.channels, self.stride, self.partial = len(operations), channels // partial, stride, partial
+        self.bypassed, c = channels - self.channels, self.channels
+        having = {name: [edge for edge, names in enumerate(operations) if name in names] for name in PRIMITIVES}
+        own = SEPARABLE if stride == 1 else (*SEPARABLE, SKIP)  # have weights: a result for each edge
+        shared = (*POOLS, SKIP) if stride == 1 else POOLS  # have none: one result for all edges
+        self.own = {name: having[name] for name in own if having[name]}
+        self.shared = [(name, edge) for name in shared for edge in having[name]]
+        self.convolutions = nn.ModuleDict({
+            name: Reduce(c, len(edges)) if name == SKIP else Separable(name, c, len(edges), stride)
+            for name, edges in self.own.items()
+        })  # fmt: skip
+        pools = [name for name in POOLS if having[name]]
+        self.pools = nn.ModuleDict({name: nn.Sequential(pool(name, stride), WeightedNorm(c)) for name in pools})
+        self.weighted = [(name, edge) for name, edges in self.own.items() for edge in edges] + self.shared
+        self.sizes = [len(edges) for edges in self.own.values()] + [len(self.shared)]
+        if partial > 1:
+            self.weighted += [(BYPASS, edge) for edge in range(self.edges)]
+            self.sizes.append(self.edges)
+
+    def forward(self, x: Tensor, weights: Tensor, skip_dropout: float) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """For each edge the weighted results to be summed, and those of the bypass; `weights` as in `weighted`."""
+        parts = weights.split(self.sizes)
+        own, shared = parts[: len(self.own)], parts[len(self.own)]
+        x, around = x.split([self.channels, self.bypassed], 1)
+        terms: list[list[Tensor]] = [[] for _ in range(self.edges)]
+        if self.own:
+            self._add_own(terms, x.relu(), own)
+        self._add_shared(terms, x, shared, skip_dropout)
+        if self.partial == 1:
+            return [(term, []) for term in terms]
+        if self.stride == 2:
+            around = F.max_pool2d(around, 2)
+        return [(term, [around * weight]) for term, weight in zip(terms, parts[-1].unbind(), strict=True)]
+
+    def _add_own(self, terms: list[list[Tensor]], x: Tensor, weights: Sequence[Tensor]) -> None:
+        wide = torch.cat([x] * self.edges, 1)
+        everywhere: list[Tensor] = []
+        for (name, edges), weight in zip(self.own.items(), weights, strict=True):
+            source = x if name == SKIP else wide[:, : len(edges) * self.channels]
+            gain = weight[:, None].expand(-1, self.channels).flatten()
+            result = self.convolutions[name](source, gain)
+            if len(edges) == self.edges:
+                everywhere.append(result)
+            else:  # P-DARTS: edges differ
+                for edge, term in zip(edges, result.split(self.channels, 1), strict=True):
+                    terms[edge].append(term)
+        if everywhere:
+            for edge, term in enumerate(_total(everywhere).split(self.channels, 1)):
+                terms[edge].append(term)
+
+    def _add_shared(self, terms: list[list[Tensor]], x: Tensor, weights: Tensor, skip_dropout: float) -> None:
+        results = {name: layer(x) for name, layer in self.pools.items()}
+        results[SKIP] = x
+        for (name, edge), weight in zip(self.shared, weights.unbind(), strict=True):
+            result = results[name]
+            if name == SKIP and skip_dropout > 0:
+                result = F.dropout(result, skip_dropout)  # each edge drops its own
+            terms[edge].append(result * weight)
+
+
+class Separable(nn.Module):
+    """A separable or dilated convolution on several edges, its (first) ReLU left to the caller.
+
+    [N, edges * channels, H, W], the edges side by side -> the same, each channel times its gain.
+    """
+
+    def __init__(self, name: str, channels: int, edges: int, stride: int) -> None:
+        super().__init__()
+        kernel, dilation = SEPARABLE[name]
+        width = edges * channels
+        strides = [stride, 1] if name.startswith("sep") else [stride]
+        self.depthwise = nn.ModuleList(DepthwiseConv(width, kernel, stride, dilation) for stride in strides)
+        self.pointwise = nn.ModuleList(nn.Conv2d(width, width, 1, groups=edges, bias=False) for _ in strides)
+        self.norms = nn.ModuleList(WeightedNorm(width) for _ in strides)
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        *first, last = zip(self.depthwise, self.pointwise, self.norms, strict=True)
+        for depthwise, pointwise, norm in first:
+            x = norm(pointwise(depthwise(x))).relu()
+        depthwise, pointwise, norm = last
+        return norm(pointwise(depthwise(x)), gain)
+
+
+class Reduce(nn.Module):
+    """FactorizedReduce on several edges, its ReLU left to the caller: [N, channels, H, W], read by all of them."""
+
+    def __init__(self, channels: int, edges: int) -> None:
+        super().__init__()
+        self.half_width = channels // 2
+        self.even = nn.Conv2d(channels, edges * self.half_width, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(channels, edges * self.half_width, 1, stride=2, bias=False)
+        self.norm = WeightedNorm(edges * channels)
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        halves = self.even(x).split(self.half_width, 1), self.odd(x[:, :, 1:, 1:]).split(self.half_width, 1)
+        return self.norm(torch.cat(list(chain(*zip(*halves, strict=True))), 1), gain)
+
+
+class WeightedNorm(nn.Module):
+    """Batch norm without parameters of its own; a gain [channels] may be handed in."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        if gain is not None:
+            gain = gain.contiguous()  # one value expanded has stride 0, which torch's channels-last kernel misreads
+        return F.batch_norm(x, self.running_mean, self.running_var, gain, None, self.training, momentum=0.1, eps=1e-5)
+
+
+def _total(tensors: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
