@@ -1,0 +1,39 @@
+"""What every data set's settings share. No torch here: help must be quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+
+SIZES = (16, 32, 64)  # what the GANs generate
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Settings of a data set; `load` reads it. Raises ValueError for a value out of range."""
+
+    image_size: int = 32  # pixels a side: 16, 32 or 64
+    split_seed: int = 0  # fixes J_1, J_2 and J_val, apart from the run's seed
+    split: Literal["stratified", "contiguous"] = "stratified"  # contiguous: the original code's, by index
+    weight_portion: float = 0.5  # J_1's share of the training images, the rest is J_2
+    holdout: float = 0.0  # J_val's share, set aside first
+    cutout: int = 0  # side of cutout's square in pixels, 0 is off
+
+    def __post_init__(self) -> None:
+        if self.image_size not in SIZES:
+            raise ValueError(f"data.image_size is {self.image_size}, not one of 16, 32, 64: choose one of these")
+        if self.split not in ("stratified", "contiguous"):
+            raise ValueError(f"data.split is {self.split!r}: choose 'stratified' or 'contiguous'")
+        if not 0 < self.weight_portion < 1:
+            raise ValueError(f"data.weight_portion is {self.weight_portion}: choose one between 0 and 1, such as 0.5")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"data.holdout is {self.holdout}: choose one from 0 to below 1, such as 0.1")
+        if self.cutout < 0:
+            raise ValueError(f"data.cutout is {self.cutout}: choose a length in pixels, or 0 for none")
+
+    def load(self, data_dir: str | None, device: str = "cpu") -> Data:
+        """Reads the data set onto `device`. Raises ValueError, one line, where the files are not as they should be."""
+        raise NotImplementedError

@@ -1,0 +1,90 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from Parquet or torchvision's files. Settings: no torch at the top."""
+
+from __future__ import annotations
+
+import socket
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dasgm.data._base import DataConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dasgm.data._images import Data
+
+    Part = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class CifarConfig(DataConfig):
+    skip_unreadable: bool = False  # leave unreadable pictures of Parquet files out
+
+    CLASSES: ClassVar[tuple[str, ...]]
+    LABELS: ClassVar[tuple[str, ...]]  # what Parquet's label column may be called
+    MEAN: ClassVar[tuple[float, float, float]]
+    STD: ClassVar[tuple[float, float, float]]
+
+    def load(self, data_dir: str | None, device: str = "cpu") -> Data:
+        """Parquet in Hugging Face's layout if `data_dir` has any, else torchvision's files, downloaded if need be.
+
+        Without `data_dir`: torchvision's files in ~/.cache/dasgm.
+        """
+        from dasgm.data._images import Data, resized
+
+        key = type(self).__module__.rpartition(".")[2]
+        if data_dir is not None and not Path(data_dir).is_dir():
+            raise ValueError(f"--data-dir {data_dir} is no folder: give one with train.parquet and test.parquet")
+        folder = Path(data_dir) if data_dir else Path.home() / ".cache" / "dasgm"
+        found = self._parquet(folder) if data_dir else None
+        (images, labels), (test_images, test_labels), notes = found or self._torchvision(folder, key)
+        return Data(
+            key,
+            self.CLASSES,
+            (resized(images, self.image_size), labels),
+            (resized(test_images, self.image_size), test_labels),
+            self,
+            mean=self.MEAN,
+            std=self.STD,
+            notes=notes,
+            device=device,
+        )
+
+    def _parquet(self, folder: Path) -> tuple[Part, Part, list[str]] | None:
+        from dasgm.data import _parquet
+
+        paths = {part: _parquet.shards(folder, part) for part in ("train", "test")}
+        if not any(paths.values()):
+            return None
+        for part, found in paths.items():
+            if not found:
+                raise ValueError(f"{folder} has no {part}.parquet, nor shards {part}-00000-of-...: add them")
+        (images, labels, notes), (test_images, test_labels, more) = (
+            _parquet.load(found, self.LABELS, len(self.CLASSES), 32, self.skip_unreadable) for found in paths.values()
+        )
+        return (images, labels), (test_images, test_labels), notes + more
+
+    def _torchvision(self, folder: Path, key: str) -> tuple[Part, Part, list[str]]:
+        """torchvision checks the files' MD5 sums before it reads them."""
+        import torch
+        from torchvision import datasets
+
+        parts: list[Part] = []
+        patience = socket.getdefaulttimeout()
+        try:
+            socket.setdefaulttimeout(30)  # torchvision would wait for ever
+            for train in (True, False):
+                files = getattr(datasets, key.upper())(str(folder), train=train, download=True)
+                images = torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous()
+                parts.append((images, torch.tensor(files.targets)))
+        except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{key} is not in {folder} and could not be downloaded ({reason}): give --data-dir a folder with "
+                "train.parquet and test.parquet (Hugging Face's layout), or with torchvision's files"
+            ) from None
+        finally:
+            socket.setdefaulttimeout(patience)
+        return parts[0], parts[1], []

@@ -1,0 +1,137 @@
+"""A data set in memory: uint8 images on the device, its splits, and its normalisation and augmentation there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dasgm.data._base import DataConfig
+from dasgm.data._split import split
+
+
+class Data:
+    """Training and test images with their labels, splits and statistics.
+
+    images, test_images: uint8 [N, 3, S, S] and labels, test_labels: int64 [N], on the device;
+    J1, J2, Jval: int64 indices into the training set, on the CPU; mean, std: 3 floats for images in [0, 1];
+    digest: SHA-256 of images and labels; notes: lines worth printing.
+
+    `train` and `test` are (images, labels). Without `mean` and `std` they are measured on J_1 and J_2.
+    The draws of the augmentation come from torch's global CPU generator, so that a seed repeats them on any device.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        train: tuple[Tensor, Tensor],
+        test: tuple[Tensor, Tensor],
+        config: DataConfig,
+        *,
+        flips: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        held_out: Tensor | None = None,
+        notes: Sequence[str] = (),
+        device: str = "cpu",
+    ) -> None:
+        assert train[0].dtype == test[0].dtype == torch.uint8 and train[1].dtype == test[1].dtype == torch.int64
+        self.name, self.classes, self.flips, self.notes = name, tuple(classes), flips, tuple(notes)
+        self.image_size, self.cutout_length = config.image_size, config.cutout
+        self.J1, self.J2, self.Jval = split(train[1], config, held_out)
+        self.digest = _digest(*train, *test)
+        if mean is None or std is None:
+            mean, std = _statistics(train[0], torch.cat([self.J1, self.J2]))
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.images, self.labels = (t.to(device) for t in train)
+        self.test_images, self.test_labels = (t.to(device) for t in test)
+        self._mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(self.std, device=device).view(3, 1, 1)
+
+    def describe(self) -> str:
+        """One line: classes, size and counts."""
+        size, counts = self.image_size, (len(self.J1), len(self.J2), len(self.Jval), len(self.test_labels))
+        parts = ", ".join(f"{part} {n:,}" for part, n in zip(("J_1", "J_2", "J_val", "test"), counts, strict=True))
+        return f"{self.name}: {len(self.classes)} classes, {size}x{size} pixels; images in {parts}"
+
+    def raw(self, indices: Tensor | slice) -> Tensor:
+        """Training images as float [n, 3, S, S] in [-1, 1]."""
+        return self.images[indices].float() / 127.5 - 1
+
+    def test_raw(self, indices: Tensor | slice) -> Tensor:
+        """Test images as float [n, 3, S, S] in [-1, 1]."""
+        return self.test_images[indices].float() / 127.5 - 1
+
+    def to_classifier(self, x: Tensor) -> Tensor:
+        """[-1, 1] to the classifier's normalisation; differentiable."""
+        return ((x + 1) / 2 - self._mean) / self._std
+
+    def augment(self, x: Tensor, cutout: bool) -> Tensor:
+        """Normalised images [n, 3, S, S], cropped, flipped and, on request, cut out."""
+        x = self.flip(self.crop(x))
+        return self.cutout(x) if cutout else x
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Normalised images padded by S / 8 (4 at 32) of normalised black, as the originals, and cropped at random."""
+        n, _, size, _ = x.shape
+        pad = size // 8
+        at = torch.arange(size) + torch.randint(-pad, pad + 1, (2, n, 1))
+        rows, columns = at.to(x.device)
+        inside = ((rows >= 0) & (rows < size))[:, None, :, None] & ((columns >= 0) & (columns < size))[:, None, None, :]
+        x = x.gather(2, rows.clamp(0, size - 1)[:, None, :, None].expand_as(x))
+        x = x.gather(3, columns.clamp(0, size - 1)[:, None, None, :].expand_as(x))
+        return torch.where(inside, x, (-self._mean / self._std).to(x.dtype))
+
+    def flip(self, x: Tensor) -> Tensor:
+        """Each image mirrored left to right with probability 1/2, where the data set allows it."""
+        if not self.flips:
+            return x
+        mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
+        return torch.where(mirrored.to(x.device), x.flip(3), x)
+
+    flip_raw = flip  # the GAN's images, in [-1, 1]
+
+    def cutout(self, x: Tensor) -> Tensor:
+        """A square of zeros (the mean) in each normalised image, its centre anywhere, cut at the borders (DeVries)."""
+        if not self.cutout_length:
+            return x
+        n, _, size, _ = x.shape
+        distance = torch.arange(size) - torch.randint(0, size, (2, n, 1))
+        half = self.cutout_length // 2
+        rows, columns = ((distance >= -half) & (distance < half)).to(x.device)
+        return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
+
+
+def stack(pixels: bytearray, size: int) -> Tensor:
+    """Rows of RGB pixels, one image after the other, as uint8 [N, 3, size, size]."""
+    images = torch.frombuffer(pixels, dtype=torch.uint8) if pixels else torch.empty(0, dtype=torch.uint8)
+    return images.view(-1, size, size, 3).permute(0, 3, 1, 2).contiguous()
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """uint8 [N, 3, s, s] to [N, 3, size, size]: bilinear, antialiased where it shrinks."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
+def _digest(*tensors: Tensor) -> str:
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        sha.update(tensor.numpy().data)
+    return sha.hexdigest()
+
+
+def _statistics(images: Tensor, indices: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, for values in [0, 1], from the counts of the 256 levels."""
+    counts = torch.stack([images[indices, c].flatten().bincount(minlength=256) for c in range(3)]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
+    return mean.tolist(), variance.sqrt().clamp_min(1 / 255).tolist()  # a channel may be constant

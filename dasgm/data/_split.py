@@ -1,0 +1,52 @@
+"""Stratified, seeded splits of a labelled set; torch's global generator is left alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dasgm.data._base import DataConfig
+
+
+def share(labels: Tensor, portion: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Indices of `portion` of the images and of the rest, both rising; floor or ceiling of it from every class.
+
+    Systematic sampling: with the images shuffled and then sorted by class, every 1/portion-th is taken.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[labels[order].argsort(stable=True)]
+    ticks = (torch.arange(len(labels) + 1, dtype=torch.float64) * portion + 0.5).floor()
+    chosen = ticks.diff() > 0
+    return order[chosen].sort().values, order[~chosen].sort().values
+
+
+def split(labels: Tensor, config: DataConfig, held_out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """J_1, J_2, J_val: disjoint indices into the training set. `held_out` replaces the drawn J_val.
+
+    Raises ValueError if J_1 or J_2, or a J_val that was asked for, would be empty.
+    """
+    generator = torch.Generator().manual_seed(config.split_seed)
+    if held_out is None:
+        held_out, rest = share(labels, config.holdout, generator)
+    else:
+        kept = torch.ones(len(labels), dtype=torch.bool)
+        kept[held_out] = False
+        rest = kept.nonzero().flatten()
+    if config.split == "contiguous":
+        border = int(config.weight_portion * len(rest))
+        first, second = rest[:border], rest[border:]
+    else:
+        chosen, others = share(labels[rest], config.weight_portion, generator)
+        first, second = rest[chosen], rest[others]
+    if config.holdout and not len(held_out):
+        raise ValueError(f"data.holdout {config.holdout} of {len(labels)} images leaves none for J_val: raise it")
+    if not len(first) or not len(second):
+        raise ValueError(
+            f"data.weight_portion {config.weight_portion} of {len(rest)} images leaves none for J_1 or J_2: choose 0.5"
+        )
+    return first, second, held_out
+
+
+def test_split(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Test and training indices of a set that came without a test set: a sixth, as CIFAR's; the same for every seed."""
+    return share(labels, 1 / 6, torch.Generator().manual_seed(0))

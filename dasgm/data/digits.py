@@ -1,0 +1,41 @@
+"""1,797 handwritten digits, 8x8, in the package: the data set that needs no download.
+
+`digits.parquet` is the "Optical Recognition of Handwritten Digits" test set of the UCI repository (E. Alpaydin and
+C. Kaynak, 1998; https://doi.org/10.24432/C50P49; CC BY 4.0) as scikit-learn ships it, its levels 0 to 16 stretched to
+0 to 255, in Hugging Face's layout. It was made by `python tests/test_data.py dasgm/data/digits.parquet`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dasgm.data._base import DataConfig
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+
+
+@dataclass(frozen=True)
+class Config(DataConfig):
+    image_size: int = 16  # pixels a side: 16, 32 or 64; the digits are enlarged from 8
+
+    def load(self, data_dir: str | None = None, device: str = "cpu") -> Data:
+        """1,497 for training, 300 for testing (always the same); `data_dir` is not needed."""
+        from dasgm.data import _parquet
+        from dasgm.data._images import Data, resized
+        from dasgm.data._split import test_split
+
+        images, labels, _ = _parquet.load([Path(__file__).with_name("digits.parquet")], ("label",), 10, 8)
+        test, train = test_split(labels)
+        images = resized(images, self.image_size)
+        return Data(
+            "digits",
+            [str(digit) for digit in range(10)],
+            (images[train], labels[train]),
+            (images[test], labels[test]),
+            self,
+            flips=False,  # a mirrored 2 is none
+            device=device,
+        )
