@@ -1,0 +1,453 @@
+"""MLflow as a mirror of run folders. The only importer of mlflow, inside functions: that import alone takes seconds.
+
+The folder is the truth: all that is sent, timestamps too, is read from its files. How far a run has got is written
+last, as a tag of the run itself (`dasgm.sent`): any process on any machine goes on from there, and after one that died
+half-way the same points are sent again, which MLflow takes for the ones it has.
+
+    python -m cluster.tracking RUN...        sends any run or sweep folders and prints where to look at them
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import sys
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from dasgm.runs import FORMAT, read_json, read_lines
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+
+EXPERIMENT = "dasgm"
+LOCAL = "http://127.0.0.1:5000"  # where ui_command() serves
+STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
+STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
+PICTURES = ("cells", "samples")  # pictures/cells-003.png is epoch 3's
+CHARTS = "&compareRunsMode=CHART"
+TRAINING = "workflowType=machine_learning"  # without it MLflow opens its pages for language models
+ENVIRONMENT = {  # where the user has set nothing: the defaults wait 4 to 20 minutes for a server that is gone
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised as well, and reported once
+}
+
+
+def sync(folder: str | Path, uri: str | None = None, experiment: str = EXPERIMENT) -> str | None:
+    """Brings MLflow up to date with a run folder, or with a sweep folder and all its trials; repeatable, no duplicates.
+
+    `uri` defaults to $MLFLOW_TRACKING_URI, then to SQLite beside the runs. A run deleted in MLflow stays deleted.
+    Returns the link to look at, a path (`/#/experiments/...`; address() completes it), None while the folder is empty;
+    a sweep's leads to the ranked table, and with CHARTS appended to parallel coordinates and pictures.
+    Raises ValueError if another process is sending this folder, and mlflow's errors if the store does not take it.
+    """
+    folder = Path(folder).resolve()
+    root = _root(folder)
+    if not any((root / name).is_file() for name in ("sweep.json", "run.json")):
+        return None
+    with _alone(root):
+        if not (root / "sweep.json").is_file():
+            search = _read_run(root)
+            store = _Store(uri, experiment, root.parent, search.key)
+            return store.run_link(store.send(search))
+        sweep, trials = _read_sweep(root)
+        store = _Store(uri, experiment, root.parent, sweep.key)
+        parent = store.open(sweep).info.run_id
+        ids = {name: store.send(trial, parent) for name, trial in trials.items() if folder in (root, root / name)}
+        store.send(sweep)
+        view = store.save_view(parent, sweep, trials)
+        return view if folder == root else store.run_link(ids[folder.name])
+
+
+def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: str = EXPERIMENT) -> str:
+    """The link to MLflow's comparison (parallel coordinates) of run folders; ValueError if one was never sent."""
+    runs = []
+    for folder in (Path(folder).resolve() for folder in folders):
+        root = _root(folder)
+        key = _key(root, _record(root)) + (f"/{folder.name}" if folder != root else "")
+        store = _Store(uri, experiment, root.parent, key)
+        if key not in store.runs:
+            raise ValueError(f"{folder} is not in MLflow yet: `python -m cluster.tracking {folder}` sends it")
+        runs.append(store.runs[key].info)
+    ids, experiments = [run.run_id for run in runs], sorted({run.experiment_id for run in runs})
+    return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(experiments))}"
+
+
+def ui_command(storage: str | Path, uri: str | None = None) -> str:
+    """The command that serves the store of `storage` at 127.0.0.1:5000, lightly; empty if a server has it already."""
+    uri = _resolve(uri, Path(storage))
+    if uri.startswith("http"):
+        return ""
+    light = "DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"  # else 15 processes and 2.4 GiB
+    return f"{light} mlflow ui --workers 1 --port 5000 --backend-store-uri {shlex.quote(uri)}"
+
+
+def address(link: str, storage: str | Path, uri: str | None = None) -> str:
+    """A link of sync() or compare() as a browser takes it: at the server, or where ui_command() serves."""
+    uri = _resolve(uri, Path(storage))
+    return (uri.rstrip("/") if uri.startswith("http") else LOCAL) + link
+
+
+class Mirror:
+    """A thread that keeps MLflow up to date with a folder. It never raises into the caller and never holds it up.
+
+    `mirror = Mirror(folder).start()`, `mirror.kick()` after each epoch, `mirror.stop(10)` at the end. `link` is
+    sync()'s, `error` one line about the last attempt, empty if all went well.
+    """
+
+    def __init__(self, folder: str | Path, uri: str | None = None, experiment: str = EXPERIMENT, pause: float = 2.0):
+        self.folder, self.uri, self.experiment, self.pause = Path(folder).resolve(), uri, experiment, pause
+        self.link: str | None = None
+        self.error = ""
+        self._wake, self._last = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+
+    def start(self) -> Mirror:
+        self._thread.start()
+        return self
+
+    def kick(self) -> None:
+        """Something is new. Returns at once; kicks within `pause` seconds become one sync."""
+        self._wake.set()
+
+    def stop(self, timeout: float = 10.0) -> str:
+        """A last sync, waited for `timeout` seconds at most. Returns one line if something did not arrive, else ''."""
+        self._last.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
+        later = f"`python -m cluster.tracking {shlex.quote(str(self.folder))}` sends what is missing"
+        return f"MLflow at {_resolve(self.uri, _root(self.folder).parent)}: {error}; {later}" if error else ""
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            last = self._last.is_set()  # read before the sync: what was written before stop() is then in it
+            try:
+                self.link, self.error = sync(self.folder, self.uri, self.experiment), ""
+            except Exception as error:  # no tracking server is worth a search
+                self.error = one_line(error)
+            if last:
+                return
+            self._last.wait(self.pause)
+
+
+def one_line(error: Exception) -> str:
+    """The gist of an error that mlflow, requests or SQLAlchemy tells over many lines."""
+    text = str(error).strip()
+    cause = re.search(r"Connection refused|timed out|Name or service not known|No route to host|is locked", text)
+    return cause[0] if cause else f"{type(error).__name__}: {text}".removeprefix("ValueError: ").splitlines()[0][:300]
+
+
+# ------------------------------------------------------------------------------------------------ reading the folders
+
+
+@dataclass
+class _Content:
+    """What MLflow shall hold of one folder."""
+
+    key: str  # identity: NAME@started of a sweep or a lone search, and /TRIAL
+    record: dict[str, Any]  # run.json or sweep.json
+    tags: dict[str, str]
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
+    texts: dict[str, str] = field(default_factory=dict)  # artifact's name -> its text
+    pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # key, step, PNG
+
+    @property
+    def best(self) -> dict[str, Any]:
+        return next((line for line in reversed(self.lines) if line["phase"] == "best"), {})
+
+
+def _read_run(folder: Path, sweep: str = "", **defaults: Any) -> _Content:
+    record = _record(folder, **defaults)
+    texts = _texts(folder, record, "config.json", "genotype.json")
+    tags = _tags("trial" if sweep else "search", record, record["reason"], texts.get("config.json", ""))
+    pictures = [(*path.stem.rpartition("-")[::2], path) for path in folder.glob("pictures/*.png")]
+    return _Content(
+        key=f"{sweep}/{folder.name}" if sweep else _key(folder, record),
+        record=record,
+        tags=tags | {name: record.get(name) or "" for name in ("device", "published")},
+        lines=read_lines(folder / "metrics.jsonl"),
+        texts=texts,
+        pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdigit()),
+    )
+
+
+def _read_sweep(folder: Path) -> tuple[_Content, dict[str, _Content]]:
+    """The sweep and, by folder name, its trials."""
+    record = _record(folder)
+    key, started, config = _key(folder, record), record["started"], json.dumps(record["config"], indent=2)
+    found = (path.parent for path in sorted(folder.glob("*/run.json")))
+    trials = {trial.name: _read_run(trial, key, started=started) for trial in found}
+    tags = _tags("sweep", record, _sweep_note(record, list(trials.values())), config)
+    return _Content(key, record, tags, texts=_texts(folder, record) | {"config.json": config}), trials
+
+
+def _texts(folder: Path, record: dict[str, Any], *names: str) -> dict[str, str]:
+    """The text files of a folder that are artifacts; the result page is large and goes once, at the end."""
+    found = names if record["state"] in ("running", "waiting") else (*names, "report.html")
+    return {name: (folder / name).read_text() for name in found if (folder / name).is_file()}
+
+
+def _tags(kind: str, record: dict[str, Any], note: str, config: str) -> dict[str, str]:
+    return {
+        "kind": kind,
+        "state": record["state"],
+        "reason": record["reason"],
+        "config_sha": hashlib.sha256(config.encode()).hexdigest()[:12] if config else "",
+        "mlflow.note.content": "\n\n".join(part for part in (note, f"    {record['command']}") if part)[:8000],
+        "mlflow.source.name": "dasgm",
+        "mlflow.source.git.commit": record.get("commit") or "",
+        "mlflow.user": os.environ.get("USER", ""),
+    }
+
+
+def _sweep_note(record: dict[str, Any], trials: list[_Content], top: int = 20) -> str:
+    """Markdown: one line about the sweep, then its best trials."""
+
+    def row(trial: _Content) -> str:
+        value, error = trial.best.get(objective), trial.best.get(f"{objective}_error")
+        score = "" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+        return f"| {trial.record['title']} | {score} | {trial.record['state']} |"
+
+    objective = record["objective"]
+    ranked = sorted(trials, key=lambda trial: trial.best.get(objective, -math.inf), reverse=True)[:top]
+    what = f"{record['preset']} on {record['dataset']}, seed {record['seed']}, {record['machine']}"
+    head = f"{what}: **{record['state']}** {record['reason']}"
+    return "\n".join([head, "", f"| trial | {objective} | state |", "|---|---|---|", *map(row, ranked)])
+
+
+def _record(folder: Path, **defaults: Any) -> dict[str, Any]:
+    """sweep.json or run.json; what a run that died early left out is filled in. ValueError if it is not one of ours."""
+    path = folder / ("sweep.json" if (folder / "sweep.json").is_file() else "run.json")
+    record = {"title": folder.name, "reason": "", "command": "", "parameters": {}, "started": 0.0, "ended": None}
+    record |= {"format": FORMAT} | defaults | read_json(path)
+    if record["format"] != FORMAT or record.get("state") not in STATUS:
+        raise ValueError(
+            f"{path} is not a record of format {FORMAT} of a search or a sweep: restore or remove its folder"
+        )
+    return record
+
+
+def _key(folder: Path, record: dict[str, Any]) -> str:
+    return f"{folder.name}@{record['started']:.3f}"  # `started` is the first start's, whatever was resumed since
+
+
+def _root(folder: Path) -> Path:
+    """The sweep's folder for a trial's, else the folder itself."""
+    return folder.parent if (folder / "run.json").is_file() and (folder.parent / "sweep.json").is_file() else folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One sender at a time, or both would create the runs. Raises ValueError if there is one."""
+    with open(folder / ".tracking.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being sent to MLflow by another process: try again in a minute") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+# ------------------------------------------------------------------------------------------------ writing to MLflow
+
+
+def _resolve(uri: str | None, storage: Path) -> str:
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
+
+
+class _Store:
+    """One MLflow experiment, and those of its runs that belong to the sweep or the search of `key`."""
+
+    def __init__(self, uri: str | None, experiment: str, storage: Path, key: str):
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every retry
+        from mlflow import MlflowClient
+
+        uri = _resolve(uri, storage)
+        self.client = MlflowClient(uri)
+        served = uri.startswith(("http", "databricks"))
+        self.experiment = self._experiment(experiment, None if served else str(storage.resolve() / "mlartifacts"))
+        self.number = self.experiment.experiment_id
+        self.runs = self._search(key)
+
+    def _experiment(self, name: str, artifacts: str | None) -> Experiment:
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        found = self.client.get_experiment_by_name(name)
+        return found or self.client.get_experiment(self.client.create_experiment(name, artifacts, tags))
+
+    def _search(self, key: str) -> dict[str, Run]:
+        """Runs by `dasgm.run`, deleted ones too: one search for a sweep and all its trials."""
+        from mlflow.entities import ViewType
+
+        found: dict[str, Run] = {}
+        token = None
+        started = key.split("/")[0].rpartition("@")[2]  # names may hold quotes and wildcards
+        while True:
+            query = f"tags.`dasgm.run` LIKE '%@{started}%'"
+            page = self.client.search_runs([self.number], query, ViewType.ALL, page_token=token)
+            found |= {run.data.tags["dasgm.run"]: run for run in page}
+            if not (token := page.token):
+                return found
+
+    def open(self, content: _Content, parent: str = "") -> Run:
+        """The run of this content, created if need be."""
+        if content.key not in self.runs:
+            tags = {"dasgm.run": content.key, "kind": content.tags["kind"]}
+            tags |= {"mlflow.parentRunId": parent} if parent else {}
+            started = _milliseconds(content.record["started"])
+            self.runs[content.key] = self.client.create_run(self.number, started, tags, content.record["title"])
+        return self.runs[content.key]
+
+    def send(self, content: _Content, parent: str = "") -> str:
+        """What is new: metrics and parameters, then files, and last the tags that say so. Returns the run's id."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        run = self.open(content, parent)
+        run_id = run.info.run_id
+        if run.info.lifecycle_stage == "deleted":
+            return run_id
+        sent: dict[str, int] = json.loads(run.data.tags.get("dasgm.sent", "{}"))
+        lines = [line for line in content.lines if line["epoch"] > sent.get(line["phase"], -1)]
+        metrics = [Metric(*point) for line in lines for point in _points(line)]
+        unsent = {name: v for name, v in content.record["parameters"].items() if name not in run.data.params}
+        params = [Param(name, f"{v:.4g}" if isinstance(v, float) else str(v)) for name, v in unsent.items()]
+        self.client.log_batch(run_id, metrics, params, synchronous=True)
+        sent |= {line["phase"]: line["epoch"] for line in lines}
+        for name, text in content.texts.items():
+            if sent.get(name) != (checksum := zlib.crc32(text.encode())):
+                self.client.log_text(run_id, text, name)
+                sent[name] = checksum
+        self._send_pictures(run_id, content.pictures, sent)
+        wanted = content.tags | {"mlflow.runName": content.record["title"], "dasgm.sent": json.dumps(sent)}
+        changed = [RunTag(name, value) for name, value in wanted.items() if run.data.tags.get(name, "") != value]
+        self.client.log_batch(run_id, tags=changed, synchronous=True)
+        self._set_status(run, content)
+        return run_id
+
+    def _send_pictures(self, run_id: str, pictures: list[tuple[str, int, Path]], sent: dict[str, int]) -> None:
+        from PIL import Image
+
+        new = [(key, step, path) for key, step, path in pictures if step > sent.get(key, -1)]
+        if not new:
+            return
+        there = {file.path.partition("+timestamp")[0] for file in self.client.list_artifacts(run_id, "images")}
+        for key, step, path in new:
+            if f"images/{key}+step+{step}" not in there:  # unlike points, a picture sent twice is shown twice
+                with Image.open(path) as image:
+                    flat = Image.new("RGBA", image.size, "white")
+                    flat.alpha_composite(image.convert("RGBA"))  # what is transparent would turn black
+                stamp = _milliseconds(path.stat().st_mtime)
+                self.client.log_image(run_id, flat.convert("RGB"), None, key, step, stamp, synchronous=True)
+            sent[key] = step
+
+    def _set_status(self, run: Run, content: _Content) -> None:
+        status = STATUS[content.record["state"]]
+        if status == run.info.status:
+            return
+        if status in ("RUNNING", "SCHEDULED"):
+            self.client.update_run(run.info.run_id, status)
+        else:
+            last = content.lines[-1]["time"] if content.lines else content.record["started"]
+            self.client.set_terminated(run.info.run_id, status, _milliseconds(content.record["ended"] or last))
+
+    def run_link(self, run_id: str) -> str:
+        return f"/#/experiments/{self.number}/runs/{run_id}?{TRAINING}"
+
+    def save_view(self, parent: str, sweep: _Content, trials: dict[str, _Content]) -> str:
+        """The link to the trials ranked by the objective, with what was swept; as charts, parallel coordinates first.
+
+        MLflow's own first look has neither trials nor columns. A view is a tag of the experiment; its format is
+        internal (seen in 3.17).
+        """
+        objective = sweep.record["objective"]
+        swept = [trial.record["parameters"] for trial in trials.values()]
+        every = list(dict.fromkeys(name for parameters in swept for name in parameters))
+        common = [name for name in every if all(name in parameters for parameters in swept)]
+        metrics = [objective, f"{objective}_error", "val/accuracy"]
+        charts: list[dict[str, Any]] = [  # a trial that lacks a parameter is not drawn: hence the second one
+            {"type": "PARALLEL", "selectedParams": names, "selectedMetrics": [objective], "showAllRuns": True}
+            for names in ([common, every] if common != every else [every])
+        ] + [{"type": "IMAGE", "imageKeys": [key], "step": 0} for key in PICTURES]
+        shared = {"metricSectionId": "sweep", "deleted": False, "isGenerated": False, "runsCountToCompare": 10}
+        view = {
+            "searchFilter": f"tags.mlflow.parentRunId = '{parent}'",
+            "orderByKey": f"metrics.`{objective}`",
+            "selectedColumns": [
+                *(f"metrics.`{m}`" for m in metrics),
+                *(f"params.`{p}`" for p in every),
+                "tags.`state`",
+            ],
+            "compareRunCharts": [chart | shared | {"uuid": f"sweep-{i}"} for i, chart in enumerate(charts)],
+            "compareRunSections": [{"uuid": "sweep", "name": "sweep", "display": True, "isReordered": False}],
+            "isAccordionReordered": True,  # else sections are sorted by name
+        }
+        view |= {"orderByAsc": False, "startTime": "ALL", "lifecycleFilter": "Active"}
+        view |= {"modelVersionFilter": "All Runs", "datasetsFilter": []}
+        name = f"mlflow.sharedViewState.{parent}"
+        value = "deflate;" + base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()
+        if self.experiment.tags.get(name) != value:
+            self.client.set_experiment_tag(self.number, name, value)
+        return f"/#/experiments/{self.number}/runs?{TRAINING}&viewStateShareKey={parent}"
+
+
+def _points(line: dict[str, Any]) -> Iterator[tuple[str, float, int, int]]:
+    """Key, value, timestamp, step; `best/*` at step 0. NaN and inf are left out: MLflow draws inf at 1.8e308."""
+    step = 0 if line["phase"] == "best" else line["epoch"]
+    for key in sorted(line, key=lambda key: key != "val/accuracy"):  # a comparison opens with the one sent first
+        if "/" in key and isinstance(value := line[key], int | float) and math.isfinite(value):
+            yield key, float(value), _milliseconds(line["time"]), step
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
+    parser.add_argument("folders", nargs="+", metavar="RUN", type=Path, help="a run folder or a sweep folder")
+    parser.add_argument("--uri", help="default: $MLFLOW_TRACKING_URI, then mlflow.db beside the runs")
+    parser.add_argument("--experiment", default=EXPERIMENT)
+    options = parser.parse_args(arguments)
+    commands = set()
+    for folder in options.folders:
+        storage = _root(folder.resolve()).parent
+        try:
+            if (link := sync(folder, options.uri, options.experiment)) is None:
+                raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
+        except Exception as error:
+            print(f"error: {folder}: {one_line(error)}", file=sys.stderr)
+            return 2
+        print(f"{folder}: {address(link, storage, options.uri)}")
+        commands.add(ui_command(storage, options.uri))
+    for command in sorted(filter(None, commands)):
+        print(f"served by: {command}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""python -m dasgm"""
+
+from dasgm.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,121 @@
+"""A GAN as the players G, E and B: Eq. 4 and 5, shared by the search and by pre-training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dasgm.bilevel import Player, Point, Response, grad, nobody, replay, seed_of
+
+if TYPE_CHECKING:
+    from dasgm.gans._base import Gan
+
+
+class Adversary:
+    """Generator G, discriminator E and its architecture B, stepped by the GAN's own losses and optimisers.
+
+    Args:
+        gan: networks, losses and optimiser settings.
+        inner: "taken" or "sgd", see `Player`.
+        arch_lr: learning rate of B (Adam, ascending; the paper's eta_b).
+        steps: discriminator steps per generator step; those beyond the first come after the generator's.
+        frozen: G, E and B never change by one bit.
+    """
+
+    def __init__(self, gan: Gan, inner: str = "taken", arch_lr: float = 3e-4, steps: int = 1, frozen: bool = False):
+        self.gan, self.steps_of_E = gan, steps
+        self.G = Player(
+            gan.generator,
+            gan.generator_optimizer,
+            regularise=gan.regularise,
+            average_decay=gan.average_decay,
+            inner=inner,
+            frozen=frozen,
+        )
+        self.E = Player(gan.discriminator, gan.discriminator_optimizer, frozen=frozen)
+        # no weight decay: B's gradient is smaller than a decay of 1e-3 would be (facts on the scale in the design)
+        self.B = Player(
+            gan.architecture,
+            lambda p: torch.optim.Adam(p, arch_lr, (0.5, 0.999), maximize=True),
+            frozen=frozen,
+        )
+
+    @property
+    def players(self) -> tuple[Player, Player, Player]:
+        return self.G, self.E, self.B
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.gan.generator.parameters()).device
+
+    def draw(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """n latent vectors [n, z_dim] and uniform labels [n], drawn on the CPU so that every device sees the same."""
+        with replay(seed):
+            z, y = torch.randn(n, self.gan.z_dim), torch.randint(self.gan.classes, (n,))
+        return z.to(self.device), y.to(self.device)
+
+    def generator_pass(self, G: Any, E: Any, B: Any, z: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """L_GAN as G descends it (the paper's Eq. 4 with its sign), and the images: the same draws each time."""
+        with replay(seed):
+            x = G(z, y)
+            return self.gan.generator_loss(lambda *a: E(B(), *a), x, y), x
+
+    def generator_step(self, z: Tensor, y: Tensor, seed: int) -> tuple[Tensor | None, Response, Tensor | None]:
+        """Eq. 4: G takes its step at the pre-step (B, G, E). Returns the images (detached), G's response, the loss."""
+        G, E, B = self.players
+        if not G.trainable:
+            return None, lambda v: {}, None
+        loss, x = self.generator_pass(G.live, E.fixed, B.fixed, z, y, seed)
+        return x.detach(), G.step(*grad(loss, G)), loss.detach()
+
+    def discriminator_step(self, real: Tensor, y: Tensor, fake: Tensor | None, y_fake: Tensor, seed: int) -> Any:
+        """Eq. 5 on the images that Eq. 4 made; further steps, if any, on fresh draws of the new G. Returns the loss."""
+        G, E, B = self.players
+        if fake is None:
+            return None
+        total = None
+        for turn in range(self.steps_of_E):
+            if turn:
+                z, y_fake = self.draw(len(real), seed_of(seed, "z", turn))
+                with replay(seed, "G", turn), torch.no_grad():
+                    fake = G.fixed(z, y_fake)
+            for i, loss_of in enumerate(self.gan.discriminator_losses(G.steps - 1)):
+                with replay(seed, turn, i):
+                    loss = loss_of(lambda *a: E.live(B.fixed(), *a), real, y, fake, y_fake)
+                E.step(*grad(loss, E))
+                total = loss.detach() if total is None else total
+        return total
+
+
+class NoGan:
+    """No GAN: three players without parameters; with `val_portion` 1 the search is the plain method on J_2."""
+
+    gan = None
+
+    def __init__(self) -> None:
+        self.G, self.E, self.B = nobody(), nobody(), nobody()
+
+    @property
+    def players(self) -> tuple[Player, Player, Player]:
+        return self.G, self.E, self.B
+
+    def draw(self, n: int, seed: int) -> tuple[None, None]:
+        return None, None
+
+    def generator_pass(self, *_: Any) -> Any:
+        raise AssertionError("nothing asks for the loss of a GAN that is not there")
+
+    def generator_step(self, *_: Any) -> tuple[None, Response, None]:
+        return None, lambda v: {}, None
+
+    def discriminator_step(self, *_: Any) -> None:
+        return None
+
+
+def sample(gan: Adversary, G: Point | Player, labels: Tensor, seed: int) -> Tensor:
+    """Images [-1, 1] of G for `labels`, the same z for the same seed."""
+    with replay(seed), torch.no_grad():
+        z = torch.randn(len(labels), gan.gan.z_dim).to(gan.device)
+        return G(z, labels.to(gan.device))

@@ -1,0 +1,225 @@
+"""Charts as inline SVG for the result page: no library, no script, no font to load.
+
+Every colour is a CSS variable of `STYLE`, so light, dark and print follow the page; markupsafe escapes every string.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from markupsafe import Markup, escape
+
+COLOURS = 8  # after these the lines are dashed, then the colours begin again
+LARGEST = 1e30  # beyond it a loss has diverged and would flatten every other line
+MOST_POINTS = 1500  # in one chart with a hover text each; beyond, the lines alone carry their names
+
+WIDE, HIGH, ACROSS, DOWN = 91, 44, 99, 70  # of one edge's area, and from one to the next
+
+# operation -> short name, place in the palette
+OPERATIONS = {
+    "none": ("none", 0),
+    "max_pool_3x3": ("max pool", 1),
+    "avg_pool_3x3": ("avg pool", 2),
+    "skip_connect": ("skip", 3),
+    "sep_conv_3x3": ("sep 3×3", 4),
+    "sep_conv_5x5": ("sep 5×5", 5),
+    "dil_conv_3x3": ("dil 3×3", 6),
+    "dil_conv_5x5": ("dil 5×5", 7),
+}
+
+# lines, then operations: the hues of figures.py
+LIGHT = (
+    "#2563eb #d9730d #0f9d6b #c026a8 #7c4dff #0891a5 #b3261e #6b7a12",
+    "#d8dde4 #c2571a #e9a67c #4e9c5b #1f6fb4 #85b8e3 #6b4fa0 #b09fd6",
+)
+DARK = (
+    "#6ea8ff #f2a65a #4fd1a1 #f08ae0 #b39dff #4fd0e0 #ff8a80 #c3d15a",
+    "#414a57 #e0804a #96542b #5fb56e #4f9fe0 #2b628f #9a7fd4 #5b4690",
+)
+
+
+def _variables(palette: tuple[str, str]) -> str:
+    return "".join(
+        f"--{kind}{i}:{c};" for kind, row in zip(("k", "o"), palette, strict=True) for i, c in enumerate(row.split())
+    )
+
+
+STYLE = Markup(
+    f":root{{{_variables(LIGHT)}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}\n"
+    + "".join(f".k{i}{{--c:var(--k{i})}}" for i in range(COLOURS))
+    + "".join(f".o{i}{{fill:var(--o{i})}}" for i in range(len(OPERATIONS)))
+    + """
+.chart svg{display:block;width:100%;height:auto;overflow:visible}
+.chart text{font:11px var(--sans);fill:var(--soft)} .chart .end{text-anchor:end} .chart .mid{text-anchor:middle}
+.chart .grid{stroke:var(--line);stroke-width:1}
+.series{transition:opacity .12s} .chart.focus .series:not(.on){opacity:.15} .faint{--c:var(--faint)}
+.series path{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}
+.series.bold path{stroke-width:3.2} .series.faint path{stroke-width:1.3} .series.dashed path{stroke-dasharray:5 4}
+.series circle{fill:var(--c);stroke:transparent;stroke-width:9} .chart .series text{fill:var(--c);font-weight:700}
+.legend{display:flex;flex-wrap:wrap;gap:.15rem 1rem;margin:.5rem 0 0;padding:0;list-style:none;font-size:.8rem}
+.legend li{display:flex;align-items:center;gap:.4rem;color:var(--soft);cursor:default}
+.legend li.bold{color:var(--ink);font-weight:600} .legend i{width:1rem;border-top:3px solid var(--c)}
+.legend .dashed i{border-top-style:dashed}
+.edges text{font-size:10px} .chart.edges text.strong{fill:var(--ink);font-weight:650}
+.edges .box{fill:none;stroke:var(--line)} .edges .chosen{stroke:var(--ink);stroke-width:1.6}
+"""
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: points (x, y); `cut` puts a cross on its end (a run that was stopped)."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    bold: bool = False
+    faint: bool = False
+    cut: bool = False
+
+    def finite(self) -> list[tuple[float, float]]:
+        return [(x, y) for x, y in self.points if math.isfinite(y) and abs(y) < LARGEST]
+
+
+def ticks(low: float, high: float, most: int = 6, whole: bool = False) -> list[float]:
+    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart (`whole`: integers), `most` + 1 or fewer."""
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = max(1.0, step) if whole else step
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _span(values: Sequence[float], room: float) -> tuple[float, float]:
+    """Their range, widened by a share of it on both sides; never empty."""
+    low, high = min(values), max(values)
+    margin = (high - low) * room or (abs(high) * 0.1 or 0.5) * (room > 0)
+    return low - margin, high + margin
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _tag(tag: str, *inside: object, look: str = "", **attributes: object) -> Markup:
+    """An element, everything in it escaped; `look` is its class, and `_` in an attribute's name stands for `-`."""
+    attributes = {"class": look} | attributes if look else attributes
+    values = ((name, f"{value:.1f}" if isinstance(value, float) else value) for name, value in attributes.items())
+    head = Markup("").join(Markup(' {}="{}"').format(name.replace("_", "-"), value) for name, value in values)
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, head, Markup("").join(map(escape, inside)))
+
+
+def _drawing(parts: Sequence[Markup], width: int, height: int, label: str) -> Markup:
+    return _tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=label)
+
+
+def line_chart(
+    series: Sequence[Series], label: str, percent: bool = False, width: int = 640, height: int = 280
+) -> Markup:
+    """Values over epochs, a line a series, the legend below; empty without a finite point.
+
+    `label` is what a screen reader is told; `width` and `height` are the drawing's units, scaled to the place it gets.
+    """
+    drawn = [(one, one.finite()) for one in series if one.finite()]
+    points = [point for _, finite in drawn for point in finite]
+    if not points:
+        return Markup("")
+    left, right, top, bottom = 46, width - 14, 10, height - 34
+    (first, last), (low, high) = _span([x for x, _ in points], 0), _span([y for _, y in points], 0.06)
+    first, last = (first, last) if first < last else (first - 1, last + 1)
+    x_at, y_at = _scale(first, last, left, right), _scale(low, high, bottom, top)
+
+    def shown(y: float) -> str:
+        return f"{100 * y:.4g} %" if percent else f"{y:.4g}"
+
+    parts = []
+    for y in ticks(low, high, 5):
+        parts.append(_tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
+        parts.append(_tag("text", shown(y), look="end", x=left - 7, y=y_at(y), dy=".32em"))
+    for x in ticks(first, last, 10, whole=True):
+        parts.append(_tag("text", f"{x:g}", look="mid", x=x_at(x), y=bottom + 17))
+    parts.append(_tag("text", "epoch", look="mid", x=(left + right) / 2, y=height - 3))
+
+    looks = [_look(one, i) for i, (one, _) in enumerate(drawn)]
+    lines = []
+    for i, (one, finite) in enumerate(drawn):
+        places = [(x_at(x), y_at(y)) for x, y in finite]
+        line = [_tag("title", one.name), _tag("path", d=_path(places))]
+        for (x, y), (cx, cy) in zip(finite, places, strict=True) if len(points) <= MOST_POINTS else ():
+            line.append(_tag("circle", _tag("title", f"{one.name}, epoch {x:g}: {shown(y)}"), cx=cx, cy=cy, r=2))
+        if one.cut:
+            line.append(_tag("text", "×", look="mid", x=places[-1][0], y=places[-1][1], dy=".32em"))
+        lines.append(_tag("g", *line, look=f"series {looks[i]}", data_series=i))
+    order = sorted(range(len(lines)), key=lambda i: (drawn[i][0].bold, not drawn[i][0].faint))  # the bold on top
+    legend = [_tag("li", _tag("i"), one.name, look=looks[i], data_series=i) for i, (one, _) in enumerate(drawn)]
+    picture = _drawing([*parts, *(lines[i] for i in order)], width, height, label)
+    return _tag("div", picture, _tag("ul", *legend, look="legend"), look="chart")
+
+
+def _look(one: Series, i: int) -> str:
+    return f"k{i % COLOURS}" + " bold" * one.bold + " faint" * one.faint + " dashed" * (i // COLOURS % 2)
+
+
+def edge_chart(
+    epochs: Sequence[float],
+    weights: Sequence[Sequence[Mapping[str, float]]],
+    chosen: Mapping[tuple[int, int], str],
+    label: str,
+) -> Markup:
+    """A cell's softmax weights over epochs: one stacked area an edge, nodes in rows, their inputs in columns.
+
+    `weights[epoch][edge]` maps operation to weight, the 14 edges in the order of the alphas (node 0's two inputs, node
+    1's three, ...). `chosen[node, input]` is the operation that the genotype keeps there: a frame, and its name in full
+    ink. On other edges the strongest is named.
+    """
+    left, top = 44, 34
+    columns = ("c(k−2)", "c(k−1)", "node 0", "node 1", "node 2")
+    parts = [
+        _tag("text", name, look="mid", x=left + ACROSS * i + WIDE / 2, y=top - 22) for i, name in enumerate(columns)
+    ]
+    for edge, (node, source) in enumerate((i, j) for i in range(4) for j in range(2 + i)):
+        if source == 0:
+            parts.append(_tag("text", f"node {node}", x=0, y=top + DOWN * node + HIGH / 2, dy=".32em"))
+        stack = _stack(epochs, [frame[edge] for frame in weights], chosen.get((node, source)))
+        parts.append(_tag("g", *stack, transform=f"translate({left + ACROSS * source} {top + DOWN * node})"))
+    used = {name for frame in weights for edge_weights in frame for name in edge_weights}
+    for i, (short, place) in enumerate(OPERATIONS[name] for name in OPERATIONS if name in used):
+        x, y = left + ACROSS * (3 + i // 4) + 16, top - 4 + 16 * (i % 4)  # the key stands in the empty corner
+        parts.append(_tag("rect", look=f"o{place}", x=x, y=y, width=11, height=11, rx=2))
+        parts.append(_tag("text", short, x=x + 17, y=y + 9))
+    return _tag("div", _drawing(parts, left + ACROSS * 4 + WIDE, top + DOWN * 4 - 22, label), look="chart edges")
+
+
+def _stack(epochs: Sequence[float], history: Sequence[Mapping[str, float]], chosen: str | None) -> list[Markup]:
+    """One edge: its operations' shares stacked from the floor up, a name above, all last weights as the hover text."""
+    if len(epochs) == 1:  # before the first step: level bands
+        epochs, history = [0, 1], [history[0], history[0]]
+    x_at = _scale(epochs[0], epochs[-1], 0, WIDE)
+    names = [name for name in OPERATIONS if any(name in frame for frame in history)]
+    sums = [[0.0, *accumulate(frame.get(name, 0.0) for name in names)] for frame in history]
+    edges = [[(x_at(x), HIGH * (1 - at[i])) for x, at in zip(epochs, sums, strict=True)] for i in range(len(names) + 1)]
+    areas = [
+        _tag("path", look=f"o{OPERATIONS[name][1]}", d=_path([*edges[i + 1], *reversed(edges[i])]) + "Z")
+        for i, name in enumerate(names)
+    ]
+    last = history[-1]
+    ranked = sorted(last, key=lambda name: -last[name])
+    kept = chosen if chosen is not None and chosen in last else ranked[0]
+    return [
+        _tag("title", "\n".join(f"{name} {100 * last[name]:.1f} %" for name in ranked)),
+        *areas,
+        _tag("rect", look="box chosen" if chosen else "box", x=0, y=0, width=WIDE, height=HIGH, rx=2),
+        _tag(
+            "text",
+            f"{OPERATIONS[kept][0] if kept in OPERATIONS else kept} {100 * last[kept]:.0f} %",
+            look="mid strong" if chosen else "mid",
+            x=WIDE / 2,
+            y=-4,
+        ),
+    ]

@@ -1,0 +1,315 @@
+"""The command line: argv -> (verb, configuration) -> main. The only importer of tyro."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import dasgm
+from dasgm.config import SearchConfig, key_of, keys, nearest, override
+from dasgm.presets import PRESETS, preset, with_dataset
+
+USAGE = """\
+dasgm: differentiable architecture search with a generative model
+
+  dasgm search [PRESET]       search an architecture (one process; cluster/search.py: the same on many workers)
+  dasgm draw GENOTYPE         draw both cells to a PNG, SVG or PDF file
+  dasgm runs                  what ran here: state, epoch, best, disk
+  dasgm report FOLDER         write the result page of a run or a sweep again
+
+  dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
+"""
+PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """A user's mistake: one line, no traceback."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What stands before the settings on a command line: PRESET, --gan, --method, --dataset, --data-dir."""
+
+    preset: str
+    config: SearchConfig
+    rest: list[str]
+    published: str = ""
+
+    @property
+    def dataset(self) -> str:
+        return key_of(self.config.data)
+
+    def name(self) -> str:
+        """The run's name by default: <preset>-<dataset>-s<seed>."""
+        return f"{Path(self.preset).stem}-{self.dataset}-s{self.config.seed}"
+
+
+def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = True) -> Chosen:
+    """Take the preset and its parts out of the arguments; the rest is for the parser, which then knows their flags.
+
+    Raises:
+        ValueError: an unknown preset or part; the nearest name is suggested.
+    """
+    rest: list[str] = []
+    parts: dict[str, str] = {}
+    named: str | None = None
+    data_dir: str | None = None
+    words = iter(argv)
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag in (*PARTS, "--preset", "--data-dir"):
+            value = value or next(words, "")
+            if not value or value.startswith("--"):
+                raise ValueError(f"{flag} needs a value, as in {flag} {'PATH' if flag == '--data-dir' else 'NAME'}")
+            if flag == "--preset":
+                named = value
+            elif flag == "--data-dir":
+                data_dir = value
+            else:
+                parts[PARTS[flag]] = value
+        elif positional and named is None and not rest and not word.startswith("-"):
+            named = word
+        else:
+            rest.append(word)
+    found = preset(named or default)
+    config = found.config
+    if "data" in parts:
+        config = with_dataset(config, parts.pop("data"))
+    config = override(config, parts)
+    return Chosen(named or default, replace(config, data_dir=data_dir), rest, found.published)
+
+
+def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> Any:
+    """Arguments to a value of `kind` by tyro, whose own errors keep its form (exit code 2)."""
+    import tyro
+
+    try:
+        bare: Any = tyro.conf.AvoidSubcommands
+        return tyro.cli(bare[kind], default=default, args=list(argv), prog=prog, description=description)
+    except ValueError as error:  # raised by a configuration's own check
+        fail(str(error))
+
+
+def parts_help() -> str:
+    """What may stand before the settings, for --help."""
+    found = {folder: ", ".join(keys(folder)) for folder in ("data", "gans", "methods")}
+    return (
+        "First PRESET (or --preset: a name or a JSON file), --dataset, --data-dir, --gan, --method; then settings. "
+        f"Presets: {', '.join(PRESETS)}. Data sets: {found['data']}. GANs: {found['gans']}, none. "
+        f"Methods: {found['methods']}."
+    )
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Where a search lies, and its settings."""
+
+    config: Any
+    storage: Path = Path("runs")
+    """Root of everything."""
+    name: str = ""
+    """Of the run; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    dry_run: bool = False
+    """Print the configuration and the split's sizes, and start nothing."""
+
+
+def flattened(options: type) -> type:
+    """`options` with the settings of its field `config` as flags without a prefix."""
+    import tyro
+
+    options.__annotations__["config"] = Annotated[SearchConfig, tyro.conf.arg(name="")]
+    return options
+
+
+def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions) -> tuple[Chosen, Any]:
+    """The command line of one search, alone or under Ray Train: its parts, then its settings."""
+    try:
+        chosen = choose(argv)
+    except ValueError as error:
+        fail(str(error))
+    about = f"Search an architecture. To continue, run the same command. {parts_help()}"
+    found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about)
+    return replace(chosen, config=found.config), found
+
+
+def show_config(config: SearchConfig) -> None:
+    """The whole configuration, as it is saved."""
+    import json
+
+    from rich.console import Console
+
+    from dasgm.config import to_json
+
+    Console().print_json(json.dumps(to_json(config)))
+
+
+def _search(argv: Sequence[str]) -> int:
+    chosen, options = search_options(argv, "dasgm search")
+    config, folder = chosen.config, options.storage / (options.name or chosen.name())
+    command = shlex.join(["dasgm", "search", *argv])
+    show_config(config)
+    print(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {folder}", flush=True)
+    if options.dry_run:
+        from dasgm.estimate import describe
+
+        print(describe(config))
+        return 0
+    from dasgm.loop import Interrupted, Seams, main
+    from dasgm.search import SearchFailed
+
+    about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
+    with _progress() as (say, watch):
+        try:
+            row = main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+        except Interrupted:
+            say(f"stopped; everything is saved in {folder}. To continue: {command}")
+            return 130
+        except SearchFailed as error:
+            fail(f"the search failed at {error}; what came before is in {folder}", 1)
+        say(_result(row, folder))
+    return 0
+
+
+def _result(row: dict[str, Any], folder: Path) -> str:
+    proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
+    return (
+        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours\n"
+        f"  genotype  {folder / 'genotype.json'}\n  page      {folder / 'report.html'}\n"
+        f"  draw it   dasgm draw {folder / 'genotype.json'} --output cells.pdf"
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int, int], None]]]:
+    """(say, watch): a bar under the lines on a terminal, lines alone elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield lambda line: print(line, flush=True), lambda *_: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("search", total=None)
+
+        def watch(epoch: int, epochs: int, iteration: int, iterations: int) -> None:
+            done, total = (epoch - 1) * iterations + iteration, epochs * iterations
+            bar.update(task, completed=done, total=total, description=f"epoch {epoch}/{epochs}")
+
+        yield lambda line: console.print(line, markup=False), watch
+
+
+def _draw(argv: Sequence[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="dasgm draw", description="Draw both cells of a genotype.")
+    parser.add_argument("genotype", help="a genotype.json, a text file with Genotype(normal=[...]), or a known name")
+    parser.add_argument("--output", type=Path, default=None, help="a .png, .svg or .pdf file (default: <name>.png)")
+    asked = parser.parse_args(list(argv))
+    from dasgm import figures
+    from dasgm.genotype import Genotype
+
+    output = asked.output or Path(Path(asked.genotype).stem + ".png")
+    figures.draw(Genotype.load(asked.genotype), output, Path(asked.genotype).stem)
+    print(output)
+    return 0
+
+
+def _runs(argv: Sequence[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
+    parser.add_argument("--storage", type=Path, default=Path("runs"), help="root of everything (default: runs)")
+    parser.add_argument("--follow", action="store_true", help="look again every two seconds, until Ctrl-C")
+    asked = parser.parse_args(list(argv))
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    if not asked.storage.is_dir():
+        raise ValueError(f"storage {asked.storage}: there is no such folder; name it with --storage")
+    if not asked.follow:
+        console.print(_runs_table(asked.storage))
+        return 0
+    try:
+        with Live(_runs_table(asked.storage), console=console) as live:
+            while True:
+                time.sleep(2)
+                live.update(_runs_table(asked.storage))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _runs_table(storage: Path) -> Any:
+    from rich.table import Table
+
+    from dasgm.runs import Run, runs, state_of
+
+    table = Table("run", "state", "epoch", "accuracy", "proxy", "disk", title=f"runs in {storage}")
+    for folder in runs(storage):
+        rows = Run(folder).rows()
+        epochs = [r for r in rows if "val/accuracy" in r]
+        best = next((r for r in rows if "best/proxy" in r), None)
+        disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        table.add_row(
+            str(folder.relative_to(storage)),
+            state_of(folder),
+            str(epochs[-1]["epoch"]) if epochs else "0",
+            f"{epochs[-1]['val/accuracy']:.3f}" if epochs else "-",
+            f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
+            f"{disk / 1e6:.1f} MB",
+        )
+    return table
+
+
+def _report(argv: Sequence[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="dasgm report", description="Write the result page of a run or a sweep.")
+    parser.add_argument("folder", type=Path, help="a run's or a sweep's folder")
+    from dasgm.report import report
+
+    print(report(parser.parse_args(list(argv)).folder))
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "search": _search,
+    "draw": _draw,
+    "runs": _runs,
+    "report": _report,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`dasgm VERB ...`; the exit code: 0 done, 1 the search failed, 2 the user's mistake, 130 stopped."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(dasgm.__version__)
+        return 0
+    verb = VERBS.get(words[0])
+    if verb is None:
+        fail(f"verb {words[0]!r} is not known{nearest(words[0], list(VERBS))}; there are: {', '.join(VERBS)}")
+    try:
+        return verb(words[1:])
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        return 130

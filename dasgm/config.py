@@ -1,0 +1,266 @@
+"""A run as one value: frozen dataclasses, overridden by path, written and read as JSON. Free of torch."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import math
+import pkgutil
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from dasgm.data._base import DataConfig
+from dasgm.gans._base import GanConfig
+from dasgm.methods._base import MethodConfig
+
+PARTS = {"method": "methods", "gan": "gans", "data": "data"}  # field of a configuration -> folder of its plug-ins
+PLACEMENT = {"mathematics": False}  # a field that may differ when a run is continued
+
+
+def _check(config: Any, **bounds: tuple[float | None, float | None]) -> None:
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        ok = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+        if not ok:
+            span = f"between {low} and {high}" if high is not None else f"at least {low}"
+            raise ValueError(f"{name.replace('_', '-')} {value}: expected a number {span}")
+
+
+@dataclass(frozen=True)
+class ProxyConfig:
+    """The short training from scratch on J_1 that ranks genotypes, measured on J_val."""
+
+    epochs: int = 0
+    """0: no proxy."""
+    cells: int = 8
+    channels: int = 16
+    batch_size: int = 64
+    lr: float = 0.025
+
+    def __post_init__(self) -> None:
+        _check(self, epochs=(0, None), cells=(3, None), channels=(1, None), batch_size=(2, None), lr=(0, None))
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """One search: Algorithm 1 with a method, a GAN (or none) and a data set."""
+
+    method: MethodConfig
+    gan: GanConfig | None
+    data: DataConfig
+    order: Literal["first", "second"] = "second"
+    """Of A's gradient: whether it passes through the classifier's step (Eq. 3)."""
+    search_discriminator: bool = True
+    """Whether B is searched (Eq. 7) or the GAN's stock discriminator is kept."""
+    hypergradient: Literal["difference", "exact"] = "difference"
+    """Of the mixed derivatives: central difference, or automatic differentiation (blind to kinks)."""
+    inner: Literal["taken", "sgd"] = "taken"
+    """Response of the generator's step: the step really taken, or the paper's literal Eq. 4."""
+    val_portion: float = 0.0
+    """Share of J_3 that are real images of J_2; the rest is generated."""
+    batch_size: int = 64
+    """Per worker, of J_1, J_2 and J_3."""
+    classifier_lr: float = 0.025
+    classifier_lr_min: float = 0.001
+    classifier_momentum: float = 0.9
+    classifier_weight_decay: float = 3e-4
+    classifier_clip: float = 5.0
+    arch_lr: float = 3e-4
+    arch_weight_decay: float = 1e-3
+    discriminator_arch_lr: float = 3e-4
+    """Eta_b of Eq. 7."""
+    discriminator_steps: int = 1
+    """Discriminator steps per generator step; Algorithm 1 has one."""
+    proxy: ProxyConfig = ProxyConfig()
+    seed: int = 0
+    data_dir: str | None = field(default=None, metadata=PLACEMENT)
+    """Where the data set's files lie; what they hold is compared by its digest."""
+    device: str = field(default="auto", metadata=PLACEMENT)
+    """auto, cpu, cuda or mps."""
+    threads: int | None = field(default=None, metadata=PLACEMENT)
+    """CPU threads a worker; a continued run takes those it began with."""
+    checkpoints: int = field(default=2, metadata=PLACEMENT)
+    """How many of the last checkpoints are kept, besides the best."""
+    pictures_every: int = field(default=5, metadata=PLACEMENT)
+    """Epochs between pictures of the cells and of samples."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            val_portion=(0, 1),
+            batch_size=(2, None),
+            classifier_lr=(0, None),
+            classifier_lr_min=(0, None),
+            classifier_clip=(0, None),
+            arch_lr=(0, None),
+            discriminator_arch_lr=(0, None),
+            discriminator_steps=(1, None),
+            checkpoints=(1, None),
+            pictures_every=(1, None),
+        )
+        if self.device not in ("auto", "cpu", "cuda", "mps") and not self.device.startswith("cuda:"):
+            raise ValueError(f"device {self.device!r}: expected auto, cpu, cuda or mps")
+        if self.gan is None and self.val_portion != 1.0:
+            object.__setattr__(self, "val_portion", 1.0)  # without a GAN J_3 is J_2
+
+    @property
+    def searches_discriminator(self) -> bool:
+        """Whether there is a B to search."""
+        return self.gan is not None and self.search_discriminator
+
+    def learning_rate(self, epoch: int, epochs: int) -> float:
+        """Classifier's rate in `epoch` (from 0) of `epochs`: cosine, constant within an epoch (as the originals')."""
+        low, high = self.classifier_lr_min, self.classifier_lr
+        return low + (high - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+# plug-ins: a file's name is its key
+
+
+def keys(folder: str) -> list[str]:
+    """The plug-ins of a folder of dasgm: its files, without those that begin with _."""
+    package = importlib.import_module(f"dasgm.{folder}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def plugin(folder: str, key: str) -> type:
+    """The `Config` of dasgm/<folder>/<key>.py. ValueError names the nearest key."""
+    known = keys(folder)
+    if key not in known:
+        kind = {"methods": "method", "gans": "GAN", "data": "data set"}[folder]
+        offered = [*known, "none"] if folder == "gans" else known
+        raise ValueError(f"{kind} {key!r} is not known{nearest(key, offered)}; there are: {', '.join(offered)}")
+    return importlib.import_module(f"dasgm.{folder}.{key}").Config
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """', did you mean X?' or ''."""
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def key_of(part: Any) -> str:
+    """The key of a plug-in's configuration, 'none' for no part."""
+    return "none" if part is None else type(part).__module__.rpartition(".")[2]
+
+
+# overriding and JSON
+
+
+def override(config: Any, changes: Mapping[str, Any]) -> Any:
+    """`config` with paths changed: {"gan": "biggan", "gan.generator_lr": 1e-3}. Parts are changed before leaves.
+
+    Raises:
+        ValueError: an unknown path (the nearest is named) or a value of the wrong type.
+    """
+    for path, value in sorted(changes.items(), key=lambda item: item[0].count(".")):
+        config = _override(config, path.split("."), value, path)
+    return config
+
+
+def _override(config: Any, steps: list[str], value: Any, path: str) -> Any:
+    name = steps[0].replace("-", "_")
+    hints = typing.get_type_hints(type(config)) if is_dataclass(config) else {}
+    if name not in hints:
+        what = f"{key_of(config)} has no setting" if config is not None else "there is no GAN, so no setting"
+        raise ValueError(f"{what} {path!r}{nearest(name, list(hints))}")
+    old = getattr(config, name)
+    if len(steps) > 1:
+        new = _override(old, steps[1:], value, path)
+    elif name in PARTS and (value is None or isinstance(value, str)):
+        key = value or "none"
+        new = old if key == key_of(old) else None if (name, key) == ("gan", "none") else plugin(PARTS[name], key)()
+    else:
+        new = _typed(value, hints[name], path)
+    return replace(config, **{name: new})
+
+
+def _typed(value: Any, hint: Any, path: str) -> Any:
+    """`value` if it is what the annotation says (an int serves as a float), else ValueError."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for arg in args:
+            try:
+                return _typed(value, arg, path)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in args:
+            return value
+        raise ValueError(f"{path} {value!r}: expected {' or '.join(map(str, args))}{nearest(str(value), list(args))}")
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(v, args[0], path) for v in value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    elif hint is type(None) and value is None:
+        return None
+    raise ValueError(f"{path} {value!r}: expected {getattr(hint, '__name__', hint)}")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as plain data; a part is {"key": ..., its settings}."""
+
+    def plain(value: Any, name: str = "") -> Any:
+        if is_dataclass(value):
+            out = {"key": key_of(value)} if name in PARTS else {}
+            return out | {f.name: plain(getattr(value, f.name), f.name) for f in fields(value)}
+        return list(value) if isinstance(value, tuple) else value
+
+    return plain(config)
+
+
+def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
+    """The configuration that `to_json` wrote, each value checked against its annotation.
+
+    Raises:
+        ValueError: not such a configuration; names the setting.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{path or 'configuration'}: expected an object, got {type(data).__name__}")
+    hints = typing.get_type_hints(kind)
+    unknown = [k for k in data if k not in hints and k != "key"]
+    if unknown:
+        raise ValueError(f"no setting {path + unknown[0]!r}{nearest(unknown[0], list(hints))}")
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name == "key":
+            continue
+        if name in PARTS and isinstance(value, dict):
+            values[name] = from_json(value, plugin(PARTS[name], str(value.get("key"))), f"{path}{name}.")
+        elif is_dataclass(hints[name]) and isinstance(hints[name], type) and name not in PARTS:
+            values[name] = from_json(value, hints[name], f"{path}{name}.")
+        else:
+            values[name] = _typed(value, hints[name], path + name)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{path or 'configuration'}: {error}") from None
+
+
+def mathematics(config: SearchConfig) -> dict[str, Any]:
+    """Flat {path: value} of all that changes what a search computes: its identity. More epochs continue a run."""
+
+    def flat(value: Any, path: str) -> dict[str, Any]:
+        if not is_dataclass(value):
+            return {path: list(value) if isinstance(value, tuple) else value}
+        out = {path + ".key": key_of(value)} if path in PARTS else {}
+        for f in fields(value):
+            if f.metadata.get("mathematics", True):
+                out |= flat(getattr(value, f.name), f"{path}.{f.name}" if path else f.name)
+        return out
+
+    found = flat(config, "")
+    del found["method.epochs"]
+    return found
+
+
+def digest(value: Any) -> str:
+    """sha256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""What every GAN is to the search: a configuration that builds networks, losses and optimisers. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+Discriminate: TypeAlias = Callable[..., Any]  # (images, labels) -> what the GAN's own discriminator returns
+Loss: TypeAlias = "Callable[[Discriminate, Tensor, Tensor, Tensor, Tensor], Tensor]"
+Parameters: TypeAlias = "dict[str, Tensor]"
+
+SIZES = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Settings of a GAN. A file in this folder has a frozen dataclass `Config` derived from it."""
+
+    channels: int = 64  # base width of generator and discriminator
+    generator_lr: float = 2e-4
+    discriminator_lr: float = 2e-4
+    warmup: int = 0  # iterations of training on J_2 before the search begins
+    warmup_lr: float = 2e-4  # of the generator meanwhile
+    warmup_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"gan.channels {self.channels}: expected at least 1")
+        for name, lr in (("generator_lr", self.generator_lr), ("discriminator_lr", self.discriminator_lr)):
+            if not 0 <= lr < float("inf"):
+                raise ValueError(f"gan.{name} {lr}: expected a learning rate of at least 0")
+        if self.warmup_batch_size < 2:
+            raise ValueError(f"gan.warmup_batch_size {self.warmup_batch_size}: expected at least 2")
+        if self.warmup < 0:
+            raise ValueError(f"gan.warmup {self.warmup}: expected a number of iterations, 0 for none")
+
+    def build(self, classes: int, size: int, searched: bool) -> Gan:
+        """Networks for `classes` and square images of `size` pixels; `searched`: with the discriminator's
+        architecture B. Raises ValueError where size is not among SIZES."""
+        raise NotImplementedError
+
+
+def check_size(size: int) -> int:
+    """`size`, or a ValueError where no GAN of ours makes such images."""
+    if size not in SIZES:
+        raise ValueError(f"image size {size}: a GAN makes images of 16, 32 or 64 pixels; choose one of these")
+    return size
+
+
+class Gan:
+    """Networks, losses and settings of the optimisers; not a module, without state of its own.
+
+    All state is in the modules' parameters and buffers, and buffers are written in forward. In the losses
+    `discriminate` is `lambda *a: discriminator(b, *a)`; images are [-1, 1] NCHW, labels int64 [N].
+    """
+
+    z_dim: int
+    classes: int
+    generator: nn.Module  # (z [N, z_dim], y [N]) -> images
+    discriminator: nn.Module  # (b, images, y) -> what the losses below expect
+    architecture: nn.Module  # () -> b; no parameters, and b = (), where B is not searched
+    regularise: Callable[[Parameters], Parameters] | None = None  # of G: extra gradient from its raw weights
+
+    def generator_loss(self, discriminate: Discriminate, fake: Tensor, y: Tensor) -> Tensor:
+        """What G descends: -L_GAN of Eq. 4."""
+        raise NotImplementedError
+
+    def discriminator_losses(self, turn: int) -> list[Loss]:
+        """What E descends (Eq. 5) at G's step `turn`: one step on each, in order.
+        Each is loss(discriminate, real, y, fake, y_fake)."""
+        raise NotImplementedError
+
+    def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        raise NotImplementedError
+
+    def discriminator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        raise NotImplementedError
+
+    def average_decay(self, step: int) -> float:
+        """Decay of G's moving average at its step `step`, counted from 1; 0 copies."""
+        raise NotImplementedError

@@ -1,0 +1,206 @@
+"""BigGAN's networks (Brock et al. 2019, appendix B), the ResNet for small images: spectral norm, conditional batch
+norm, blocks. The width is constant."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dasgm.gans._searchable import Alternatives, none, skip
+
+
+class Spectral(nn.Module):
+    """Mixin: `weight` ~ N(0, 0.02), divided by its spectral norm, estimated as sigma = |W^T u|.
+
+    Use, then iterate: u is read before forward moves it by one power iteration, so that passes from the same state
+    see the same u. Where u is fixed, sigma's gradient is u v^T, the usual one.
+    """
+
+    weight: Tensor
+    u: Tensor
+
+    def start(self) -> None:
+        nn.init.normal_(self.weight, std=0.02)
+        self.register_buffer("u", F.normalize(torch.randn(len(self.weight)), dim=0))
+        for _ in range(15):
+            self._iterate()
+
+    @torch.no_grad()
+    def _iterate(self) -> None:
+        w = self.weight.detach().flatten(1)
+        self.u.copy_(F.normalize(w @ (w.mT @ self.u), dim=0))
+
+    def normalised(self) -> Tensor:
+        """W / sigma, in the shape of W."""
+        u = self.u.clone()  # autograd keeps it, while the buffer moves on
+        weight = self.weight / (self.weight.flatten(1).mT @ u).norm()
+        if self.training:
+            self._iterate()
+        return weight
+
+
+class SpectralConv2d(Spectral, nn.Conv2d):
+    """Stride 1, odd kernel, padded to the same size."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding="same", dilation=dilation)
+        self.start()
+
+    def kernel(self) -> tuple[Tensor, Tensor | None]:
+        """(normalised kernel [out, in, k, k] with the zeros of its dilation written out, bias)."""
+        weight, gap = self.normalised(), self.dilation[0] - 1
+        if gap:
+            spread = F.pad(weight[:, :, :, None, :, None], (0, gap, 0, 0, 0, gap)).flatten(4, 5).flatten(2, 3)
+            weight = spread[:, :, :-gap, :-gap]
+        return weight, self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.normalised(), self.bias, padding="same", dilation=self.dilation)
+
+
+class SpectralLinear(Spectral, nn.Linear):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.start()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normalised(), self.bias)
+
+
+class SpectralEmbedding(Spectral, nn.Embedding):
+    def __init__(self, classes: int, features: int) -> None:
+        super().__init__(classes, features)
+        self.start()
+
+    def forward(self, y: Tensor) -> Tensor:
+        return F.embedding(y, self.normalised())
+
+
+class ConditionalNorm(nn.Module):
+    """Batch norm whose gain, 1 + a linear map of the condition [N, features], and bias follow the condition."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.gain = SpectralLinear(features, channels, bias=False)
+        self.bias = SpectralLinear(features, channels, bias=False)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gain, bias = 1 + self.gain(condition), self.bias(condition)
+        return self.norm(x) * gain[:, :, None, None] + bias[:, :, None, None]
+
+
+class GeneratorBlock(nn.Module):
+    """Doubles the image: [N, C, S, S] -> [N, C, 2S, 2S]."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.norm1 = ConditionalNorm(channels, features)
+        self.conv1 = SpectralConv2d(channels, channels, 3)
+        self.norm2 = ConditionalNorm(channels, features)
+        self.conv2 = SpectralConv2d(channels, channels, 3)
+        self.shortcut = SpectralConv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        double = partial(F.interpolate, scale_factor=2)
+        h = self.conv1(double(self.norm1(x, condition).relu()))
+        h = self.conv2(self.norm2(h, condition).relu())
+        return h + double(self.shortcut(x))  # a 1x1 convolution commutes with doubling
+
+
+class Generator(nn.Module):
+    """(z [N, z_dim], y [N]) -> images [N, 3, size, size] in [-1, 1].
+
+    Hierarchical z: its first chunk makes the 4x4 map, each block is conditioned on one more and on the class
+    embedding, which the blocks share.
+    """
+
+    def __init__(
+        self, classes: int, size: int, channels: int, shared_dim: int, chunk: int, embedding_std: float
+    ) -> None:
+        super().__init__()
+        width, self.chunk = 4 * channels, chunk
+        self.shared = nn.Embedding(classes, shared_dim)
+        nn.init.normal_(self.shared.weight, std=embedding_std)
+        self.linear = SpectralLinear(chunk, 16 * width)
+        self.blocks = nn.ModuleList(GeneratorBlock(width, shared_dim + chunk) for _ in range(generator_blocks(size)))
+        self.norm = nn.BatchNorm2d(width)
+        self.output = SpectralConv2d(width, 3, 3)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        first, *chunks = z.split(self.chunk, dim=1)
+        shared = self.shared(y)
+        h = self.linear(first).unflatten(1, (-1, 4, 4))
+        for block, part in zip(self.blocks, chunks, strict=True):
+            h = block(h, torch.cat([shared, part], dim=1))
+        return self.output(self.norm(h).relu()).tanh()
+
+
+class DiscriminatorBlock(nn.Module):
+    """[N, in, S, S] -> [N, out, S, S], or S/2 where `down`; `first`: on an image, without activation before it."""
+
+    def __init__(self, in_channels: int, out_channels: int, down: bool, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.conv1 = SpectralConv2d(in_channels, out_channels, 3)
+        self.conv2 = SpectralConv2d(out_channels, out_channels, 3)
+        self.pool = nn.AvgPool2d(2) if down else nn.Identity()
+        self.shortcut_pool = nn.AvgPool2d(2) if down else nn.Identity()
+        learned = down or in_channels != out_channels
+        self.shortcut = SpectralConv2d(in_channels, out_channels, 1) if learned else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(x if self.first else x.relu())
+        h = self.pool(self.conv2(h.relu()))
+        return h + self.shortcut(self.shortcut_pool(x))  # a 1x1 convolution commutes with the average
+
+
+class Discriminator(nn.Module):
+    """(images [N, 3, size, size], y [N]) -> logits [N], with a projection head on the sum-pooled features."""
+
+    def __init__(self, classes: int, size: int, channels: int) -> None:
+        super().__init__()
+        width, count = 4 * channels, generator_blocks(size) + 1
+        downs = max(2, count - 2)  # to a map of 4x4 at 16 pixels, 8x8 above
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(width if i else 3, width, down=i < downs, first=i == 0) for i in range(count)
+        )
+        self.linear = SpectralLinear(width, 1)
+        self.embedding = SpectralEmbedding(classes, width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        h = x.relu().sum((2, 3))
+        return self.linear(h).squeeze(1) + (self.embedding(y) * h).sum(1)
+
+
+def generator_blocks(size: int) -> int:
+    """Doublings from 4x4 to `size`."""
+    return (size // 4).bit_length() - 1
+
+
+def edges(discriminator: nn.Module) -> dict[str, Alternatives]:
+    """The search space of B: both convolutions of every block, and how the blocks that halve the map pool."""
+    space: dict[str, Alternatives] = {}
+    for name, module in discriminator.named_modules():
+        leaf = name.rpartition(".")[2]
+        if leaf in ("conv1", "conv2") and isinstance(module, SpectralConv2d):
+            space[name] = partial(_convolutions, module.in_channels, module.out_channels)
+        elif leaf == "pool" and isinstance(module, nn.AvgPool2d):
+            space[name] = lambda: {"max": nn.MaxPool2d(2)}
+    return space
+
+
+def _convolutions(inputs: int, outputs: int) -> dict[str, nn.Module]:
+    """The alternatives to a spectrally normalised 3x3 convolution."""
+    return {
+        "none": none(inputs, outputs),
+        **({"skip": skip(inputs)} if inputs == outputs else {}),
+        "sn_conv_1x1": SpectralConv2d(inputs, outputs, 1),
+        "sn_conv_5x5": SpectralConv2d(inputs, outputs, 5),
+        "sn_dil_conv_3x3": SpectralConv2d(inputs, outputs, 3, dilation=2),
+    }

@@ -1,0 +1,127 @@
+"""The discriminator's architecture B: chosen modules of a stock discriminator become mixed operations.
+
+The stock discriminator is plain torch and knows nothing of B. With B at its default one-hot the relaxed one computes
+what stock computes, so "default architecture" and "searched architecture" are one code path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Alternatives = Callable[[], dict[str, nn.Module]]
+
+
+class FixedConv2d(nn.Module):
+    """Convolution with a constant kernel [out, in, k, k], without bias."""
+
+    fixed: Tensor
+
+    def __init__(self, kernel: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("fixed", kernel)
+
+    def kernel(self) -> tuple[Tensor, Tensor | None]:
+        return self.fixed, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.fixed, padding="same")
+
+
+def none(in_channels: int, out_channels: int) -> FixedConv2d:
+    return FixedConv2d(torch.zeros(out_channels, in_channels, 1, 1))
+
+
+def skip(channels: int) -> FixedConv2d:
+    return FixedConv2d(torch.eye(channels)[:, :, None, None])
+
+
+def weighted(weights: Iterable[Tensor], terms: Iterable[Tensor]) -> Tensor:
+    first, *others = [w * term for w, term in zip(weights, terms, strict=True)]
+    return sum(others, first)
+
+
+def fold(weights: Tensor, kernels: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """(kernel, bias) of the convolution that equals sum_k weights_k conv(x; kernel_k, bias_k): the kernels, of odd
+    sizes, are centred in the largest."""
+    size = max(kernel.shape[-1] for kernel, _ in kernels)
+    kernel = weighted(weights, (F.pad(k, [(size - k.shape[-1]) // 2] * 4) for k, _ in kernels))
+    biases = [(w, bias) for w, (_, bias) in zip(weights, kernels, strict=True) if bias is not None]
+    return kernel, weighted(*zip(*biases, strict=True)) if biases else None
+
+
+class Choice(nn.Module):
+    """A mixed operation, stock first: sum_k weights_k operation_k(x), or stock alone while `weights` is None.
+
+    Where every operation is a stride-1 convolution (has `kernel() -> (kernel, bias)`, dilation written out) the sum
+    is a single convolution, exact by linearity: the memory of stock, half the time of a sum.
+    """
+
+    def __init__(self, operations: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.operations = nn.ModuleDict(operations)
+        self.folds = all(hasattr(operation, "kernel") for operation in operations.values())
+        self.weights: Tensor | None = None  # set by Searchable for the duration of a forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        operations: list[Any] = list(self.operations.values())
+        if self.weights is None:
+            return operations[0](x)
+        if self.folds:
+            return F.conv2d(x, *fold(self.weights, [operation.kernel() for operation in operations]), padding="same")
+        return weighted(self.weights, (operation(x) for operation in operations))
+
+
+class Architecture(nn.Module):
+    """B: logits of each edge's operations, the default one ahead by `init`. () -> softmax weights, edge by edge."""
+
+    def __init__(self, operations: dict[str, list[str]], init: float) -> None:
+        super().__init__()
+        self.operations = operations
+        self.logits = nn.ParameterList(1e-3 * torch.randn(len(names)) for names in operations.values())
+        for logits in self.logits:
+            logits.data[0] += init
+
+    def forward(self) -> tuple[Tensor, ...]:
+        return tuple(logits.softmax(0) for logits in self.logits)
+
+    def chosen(self) -> dict[str, str]:
+        """The strongest operation of every edge, for reports."""
+        pairs = zip(self.operations.items(), self.logits, strict=True)
+        return {edge: names[int(logits.argmax())] for (edge, names), logits in pairs}
+
+
+class Searchable(nn.Module):
+    """(b, *args) -> stock(*args), with b's weights on its choices; b = () is stock alone."""
+
+    def __init__(self, stock: nn.Module, edges: Iterable[str]) -> None:
+        super().__init__()
+        self.stock = stock
+        self.edges = tuple(edges)
+
+    def forward(self, b: tuple[Tensor, ...], *args: Any) -> Any:
+        choices = [self.stock.get_submodule(edge) for edge in self.edges] if b else []
+        try:
+            for choice, weights in zip(choices, b, strict=True):
+                choice.weights = weights
+            return self.stock(*args)
+        finally:
+            for choice in choices:
+                choice.weights = None  # type: ignore[assignment]
+
+
+def relax(
+    stock: nn.Module, edges: dict[str, Alternatives], searched: bool, init: float
+) -> tuple[Searchable, Architecture]:
+    """(discriminator, architecture) of a stock discriminator. Where `searched`, the modules that `edges` names become
+    choices between themselves ("default") and what `edges` builds; else nothing is built and B has no parameters."""
+    operations: dict[str, list[str]] = {}
+    for edge, alternatives in edges.items() if searched else ():
+        choice = Choice({"default": stock.get_submodule(edge), **alternatives()})
+        stock.set_submodule(edge, choice)
+        operations[edge] = list(choice.operations)
+    return Searchable(stock, operations), Architecture(operations, init)

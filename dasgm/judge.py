@@ -1,0 +1,115 @@
+"""One fixed small CNN a data set, trained on J_1: are generated images what their labels say, and do they vary?"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dasgm.bilevel import replay
+from dasgm.config import digest
+from dasgm.runs import exclusive, write_atomic
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+
+ITERATIONS, BATCH = 300, 64
+
+
+class JudgeNetwork(nn.Module):
+    """Three convolutions with batch norm, then a linear layer; images of any size that divides by 4."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        widths = (3, 16, 32, 64)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2))
+                for i, o in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.head = nn.Linear(widths[-1], classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N, 64], averaged over the image."""
+        return self.blocks(x).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+@dataclass
+class Judge:
+    """The trained network, its accuracy on J_val (J_2 where there is no J_val), and how real images vary."""
+
+    network: JudgeNetwork
+    accuracy: float
+    measured_on: str
+    real_distance: float
+
+    @torch.no_grad()
+    def measure(self, images: Tensor, labels: Tensor, data: Data) -> dict[str, float]:
+        """Of images [-1, 1] NCHW: accuracy on their labels, and within-class distance over the real images'."""
+        correct = self.network(data.to_classifier(images)).argmax(1) == labels
+        return {
+            "gan/synthetic_accuracy": correct.float().mean().item(),
+            "gan/diversity": within_class_distance(images, labels) / self.real_distance,
+        }
+
+
+def within_class_distance(images: Tensor, labels: Tensor) -> float:
+    """Mean Euclidean distance between two different images of one class, averaged over classes with two or more."""
+    means = []
+    for label in labels.unique():
+        x = images[labels == label].flatten(1)
+        if len(x) > 1:
+            means.append(torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)))
+    return torch.stack(means).mean().item() if means else 0.0
+
+
+def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
+    """The judge of this data set and split, from `cache` or trained now, by the first who comes."""
+    name = f"judge-{digest([data.digest, data.J1.tolist(), data.Jval.tolist(), ITERATIONS])[:16]}"
+    path = cache / f"{name}.pt"
+    network = JudgeNetwork(len(data.classes)).to(data.images.device)
+    with exclusive(cache / f"{name}.lock"):
+        if path.exists():
+            network.load_state_dict(torch.load(path, weights_only=True, map_location=data.images.device))
+        else:
+            say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
+            _train(network, data)
+            buffer = io.BytesIO()
+            torch.save(network.state_dict(), buffer)
+            write_atomic(path, buffer.getvalue())
+    held_out, measured_on = (data.Jval, "J_val") if len(data.Jval) else (data.J2, "J_2")
+    network.eval()
+    some = data.J2[: min(len(data.J2), 1000)]
+    real_distance = within_class_distance(data.raw(some), data.labels[some])
+    with torch.no_grad():
+        right = [
+            network(data.to_classifier(data.raw(i))).argmax(1) == data.labels[i] for i in held_out[:5000].split(500)
+        ]
+    return Judge(network, torch.cat(right).float().mean().item(), measured_on, real_distance)
+
+
+def _train(network: JudgeNetwork, data: Data) -> None:
+    with replay("judge", data.digest):
+        for p in network.modules():
+            if isinstance(p, nn.Conv2d | nn.Linear):
+                p.reset_parameters()
+        optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, ITERATIONS)
+        for _ in range(ITERATIONS):
+            i = data.J1[torch.randint(len(data.J1), (BATCH,))]
+            x = data.augment(data.to_classifier(data.raw(i)), False)
+            loss = F.cross_entropy(network(x), data.labels[i])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()

@@ -1,0 +1,332 @@
+"""A search from beginning to end: resume, epochs, metrics, pictures, checkpoints. One `main` alone and under Ray."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dasgm.adversary import Adversary, sample
+from dasgm.bilevel import replay, seed_of
+from dasgm.config import SearchConfig
+from dasgm.distributed import barrier, broadcast, rank, world_size
+from dasgm.evaluate import proxy
+from dasgm.figures import draw, sample_grid
+from dasgm.judge import Judge, judge
+from dasgm.networks.supernet import Supernet
+from dasgm.pretrain import warm_up
+from dasgm.report import report as write_report
+from dasgm.runs import FORMAT, Run, hardware
+from dasgm.search import Means, Search, SearchFailed, architecture_metrics
+
+Row = dict[str, Any]
+
+
+class Interrupted(Exception):
+    """Asked to stop; everything is saved, the same command goes on."""
+
+
+@dataclass
+class Seams:
+    """What a launcher hands to `main`; the defaults are a quiet lone process."""
+
+    report: Callable[[Row], None] = lambda row: None
+    """Called once an epoch by every rank, with the epoch's row."""
+    say: Callable[[str], None] = print
+    """A line for the user, from rank 0."""
+    watch: Callable[[int, int, int, int], None] = lambda epoch, epochs, iteration, iterations: None
+    """Called every iteration, for a progress bar."""
+    about: Row = field(default_factory=dict)
+    """Entries of run.json: name, title, command, sweep, swept parameters."""
+    cache: Path | None = None
+    """Where the judge and the GAN's warm-up are kept; beside the run's folder by default."""
+    stoppable: bool = False
+    """Whether Ctrl-C and SIGTERM save and stop (a lone process)."""
+
+
+def device_of(name: str) -> str:
+    """The device that `auto` means here. ValueError where the named one is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there.get(name.partition(":")[0], False):
+        raise ValueError(f"device {name!r}: there is none here; use --device cpu")
+    return name
+
+
+def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
+    """Run or continue the search of `folder`; returns the last row, with `best/...`.
+
+    Raises:
+        ValueError: input that cannot be used, a folder in use, or one that began with other mathematics.
+        SearchFailed: a loss is not finite; the run is marked failed.
+        Interrupted: stopped on request after saving.
+    """
+    seams = seams or Seams()
+    folder = Path(folder)
+    if rank() != 0:
+        seams.say = lambda line: None
+    device = device_of(config.device)
+    data = config.data.load(config.data_dir, device)
+    fits(config, data, world_size())
+    run = Run(folder)
+    with ExitStack() as stack:
+        stop = stack.enter_context(_stopping(seams.stoppable))
+        _together(lambda: _begin(stack, run, config, _about(config, device) | seams.about, data.digest))
+        for note in (data.describe(), *data.notes):
+            seams.say(note)
+        try:
+            return _Loop(config, data, run, seams, stop).go()
+        except SearchFailed as error:
+            if rank() == 0:
+                run.note(state="failed", reason=str(error), ended=time.time())
+                write_report(folder)
+            raise
+        except Interrupted:
+            run.note(state="interrupted", reason="stopped on request", ended=time.time())
+            write_report(folder)
+            raise
+
+
+def _begin(stack: ExitStack, run: Run, config: SearchConfig, about: Row, data_digest: str) -> None:
+    stack.enter_context(run)
+    run.begin(config, about, data_digest)
+
+
+def _together(begin: Callable[[], None]) -> None:
+    """Rank 0 does it; what the user did wrong is an error on every rank."""
+    error = None
+    if rank() == 0:
+        try:
+            begin()
+        except ValueError as found:
+            error = str(found)
+    error = broadcast(error)
+    if error:
+        raise ValueError(error)
+
+
+def _about(config: SearchConfig, device: str) -> Row:
+    on = "J_val" if config.data.holdout else "J_2"
+    return {"device": hardware(device), "workers": world_size(), "measured_on": on}
+
+
+def fits(config: SearchConfig, data: Any, workers: int) -> None:
+    """ValueError where the search cannot run on these images: batches too large, a width or size no network has."""
+    n, smallest = config.batch_size * workers, min(len(data.J1), len(data.J2))
+    if n > smallest:
+        raise ValueError(
+            f"batch-size {config.batch_size} on {workers} worker(s) needs {n} images in J_1 and in J_2, "
+            f"there are {smallest}; choose a smaller --batch-size"
+        )
+    with torch.device("meta"):
+        Supernet(config.method.first(), len(data.classes))
+    if config.gan is not None:
+        with replay("never drawn from"):
+            config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
+
+
+@contextmanager
+def _stopping(stoppable: bool) -> Iterator[list[int]]:
+    """A list that the first Ctrl-C or SIGTERM fills; the second one ends the process at once."""
+    asked: list[int] = []
+    if not stoppable:
+        yield asked
+        return
+
+    def ask(number: int, _: Any) -> None:
+        asked.append(number)
+        for s in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(s, signal.SIG_DFL)
+
+    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+class _Loop:
+    def __init__(self, config: SearchConfig, data: Any, run: Run, seams: Seams, stop: list[int]):
+        self.config, self.data, self.run, self.seams, self.stop = config, data, run, seams, stop
+        self.cache = seams.cache or run.folder.parent / "cache"
+        self.epoch, self.best = 0, -1.0  # epochs over all stages
+        self.means = Means()
+        self.warmup_seconds = 0.0
+        self.judge: Judge | None = None
+
+    def go(self) -> Row:
+        state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
+        self._threads(state)
+        search = self.search = Search(self.config, self.data)
+        if self.config.gan is not None:
+            self.judge = judge(self.data, self.cache, self.seams.say)
+            self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
+            self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
+        if state:
+            self._restore(state)
+        else:
+            if rank() == 0:
+                self.run.cut(-1)
+            self.warmup_seconds = warm_up(search, self.cache, self.seams.say)
+            self._record(0)
+        finished = self._finished()
+        if finished:
+            self.run_note(state="finished", ended=time.time())
+            return finished
+        while True:
+            while search.left > 0:
+                self._epoch()
+            following = self.config.method.next(search.stage, search.relaxation())
+            if following is None:
+                return self._end()
+            search.enter(following)
+
+    def run_note(self, **changes: Any) -> None:
+        if rank() == 0:
+            self.run.note(**changes)
+
+    def _threads(self, state: Any) -> None:
+        """Sums depend on the number of threads: a run goes on with those it began with."""
+        threads = state["threads"] if state else self.config.threads or torch.get_num_threads()
+        torch.set_num_threads(threads)
+        self.run_note(threads=threads)
+
+    def _restore(self, state: Row) -> None:
+        self.search.load_state_dict(state["search"])
+        self.epoch, self.best, self.means = state["epoch"], state["best"], Means(state["means"])
+        self.warmup_seconds = state["warmup_seconds"]
+        if rank() == 0:
+            unchanged = self.search.left <= 0
+            if not unchanged:
+                self.run.cut(self.epoch)
+                where = f", iteration {self.means.iterations}" if self.means.iterations else ""
+                self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
+        barrier()
+
+    def _finished(self) -> Row | None:
+        rows = broadcast(self.run.rows() if rank() == 0 else None)
+        assert isinstance(rows, list)
+        over = self.search.left <= 0 and self.config.method.next(self.search.stage, self.search.relaxation()) is None
+        return rows[-1] if over and rows and rows[-1].get("phase") == "best" else None
+
+    def _epoch(self) -> None:
+        search, begun, before = self.search, time.monotonic(), self.means.iterations
+        search.schedule()
+        epoch, epochs = self.epoch + 1, self.epoch + search.left
+        for i in range(before, search.batches):
+            self.seams.watch(epoch, epochs, i, search.batches)
+            try:
+                self.means.add(search.iterate())
+            except FloatingPointError as error:
+                raise SearchFailed(f"epoch {epoch}, stage 3 or 4 (mixed derivative): {error}") from None
+            if self.stop and i + 1 < search.batches:
+                self._save(False)
+                raise Interrupted
+        row: Row = {"epoch": epoch, "phase": f"search {search.stage.index + 1}", "time": time.time()}
+        row |= self.means.close(epoch)
+        row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
+        row |= architecture_metrics(search.relaxation(), search.genotype())
+        seconds = time.monotonic() - begun
+        images = (search.batches - before) * self.config.batch_size * world_size()
+        row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds}
+        self.epoch, self.means = epoch, Means()
+        search.left -= 1
+        row |= self._record(epoch)
+        better, self.best = row["val/accuracy"] > self.best, max(self.best, row["val/accuracy"])
+        if rank() == 0:
+            self.run.log("metrics", row)
+        self._save(better)
+        self.seams.report(row)
+        self._tell(row, epochs)
+        if self.stop:
+            raise Interrupted
+
+    def _tell(self, row: Row, epochs: int) -> None:
+        gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""
+        self.seams.say(
+            f"epoch {row['epoch']}/{epochs}  loss {row['loss/classifier']:.3f}  "
+            f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}  "
+            f"{row['speed/seconds']:.1f} s"
+        )
+
+    def _record(self, epoch: int) -> Row:
+        """Architecture, pictures and figures of merit at the end of an epoch (0: before the first step)."""
+        search, out = self.search, {}
+        relaxation, genotype = search.relaxation(), search.genotype()
+        samples = self._samples()
+        if samples is not None and self.judge:
+            out = self.judge.measure(*samples, self.data)
+        if rank() == 0:
+            last = search.left == 0
+            operations = {"normal": search.stage.normal_operations, "reduce": search.stage.reduce_operations}
+            self.run.log(
+                "alphas",
+                {"epoch": epoch, "normal": relaxation.normal, "reduce": relaxation.reduce, "operations": operations},
+            )
+            genotype.save(self.run.folder / "genotype.json")
+            if epoch % self.config.pictures_every == 0 or last:
+                draw(genotype, self.run.picture("cells", epoch), f"epoch {epoch}")
+                if samples is not None:
+                    self._draw_samples(samples[0], self.run.picture("samples", epoch))
+        return out
+
+    def _samples(self) -> tuple[Tensor, Tensor] | None:
+        """The live generator's images, classes in turn, from the same z at every epoch."""
+        gan = self.search.gan
+        if not isinstance(gan, Adversary):
+            return None
+        classes = len(self.data.classes)
+        labels = torch.arange(classes).repeat_interleave(max(10, min(50, 500 // classes)))
+        return sample(gan, gan.G.fixed, labels, seed_of(self.config.seed, "samples")), labels.to(self.search.device)
+
+    def _draw_samples(self, images: Tensor, path: Path) -> None:
+        classes = min(len(self.data.classes), 20)
+        rows = images.view(len(self.data.classes), -1, *images.shape[1:])[:classes, :10].flatten(0, 1)
+        pixels = ((rows + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+        sample_grid(pixels, path, columns=10, scale=2)
+
+    def _save(self, better: bool) -> None:
+        """Rank 0's state is the truth: gradients and floating buffers are averaged."""
+        if rank() != 0:
+            return
+        state = {
+            "format": FORMAT,
+            "search": self.search.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "means": self.means.plain(),
+            "threads": torch.get_num_threads(),
+            "warmup_seconds": self.warmup_seconds,
+        }
+        self.run.save(state, self.search.iteration, self.config.checkpoints, better)
+
+    def _end(self) -> Row:
+        """The proxy, the costs, and the page."""
+        config, genotype = self.config, self.search.genotype()
+        row: Row = {"epoch": self.epoch, "phase": "best"}
+        begun = time.monotonic()
+        if config.proxy.epochs:
+            self.seams.say(f"proxy: training the found network from scratch, {config.proxy.epochs} epochs on J_1")
+            row["best/proxy"], row["best/proxy_error"] = proxy(genotype, self.data, config.proxy, config.seed)
+        hours = world_size() / 3600
+        row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
+        rows = broadcast(self.run.rows() if rank() == 0 else None)
+        assert isinstance(rows, list)
+        row["cost/gpu_hours"] = sum(r.get("speed/seconds", 0.0) for r in rows) * hours
+        row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours
+        row["time"] = time.time()
+        if rank() == 0:
+            self.run.log("metrics", row)
+            self.run.note(state="finished", reason="", ended=time.time())
+            write_report(self.run.folder)
+        barrier()
+        return row

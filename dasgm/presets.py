@@ -1,0 +1,126 @@
+"""Whole configurations under the names of the paper's rows, the published result beside each. Values only.
+
+A user's own preset is a JSON file {"parent": NAME, "overrides": {"gan.generator_lr": 1e-4}}; its path serves as a name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dasgm.config import ProxyConfig, SearchConfig, nearest, override, plugin
+from dasgm.data import cifar10, digits
+from dasgm.gans import biggan
+from dasgm.methods import darts
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration, what it is, and the result that the paper publishes for it (test error in %)."""
+
+    config: SearchConfig
+    about: str
+    published: str = ""
+
+
+# Section 5.2 and Algorithm 1: batch 64, 50 epochs, 8 cells, 16 channels, BigGAN, everything of J_3 generated.
+DASGM_DARTS = SearchConfig(method=darts.Config(), gan=biggan.Config(), data=cifar10.Config())
+
+# Learns the digits in some 700 iterations of 16: small batches, labels that show from the start, the default operations of
+# the discriminator well ahead (measured: see BENCHMARKS.md).
+SMALL_BIGGAN = biggan.Config(
+    channels=4,
+    shared_dim=64,
+    embedding_std=1.0,
+    z_dim=384,
+    b_init=4.0,
+    generator_lr=5e-4,
+    discriminator_lr=5e-4,
+    warmup=750,
+    warmup_lr=5e-4,
+    warmup_batch_size=16,
+)
+
+PRESETS: dict[str, Preset] = {
+    "dasgm-darts": Preset(
+        DASGM_DARTS,
+        "DASGM+DARTS: second order, end-to-end BigGAN with a searched discriminator",
+        "CIFAR-10 2.70 ± 0.08, CIFAR-100 17.14 ± 0.10 (Table 2)",
+    ),
+    "darts-2nd": Preset(
+        replace(DASGM_DARTS, gan=None, search_discriminator=False),
+        "DARTS, second order: J_3 is J_2",
+        "CIFAR-10 2.76 ± 0.09, CIFAR-100 20.58 ± 0.44 (Table 2)",
+    ),
+    "darts-1st": Preset(
+        replace(DASGM_DARTS, gan=None, search_discriminator=False, order="first"),
+        "DARTS, first order; W steps before A, as Algorithm 1 has it (the original steps A first)",
+        "CIFAR-10 3.00 ± 0.14, CIFAR-100 20.52 ± 0.31 (Table 2)",
+    ),
+    # Small sizes of the same search. Learning rates are higher because there are fewer steps.
+    "quickstart": Preset(
+        SearchConfig(
+            method=darts.Config(epochs=4, cells=3, channels=4, arch_start_epoch=1),
+            gan=SMALL_BIGGAN,
+            data=digits.Config(holdout=0.1),
+            batch_size=32,
+            classifier_lr=0.05,
+            arch_lr=3e-3,
+            discriminator_arch_lr=3e-3,
+            proxy=ProxyConfig(epochs=6, cells=3, channels=8, batch_size=16, lr=0.05),
+            pictures_every=1,
+        ),
+        "the whole line in minutes on two cores: digits at 16x16, 3 cells of 4 channels",
+    ),
+    "cifar10-smoke": Preset(
+        SearchConfig(
+            method=darts.Config(epochs=6, cells=3, channels=4),
+            gan=replace(SMALL_BIGGAN, channels=8, warmup=1500),
+            data=cifar10.Config(holdout=0.1, image_size=16),
+            batch_size=64,
+            classifier_lr=0.05,
+            arch_lr=3e-3,
+            discriminator_arch_lr=3e-3,
+            proxy=ProxyConfig(epochs=2, cells=3, channels=8, batch_size=64, lr=0.05),
+            pictures_every=2,
+        ),
+        "real CIFAR-10 pictures in at most half an hour on two cores: 16x16, 3 cells of 4 channels",
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`, or of the user's JSON file at that path.
+
+    Raises:
+        ValueError: no such preset (the nearest is named), or a file that is not a preset.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name)
+    if path.suffix != ".json" and not path.is_file():
+        raise ValueError(f"preset {name!r} is not known{nearest(name, list(PRESETS))}; there are: {', '.join(PRESETS)}")
+    try:
+        own = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"preset {name}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"preset {name}: not JSON ({error})") from None
+    if not isinstance(own, dict) or set(own) - {"parent", "overrides"} or "parent" not in own:
+        raise ValueError(f'preset {name}: expected {{"parent": NAME, "overrides": {{"gan.generator_lr": 1e-4}}}}')
+    parent = preset(str(own["parent"]))
+    try:
+        return Preset(override(parent.config, own.get("overrides", {})), f"{name}, from {own['parent']}")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"preset {name}: {error}") from None
+
+
+def with_dataset(config: SearchConfig, key: str) -> SearchConfig:
+    """The same search on another data set: what the two kinds of settings share (size, split) is kept."""
+    kind = plugin("data", key)
+    if isinstance(config.data, kind):
+        return config
+    own = kind()
+    shared = ("split_seed", "split", "weight_portion", "holdout", "cutout", "image_size")
+    return replace(config, data=replace(own, **{name: getattr(config.data, name) for name in shared}))

@@ -1,0 +1,75 @@
+"""Trains a GAN alone on J_2: Eq. 4 and 5 without the rest. Here the warm-up that small searches begin with."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dasgm.bilevel import replay, seed_of
+from dasgm.config import SearchConfig, digest, mathematics
+from dasgm.distributed import alone
+from dasgm.runs import exclusive, write_atomic
+
+if TYPE_CHECKING:
+    from dasgm.search import Search
+
+
+def warm_up(search: Search, cache: Path, say: Callable[[str], None] = print) -> float:
+    """Train G and E for `gan.warmup` iterations on J_2, or take them from `cache`.
+
+    One warm-up serves every search with the same GAN, data and seed: one process trains it, others wait.
+    Returns the device seconds that it cost.
+    """
+    config = search.config
+    if config.gan is None or not config.gan.warmup:
+        return 0.0
+    name = f"gan-{_key(config, search)[:16]}"
+    path, players = cache / f"{name}.pt", dict(zip("GEB", search.gan.players, strict=True))
+    with exclusive(cache / f"{name}.lock"), alone():
+        if not path.exists():
+            say(f"GAN warm-up: {config.gan.warmup} iterations on J_2, once for all searches with this GAN")
+            seconds = _train(search, say)
+            state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_atomic(path, buffer.getvalue())
+    state = torch.load(path, weights_only=True, map_location=search.device)
+    for letter, player in players.items():
+        player.load_state_dict(state[letter])
+    return state["seconds"]
+
+
+def _key(config: SearchConfig, search: Search) -> str:
+    """What the warm-up depends on: not what trials vary afterwards."""
+    assert config.gan is not None
+    gan = replace(config.gan, generator_lr=config.gan.warmup_lr)
+    settings = mathematics(replace(config, gan=gan))
+    kept = ("gan.", "data.", "seed", "discriminator_steps")
+    relevant = {k: v for k, v in settings.items() if k.startswith(kept)}
+    searched = config.searches_discriminator
+    return digest([relevant, search.data.digest, search.data.J2.tolist(), searched])
+
+
+def _train(search: Search, say: Callable[[str], None]) -> float:
+    config, data, gan = search.config, search.data, search.gan
+    assert config.gan is not None
+    (G, E, _), begun, told = gan.players, time.monotonic(), time.monotonic()
+    G.lr, E.lr = config.gan.warmup_lr, config.gan.discriminator_lr
+    for i in range(config.gan.warmup):
+        stream: Any = ("warm-up", config.seed, i)
+        j = search.batch(data.J2, "warm-up", i, min(config.gan.warmup_batch_size, len(data.J2)))
+        with replay(*stream, "augment"):
+            x = data.flip_raw(data.raw(j))
+        z, y = gan.draw(len(x), seed_of(*stream, "z"))
+        fake, _, _ = gan.generator_step(z, y, seed_of(*stream, "gan"))
+        gan.discriminator_step(x, data.labels[j], fake, y, seed_of(*stream, "discriminator"))
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            say(f"GAN warm-up: iteration {i + 1} of {config.gan.warmup}")
+    return time.monotonic() - begun

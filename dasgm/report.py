@@ -1,0 +1,379 @@
+"""The result page: a run folder or a sweep folder -> one self-contained report.html.
+
+It reads what the folder holds at that moment; what is missing, torn or malformed is left out: the page says "not yet".
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeGuard
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from dasgm import charts
+from dasgm.genotype import Genotype
+from dasgm.runs import read_json, read_lines, state_of, write_atomic
+
+OBJECTIVE = "best/proxy"
+STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
+PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has three, and at most 3 MB
+MOST_FRAMES = 60  # epochs drawn in the alphas' chart
+LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
+
+Json = dict[str, Any]
+CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}
+PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (  # title, metric -> name of its line, in percent?
+    ("Loss of the supernet", {"loss/classifier": "W on J₁ (Eq. 3)", "loss/architecture": "A on J₃ (Eq. 6)"}, False),
+    ("Loss of the GAN", {"loss/generator": "G (Eq. 4)", "loss/discriminator": "E (Eq. 5)"}, False),
+    ("Accuracy on generated images", {"gan/synthetic_accuracy": "a fixed CNN agrees with the label"}, True),
+    ("Entropy, nats per edge", {"arch/entropy_normal": "normal cell", "arch/entropy_reduce": "reduction cell"}, False),
+    ("Skip connections chosen", {"arch/skips_normal": "normal cell", "arch/skips_reduce": "reduction cell"}, False),
+    ("Norm of B's gradient", {"grad/B": "B (Eq. 7)"}, False),
+)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run folder as its page reads it: `info` is run.json, `metrics` and `alphas` the sound lines of their files."""
+
+    folder: Path
+    state: str
+    info: Json
+    config: Json
+    metrics: list[Json]
+    alphas: list[Json]
+    genotype: Genotype | None
+
+    @property
+    def title(self) -> str:
+        return str(self.info.get("title") or self.info.get("name") or self.folder.name)
+
+    @property
+    def parameters(self) -> Json:
+        parameters = self.info.get("parameters")
+        return parameters if isinstance(parameters, dict) else {}
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done (0: none yet)."""
+        return max((row["epoch"] for row in self.metrics if isinstance(row.get("epoch"), int)), default=0)
+
+    def curve(self, key: str) -> list[tuple[float, float]]:
+        """(epoch, value) in order; of an epoch written twice the later line."""
+        rows = ((row.get("epoch"), row.get(key)) for row in self.metrics)
+        return sorted(
+            {epoch: float(value) for epoch, value in rows if isinstance(epoch, int) and _number(value)}.items()
+        )
+
+    def last(self, key: str) -> float | None:
+        """The latest finite value, or None."""
+        return next((value for _, value in reversed(self.curve(key)) if math.isfinite(value)), None)
+
+    def samples(self) -> list[Path]:
+        """The first, the middle and the last sample grid."""
+        grids = sorted(self.folder.glob("pictures/samples-*.png"))
+        return sorted({grids[0], grids[(len(grids) - 1) // 2], grids[-1]}) if grids else []
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A trial and its place: `rank` 1, 2, ... for finished ones, else None; `tie`: not to be told from the best."""
+
+    run: RunView
+    value: float | None
+    error: float
+    rank: int | None = None
+    tie: bool = False
+
+
+def read_run(folder: str | Path) -> RunView:
+    """Read a run folder, as far as it is written."""
+    folder = Path(folder)
+    try:
+        genotype = Genotype.from_json((folder / "genotype.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        genotype = None
+    return RunView(
+        folder=folder,
+        state=str(state_of(folder)),
+        info=read_json(folder / "run.json"),
+        config=read_json(folder / "config.json"),
+        metrics=read_lines(folder / "metrics.jsonl"),
+        alphas=read_lines(folder / "alphas.jsonl"),
+        genotype=genotype,
+    )
+
+
+def read_trials(folder: str | Path) -> list[RunView]:
+    """The runs in a sweep's folder, by name."""
+    return [read_run(path.parent) for path in sorted(Path(folder).glob("*/run.json"))]
+
+
+def ranking(runs: Sequence[RunView], objective: str = OBJECTIVE) -> list[Ranked]:
+    """Finished runs by their objective, best first; then the others in the order of STATES, the longest first.
+
+    A tie with the best is a difference no larger than its own standard error, sqrt(e1^2 + e2^2).
+    """
+    scored = [Ranked(run, run.last(objective), run.last(objective + "_error") or 0.0) for run in runs]
+    done = [(one.value, one) for one in scored if one.run.state == "finished" and one.value is not None]
+    done.sort(key=lambda pair: pair[0], reverse=True)
+    ranked = []
+    for place, (value, one) in enumerate(done, start=1):
+        best, top = done[0]
+        tie = place > 1 and best - value <= math.hypot(top.error, one.error)
+        ranked.append(replace(one, rank=place, tie=tie))
+    placed = {one.run.folder for one in ranked}
+    return [*ranked, *sorted((one for one in scored if one.run.folder not in placed), key=_unranked)]
+
+
+def _unranked(one: Ranked) -> tuple[int, int, float]:
+    state = STATES.index(one.run.state) if one.run.state in STATES else len(STATES)
+    return state, -one.run.epochs, -(one.run.last("val/accuracy") or 0.0)
+
+
+def report(folder: str | Path) -> Path:
+    """Write `report.html` into a run folder or a sweep folder and return its path; ValueError if it is neither."""
+    folder = Path(folder)
+    if (folder / "sweep.json").exists():
+        content = _sweep(folder)
+    elif (folder / "run.json").exists() or (folder / "config.json").exists():
+        content = _run(folder)
+    else:
+        raise ValueError(
+            f"{folder}: no results here; expected a run folder (with run.json) or a sweep folder (with sweep.json)"
+        )
+    environment = Environment(loader=PackageLoader("dasgm", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percent, number=number, moment=_moment, duration=duration, breakable=_breakable)
+    page = environment.get_template("report.html.jinja").render(
+        content, style=charts.STYLE, written=datetime.now().timestamp()
+    )
+    target = folder / "report.html"
+    write_atomic(target, page.encode("utf-8", "replace"))
+    return target
+
+
+def _sweep(folder: Path) -> Json:
+    info = read_json(folder / "sweep.json")
+    objective = str(info.get("objective") or OBJECTIVE)
+    table = ranking(read_trials(folder), objective)
+    runs = [one.run for one in table]
+    best = _leader(table)
+    painter = best if best is None or best.samples() else next((run for run in runs if run.samples()), best)
+    config = info.get("config")
+    config = config if isinstance(config, dict) else best.config if best else {}
+    states, planned = Counter(run.state for run in runs), info.get("num_trials")
+    states["waiting"] += max(0, planned - len(runs)) if isinstance(planned, int) else 0
+    costs = [hours for run in runs if (hours := run.last("cost/gpu_hours")) is not None]
+    lines = [
+        charts.Series(
+            name=run.title,
+            points=run.curve("val/accuracy"),
+            bold=run is best,
+            faint=run.state in ("stopped", "failed"),
+            cut=run.state == "stopped",
+        )
+        for run in runs[:LARGEST_SWEEP]
+    ]
+    return _common(folder, info, config, folder.parent, best, painter) | {
+        "kind": "sweep",
+        "state": str(info.get("state") or "unknown"),
+        "name": str(info.get("name") or folder.name),
+        "objective": objective,
+        "table": table,
+        "ranked": sum(one.rank is not None for one in table),
+        "leading": bool(best and best.state != "finished"),
+        "varied": list(
+            dict.fromkeys(key for run in sorted(runs, key=lambda run: run.folder.name) for key in run.parameters)
+        ),
+        "trials": sum(states.values()),
+        "states": ", ".join(f"{states[state]} {state}" for state in (*STATES, "unknown") if states[state]),
+        "links": {run.folder: f"{quote(run.folder.name)}/report.html" for run in runs if _has_page(run.folder)},
+        "curves": charts.line_chart(lines, "accuracy of each trial", percent=True, width=820, height=330),
+        "hidden": max(0, len(runs) - LARGEST_SWEEP),
+        "cost": sum(costs) if costs else None,
+    }
+
+
+def _run(folder: Path) -> Json:
+    run = read_run(folder)
+    sweep = run.info.get("sweep")
+    line = charts.Series("supernet", run.curve("val/accuracy"), bold=True, cut=run.state == "stopped")
+    return _common(folder, run.info, run.config, folder.parent.parent if sweep else folder.parent, run, run) | {
+        "kind": "run",
+        "state": run.state,
+        "name": run.title,
+        "objective": OBJECTIVE,
+        "sweep": sweep,
+        "table": ranking([run]),
+        "proxied": dict(flat(run.config)).get("proxy.epochs", "0") != "0",
+        "curves": charts.line_chart([line], "accuracy", percent=True, width=820, height=300),
+        "cost": run.last("cost/gpu_hours"),
+    }
+
+
+def _common(
+    folder: Path, info: Json, config: Json, storage: Path, best: RunView | None, painter: RunView | None
+) -> Json:
+    """What both pages show; `best` is the run whose cells and curves are drawn, `painter` the one whose samples."""
+    settings = dict(flat(config))
+    started, ended = info.get("started"), info.get("ended")
+    store = storage.resolve() / "mlflow.db"
+    genotype = (best.folder if best else folder).resolve() / "genotype.json"
+    return {
+        "info": info,
+        "best": best,
+        "painter": painter,
+        "set": "J_val" if settings.get("data.holdout", "0.0") != "0.0" else "J₂ (nothing held out)",
+        "dataset": info.get("dataset") or settings.get("data.key"),
+        "elapsed": ended - started if _number(started) and _number(ended) else None,
+        "panels": _panels(best) if best else [],
+        "cells": _cells(best) if best else [],
+        "alphas": _alphas(best) if best else [],
+        "genotype": best.genotype.to_json() if best and best.genotype else None,
+        "samples": [picture for path in painter.samples() if (picture := embedded(path))] if painter else [],
+        "no_gan": settings.get("gan") == "null",
+        "config": flat(config),
+        "path": str(folder.resolve()),
+        "draw": shlex.join(["dasgm", "draw", str(genotype)]),
+        "mlflow": shlex.join(["mlflow", "ui", "--backend-store-uri", f"sqlite:///{store}"]) if store.exists() else None,
+        "track": shlex.join(["python", "-m", "cluster.tracking", str(folder.resolve())]),
+    }
+
+
+def _has_page(folder: Path) -> bool:
+    return (folder / "report.html").exists()
+
+
+def _leader(table: Sequence[Ranked]) -> RunView | None:
+    """The best finished trial; before one has finished, the one with the highest accuracy."""
+    if table and table[0].rank:
+        return table[0].run
+    return max((one.run for one in table), key=lambda run: run.last("val/accuracy") or -1.0, default=None)
+
+
+def _panels(run: RunView) -> list[tuple[str, Markup]]:
+    drawn = []
+    for title, lines, share in PANELS:
+        series = [charts.Series(name, run.curve(key)) for key, name in lines.items()]
+        drawn.append((title, charts.line_chart(series, title, percent=share, width=340, height=190)))
+    return [(title, chart) for title, chart in drawn if chart]
+
+
+def _cells(run: RunView) -> list[tuple[str, Markup]]:
+    """Both cells as SVG; [] without a genotype, or without what draws it (pygraphviz)."""
+    if run.genotype is None:
+        return []
+    try:
+        from dasgm.figures import cell_svg
+
+        # safe as it is: a genotype is validated, and nothing else is written in its picture
+        return [(title, Markup(cell_svg(run.genotype, kind))) for kind, title in CELLS.items()]
+    except (ImportError, OSError):
+        return []
+
+
+def _alphas(run: RunView) -> list[tuple[str, Markup]]:
+    drawn = []
+    for kind, title in CELLS.items():
+        frames = {row["epoch"]: frame for row in run.alphas if (frame := _frame(row, kind))}
+        epochs = sorted(frames)
+        if epochs:
+            step = -(-len(epochs) // MOST_FRAMES)
+            epochs = sorted({*epochs[::step], epochs[-1]})
+            edges = getattr(run.genotype, kind) if run.genotype else ()
+            chosen = {(i // 2, source): operation for i, (operation, source) in enumerate(edges)}
+            label = f"{title}: softmax weights over epochs"
+            drawn.append((title, charts.edge_chart(epochs, [frames[epoch] for epoch in epochs], chosen, label)))
+    return drawn
+
+
+def _frame(row: Json, kind: str) -> list[dict[str, float]]:
+    """The 14 edges' weights by operation in one line of alphas.jsonl; [] if it is malformed."""
+    try:
+        pairs = zip(row["operations"][kind], row[kind], strict=True)
+        edges = [dict(zip(names, map(float, weights), strict=True)) for names, weights in pairs]
+    except (KeyError, TypeError, ValueError):
+        return []
+    sound = len(edges) == 14 and isinstance(row.get("epoch"), int)
+    return edges if sound and all(edge and all(map(math.isfinite, edge.values())) for edge in edges) else []
+
+
+def embedded(path: Path) -> Json | None:
+    """A picture as a data URI, made smaller until it has at most PICTURE_BYTES; None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        data, kind = path.read_bytes(), "png"
+        with Image.open(BytesIO(data)) as opened:
+            image = opened.convert("RGB")
+        size = image.size
+        while len(data) > PICTURE_BYTES:
+            buffer = BytesIO()
+            image.save(buffer, "WEBP", quality=80)
+            data, kind, image = buffer.getvalue(), "webp", image.reduce(2)
+    except (OSError, ValueError, SyntaxError):  # Pillow's words for a torn PNG
+        return None
+    epoch = path.stem.rpartition("-")[2].lstrip("0") or "0"
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"uri": uri, "width": size[0], "height": size[1], "epoch": epoch}
+
+
+def flat(config: Json, prefix: str = "") -> list[tuple[str, str]]:
+    """("gan.generator_lr", "0.0002") for each leaf of a configuration, in its own order."""
+    leaves: list[tuple[str, str]] = []
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            leaves += flat(value, f"{prefix}{key}.")
+        else:
+            leaves.append((prefix + key, value if isinstance(value, str) else json.dumps(value)))
+    return leaves
+
+
+def percent(value: float | None, error: float | None = None) -> str:
+    """`93.1 ± 1.2 %` of 0.931 and 0.012; a dash of None."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} ± {100 * error:.1f} %" if error else f"{100 * value:.1f} %"
+
+
+def number(value: object) -> str:
+    """A parameter's value: floats to three digits, a dash for what does not apply."""
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `7 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _moment(seconds: object) -> str:
+    try:
+        when = datetime.fromtimestamp(float(seconds)).astimezone()  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "not yet"
+    return f"{when.day} {when:%B %Y, %H:%M %Z}"
+
+
+def _breakable(name: str) -> Markup:
+    """A parameter's name that may wrap after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

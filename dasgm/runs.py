@@ -1,0 +1,261 @@
+"""A run's folder, which is the truth: what was asked, what came out, where to go on. Free of torch at import.
+
+config.json  run.json  metrics.jsonl  alphas.jsonl  genotype.json  checkpoints/  pictures/  report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dasgm.config import SearchConfig, digest, mathematics, to_json
+
+FORMAT = 1
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write under a temporary name in the same folder, then rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; {} where there is none or it is torn."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; a torn last line is left out."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def ensure_writable(folder: Path) -> Path:
+    """`folder`, made if need be. ValueError in one line where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"storage {folder}: cannot be written ({error.strerror}); name another with --storage"
+        ) from None
+    return folder
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for, then hold, the lock at `path`: what is computed once is computed by the first who comes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def who_am_i() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def hardware(device: str) -> str:
+    """The device's name, for the record of the cost."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    try:
+        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{device} ({names[0] if names else platform.processor() or platform.machine()})"
+
+
+class Locked(ValueError):
+    """Another process works on the run."""
+
+
+class Run:
+    """One run's folder. Only rank 0 opens it for writing; `with` holds its lock.
+
+    Raises:
+        Locked: another process works on it (named with its host and number).
+        ValueError: the folder cannot be written, or holds a run that differs in what it computes.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self._lock: io.TextIOWrapper | None = None
+
+    def __enter__(self) -> Run:
+        ensure_writable(self.folder)
+        self._lock = lock = open(self.folder / "lock", "a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go when its holder dies
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            self._lock = None
+            raise Locked(f"run {self.folder} is in use by {holder}; wait for it, or choose another --name") from None
+        lock.truncate(0)
+        me = who_am_i()
+        lock.write(f"process {me['pid']} on {me['host']}")
+        lock.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock:
+            self._lock.truncate(0)
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process holds the lock."""
+        if not (self.folder / "lock").exists():
+            return False
+        with open(self.folder / "lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    # what was asked
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """run.json: state, reason, command, device, swept parameters."""
+        return read_json(self.folder / "run.json")
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of run.json."""
+        write_atomic(self.folder / "run.json", json.dumps(self.about | changes, indent=1))
+
+    def begin(self, config: SearchConfig, about: dict[str, Any], data_digest: str) -> None:
+        """Write down what is asked, or compare it with what this folder began with.
+
+        Raises:
+            ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do.
+        """
+        asked = mathematics(config) | {"data": data_digest}
+        begun = self.about
+        if begun.get("mathematics"):
+            differing = [k for k in asked | begun["mathematics"] if asked.get(k) != begun["mathematics"].get(k)]
+            if differing:
+                k = differing[0]
+                raise ValueError(
+                    f"run {self.folder} began with {k} = {begun['mathematics'].get(k)!r}, asked is {asked.get(k)!r}; "
+                    "use another --name, or that value"
+                )
+        else:
+            begun = {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
+        fresh = {"state": "running", "reason": "", "ended": None} | who_am_i()
+        write_atomic(self.folder / "config.json", json.dumps(to_json(config), indent=1))
+        write_atomic(self.folder / "run.json", json.dumps(begun | about | fresh, indent=1))
+
+    # what came out
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every epoch so far, and at the end the best."""
+        return read_lines(self.folder / "metrics.jsonl")
+
+    def log(self, name: str, row: dict[str, Any]) -> None:
+        """Append a line to <name>.jsonl."""
+        with open(self.folder / f"{name}.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def cut(self, epoch: int) -> None:
+        """Drop the lines after `epoch`: they are about to be computed again."""
+        for name in ("metrics", "alphas"):
+            path = self.folder / f"{name}.jsonl"
+            kept = [r for r in read_lines(path) if r.get("epoch", 0) <= epoch and r.get("phase") != "best"]
+            write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
+        for picture in (self.folder / "pictures").glob("*-*.png"):
+            if picture.stem.rpartition("-")[2] > f"{epoch:03d}":
+                picture.unlink()
+
+    def picture(self, kind: str, epoch: int) -> Path:
+        """Where a picture of an epoch goes."""
+        (self.folder / "pictures").mkdir(exist_ok=True)
+        return self.folder / "pictures" / f"{kind}-{epoch:03d}.png"
+
+    # where to go on
+
+    def checkpoints(self) -> list[Path]:
+        """Sound or not, oldest first: <iteration>-<first 8 digits of the content's sha256>.pt."""
+        return sorted((self.folder / "checkpoints").glob("[0-9]*-*.pt"))
+
+    def save(self, state: dict[str, Any], iteration: int, keep: int, best: bool) -> None:
+        """Write a checkpoint; keep the last `keep` and the best."""
+        import torch
+
+        folder = self.folder / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        path = folder / f"{iteration:09d}-{hashlib.sha256(content).hexdigest()[:8]}.pt"
+        write_atomic(path, content)
+        if best:
+            write_atomic(folder / "best", path.name)
+        kept = {p.name for p in self.checkpoints()[-keep:]} | {_text(folder / "best")}
+        for old in self.checkpoints():
+            if old.name not in kept:
+                old.unlink()
+
+    def load(self, say: Any = print) -> dict[str, Any] | None:
+        """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken."""
+        import torch
+
+        for path in reversed(self.checkpoints()):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:8] == path.stem.rpartition("-")[2]:
+                state = torch.load(io.BytesIO(content), weights_only=True)
+                if state.get("format") != FORMAT:
+                    raise ValueError(f"checkpoint {path}: format {state.get('format')}, expected {FORMAT}")
+                return state
+            say(f"checkpoint {path.name} is torn; going on from the one before")
+            path.unlink()
+        return None
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def state_of(folder: Path) -> str:
+    """A run's state; one that says it runs while nobody holds its lock was interrupted."""
+    state = read_json(folder / "run.json").get("state", "unknown")
+    return "interrupted" if state == "running" and not Run(folder).busy else state
+
+
+def runs(storage: Path) -> Iterator[Path]:
+    """Run folders under a storage: lone ones and trials of sweeps."""
+    for path in sorted(storage.glob("*/run.json")) + sorted(storage.glob("*/*/run.json")):
+        yield path.parent

@@ -1,0 +1,274 @@
+"""The search: `Search.step` is Algorithm 1 of the paper, `search` the epochs over a method's stages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dasgm.adversary import Adversary, NoGan
+from dasgm.bilevel import Player, Tensors, add, grad, mixed_vjp, norm, replay, seed_of
+from dasgm.config import SearchConfig
+from dasgm.distributed import average, rank, world_size
+from dasgm.methods._base import Relaxation, Stage
+from dasgm.networks.supernet import Architecture, Supernet
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+    from dasgm.genotype import Genotype
+
+RADIUS_W, RADIUS_G = 0.01, 0.1  # of the central differences: design/algorithm, measured against macroscopic slopes
+LOSSES = ("classifier", "generator", "discriminator", "architecture")  # in the order of Algorithm 1
+
+
+class SearchFailed(Exception):
+    """The search cannot go on (a loss that is not finite): names the epoch and the stage of Algorithm 1."""
+
+
+class Search:
+    """A supernet W with its architecture A, and a GAN: what a checkpoint holds and a step moves.
+
+    Args:
+        config: everything that changes the mathematics.
+        data: images on the device that computes.
+    """
+
+    def __init__(self, config: SearchConfig, data: Data):
+        self.config, self.data, self.device = config, data, data.images.device
+        self.iteration = 0
+        with replay(config.seed, "gan"):
+            self.gan: Any = self._adversary()
+        exact = config.hypergradient == "exact"
+        self.radius_W: float | None = None if exact else RADIUS_W
+        self.radius_G: float | None = None if exact else RADIUS_G
+        self.enter(config.method.first())
+
+    def _adversary(self) -> Adversary | NoGan:
+        config = self.config
+        if config.gan is None:
+            return NoGan()
+        gan = config.gan.build(len(self.data.classes), self.data.image_size, config.searches_discriminator)
+        for module in (gan.generator, gan.discriminator, gan.architecture):
+            module.to(self.device)
+        return Adversary(gan, config.inner, config.discriminator_arch_lr, config.discriminator_steps)
+
+    def enter(self, stage: Stage) -> None:
+        """A fresh W and A for `stage`; the GAN goes on."""
+        config, self.stage, self.left = self.config, stage, stage.epochs
+        with replay(config.seed, "stage", stage.index):
+            self.supernet, architecture = Supernet(stage, len(self.data.classes)), Architecture(stage)
+        self.W = Player(
+            self.supernet.to(self.device),
+            lambda p: torch.optim.SGD(
+                p, config.classifier_lr, config.classifier_momentum, weight_decay=config.classifier_weight_decay
+            ),
+            clip=config.classifier_clip,
+        )
+        self.A = Player(
+            architecture.to(self.device),
+            lambda p: torch.optim.Adam(p, config.arch_lr, (0.5, 0.999), weight_decay=config.arch_weight_decay),
+        )
+        # a player is seen as fixed where no gradient passes through its step
+        second, (G, E, B) = config.order == "second", self.gan.players
+        self.unrolled: tuple[Any, Any, Any] = (
+            self.W if second else self.W.fixed,
+            *((G, E) if B.trainable else (G.fixed, E.fixed)),
+        )
+
+    def step(self, x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, search_architecture: bool) -> Tensors:
+        """One iteration of Algorithm 1.
+
+        Args:
+            x1, y1: batch of J_1, normalised and augmented [b, 3, S, S], and its labels [b].
+            x2, y2: batch of J_2 as the GAN sees it, in [-1, 1].
+            search_architecture: whether stages 3 and 4 are taken.
+
+        Returns:
+            The losses of the stages that were taken, and the norm of B's gradient.
+        """
+        W, A, B, gan = self.W, self.A, self.gan.B, self.gan
+        W1, G1, E1 = self.unrolled
+        W0, G0, E0 = W1.state(), G1.state(), E1.state()  # what the iteration begins with is constant
+        stream = partial(seed_of, self.config.seed, rank(), self.iteration)
+        self.iteration += 1
+        (z, yz), (z3, y3) = gan.draw(len(x2), stream("z")), gan.draw(len(x2), stream("z3"))
+
+        def L_class(W: Any, A: Any) -> Tensor:
+            with replay(stream("class")):
+                return F.cross_entropy(W(x1, A()), y1)
+
+        def L_GAN(G: Any, B: Any) -> Tensor:
+            return gan.generator_pass(G, E0, B, z, yz, stream("gan"))[0]
+
+        def L_DASGM(A: Any, W: Any, G: Any) -> Tensor:
+            with replay(stream("dasgm")):
+                x3, labels = self.compose(G, z3, y3, x2, y2)
+                return F.cross_entropy(W(x3, A()), labels)
+
+        taken: dict[str, Tensor | None] = {}
+        taken["classifier"] = loss = L_class(W.live, A.fixed)
+        response_W = W.step(*grad(loss, W))  # Eq. 3
+        x, response_G, taken["generator"] = gan.generator_step(z, yz, stream("gan"))  # Eq. 4
+        taken["discriminator"] = gan.discriminator_step(x2, y2, x, yz, stream("discriminator"))  # Eq. 5
+        if search_architecture:
+            taken["architecture"] = loss = L_DASGM(A, W1, G1)
+            gA, v, u = grad(loss, A, W1, G1)
+            gA = add(gA, mixed_vjp(L_class, W0, A, response_W(v), self.radius_W))  # Eq. 6
+            gB = mixed_vjp(L_GAN, G0, B, response_G(u), self.radius_G)  # Eq. 7
+            A.step(gA)
+            B.step(gB)
+            taken["grad/B"] = norm(gB) if gB else None
+        return {name: value.detach() for name, value in taken.items() if value is not None}
+
+    def compose(self, G: Any, z: Tensor | None, y: Tensor | None, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
+        """J_3: round(val_portion * b) real images, the rest of the b generated; augmented alike, never cut out."""
+        real = round(self.config.val_portion * len(x2))
+        x, labels = x2[:real], y2[:real]
+        if real < len(x2):
+            assert z is not None and y is not None
+            generated = len(x2) - real
+            x, labels = torch.cat([x, G(z[:generated], y[:generated])]), torch.cat([labels, y[:generated]])
+        return self.data.augment(self.data.to_classifier(x), cutout=False), labels
+
+    # batches
+
+    @property
+    def batches(self) -> int:
+        """Iterations of an epoch: whole global batches of J_1."""
+        return max(1, len(self.data.J1) // (self.config.batch_size * world_size()))
+
+    def batch(self, J: Tensor, name: str, iteration: int, size: int | None = None) -> Tensor:
+        """This worker's indices of J at a global iteration: J is permuted anew each pass, no image twice in a pass."""
+        b = size or self.config.batch_size
+        n = b * world_size()
+        turn, place = divmod(iteration, max(1, len(J) // n))
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, name, turn))
+        start = place * n + rank() * b
+        return J[torch.randperm(len(J), generator=generator)[start : start + b]]
+
+    def iterate(self) -> Tensors:
+        """Draw the iteration's batches and take the step."""
+        data, i = self.data, self.iteration
+        i1, i2 = self.batch(data.J1, "J1", i), self.batch(data.J2, "J2", i)
+        with replay(self.config.seed, rank(), i, "augment"):
+            x1 = data.augment(data.to_classifier(data.raw(i1)), cutout=True)
+            x2 = data.flip_raw(data.raw(i2))
+        return self.step(x1, data.labels[i1], x2, data.labels[i2], self.epoch >= self.stage.arch_start_epoch)
+
+    # epochs
+
+    @property
+    def epoch(self) -> int:
+        """Of this stage, from 0."""
+        return self.stage.epochs - self.left
+
+    def schedule(self) -> None:
+        """Write what depends on the epoch: a pure function of it, so nothing is to be restored."""
+        config, (G, E, _) = self.config, self.gan.players
+        self.W.lr = config.learning_rate(self.epoch, self.stage.epochs)
+        if config.gan is not None:
+            G.lr, E.lr = config.gan.generator_lr, config.gan.discriminator_lr
+        self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
+
+    def relaxation(self) -> Relaxation:
+        """The architecture's weights as plain numbers."""
+        with torch.no_grad():
+            mixture = self.A()
+        plain = [[w.tolist() for w in cell] for cell in (mixture.normal, mixture.reduce)]
+        edges = [None if e is None else e.tolist() for e in (mixture.normal_edges, mixture.reduce_edges)]
+        return Relaxation(plain[0], plain[1], edges[0], edges[1])
+
+    def genotype(self) -> Genotype:
+        """What the architecture stands for now."""
+        return self.config.method.genotype(self.stage, self.relaxation())
+
+    @torch.no_grad()
+    def accuracy(self, J: Tensor) -> float:
+        """The supernet's, on images of the training set it does not learn from; running statistics."""
+        A, data = self.A.fixed(), self.data
+        counts = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.W.module.eval()
+        for i in J[rank() :: world_size()].split(max(self.config.batch_size, 256)):
+            logits = self.W.module(data.to_classifier(data.raw(i)), A)
+            counts += torch.stack([(logits.argmax(1) == data.labels[i]).sum(), torch.tensor(len(i)).to(self.device)])
+        self.W.module.train()
+        average([counts])
+        return (counts[0] / counts[1]).item()
+
+    # checkpoint
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors: where the search stands."""
+        G, E, B = self.gan.players
+        players = {"W": self.W, "A": self.A, "G": G, "E": E, "B": B}
+        stage = {"stage": asdict(self.stage), "left": self.left, "iteration": self.iteration}
+        return stage | {name: player.state_dict() for name, player in players.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken; the stage's length is the configuration's (more epochs go on)."""
+        stage = Stage(**{k: _tuples(v) for k, v in state["stage"].items()})
+        self.enter(stage)
+        longer = self.config.method.epochs - stage.epochs
+        self.stage = Stage(**asdict(stage) | {"epochs": stage.epochs + longer})
+        self.left, self.iteration = state["left"] + longer, state["iteration"]
+        G, E, B = self.gan.players
+        for name, player in {"W": self.W, "A": self.A, "G": G, "E": E, "B": B}.items():
+            player.load_state_dict(state[name])
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def architecture_metrics(relaxation: Relaxation, genotype: Genotype) -> dict[str, float]:
+    """Mean entropy over edges (nats) and number of skip connections chosen, of each cell."""
+
+    def entropy(rows: Any) -> float:
+        return sum(-sum(w * math.log(max(w, 1e-12)) for w in row) for row in rows) / len(rows)
+
+    return {
+        "arch/entropy_normal": entropy(relaxation.normal),
+        "arch/entropy_reduce": entropy(relaxation.reduce),
+        "arch/skips_normal": sum(op == "skip_connect" for op, _ in genotype.normal),
+        "arch/skips_reduce": sum(op == "skip_connect" for op, _ in genotype.reduce),
+    }
+
+
+class Means:
+    """Each loss of an epoch, iteration by iteration, kept on the device until the epoch ends."""
+
+    def __init__(self, values: dict[str, list[float]] | None = None):
+        self.values: dict[str, list[Any]] = values or {}
+
+    def add(self, losses: Tensors) -> None:
+        for name, value in losses.items():
+            self.values.setdefault(name, []).append(value)
+
+    @property
+    def iterations(self) -> int:
+        return len(self.values.get("classifier", []))
+
+    def plain(self) -> dict[str, list[float]]:
+        """For the checkpoint of an epoch cut short; exact."""
+        return {name: torch.as_tensor(values).double().tolist() for name, values in self.values.items()}
+
+    def close(self, epoch: int) -> dict[str, float]:
+        """The epoch's row, averaged over the workers. SearchFailed where a loss is not finite: the first is named."""
+        plain = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.plain().items()}
+        average(list(plain.values()))
+        bad = {
+            name: int((~values.isfinite()).nonzero()[0])
+            for name, values in plain.items()
+            if not values.isfinite().all()
+        }
+        stages = [name for name in LOSSES if name in bad]
+        if stages:
+            first = min(stages, key=lambda name: bad[name])
+            value = plain[first][bad[first]].item()
+            raise SearchFailed(f"epoch {epoch}, stage {LOSSES.index(first) + 1} ({first}): the loss is {value}")
+        return {name if "/" in name else f"loss/{name}": values.mean().item() for name, values in plain.items()}

@@ -1,0 +1,158 @@
+"""The command line from outside: bad input is one line and exit code 2, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dasgm.config import SearchConfig, from_json, mathematics, override, to_json
+from dasgm.presets import PRESETS, preset
+
+
+def dasgm(*words: str, cwd: Path, script: str = "-mdasgm") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, script, *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def pictures(folder: Path, classes: dict[str, int], broken: int = 0) -> Path:
+    from PIL import Image
+
+    for name, n in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            Image.new("RGB", (20, 24), (i * 7 % 256, 40, 90)).save(folder / name / f"{i:03d}.png")
+        for i in range(broken):
+            (folder / name / f"broken{i}.jpg").write_bytes(b"\xff\xd8 no picture")
+    return folder
+
+
+def genotype(edges: list[list[object]]) -> str:
+    cell = [["skip_connect", 0], ["skip_connect", 1]] * 4
+    return json.dumps({"normal": edges, "normal_concat": [2, 3, 4, 5], "reduce": cell, "reduce_concat": [2, 3, 4, 5]})
+
+
+BAD: list[tuple[str, list[str], str]] = [
+    ("unknown preset", ["search", "quickstrat"], "did you mean 'quickstart'"),
+    ("unknown data set", ["search", "--dataset", "cifar11"], "did you mean 'cifar1"),
+    ("unknown GAN", ["search", "--gan", "bigan"], "did you mean 'biggan'"),
+    ("unknown method", ["search", "--method", "dart"], "did you mean 'darts'"),
+    ("unknown verb", ["serch"], "did you mean 'search'"),
+    ("portion", ["search", "--val-portion", "1.5"], "between 0 and 1"),
+    ("device", ["search", "--device", "cuda"], "--device cpu"),
+    ("batch too large", ["search", "--batch-size", "5000"], "choose a smaller --batch-size"),
+    ("channels", ["search", "--gan", "none", "--method.channels", "3"], "multiple of 2"),
+    ("storage below a file", ["search", "--storage", "file/runs"], "cannot be written"),
+    ("no Parquet", ["search", "--dataset", "cifar10", "--data-dir", "empty"], "train"),
+    ("truncated Parquet", ["search", "--dataset", "cifar10", "--data-dir", "torn"], "train.parquet"),
+    ("empty class", ["search", "--dataset", "folder", "--data-dir", "empty-class"], "b"),
+    ("few pictures", ["search", "--dataset", "folder", "--data-dir", "few"], "10"),
+    ("unreadable picture", ["search", "--dataset", "folder", "--data-dir", "broken"], "broken0.jpg"),
+    ("malformed genotype", ["draw", "malformed.json"], "malformed.json"),
+    ("unknown operation", ["draw", "operation.json"], "sep_conv_3x3"),
+    ("edge from the future", ["draw", "future.json"], "node 2"),
+    ("no such genotype", ["draw", "DARTS_V3"], "DARTS_V"),
+    ("drawing format", ["draw", "DARTS_V2", "--output", "x.gif"], "x.gif"),
+    ("no storage", ["runs", "--storage", "nowhere"], "nowhere"),
+    ("preset file", ["search", "bad.json"], "bad.json"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("bad")
+    (place / "file").write_text("")
+    (place / "empty").mkdir()
+    (place / "torn").mkdir()
+    (place / "torn" / "train.parquet").write_bytes(b"PAR1 and no more")
+    (place / "torn" / "test.parquet").write_bytes(b"PAR1 and no more")
+    pictures(place / "empty-class", {"a": 12, "b": 0})
+    pictures(place / "few", {"a": 12, "b": 5})
+    pictures(place / "broken", {"a": 12, "b": 12}, broken=1)
+    (place / "malformed.json").write_text("{")
+    (place / "operation.json").write_text(genotype([["sep_conv_3x4", 0], ["skip_connect", 1]] * 4))
+    (place / "future.json").write_text(genotype([["skip_connect", 0], ["skip_connect", 4]] * 4))
+    (place / "bad.json").write_text('{"parent": "quickstart", "overrides": {"gan.generatorlr": 1}}')
+    return place
+
+
+@pytest.mark.parametrize(("what", "words", "says"), BAD, ids=[what for what, _, _ in BAD])
+def test_bad_input_is_one_line(place, what, words, says):
+    before = sorted(str(p) for p in place.rglob("*"))
+    done = dasgm(*words, cwd=place)
+    errors = done.stderr.strip().splitlines()
+    assert done.returncode == 2, (done.stdout[-500:], done.stderr)
+    assert len(errors) == 1 and errors[0].startswith("error: "), done.stderr
+    assert says in errors[0]
+    left = [p for p in sorted(str(p) for p in place.rglob("*")) if p not in before]
+    assert not [p for p in left if Path(p).is_file() and "cache" not in p], left
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(["--batch-sise", "3"], "--batch-size"), (["--data.image-size", "48"], "16, 32, 64"), (["--seed", "x"], "--seed")],
+)
+def test_the_option_parsers_errors_keep_its_form(tmp_path, words, says):
+    done = dasgm("search", *words, cwd=tmp_path)
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_is_quick_and_teaches(tmp_path):
+    done = dasgm("search", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("--val-portion", "--gan.generator-lr", "quickstart", "biggan", "same command"):
+        assert word in done.stdout
+    code = "import sys; from dasgm import cli; assert 'torch' not in sys.modules and 'tyro' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_core_imports_neither_ray_nor_mlflow_nor_optuna(tmp_path):
+    code = """
+import importlib, pkgutil, sys, dasgm
+for module in pkgutil.walk_packages(dasgm.__path__, "dasgm."):
+    if not module.name.endswith(("__main__", ".cli")):
+        importlib.import_module(module.name)
+found = {"ray", "mlflow", "optuna", "tyro"} & set(sys.modules)
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name):
+    config = preset(name).config
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_override_takes_parts_before_leaves():
+    config = override(preset("darts-2nd").config, {"gan.generator_lr": 1e-3, "gan": "biggan", "val_portion": 0.5})
+    assert config.gan.generator_lr == 1e-3 and config.val_portion == 0.5
+    for changes, says in (
+        ({"gan.generator_rl": 1.0}, "generator_lr"),
+        ({"order": "third"}, "first or second"),
+        ({"batch_size": "many"}, "int"),
+        ({"batch_size": 2.5}, "int"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            override(config, changes)
+    with pytest.raises(ValueError, match="no GAN"):
+        override(preset("darts-2nd").config, {"gan.generator_lr": 1e-3})
+
+
+def test_identity_is_what_changes_the_mathematics():
+    config = preset("quickstart").config
+    same = override(config, {"method.epochs": 99, "threads": 2, "pictures_every": 1, "data_dir": "elsewhere"})
+    assert mathematics(same) == mathematics(config)
+    assert mathematics(override(config, {"arch_lr": 0.5})) != mathematics(config)
+    assert isinstance(config, SearchConfig)
+
+
+def test_own_preset_names_its_parent(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"parent": "quickstart", "overrides": {"gan.generator_lr": 0.0123}}))
+    assert preset(str(path)).config.gan.generator_lr == 0.0123

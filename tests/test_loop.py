@@ -1,0 +1,167 @@
+"""A run's folder: exact resume after any kill, refusals, locks. The real command, killed for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dasgm.runs import Run, read_lines, state_of
+
+TIMES = ("time", "speed/", "cost/")
+SMALL = [
+    "--method.epochs=3",
+    "--proxy.epochs=1",
+    "--gan.warmup=3",
+    "--gan.channels=4",
+    "--gan.shared-dim=8",
+    "--batch-size=128",
+    "--method.channels=2",
+    "--proxy.channels=4",
+    "--val-portion=0.3",
+]
+
+
+def start(storage: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dasgm", "search", "quickstart", "--storage", str(storage), "--name", "run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [*command, *SMALL, *more], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def results(folder: Path) -> dict[str, object]:
+    """All that must not depend on where a run was interrupted."""
+    rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
+    state = Run(folder).load()
+    assert state is not None
+    return {
+        "metrics": rows,
+        "alphas": read_lines(folder / "alphas.jsonl"),
+        "genotype": json.loads((folder / "genotype.json").read_text()),
+        "A": {k: v.tolist() for k, v in state["search"]["A"]["module"].items()},
+        "B": {k: v.tolist() for k, v in state["search"]["B"]["module"].items()},
+        "pictures": sorted(p.name for p in (folder / "pictures").iterdir()),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    storage = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = finish(start(storage))
+    assert code == 0, err
+    return storage / "run"
+
+
+def wait_for(process: subprocess.Popen[str], condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.02)
+
+
+def test_run_folder_has_what_was_promised(undisturbed):
+    for name in ("config.json", "run.json", "metrics.jsonl", "genotype.json", "report.html"):
+        assert (undisturbed / name).is_file(), name
+    rows = read_lines(undisturbed / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 3] and rows[-1]["phase"] == "best"
+    for key in (
+        *(f"loss/{name}" for name in ("classifier", "generator", "discriminator", "architecture")),
+        *("val/accuracy", "gan/synthetic_accuracy", "arch/entropy_normal", "arch/skips_reduce", "grad/B"),
+    ):
+        assert key in rows[0], key
+    assert {"best/proxy", "best/proxy_error", "cost/gpu_hours"} <= set(rows[-1])
+    about = Run(undisturbed).about
+    assert about["state"] == "finished" and about["threads"] == 1 and "cpu" in about["device"]
+    assert len(Run(undisturbed).checkpoints()) <= 3
+    assert (undisturbed / "pictures" / "samples-000.png").is_file()
+
+
+@pytest.mark.parametrize("moment", ["warm-up", "first epoch", "second epoch", "proxy"])
+def test_killed_search_goes_on_to_the_same_bits(undisturbed, tmp_path, moment):
+    folder = tmp_path / "run"
+    process = start(tmp_path)
+    conditions = {
+        "warm-up": lambda: list((tmp_path / "cache").glob("gan-*.lock")),
+        "first epoch": lambda: (folder / "alphas.jsonl").exists(),
+        "second epoch": lambda: len(read_lines(folder / "metrics.jsonl")) >= 1,
+        "proxy": lambda: len(read_lines(folder / "metrics.jsonl")) >= 3,
+    }
+    wait_for(process, conditions[moment])
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert state_of(folder) == "interrupted"
+    code, out, err = finish(start(tmp_path))
+    assert code == 0, err
+    assert results(folder) == results(undisturbed)
+
+
+def test_first_ctrl_c_saves_and_says_how_to_go_on(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    process = start(tmp_path)
+    wait_for(process, lambda: len(read_lines(folder / "metrics.jsonl")) >= 1)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 130 and "To continue: dasgm search quickstart" in out and not err, (code, out[-300:], err)
+    code, out, err = finish(start(tmp_path))
+    assert code == 0 and "going on after epoch" in out, err
+    assert results(folder) == results(undisturbed)
+
+
+def test_torn_checkpoint_falls_back_in_one_line(undisturbed, tmp_path):
+    process = start(tmp_path)
+    folder = tmp_path / "run"
+    wait_for(process, lambda: len(Run(folder).checkpoints()) >= 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    last = Run(folder).checkpoints()[-1]
+    last.write_bytes(last.read_bytes()[:1000])
+    code, out, err = finish(start(tmp_path))
+    assert code == 0, err
+    assert sum("is torn; going on from the one before" in line for line in out.splitlines()) == 1
+    assert results(folder) == results(undisturbed)
+
+
+def test_finished_run_called_again_prints_its_result_and_more_epochs_continue(undisturbed, tmp_path):
+    import shutil
+
+    shutil.copytree(undisturbed.parent, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    code, out, err = finish(start(tmp_path))
+    assert code == 0 and "finished" in out and (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    code, out, err = finish(start(tmp_path, "--method.epochs=4"))
+    assert code == 0, err
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 4]
+    code, out, err = finish(start(tmp_path, "--arch-lr=0.5"))
+    assert code == 2 and "arch_lr" in err and len(err.strip().splitlines()) == 1
+
+
+def test_second_command_on_a_folder_is_refused_and_a_dead_lock_taken_over(tmp_path):
+    with Run(tmp_path / "run"):
+        code, out, err = finish(start(tmp_path))
+        assert code == 2 and f"process {os.getpid()} on " in err and len(err.strip().splitlines()) == 1, err
+    (tmp_path / "run" / "lock").write_text("process 1 on a machine long gone")
+    with Run(tmp_path / "run") as run:
+        assert run.busy
+    assert not Run(tmp_path / "run").busy
+
+
+def test_nan_is_named_and_ends_the_run_as_failed(tmp_path):
+    code, out, err = finish(start(tmp_path, "--classifier-lr=1e30", "--classifier-clip=1e30"))
+    assert code == 1 and len(err.strip().splitlines()) == 1, err
+    assert "epoch 1, stage " in err and "Traceback" not in err
+    about = Run(tmp_path / "run").about
+    assert about["state"] == "failed" and "stage" in about["reason"]

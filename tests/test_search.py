@@ -1,0 +1,368 @@
+"""`Search.step` against differentiation through the whole iteration, and what must hold of it (design/algorithm)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from toys import CLASSES, Alphas, differentiable_step, orthogonal
+
+from dasgm.bilevel import Player, norm, replay, seed_of
+from dasgm.config import SearchConfig
+from dasgm.data._base import DataConfig
+from dasgm.data._images import Data
+from dasgm.gans._base import Gan, GanConfig
+from dasgm.methods.darts import Config as Darts
+from dasgm.search import Means, Search, SearchFailed
+
+SIZE, BATCH = 16, 8
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class SmoothSupernet(nn.Module):
+    """The supernet's interface on a smooth classifier with batch norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(nn.Linear(48, 6) for _ in range(3))
+        self.norm, self.last = nn.BatchNorm1d(6), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, 4).flatten(1)
+        h = sum(w * torch.tanh(op(x)) for w, op in zip(weights, self.ops, strict=True))
+        return self.last(F.dropout(self.norm(h), 0.2))
+
+
+class SmoothGenerator(nn.Module):
+    """Embedding, batch norm and layer noise; images [-1, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.body = nn.Embedding(CLASSES, 4), nn.Linear(8, 9)
+        self.norm, self.out = nn.BatchNorm1d(9), nn.Linear(9, 48)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        h = self.norm(self.body(torch.cat([z, self.embed(y)], 1)))
+        x = torch.tanh(self.out(torch.tanh(h + 0.1 * torch.randn_like(h)))).view(-1, 3, 4, 4)
+        return x.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+class SmoothDiscriminator(nn.Module):
+    """Mixed edges weighed by b, and a vector that every live forward moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(nn.Linear(48, 6) for _ in range(3))
+        self.out, self.embed = nn.Linear(6, 1), nn.Embedding(CLASSES, 6)
+        self.register_buffer("u", torch.ones(()))
+
+    def forward(self, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, 4).flatten(1)
+        h = self.u * sum(w * F.softplus(edge(x)) for w, edge in zip(b, self.edges, strict=True))
+        self.u = self.u * 1.02
+        return self.out(h).squeeze(1) + (self.embed(y) * h).sum(1)
+
+
+class SmoothGan(Gan):
+    def __init__(self, searched: bool) -> None:
+        self.z_dim, self.classes = 4, CLASSES
+        self.generator, self.discriminator = SmoothGenerator(), SmoothDiscriminator()
+        self.architecture = Alphas() if searched else Even()
+        self.regularise = orthogonal
+
+    def generator_loss(self, discriminate, fake, y):
+        return F.softplus(-discriminate(fake, y)).mean()
+
+    def discriminator_losses(self, turn):
+        def logistic(discriminate, real, y, fake, y_fake):
+            return F.softplus(-discriminate(real, y)).mean() + F.softplus(discriminate(fake, y_fake)).mean()
+
+        return [logistic]
+
+    def generator_optimizer(self, params):
+        return torch.optim.Adam(params, 5e-3, (0.5, 0.99))
+
+    discriminator_optimizer = generator_optimizer
+
+    def average_decay(self, step):
+        return 0.9
+
+
+class Even(nn.Module):
+    def forward(self) -> Tensor:
+        return torch.full((3,), 1 / 3)
+
+
+@dataclass(frozen=True)
+class SmoothConfig(GanConfig):
+    def build(self, classes: int, size: int, searched: bool) -> Gan:
+        return SmoothGan(searched)
+
+
+def images(n: int = 80) -> Data:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (n, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    y = torch.arange(n) % CLASSES
+    return Data("noise", [str(c) for c in range(CLASSES)], (x, y), (x[:10], y[:10]), DataConfig(image_size=SIZE))
+
+
+def make(**changes: Any) -> Search:
+    """A `Search` whose networks are smooth; everything else is the real thing."""
+    config = SearchConfig(
+        method=Darts(epochs=3, cells=3, channels=4),
+        gan=SmoothConfig(generator_lr=5e-3, discriminator_lr=5e-3),
+        data=DataConfig(image_size=SIZE),
+        val_portion=0.3,
+        batch_size=BATCH,
+        classifier_clip=0.05,
+        classifier_lr=0.1,
+    )
+    search = Search(replace(config, **changes), images())
+    torch.manual_seed(11)
+    W, A = SmoothSupernet(), Alphas()
+    momentum = {"momentum": 0.9, "weight_decay": 3e-3}
+    search.W = Player(W, lambda p: torch.optim.SGD(p, search.config.classifier_lr, **momentum), clip=0.05)
+    search.A = Player(A, lambda p: torch.optim.Adam(p, 1e-2, (0.5, 0.999), weight_decay=1e-3))
+    second = search.config.order == "second"
+    search.unrolled = (search.W if second else search.W.fixed, *search.unrolled[1:])
+    if search.config.gan:
+        search.gan.G.clip = 0.02
+    return search
+
+
+def batches(search: Search) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    data, i = search.data, search.iteration
+    i1, i2 = search.batch(data.J1, "J1", i), search.batch(data.J2, "J2", i)
+    return data.to_classifier(data.raw(i1)).double(), data.labels[i1], data.raw(i2).double(), data.labels[i2]
+
+
+def brute_force(search: Search, x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(dL/dA, its direct part, dL/dB) by autograd through Eq. 3 and 4 written out with their graphs."""
+    W, A, (G, E, B) = search.W, search.A, search.gan.players
+    stream = partial(seed_of, search.config.seed, 0, search.iteration)
+    gan, data = search.gan, search.data
+    (z, yz), (z3, y3) = gan.draw(BATCH, stream("z")), gan.draw(BATCH, stream("z3"))
+
+    def moved(player: Player, loss: Any) -> Any:
+        place = {k: p.detach().clone().requires_grad_() for k, p in player.params.items()}
+        point = player.state()
+        point.params = place
+        grads = dict(zip(place, torch.autograd.grad(loss(point), place.values(), create_graph=True), strict=True))
+        if player.clip:
+            assert float(norm({k: g.detach() for k, g in grads.items()})) > player.clip, "clipping must be active"
+        after = player.state()
+        after.params = differentiable_step(player, place, grads)
+        return after
+
+    def L_class(W: Any) -> Tensor:
+        with replay(stream("class")):
+            return F.cross_entropy(W(x1, A()), y1)
+
+    def L_GAN(G: Any) -> Tensor:
+        with replay(stream("gan")):
+            return gan.gan.generator_loss(lambda *a: E(B(), *a), G(z, yz), yz)
+
+    W1, G1 = moved(W, L_class), moved(G, L_GAN)
+    with replay(stream("dasgm")):
+        n = round(search.config.val_portion * BATCH)
+        x3 = torch.cat([x2[:n], G1(z3[: BATCH - n], y3[: BATCH - n])])
+        x3 = data.augment(data.to_classifier(x3), False)
+        loss = F.cross_entropy(W1(x3, A()), torch.cat([y2[:n], y3[: BATCH - n]]))
+    gA, gB = torch.autograd.grad(loss, [A.params["alphas"], B.params["alphas"]], retain_graph=True)
+    W2 = W1.state().moved({}, 0.0)
+    W2.params = {k: p.detach() for k, p in W1.params.items()}
+    with replay(stream("dasgm")):
+        x3 = torch.cat([x2[:n], G1(z3[: BATCH - n], y3[: BATCH - n])]).detach()
+        x3 = data.augment(data.to_classifier(x3), False)
+        loss = F.cross_entropy(W2(x3, A()), torch.cat([y2[:n], y3[: BATCH - n]]))
+    (direct,) = torch.autograd.grad(loss, [A.params["alphas"]])
+    return gA, direct, gB
+
+
+def spy(player: Player) -> list[dict[str, Tensor]]:
+    """The gradients that a player's step is handed, beside the real step."""
+    handed, step = [], player.step
+
+    def recording(grads):
+        handed.append({k: g.clone() for k, g in grads.items()})
+        return step(grads)
+
+    player.step = recording
+    return handed
+
+
+def relative(found: Tensor, truth: Tensor) -> float:
+    return float((found - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("iteration", [1, 5, 20])
+def test_step_is_differentiation_through_the_whole_iteration(iteration):
+    errors = {}
+    for radius in (None, 0.01, 0.005):
+        search = make(hypergradient="exact")
+        A, B = spy(search.A), spy(search.gan.B)
+        for i in range(iteration):
+            batch = batches(search)
+            if i == iteration - 1:
+                truth_A, direct, truth_B = brute_force(search, *batch)
+                search.radius_W = search.radius_G = radius
+            search.step(*batch, True)
+        correction = A[-1]["alphas"] - direct
+        errors[radius] = relative(correction, truth_A - direct), relative(B[-1]["alphas"], truth_B)
+    assert max(errors[None]) < 1e-8
+    assert max(errors[0.01]) < 1e-3
+    for coarse, fine in zip(errors[0.01], errors[0.005], strict=True):
+        assert 3.5 < coarse / fine < 4.5
+
+
+def test_B_ascends_and_both_gradients_are_of_one_evaluation():
+    """A step of B along its gradient raises the loss that A lowers: the max-min of Eq. 1."""
+    search = make(hypergradient="exact")
+    for _ in range(3):
+        search.step(*batches(search), True)
+    batch = batches(search)
+    B, before = spy(search.gan.B), search.gan.B.params["alphas"].detach().clone()
+    search.step(*batch, True)
+    moved = search.gan.B.params["alphas"].detach() - before
+    assert float(moved @ B[-1]["alphas"]) > 0
+
+
+def test_first_order_drops_the_mixed_term_and_rate_zero_makes_second_order_first():
+    gradients = {}
+    for order, lr in (("first", 0.1), ("second", 0.1), ("first", 0.0), ("second", 0.0)):
+        search = make(order=order, classifier_lr=lr, classifier_lr_min=0.0)
+        handed = spy(search.A)
+        search.step(*batches(search), True)
+        gradients[order, lr] = handed[0]["alphas"]
+    assert torch.equal(gradients["first", 0.0], gradients["second", 0.0])
+    assert not torch.equal(gradients["first", 0.1], gradients["second", 0.1])
+
+
+def test_all_real_images_use_no_generated_one_and_leave_B():
+    search = make(val_portion=1.0)
+    B = {k: p.clone() for k, p in search.gan.B.params.items()}
+    handed = spy(search.A)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("no synthetic image is used")
+
+    batch = batches(search)
+    z, y = search.gan.draw(BATCH, 0)
+    images, labels = search.compose(never, z, y, batch[2], batch[3])
+    assert torch.equal(labels, batch[3]) and len(images) == BATCH
+    search.step(*batch, True)
+    assert all(torch.equal(p, B[k]) for k, p in search.gan.B.params.items())
+    # J_3 is then J_2, so A's gradient is that of the search without a GAN
+    plain = make(gan=None)
+    plain_handed = spy(plain.A)
+    plain.step(*batch, True)
+    assert torch.equal(handed[0]["alphas"], plain_handed[0]["alphas"])
+
+
+def test_only_stage_one_and_two_move_buffers_and_weights():
+    """With stages 3 and 4 and without, one iteration leaves the same W, G, E and buffers, bit for bit."""
+    states = []
+    for architecture in (True, False):
+        search = make()
+        search.step(*batches(search), architecture)
+        states.append([search.W.module.state_dict(), *(p.module.state_dict() for p in search.gan.players[:2])])
+    for with_, without in zip(*states, strict=True):
+        assert all(torch.equal(with_[k], without[k]) for k in without)
+
+
+def test_frozen_gan_does_not_change_by_one_bit():
+    search = make()
+    for player in search.gan.players:
+        player.frozen, player.optimizer = True, None
+    search.unrolled = (search.W, search.gan.G.fixed, search.gan.E.fixed)
+    before = [{k: v.clone() for k, v in p.module.state_dict().items()} for p in search.gan.players]
+    for _ in range(3):
+        losses = search.step(*batches(search), True)
+    assert "architecture" in losses and "generator" not in losses
+    for player, old in zip(search.gan.players, before, strict=True):
+        assert all(torch.equal(v, old[k]) for k, v in player.module.state_dict().items())
+
+
+def test_architecture_waits_for_its_epoch():
+    search = make(method=Darts(epochs=3, cells=3, channels=4, arch_start_epoch=2))
+    before = search.A.params["alphas"].clone()
+    assert search.epoch == 0
+    raw = search.data.raw
+    search.data.raw = lambda i: raw(i).double()  # the toys are float64
+    losses = search.iterate()
+    assert "architecture" not in losses and torch.equal(before, search.A.params["alphas"])
+    search.left = 1
+    assert "architecture" in search.iterate()
+
+
+def test_portion_is_rounded_and_real_images_come_first():
+    search = make(val_portion=0.3)
+    x1, y1, x2, y2 = batches(search)
+    z, y = search.gan.draw(BATCH, 0)
+    asked: list[int] = []
+
+    def G(z: Tensor, y: Tensor) -> Tensor:
+        asked.append(len(z))
+        return torch.zeros(len(z), 3, SIZE, SIZE)
+
+    _, labels = search.compose(G, z, y, x2, y2)
+    assert asked == [6]  # round(0.3 * 8) = 2 are real
+    assert torch.equal(labels, torch.cat([y2[:2], y[:6]]))
+
+
+def test_batches_are_disjoint_within_a_pass_and_permuted_between():
+    search = make()
+    J, n = search.data.J1, search.batches
+    first = torch.cat([search.batch(J, "J1", i) for i in range(n)])
+    second = torch.cat([search.batch(J, "J1", n + i) for i in range(n)])
+    assert len(first.unique()) == len(first) == n * BATCH and set(first.tolist()) <= set(J.tolist())
+    assert not torch.equal(first, second)
+    assert not set(search.data.J1.tolist()) & set(search.data.J2.tolist())
+
+
+@pytest.mark.parametrize(("epoch", "lr"), [(0, 0.025), (1, 0.024976321), (25, 0.013), (49, 0.001023679)])
+def test_learning_rate_anchors(epoch, lr):
+    """The original's logged rates (facts on DARTS: epoch 49 lr 1.023679e-03)."""
+    config = SearchConfig(method=Darts(), gan=None, data=DataConfig())
+    assert config.learning_rate(epoch, 50) == pytest.approx(lr, abs=5e-9)
+
+
+def test_first_loss_that_is_not_finite_is_named():
+    means = Means()
+    good, bad = torch.tensor(1.0), torch.tensor(float("nan"))
+    means.add({"classifier": good, "generator": good})
+    means.add({"classifier": good, "generator": bad})
+    means.add({"classifier": bad, "generator": bad})
+    with pytest.raises(SearchFailed, match=r"epoch 3, stage 2 \(generator\): the loss is nan"):
+        means.close(3)
+    again = Means(means.plain())
+    assert again.iterations == 3
+
+
+def test_state_round_trip_is_exact():
+    search, other = make(), make()
+    for _ in range(2):
+        search.step(*batches(search), True)
+    for player, twin in zip(
+        (search.W, search.A, *search.gan.players), (other.W, other.A, *other.gan.players), strict=True
+    ):
+        twin.load_state_dict(copy.deepcopy(player.state_dict()))
+    other.iteration = search.iteration
+    for s in (search, other):
+        s.step(*batches(s), True)
+    for player, twin in zip(
+        (search.W, search.A, *search.gan.players), (other.W, other.A, *other.gan.players), strict=True
+    ):
+        assert all(torch.equal(p, twin.params[k]) for k, p in player.params.items())

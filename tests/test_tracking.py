@@ -1,0 +1,464 @@
+"""The tracker against real MLflow stores: SQLite, a server on loopback, a closed port, a socket that never answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from PIL import Image
+
+from cluster import tracking
+
+START = 1_790_000_000.0
+POINTS = {"loss/classifier": 2.0, "val/accuracy": 0.3, "arch/entropy_normal": 1.9, "speed/images_per_s": 900.0}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("MLFLOW_"):
+            monkeypatch.delenv(name)
+    for name, value in tracking.ENVIRONMENT.items():  # restored afterwards, as the tracker itself sets them
+        monkeypatch.setenv(name, value)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
+# ------------------------------------------------------------------------------------- folders as searches write them
+
+
+def write_run(folder: Path, epochs: int, state: str = "finished", gan: str = "biggan", **record: Any) -> Path:
+    """Write what a search of so many epochs leaves; again with more epochs, it goes on. `best` is the final proxy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pictures").mkdir(exist_ok=True)
+    best = record.pop("best", None)
+    seed = int(folder.name[1:]) if folder.name[1:].isdigit() else 0
+    parameters: dict[str, Any] = {"classifier_lr": 0.01 * (seed + 1), "arch_lr": 3e-4, "gan": gan}
+    if gan != "none":
+        parameters |= {"generator_lr": 1e-3, "val_portion": 0.5}
+    lines = [
+        {"epoch": e, "phase": "search", "time": START + e} | {k: v + e for k, v in POINTS.items()}
+        for e in range(1, epochs + 1)
+    ]
+    if best is not None:
+        lines.append(
+            {"epoch": epochs, "phase": "best", "time": START + 99, "best/proxy": best, "best/proxy_error": 0.02}
+        )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.json").write_text(json.dumps({"seed": seed, "gan": {"key": gan}}))
+    (folder / "genotype.json").write_text(json.dumps({"normal": [["skip_connect", epochs]]}))
+    for epoch in range(0, epochs + 1, 3):
+        for kind in ("cells", "samples") if gan != "none" else ("cells",):
+            Image.new("RGB", (64, 32), (epoch * 9, seed * 20, 99)).save(folder / "pictures" / f"{kind}-{epoch:03d}.png")
+    fields = {
+        "format": 1,
+        "name": folder.name,
+        "title": folder.name if gan == "none" else f"{folder.name} {gan} v50",
+        "sweep": None,
+        "parameters": parameters,
+        "state": state,
+        "reason": "",
+        "command": "dasgm search quickstart",
+        "started": START,
+        "ended": None if state in ("running", "waiting") else START + 100,
+        "device": "cpu",
+        "published": "",
+    }
+    (folder / "run.json").write_text(json.dumps(fields | record))
+    return folder
+
+
+def write_sweep(folder: Path, state: str = "finished") -> Path:
+    fields = {
+        "format": 1,
+        "name": folder.name,
+        "state": state,
+        "reason": "",
+        "preset": "quickstart",
+        "dataset": "digits",
+        "seed": 0,
+        "command": "python tuning/sweep.py --num-trials 3",
+        "started": START,
+        "ended": None if state == "running" else START + 200,
+        "num_trials": 3,
+        "objective": "best/proxy",
+        "config": {"seed": 0},
+        "machine": "2 CPUs, x86_64",
+    }
+    write_run(folder / "t000", 4, gan="none", best=0.9)
+    write_run(folder / "t001", 6, best=0.95)
+    write_run(folder / "t002", 2, "stopped", reason="stopped at rung 2: 0.43 < 0.51")
+    (folder / "sweep.json").write_text(json.dumps(fields))
+    (folder / "report.html").write_text("<html>ranking</html>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite store with its schema, which takes seconds to make."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def storage(tmp_path: Path, new_store: Path) -> Path:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    shutil.copy(new_store, folder / "mlflow.db")
+    return folder
+
+
+def client_of(storage: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{storage}/mlflow.db")
+
+
+def experiment_of(client: MlflowClient) -> Experiment:
+    found = client.get_experiment_by_name("dasgm")
+    assert found is not None
+    return found
+
+
+def runs_of(client: MlflowClient) -> dict[str, Run]:
+    """All active runs by name; no two of one name."""
+    runs = client.search_runs([experiment_of(client).experiment_id])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {str(run.info.run_name): run for run in runs}
+
+
+def contents(client: MlflowClient) -> dict[str, Any]:
+    """Everything that a resend could have doubled or lost."""
+    everything = {}
+    for name, run in runs_of(client).items():
+        number = run.info.run_id
+        histories = {
+            key: [(m.value, m.timestamp, m.step) for m in client.get_metric_history(number, key)]
+            for key in run.data.metrics
+        }
+        files = sorted(file.path for path in (None, "images") for file in client.list_artifacts(number, path))
+        everything[name] = (run.info, run.data.params, run.data.tags, histories, files)
+    return json.loads(json.dumps(everything, default=lambda info: dict(info)))
+
+
+# ------------------------------------------------------------------------------------- SQLite
+
+
+def test_a_lone_search_arrives_once_and_whole(storage: Path) -> None:
+    folder = write_run(
+        storage / "quickstart-digits-s0", 7, best=0.93, title="quickstart", published="2.70 ± 0.08 (Table 2)"
+    )
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace('"loss/classifier": 5.0', '"loss/classifier": NaN, "loss/generator": Infinity')
+    (folder / "metrics.jsonl").write_text("".join(lines) + '{"epoch": 8, "phase": "sea')  # being written just now
+    link = tracking.sync(folder)
+    client = client_of(storage)
+    first = contents(client)
+    assert tracking.sync(folder) == link
+    assert contents(client) == first
+
+    (run,) = runs_of(client).values()
+    assert f"/#/experiments/{experiment_of(client).experiment_id}/runs/{run.info.run_id}?" in str(link)
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", START * 1000, (START + 100) * 1000)
+    assert run.data.tags["kind"] == "search" and run.data.tags["published"] == "2.70 ± 0.08 (Table 2)"
+    assert len(run.data.metrics) < 50 and "loss/generator" not in run.data.metrics
+    history = client.get_metric_history(run.info.run_id, "val/accuracy")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [(e, 0.3 + e, (START + e) * 1000) for e in range(1, 8)]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/classifier")] == [1, 2, 4, 5, 6, 7]
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "best/proxy")] == [(0, 0.93)]
+    images = [f.path for f in client.list_artifacts(run.info.run_id, "images")]
+    assert sorted(p.split("+timestamp")[0] for p in images if p.endswith(".png")) == [
+        f"images/{kind}+step+{step}" for kind in ("cells", "samples") for step in (0, 3, 6)
+    ]
+    config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json")).read_text())
+    assert config["gan"] == {"key": "biggan"}
+    assert (storage / "mlartifacts").is_dir() and not list(Path.cwd().iterdir())
+
+
+def test_a_sweep_is_a_parent_with_its_trials_and_a_ranked_view(storage: Path) -> None:
+    folder = write_sweep(storage / "quickstart-digits-s0")
+    link = tracking.sync(folder)
+    client = client_of(storage)
+    first = contents(client)
+    assert tracking.sync(folder) == link and contents(client) == first
+
+    runs = runs_of(client)
+    assert set(runs) == {"quickstart-digits-s0", "t000", "t001 biggan v50", "t002 biggan v50"}
+    parent = runs["quickstart-digits-s0"]
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs.values()} == {None, parent.info.run_id}
+    assert runs["t000"].data.params == {"classifier_lr": "0.01", "arch_lr": "0.0003", "gan": "none"}
+    assert set(runs["t001 biggan v50"].data.params) == {
+        "classifier_lr",
+        "arch_lr",
+        "gan",
+        "generator_lr",
+        "val_portion",
+    }
+    stopped = runs["t002 biggan v50"]
+    assert (stopped.info.status, stopped.data.tags["state"]) == ("FINISHED", "stopped")
+    assert (
+        stopped.data.tags["reason"] == "stopped at rung 2: 0.43 < 0.51"
+        and "0.43 < 0.51" in stopped.data.tags["mlflow.note.content"]
+    )
+    note = parent.data.tags["mlflow.note.content"]
+    assert (
+        note.index("t001 biggan v50 | 0.9500 ± 0.0200") < note.index("t000 | 0.9000")
+        and "python tuning/sweep.py" in note
+    )
+    assert [f.path for f in client.list_artifacts(parent.info.run_id)] == ["config.json", "report.html"]
+
+    key = str(link).partition("viewStateShareKey=")[2]
+    kind, _, blob = experiment_of(client).tags[f"mlflow.sharedViewState.{key}"].partition(";")
+    view = json.loads(zlib.decompress(base64.b64decode(blob)))
+    assert kind == "deflate" and view["orderByKey"] == "metrics.`best/proxy`" and not view["orderByAsc"]
+    assert {f"params.`{name}`" for name in ("gan", "classifier_lr", "val_portion")} < set(view["selectedColumns"])
+    ranked = client.search_runs(
+        [experiment_of(client).experiment_id], view["searchFilter"], order_by=[view["orderByKey"] + " DESC"]
+    )
+    assert [run.info.run_name for run in ranked] == ["t001 biggan v50", "t000", "t002 biggan v50"]
+
+    compared = tracking.compare([folder / "t000", folder / "t001"])
+    assert all(runs[name].info.run_id in compared for name in ("t000", "t001 biggan v50"))
+    with pytest.raises(ValueError, match="is not in MLflow yet"):
+        tracking.compare([write_run(folder / "t003", 1)])
+
+
+def test_a_run_that_goes_on_sends_what_is_new_and_is_reopened(storage: Path) -> None:
+    folder = write_run(storage / "search", 3, "interrupted")
+    client = client_of(storage)
+    tracking.sync(folder)
+    (before,) = runs_of(client).values()
+    assert before.info.status == "KILLED"
+    for state, status in (("waiting", "SCHEDULED"), ("running", "RUNNING"), ("failed", "FAILED")):
+        write_run(folder, 3, state, reason=state)
+        tracking.sync(folder)
+        assert [run.info.status for run in runs_of(client).values()] == [status]
+    write_run(folder, 8, best=0.9)
+    tracking.sync(folder)
+    (after,) = runs_of(client).values()
+    assert (after.info.run_id, after.info.status, after.data.tags["reason"]) == (before.info.run_id, "FINISHED", "")
+    assert [m.step for m in client.get_metric_history(after.info.run_id, "val/accuracy")] == list(range(1, 9))
+    assert '["skip_connect", 8]' in Path(client.download_artifacts(after.info.run_id, "genotype.json")).read_text()
+
+
+def test_epochs_done_again_and_a_sender_that_died_leave_no_double(storage: Path) -> None:
+    folder = write_run(storage / "search", 6)
+    client = client_of(storage)
+    tracking.sync(folder)
+    (run,) = runs_of(client).values()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    later = [
+        line | {"time": line["time"] + 1000} if line["epoch"] > 4 else line for line in lines
+    ]  # back to a checkpoint
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in later))
+    first = contents(client)
+    tracking.sync(folder)
+    assert contents(client) == first
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    client.delete_tag(run.info.run_id, "dasgm.sent")  # died after the files, before the tags
+    tracking.sync(folder)
+    assert contents(client) == first
+
+
+def test_a_trial_alone_joins_its_sweep_and_a_deleted_run_stays_deleted(storage: Path) -> None:
+    folder = write_sweep(storage / "it's a 50% sweep")
+    client = client_of(storage)
+    assert "/runs/" in str(tracking.sync(folder / "t001"))
+    assert set(runs_of(client)) == {"it's a 50% sweep", "t001 biggan v50"}
+    tracking.sync(folder)
+    client.delete_run(runs_of(client)["t000"].info.run_id)
+    tracking.sync(folder)
+    assert set(runs_of(client)) == {"it's a 50% sweep", "t001 biggan v50", "t002 biggan v50"}
+
+
+def test_records_of_runs_that_sweep_nothing_or_died_before_they_began(storage: Path) -> None:
+    lone = write_run(storage / "search", 1)
+    record = json.loads((lone / "run.json").read_text())
+    del record["parameters"]
+    (lone / "run.json").write_text(json.dumps(record))
+    sweep = write_sweep(storage / "sweep")
+    (sweep / "t003").mkdir()
+    (sweep / "t003" / "run.json").write_text('{"name": "t003", "state": "failed", "reason": "no picture in class 7"}')
+    for _ in range(2):
+        tracking.sync(lone)
+        tracking.sync(sweep)
+    runs = runs_of(client_of(storage))
+    assert runs["search biggan v50"].data.params == {} and len(runs) == 6
+    assert (runs["t003"].info.status, runs["t003"].data.tags["reason"]) == ("FAILED", "no picture in class 7")
+
+
+def test_only_one_process_sends_a_folder(storage: Path) -> None:
+    folder = write_run(storage / "search", 1)
+    with tracking._alone(folder), pytest.raises(ValueError, match="another process"):
+        tracking.sync(folder)
+    tracking.sync(folder)
+
+
+# ------------------------------------------------------------------------------------- the mirror and bad servers
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_mirror_follows_a_folder(storage: Path) -> None:
+    folder = storage / "search"
+    mirror = tracking.Mirror(folder, pause=0.1).start()
+    mirror.kick()  # before there is anything to send
+    for epoch in range(1, 5):
+        write_run(folder, epoch, "running")
+        began = time.perf_counter()
+        mirror.kick()
+        assert time.perf_counter() - began < 0.05
+        time.sleep(0.1)
+    write_run(folder, 5, best=0.9)
+    assert mirror.stop(30) == "" and mirror.error == ""
+    (run,) = runs_of(client_of(storage)).values()
+    assert run.info.status == "FINISHED" and run.info.run_id in str(mirror.link)
+    assert [m.step for m in client_of(storage).get_metric_history(run.info.run_id, "val/accuracy")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", ["silent", "closed"])
+def test_a_bad_server_costs_no_time_and_what_it_missed_arrives_later(
+    kind: str,
+    storage: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    uri = request.getfixturevalue(kind)
+    folder = write_run(storage / "search", 3, best=0.9)
+    mirror = tracking.Mirror(folder, uri).start()
+    mirror.kick()
+    time.sleep(0.5)
+    began = time.perf_counter()
+    complaint = mirror.stop(1)
+    assert time.perf_counter() - began < 1.5
+    assert ("no answer within 1 s" if kind == "silent" else "Connection refused") in complaint
+    assert uri in complaint and "python -m cluster.tracking" in complaint and "\n" not in complaint
+    assert capfd.readouterr() == ("", "")
+    mirror._thread.join(20)  # it holds the folder for as long as it waits for an answer
+    tracking.sync(folder)
+    (run,) = runs_of(client_of(storage)).values()
+    assert (run.info.status, run.data.metrics["best/proxy"]) == ("FINISHED", 0.9)
+
+
+def test_a_process_with_a_silent_server_ends(storage: Path, silent: str) -> None:
+    folder = write_run(storage / "search", 3)
+    code = f"from cluster.tracking import Mirror; print(Mirror({str(folder)!r}, {silent!r}).start().stop(2))"
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert time.perf_counter() - began < 10 and done.returncode == 0 and done.stderr == ""
+    assert done.stdout.count("\n") == 1 and "no answer within 2 s" in done.stdout
+
+
+def test_importing_the_tracker_does_not_import_mlflow() -> None:
+    code = "import sys, cluster.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+# ------------------------------------------------------------------------------------- the command, and a real server
+
+
+def test_the_command_prints_where_to_look(storage: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = write_sweep(storage / "sweep")
+    assert tracking.main([str(sweep), str(sweep / "t001")]) == 0
+    first, second, serve = capfd.readouterr().out.splitlines()
+    assert "http://127.0.0.1:5000/#/experiments/1/runs?workflowType" in first and "/#/experiments/1/runs/" in second
+    assert serve == f"served by: {tracking.ui_command(storage)}" and f"'sqlite:///{storage}/mlflow.db'" in serve
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments", "expected"),
+    [
+        ("", [], "it has neither run.json nor sweep.json"),
+        ('{"format": 2}', [], "run.json is not a record of format 1"),
+        ('{"form', [], "run.json is not a record of format 1"),
+        ("run", ["--uri", "nonsense://x"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_line(
+    written: str, arguments: list[str], expected: str, storage: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(storage / "search", 1)
+    (folder / "run.json").unlink() if not written else None
+    if written.startswith("{"):
+        (folder / "run.json").write_text(written)
+    assert tracking.main([str(folder), *arguments]) == 2
+    output, error = capfd.readouterr()
+    assert output == "" and error.count("\n") == 1 and expected in error
+
+
+@pytest.fixture
+def server(tmp_path: Path, new_store: Path) -> Iterator[str]:
+    """A real `mlflow server` on loopback, with all its processes gone afterwards."""
+    shutil.copy(new_store, tmp_path / "server.db")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "artifacts"),
+    ]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it calls uvicorn by name
+    environment = os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"}
+    with open(tmp_path / "server.log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                time.sleep(0.1)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_real_server_holds_the_same(server: str, storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_sweep(storage / "sweep")
+    tracking.sync(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    mirror = tracking.Mirror(folder).start()
+    assert mirror.stop(30) == ""
+    assert tracking.address(str(mirror.link), storage).startswith(f"{server}/#/experiments/1/runs?")
+    assert tracking.ui_command(storage) == ""
+    served, local = contents(MlflowClient(server)), contents(client_of(storage))
+    tracking.sync(folder)
+    assert contents(MlflowClient(server)) == served
+    for name in local:
+        for part in (1, 3):  # parameters, and metrics with their times
+            assert served[name][part] == local[name][part]
+        assert len(served[name][4]) == len(local[name][4])

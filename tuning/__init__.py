@@ -1,0 +1,1 @@
+"""Many jobs: sweeps of searches with Ray Tune and Optuna."""

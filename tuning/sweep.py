@@ -1,0 +1,311 @@
+"""A sweep of searches: Ray Tune runs them, Optuna proposes them, MLflow mirrors them. The only Tuner.
+
+python tuning/sweep.py                                         the quickstart: digits, minutes on two cores
+python tuning/sweep.py --dataset folder --data-dir PICTURES    the same on your own pictures
+python tuning/sweep.py --name NAME ...                         the same command again continues
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import job
+from cluster.search import payload
+from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, show_config
+from dasgm.config import SearchConfig, mathematics, to_json
+from dasgm.runs import FORMAT, Run, ensure_writable, read_json, write_atomic
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a sweep is, and its base configuration's settings."""
+
+    config: Any
+    num_trials: int = 4
+    """Searches in all; a larger number extends a sweep."""
+    max_concurrent: int = 0
+    """Searches at once; 0: as many as the machine or cluster has room for."""
+    workers_per_trial: int = 1
+    """Processes that share one search."""
+    gpus_per_trial: float | None = None
+    """Of all workers of a search together; by default one a worker where there are some."""
+    grace: int = 2
+    """Epochs before a search can be stopped early."""
+    space: str = ""
+    """What varies: module:function, by default rates, validation portion and GAN type."""
+    storage: Path = Path("runs")
+    """Root of everything."""
+    name: str = ""
+    """Of the sweep; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    time_budget: float | None = None
+    """Seconds after which no more is begun and what runs is stopped, to be continued."""
+    wait: float = 600.0
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    dry_run: bool = False
+    """Print the configuration and what it would cost, and start nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_trials", "workers_per_trial", "grace"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.max_concurrent < 0:
+            raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
+
+
+class Sweep:
+    """A sweep's folder, what it began with, and the run of what is left of it."""
+
+    def __init__(self, chosen: Chosen, options: Options, command: str):
+        self.base, self.options, self.command, self.preset = chosen.config, options, command, chosen.preset
+        self.dataset, self.published = chosen.dataset, chosen.published
+        self.folder = (options.storage / (options.name or chosen.name())).absolute()
+        self.cache = options.storage.absolute() / "cache"
+
+    def begin(self) -> None:
+        """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
+        asked = mathematics(self.base) | {"space": self.options.space, "grace": self.options.grace}
+        asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
+        begun = read_json(self.folder / "sweep.json")
+        for key in asked | begun.get("mathematics", {}) if begun else {}:
+            old, new = begun["mathematics"].get(key), asked.get(key)
+            if old != new:
+                raise ValueError(
+                    f"sweep {self.folder} began with {key} = {old!r}, asked is {new!r}; "
+                    "use another --name, or that value"
+                )
+        record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
+        machine = f"{os.cpu_count()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
+        self.note(
+            **record | begun,
+            **{
+                "state": "running",
+                "reason": "",
+                "ended": None,
+                "preset": self.preset,
+                "dataset": self.dataset,
+                "seed": self.base.seed,
+                "command": self.command,
+                "num_trials": self.options.num_trials,
+                "objective": "best/proxy",
+                "config": to_json(self.base),
+                "machine": machine,
+            },
+        )
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of sweep.json."""
+        path = self.folder / "sweep.json"
+        write_atomic(path, json.dumps(read_json(path) | changes, indent=1))
+
+    def describe(self, name: str, title: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Entries of a trial's run.json."""
+        return {
+            "name": name,
+            "title": title,
+            "sweep": self.folder.name,
+            "parameters": parameters,
+            "command": self.command,
+            "published": self.published,
+        }
+
+    def run(self, workers: job.Workers, slots: int) -> bool:
+        """Run what is left; whether every trial came to its end."""
+        from ray import tune
+
+        from cluster.tracking import Mirror
+        from dasgm.report import report
+        from tuning.spaces import load
+        from tuning.table import Board
+        from tuning.trials import Halving, Janitor, Proposer, open_study
+
+        epochs, options = self.base.method.epochs, self.options
+        at_once = min(slots, options.max_concurrent or slots)
+        halving = Halving(epochs, options.grace)
+        proposer = Proposer(
+            open_study(self.folder),
+            self.folder,
+            self.base,
+            load(options.space),
+            options.num_trials,
+            halving,
+            self.describe,
+        )
+        ours = tempfile.mkdtemp(prefix="dasgm-tune-")  # Ray's own notes; the run folders are the truth
+        mirror = Mirror(self.folder).start()
+        board = Board(self.folder, epochs, options.num_trials, at_once).start()
+        try:
+            left = options.num_trials - sum(t.state.is_finished() for t in proposer.study.get_trials(deepcopy=False))
+            if left > 0:
+                tune.Tuner(
+                    tune.with_resources(Trial(str(self.cache), workers), {"slot": 1}),
+                    tune_config=tune.TuneConfig(
+                        num_samples=left,
+                        max_concurrent_trials=at_once,
+                        search_alg=proposer,
+                        scheduler=halving,
+                        time_budget_s=options.time_budget,
+                        trial_dirname_creator=_dirname,
+                    ),
+                    run_config=tune.RunConfig(
+                        name="tune", storage_path=ours, verbose=0, callbacks=[Janitor(mirror.kick)]
+                    ),
+                ).fit()
+        finally:
+            board.stop()
+            shutil.rmtree(ours, ignore_errors=True)
+            trials = proposer.study.get_trials(deepcopy=False)
+            complete = len(trials) >= options.num_trials and all(t.state.is_finished() for t in trials)
+            self.note(state="finished" if complete else "interrupted", ended=time.time())
+            report(self.folder)
+            missing = mirror.stop(20)
+        self.link = mirror.link
+        if missing:
+            print(missing)
+        return complete
+
+
+class Trial:
+    """A Tune trainable: one search as a Ray Train run in its own folder."""
+
+    def __init__(self, cache: str, workers: job.Workers):
+        self.cache, self.workers, self.__name__ = cache, workers, "search"
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        from dasgm.config import from_json
+
+        folder = Path(config["folder"])
+        asked = payload(from_json(json.loads(config["config"])), folder, Path(self.cache), json.loads(config["about"]))
+        try:
+            job.launch(job.search, asked, self.workers, [TuneReportCallback()])
+        except RuntimeError as error:
+            run = Run(ensure_writable(folder))
+            if run.about.get("state") != "stopped":  # a stopped trial's workers are taken away from under it
+                run.note(**json.loads(config["about"]), state="failed", reason=str(error), ended=time.time())
+
+
+def _dirname(trial: Any) -> str:
+    return trial.trial_id
+
+
+def show(sweep: Sweep) -> None:
+    """The ranking, the best genotype, where everything lies, and what to do next."""
+    from rich.console import Console
+
+    from cluster.tracking import address, ui_command
+    from dasgm.report import ranking, read_trials
+    from tuning.table import table
+
+    trials, storage = read_trials(sweep.folder), sweep.folder.parent
+    width = None if sys.stdout.isatty() else 180
+    console = Console(highlight=False, width=width)
+    config = sweep.base
+    pixels, method = config.data.image_size, config.method
+    size = f"{sweep.dataset} {pixels}x{pixels}, {method.cells} cells of {method.channels} channels"
+    console.print(
+        table(
+            trials, config.method.epochs, f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error"
+        )
+    )
+    best = next((one for one in ranking(trials) if one.rank == 1), None)
+    if best and best.run.genotype:
+        judged = {run.info["judge"]["accuracy"]: run for run in trials if "judge" in run.info}
+        for accuracy, run in list(judged.items())[:1]:
+            synthetic, diversity = run.last("gan/synthetic_accuracy"), run.last("gan/diversity")
+            if synthetic is not None and diversity is not None:
+                print(
+                    f"synthetic images of {run.title}: {synthetic:.3f} are what their label says (the judge, a small "
+                    f"CNN trained on J_1, has {accuracy:.3f} on {run.info['judge']['measured_on']}); "
+                    f"they vary {diversity:.2f} times as much as real ones"
+                )
+        print(f"best genotype, {best.run.title}: {best.run.folder / 'genotype.json'}")
+        for kind in ("normal", "reduce"):
+            print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.run.genotype, kind)))
+    print(f"everything lies in {sweep.folder}; to continue or extend: {sweep.command}")
+    serve = ui_command(storage)
+    print("next:")
+    print(f"  open {sweep.folder / 'report.html'}")
+    if sweep.link:
+        print(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
+    print("  python tuning/sweep.py --dataset folder --data-dir YOUR_PICTURES")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; exit codes: 0 done, 1 failed, 2 the user's mistake, 130 stopped."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        chosen = choose(words, positional=False)
+    except ValueError as error:
+        fail(str(error))
+    about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {parts_help()}"
+    options = parse(flattened(Options), chosen.rest, Options(chosen.config), "tuning/sweep.py", about)
+    chosen = Chosen(chosen.preset, options.config, chosen.rest, chosen.published)
+    sweep = Sweep(chosen, options, shlex.join(["python", "tuning/sweep.py", *words]))
+    try:
+        return _run(sweep, options)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped; what is done is in {sweep.folder}. To continue: {sweep.command}")
+        return 130
+
+
+def _run(sweep: Sweep, options: Options) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if options.dry_run:
+        from dasgm.estimate import describe
+
+        show_config(sweep.base)
+        workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
+        slots = max(1, workers.slots(os.cpu_count() or 1, job.visible_gpus()))
+        print(describe(sweep.base, options.num_trials, min(slots, options.max_concurrent or slots)))
+        return 0
+    print(
+        f"sweep {sweep.folder.name}: {options.num_trials} searches, preset {sweep.preset} on {sweep.dataset}, "
+        f"in {sweep.folder}",
+        flush=True,
+    )
+    from tuning.spaces import load
+
+    load(options.space)
+    workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
+    ensure_writable(sweep.folder)
+    with Run(sweep.folder):
+        sweep.begin()
+        _look_at_data(sweep.base, workers)
+        print("starting Ray", flush=True)
+        with job.connected(workers, options.wait) as slots:
+            complete = sweep.run(workers, slots)
+    show(sweep)
+    if not complete:
+        print(f"not every search came to its end. To continue: {sweep.command}")
+        return 0 if options.time_budget else 130
+    return 0
+
+
+def _look_at_data(config: SearchConfig, workers: job.Workers) -> None:
+    """Load the data set once here, so that what is wrong with it is said before anything starts."""
+    from dasgm.loop import fits
+
+    data = config.data.load(config.data_dir, "cpu")
+    fits(config, data, workers.number)
+    for line in (data.describe(), *data.notes):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    from tuning.sweep import main as installed  # so that what is pickled names a module, not __main__
+
+    raise SystemExit(installed())

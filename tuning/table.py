@@ -1,0 +1,147 @@
+"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere. Read from the run folders."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dasgm.report import RunView, ranking, read_trials
+
+METRIC = "val/accuracy"
+
+
+def varied(run: RunView) -> str:
+    """The swept parameters, short."""
+    return "  ".join(
+        f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in run.parameters.items()
+    )
+
+
+def time_left(runs: Sequence[RunView], epochs: int, num_trials: int, at_once: int, now: float) -> float | None:
+    """Seconds until the sweep ends, or None before the first epochs say anything.
+
+    A trial not begun is expected to take the mean of those that ended (stopped ones too), else a whole one's time;
+    a running one what its own epochs say, and the rest that others took after their last epoch.
+    """
+    paces, tails, lasted, remaining = [], [], [], []
+    for run in runs:
+        times = [row["time"] for row in run.metrics if METRIC in row]
+        if len(times) > 1:
+            paces.append((times[-1] - times[0]) / (len(times) - 1))
+        if run.state == "finished" and times:
+            tails.append(run.metrics[-1]["time"] - times[-1])
+        if run.info.get("ended"):
+            lasted.append(run.info["ended"] - run.info["started"])
+    if not paces:
+        return None
+    pace, tail = sum(paces) / len(paces), sum(tails) / len(tails) if tails else sum(paces) / len(paces)
+    whole = epochs * pace + tail
+    mean = sum(lasted) / len(lasted) if lasted else whole
+    for run in runs:
+        if run.state == "running":
+            times = [row["time"] for row in run.metrics if METRIC in row]
+            since = now - (times[-1] if times else now)
+            remaining.append(max(0.0, (epochs - len(times)) * pace + tail - since))
+    begun = len([run for run in runs if run.state != "waiting"])
+    total = sum(remaining) + max(0, num_trials - begun) * mean
+    return max([total / at_once, *remaining])
+
+
+class Board:
+    """Shows a sweep's folder until `stop`. Its thread reads files and prints, nothing else."""
+
+    def __init__(self, folder: Path, epochs: int, num_trials: int, at_once: int):
+        from rich.console import Console
+
+        self.folder, self.epochs, self.num_trials, self.at_once = folder, epochs, num_trials, at_once
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.shown: dict[str, tuple[int, str]] = {}
+        self.said: dict[str, int] = {}
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True, name="board")
+
+    def start(self) -> Board:
+        self.thread.start()
+        return self
+
+    def stop(self) -> None:
+        self.over.set()
+        self.thread.join(10)
+
+    def _run(self) -> None:
+        if not self.console.is_terminal:
+            while not self.over.wait(0.5):
+                self._lines()
+            self._lines()
+            return
+        from rich.live import Live
+
+        with Live(self._table(), console=self.console, refresh_per_second=2, transient=True) as live:
+            while not self.over.wait(1):
+                live.update(self._table())
+
+    def _left(self, runs: Sequence[RunView]) -> str:
+        left = time_left(runs, self.epochs, self.num_trials, self.at_once, time.time())
+        return "" if left is None else f"about {left / 60:.1f} min left" if left >= 90 else f"about {left:.0f} s left"
+
+    def _lines(self) -> None:
+        """What is new since the last look, one line each."""
+        runs = read_trials(self.folder)
+        for run in runs:
+            self._said(run)
+            now = (run.epochs, run.state)
+            if self.shown.get(run.folder.name) == now:
+                continue
+            before = self.shown.get(run.folder.name, (0, ""))
+            self.shown[run.folder.name] = now
+            accuracy = run.last(METRIC)
+            if run.state in ("running", "waiting") and run.epochs == before[0]:
+                print(f"{run.title}: started  {varied(run)}", flush=True)
+            elif accuracy is not None or run.info.get("reason"):
+                seen = f"epoch {run.epochs}/{self.epochs}"
+                measured = (
+                    f"  {run.info.get('measured_on', 'val')} accuracy {accuracy:.3f}" if accuracy is not None else ""
+                )
+                end = "" if run.state == "running" else f"  {run.state} {run.info.get('reason', '')}"
+                print(f"{run.title}: {seen}{measured}{end}  {self._left(runs)}".rstrip(), flush=True)
+
+    def _said(self, run: RunView) -> None:
+        """What a worker says before its first epoch (warm-up, judge): a first epoch can take long."""
+        log = run.folder / "log.txt"
+        lines = log.read_text().splitlines() if log.exists() else []
+        for line in lines[self.said.get(run.folder.name, 0) :]:
+            if line.startswith(("GAN warm-up", "judge", "proxy", "checkpoint", "going on")):
+                print(f"{run.title}: {line}", flush=True)
+        self.said[run.folder.name] = len(lines)
+
+    def _table(self) -> Any:
+        runs = read_trials(self.folder)
+        return table(
+            runs, self.epochs, f"{self.folder.name}: {len(runs)} of {self.num_trials} trials begun  {self._left(runs)}"
+        )
+
+
+def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
+    """Trials ranked: what varies, epoch, accuracy, objective, state with rung and cut-off."""
+    from rich.table import Table
+
+    found = Table(
+        "rank", "trial", "what varies", "epoch", "accuracy", "proxy", "state", title=heading, title_justify="left"
+    )
+    for one in ranking(runs):
+        run, accuracy = one.run, one.run.last(METRIC)
+        rank = f"{one.rank}{' (tie)' if one.tie else ''}" if one.rank else ""
+        found.add_row(
+            rank,
+            run.title,
+            varied(run),
+            f"{run.epochs}/{epochs}",
+            "" if accuracy is None else f"{accuracy:.3f}",
+            "" if one.rank is None else f"{one.value:.3f} ± {one.error:.3f}",
+            f"{run.state} {run.info.get('reason') or ''}".strip(),
+        )
+    return found
