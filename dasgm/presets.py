@@ -77,15 +77,15 @@ PRESETS: dict[str, Preset] = {
         SearchConfig(
             method=darts.Config(epochs=6, cells=3, channels=4),
             gan=replace(SMALL_BIGGAN, channels=8, warmup=1500),
-            data=cifar10.Config(holdout=0.1, image_size=16),
+            data=cifar10.Config(holdout=0.1, image_size=16, limit=8000),
             batch_size=64,
             classifier_lr=0.05,
             arch_lr=1e-2,
             discriminator_arch_lr=1e-2,
-            proxy=ProxyConfig(epochs=2, cells=3, channels=8, batch_size=64, lr=0.05),
+            proxy=ProxyConfig(epochs=8, cells=3, channels=8, batch_size=64, lr=0.05),
             pictures_every=2,
         ),
-        "real CIFAR-10 pictures in at most half an hour on two cores: 16x16, 3 cells of 4 channels",
+        "8,000 real CIFAR-10 pictures in half an hour on two cores: 16x16, 3 cells of 4 channels",
     ),
 }
 
@@ -122,5 +122,5 @@ def with_dataset(config: SearchConfig, key: str) -> SearchConfig:
     if isinstance(config.data, kind):
         return config
     own = kind()
-    shared = ("split_seed", "split", "weight_portion", "holdout", "cutout", "image_size")
+    shared = ("split_seed", "split", "weight_portion", "holdout", "limit", "cutout", "image_size")
     return replace(config, data=replace(own, **{name: getattr(config.data, name) for name in shared}))

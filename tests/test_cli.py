@@ -156,3 +156,13 @@ def test_own_preset_names_its_parent(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"parent": "quickstart", "overrides": {"gan.generator_lr": 0.0123}}))
     assert preset(str(path)).config.gan.generator_lr == 0.0123
+
+
+def test_readmes_python_way(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 12
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    accuracy, parameters = done.stdout.strip().splitlines()[-1].split()
+    assert 0 <= float(accuracy) <= 1 and int(parameters) > 10_000

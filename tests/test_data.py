@@ -101,6 +101,15 @@ def test_every_class_gives_its_share_to_within_one(portion: float) -> None:
     assert (labels[chosen].bincount(minlength=7) - portion * labels.bincount()).abs().max() < 1
 
 
+def test_limit_draws_a_stratified_part() -> None:
+    labels = torch.arange(1000) % 10
+    parts = split(labels, DataConfig(limit=200, holdout=0.1))
+    assert [len(p) for p in parts] == [90, 90, 20]
+    together = torch.cat(parts)
+    assert len(together.unique()) == 200 and (labels[together].bincount() == 20).all()
+    assert not torch.equal(together.sort().values, torch.arange(200))
+
+
 def test_contiguous_split_is_the_original_codes() -> None:
     first, second, val = split(torch.zeros(50_000, dtype=torch.int64), DataConfig(split="contiguous"))
     assert torch.equal(first, torch.arange(25_000)) and torch.equal(second, torch.arange(25_000, 50_000))

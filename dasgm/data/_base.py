@@ -20,6 +20,7 @@ class DataConfig:
     split: Literal["stratified", "contiguous"] = "stratified"  # contiguous: the original code's, by index
     weight_portion: float = 0.5  # J_1's share of the training images, the rest is J_2
     holdout: float = 0.0  # J_val's share, set aside first
+    limit: int = 0  # use at most so many training images, a stratified draw; 0 is all
     cutout: int = 0  # side of cutout's square in pixels, 0 is off
 
     def __post_init__(self) -> None:
@@ -31,6 +32,8 @@ class DataConfig:
             raise ValueError(f"data.weight_portion is {self.weight_portion}: choose one between 0 and 1, such as 0.5")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"data.holdout is {self.holdout}: choose one from 0 to below 1, such as 0.1")
+        if self.limit < 0:
+            raise ValueError(f"data.limit is {self.limit}: choose a number of images, or 0 for all")
         if self.cutout < 0:
             raise ValueError(f"data.cutout is {self.cutout}: choose a length in pixels, or 0 for none")
 

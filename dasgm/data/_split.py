@@ -26,12 +26,14 @@ def split(labels: Tensor, config: DataConfig, held_out: Tensor | None = None) ->
     Raises ValueError if J_1 or J_2, or a J_val that was asked for, would be empty.
     """
     generator = torch.Generator().manual_seed(config.split_seed)
+    pool = torch.arange(len(labels))
+    if 0 < config.limit < len(labels):
+        pool, _ = share(labels, config.limit / len(labels), generator)
     if held_out is None:
-        held_out, rest = share(labels, config.holdout, generator)
+        chosen, others = share(labels[pool], config.holdout, generator)
+        held_out, rest = pool[chosen], pool[others]
     else:
-        kept = torch.ones(len(labels), dtype=torch.bool)
-        kept[held_out] = False
-        rest = kept.nonzero().flatten()
+        rest = pool[~torch.isin(pool, held_out)]
     if config.split == "contiguous":
         border = int(config.weight_portion * len(rest))
         first, second = rest[:border], rest[border:]
