@@ -27,8 +27,8 @@ class Preset:
 # Section 5.2 and Algorithm 1: batch 64, 50 epochs, 8 cells, 16 channels, BigGAN, everything of J_3 generated.
 DASGM_DARTS = SearchConfig(method=darts.Config(), gan=biggan.Config(), data=cifar10.Config())
 
-# Learns the digits in some 700 iterations of 16: small batches, labels that show from the start, the default operations of
-# the discriminator well ahead (measured: see BENCHMARKS.md).
+# Learns the digits in some 700 iterations of 16: small batches, labels that show from the start, the default operations
+# of the discriminator well ahead (measured: see BENCHMARKS.md).
 SMALL_BIGGAN = biggan.Config(
     channels=4,
     shared_dim=64,

@@ -38,11 +38,12 @@ class SmoothSupernet(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList(nn.Linear(48, 6) for _ in range(3))
         self.norm, self.last = nn.BatchNorm1d(6), nn.Linear(6, CLASSES)
+        self.calm = False  # without batch statistics and random draws
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         x = F.avg_pool2d(x, 4).flatten(1)
         h = sum(w * torch.tanh(op(x)) for w, op in zip(weights, self.ops, strict=True))
-        return self.last(F.dropout(self.norm(h), 0.2))
+        return self.last(h if self.calm else F.dropout(self.norm(h), 0.2))
 
 
 class SmoothGenerator(nn.Module):
@@ -52,10 +53,12 @@ class SmoothGenerator(nn.Module):
         super().__init__()
         self.embed, self.body = nn.Embedding(CLASSES, 4), nn.Linear(8, 9)
         self.norm, self.out = nn.BatchNorm1d(9), nn.Linear(9, 48)
+        self.calm = False
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        h = self.norm(self.body(torch.cat([z, self.embed(y)], 1)))
-        x = torch.tanh(self.out(torch.tanh(h + 0.1 * torch.randn_like(h)))).view(-1, 3, 4, 4)
+        h = self.body(torch.cat([z, self.embed(y)], 1))
+        h = h if self.calm else self.norm(h) + 0.1 * torch.randn_like(h)
+        x = torch.tanh(self.out(torch.tanh(h))).view(-1, 3, 4, 4)
         return x.repeat_interleave(4, 2).repeat_interleave(4, 3)
 
 
@@ -148,46 +151,57 @@ def batches(search: Search) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return data.to_classifier(data.raw(i1)).double(), data.labels[i1], data.raw(i2).double(), data.labels[i2]
 
 
-def brute_force(search: Search, x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(dL/dA, its direct part, dL/dB) by autograd through Eq. 3 and 4 written out with their graphs."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def brute_force(search: Search, *parts: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(dL/dA, its direct part, dL/dB) by autograd through Eq. 3 and 4 written out with their graphs.
+
+    Each part is a worker's batch: its losses are drawn from that rank's streams, and all are averaged.
+    """
     W, A, (G, E, B) = search.W, search.A, search.gan.players
-    stream = partial(seed_of, search.config.seed, 0, search.iteration)
     gan, data = search.gan, search.data
-    (z, yz), (z3, y3) = gan.draw(BATCH, stream("z")), gan.draw(BATCH, stream("z3"))
+
+    def average(loss: Any) -> Tensor:
+        return sum(
+            loss(partial(seed_of, search.config.seed, r, search.iteration), *p) for r, p in enumerate(parts)
+        ) / len(parts)
 
     def moved(player: Player, loss: Any) -> Any:
         place = {k: p.detach().clone().requires_grad_() for k, p in player.params.items()}
         point = player.state()
         point.params = place
-        grads = dict(zip(place, torch.autograd.grad(loss(point), place.values(), create_graph=True), strict=True))
+        total = average(lambda *a: loss(point, *a))
+        grads = dict(zip(place, torch.autograd.grad(total, place.values(), create_graph=True), strict=True))
         if player.clip:
             assert float(norm({k: g.detach() for k, g in grads.items()})) > player.clip, "clipping must be active"
         after = player.state()
         after.params = differentiable_step(player, place, grads)
         return after
 
-    def L_class(W: Any) -> Tensor:
+    def L_class(W: Any, stream: Any, x1: Tensor, y1: Tensor, *_: Tensor) -> Tensor:
         with replay(stream("class")):
             return F.cross_entropy(W(x1, A()), y1)
 
-    def L_GAN(G: Any) -> Tensor:
+    def L_GAN(G: Any, stream: Any, *_: Tensor) -> Tensor:
+        z, y = gan.draw(BATCH, stream("z"))
         with replay(stream("gan")):
-            return gan.gan.generator_loss(lambda *a: E(B(), *a), G(z, yz), yz)
+            return gan.gan.generator_loss(lambda *a: E(B(), *a), G(z, y), y)
+
+    def L_DASGM(W: Any, G: Any, stream: Any, x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
+        z, y = gan.draw(BATCH, stream("z3"))
+        n = round(search.config.val_portion * BATCH)
+        with replay(stream("dasgm")):
+            x3 = torch.cat([x2[:n], G(z[: BATCH - n], y[: BATCH - n])])
+            x3 = data.augment(data.to_classifier(x3), False)
+            return F.cross_entropy(W(x3, A()), torch.cat([y2[:n], y[: BATCH - n]]))
 
     W1, G1 = moved(W, L_class), moved(G, L_GAN)
-    with replay(stream("dasgm")):
-        n = round(search.config.val_portion * BATCH)
-        x3 = torch.cat([x2[:n], G1(z3[: BATCH - n], y3[: BATCH - n])])
-        x3 = data.augment(data.to_classifier(x3), False)
-        loss = F.cross_entropy(W1(x3, A()), torch.cat([y2[:n], y3[: BATCH - n]]))
+    loss = average(lambda *a: L_DASGM(W1, G1, *a))
     gA, gB = torch.autograd.grad(loss, [A.params["alphas"], B.params["alphas"]], retain_graph=True)
-    W2 = W1.state().moved({}, 0.0)
+    W2 = W1.moved({}, 0.0)
     W2.params = {k: p.detach() for k, p in W1.params.items()}
-    with replay(stream("dasgm")):
-        x3 = torch.cat([x2[:n], G1(z3[: BATCH - n], y3[: BATCH - n])]).detach()
-        x3 = data.augment(data.to_classifier(x3), False)
-        loss = F.cross_entropy(W2(x3, A()), torch.cat([y2[:n], y3[: BATCH - n]]))
-    (direct,) = torch.autograd.grad(loss, [A.params["alphas"]])
+    (direct,) = torch.autograd.grad(average(lambda *a: L_DASGM(W2, G1, *a)), [A.params["alphas"]])
     return gA, direct, gB
 
 
@@ -216,7 +230,7 @@ def test_step_is_differentiation_through_the_whole_iteration(iteration):
         for i in range(iteration):
             batch = batches(search)
             if i == iteration - 1:
-                truth_A, direct, truth_B = brute_force(search, *batch)
+                truth_A, direct, truth_B = brute_force(search, batch)
                 search.radius_W = search.radius_G = radius
             search.step(*batch, True)
         correction = A[-1]["alphas"] - direct

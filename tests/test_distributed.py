@@ -1,0 +1,122 @@
+"""Two real processes against one (design/algorithm, "Distributed"): gradients of W, G, E, A and B."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from dasgm.search import Search
+from test_search import BATCH, CLASSES, SIZE, batches, brute_force, float64, make, relative, spy
+
+__all__ = ["float64"]
+WORKERS, STEPS = 2, 3
+Gradients = dict[str, dict[str, Tensor]]
+
+
+def players(search: Search) -> dict[str, Any]:
+    return {"W": search.W, "A": search.A, **dict(zip("GEB", search.gan.players, strict=True))}
+
+
+def watched(search: Search) -> dict[str, list[dict[str, Tensor]]]:
+    return {name: spy(player) for name, player in players(search).items()}
+
+
+def join(rank: int, folder: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+
+
+def own_batches(rank: int, folder: str, radius: float | None) -> None:
+    """(a): each worker's own batches, noise and batch statistics."""
+    join(rank, folder)
+    search = make(hypergradient="exact")
+    search.radius_W = search.radius_G = radius
+    handed = watched(search)
+    for i in range(STEPS):
+        batch = batches(search)
+        if rank == 0 and i == STEPS - 1:
+            before = {name: player.state_dict() for name, player in players(search).items()}
+            torch.save(before | {"iteration": search.iteration}, f"{folder}/before.pt")
+        search.step(*batch, True)
+    state = {name: {k: p.detach() for k, p in player.params.items()} for name, player in players(search).items()}
+    buffers = {name: player.module.state_dict() for name, player in players(search).items()}
+    torch.save(
+        {"batch": batch, "handed": {k: v[-1] for k, v in handed.items()}, "state": state, "buffers": buffers},
+        f"{folder}/{rank}.pt",
+    )
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("radius", [None, 0.01])
+def test_workers_give_the_gradients_of_one_that_averages(tmp_path, radius):
+    mp.spawn(own_batches, (str(tmp_path), radius), nprocs=WORKERS)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORKERS))
+    assert not torch.equal(first["batch"][0], second["batch"][0])
+    for part in ("handed", "state", "buffers"):
+        for name, tensors in first[part].items():
+            assert all(torch.equal(t, second[part][name][k]) for k, t in tensors.items()), (part, name)
+    # one process, which evaluates the workers' losses one after the other: everything before the last step again
+    gA, direct, gB = truth_of_last_step(tmp_path)
+    tolerance = 1e-10 if radius is None else 1e-3
+    assert relative(first["handed"]["A"]["alphas"] - direct, gA - direct) < tolerance
+    assert relative(first["handed"]["B"]["alphas"], gB) < tolerance
+
+
+def truth_of_last_step(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Autograd through the averaged losses, from the place that the workers were at."""
+    search, place = make(hypergradient="exact"), torch.load(folder / "before.pt")
+    for name, player in players(search).items():
+        player.load_state_dict(place[name])
+    search.iteration = place["iteration"]
+    return brute_force(search, *(torch.load(folder / f"{rank}.pt")["batch"] for rank in range(WORKERS)))
+
+
+def without_draws(search: Search) -> Search:
+    """Batch statistics, dropout, layer noise and crops off: what then remains are means over samples."""
+    for player in (search.W, search.gan.G):
+        player.module.calm = True
+    search.data.crop = lambda x: x
+    search.data.flip = lambda x: x
+    return search
+
+
+def shared_batch(rank: int, folder: str) -> None:
+    """(b): half each of one batch."""
+    join(rank, folder)
+    torch.save(one_step(rank, WORKERS), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def one_step(rank: int, workers: int) -> Gradients:
+    """Gradients of a step on this worker's share of a fixed global batch."""
+    n = BATCH * WORKERS
+    generator = torch.Generator().manual_seed(4)
+    x1, x2 = (torch.randn(n, 3, SIZE, SIZE, generator=generator) for _ in range(2))
+    y1, y2, yz, y3 = (torch.randint(CLASSES, (n,), generator=generator) for _ in range(4))
+    z, z3 = (torch.randn(n, 4, generator=generator) for _ in range(2))
+    # J_3 takes the first half of x2 and of z3: of a worker its own halves, of one process all workers' first halves
+    halves = torch.arange(n).view(WORKERS, 2, BATCH // 2)
+    own = halves[rank].flatten() if workers > 1 else halves.transpose(0, 1).flatten()
+    search = without_draws(make(hypergradient="exact", val_portion=0.5, batch_size=len(own)))
+    drawn = iter([(z[own], yz[own]), (z3[own], y3[own])])
+    search.gan.draw = lambda n, seed: next(drawn)
+    handed = watched(search)
+    search.step(x1[own], y1[own], x2[own], y2[own], True)
+    return {name: found[-1] for name, found in handed.items()}
+
+
+def test_workers_with_halves_give_the_gradients_of_the_whole_batch(tmp_path):
+    mp.spawn(shared_batch, (str(tmp_path),), nprocs=WORKERS)
+    found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1)
+    for name, tensors in truth.items():
+        for k, t in tensors.items():
+            torch.testing.assert_close(
+                found[name][k], t, rtol=1e-10, atol=1e-13, msg=lambda m, n=name, k=k: f"{n}.{k}: {m}"
+            )
