@@ -54,8 +54,8 @@ def main() -> None:
     data = config.data.load(config.data_dir, device)
     method = config.method
     print(
-        f"{chosen.preset} on {data.name} {data.image_size}x{data.image_size}, batch {config.batch_size}, {method.cells} "
-        f"cells of {method.channels} channels; {hardware(device)}, {torch.get_num_threads()} thread(s)"
+        f"{chosen.preset} on {data.name} {data.image_size}x{data.image_size}, batch {config.batch_size}, "
+        f"{method.cells} cells of {method.channels} channels; {hardware(device)}, {torch.get_num_threads()} thread(s)"
     )
     before = 0.0
     for name, changes, architecture in STEPS:

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     run = Run(folder).about
     if run.get("state") == "failed":
-        fail(f"the search failed at {run['reason']}; what came before is in {folder}", 1)
+        fail(f"the search failed: {run['reason']}; what came before is in {folder}", 1)
     print(f"finished; the result page is {folder / 'report.html'}")
     return 0
 

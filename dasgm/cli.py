@@ -173,7 +173,7 @@ def _search(argv: Sequence[str]) -> int:
             say(f"stopped; everything is saved in {folder}. To continue: {command}")
             return 130
         except SearchFailed as error:
-            fail(f"the search failed at {error}; what came before is in {folder}", 1)
+            fail(f"the search failed: {error}; what came before is in {folder}", 1)
         say(_result(row, folder))
     return 0
 

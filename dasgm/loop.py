@@ -20,6 +20,7 @@ from dasgm.distributed import barrier, broadcast, rank, world_size
 from dasgm.evaluate import proxy
 from dasgm.figures import draw, sample_grid
 from dasgm.judge import Judge, judge
+from dasgm.memory import advice, is_out_of_memory
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrain import warm_up
 from dasgm.report import report as write_report
@@ -83,7 +84,7 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
         for note in (data.describe(), *data.notes):
             seams.say(note)
         try:
-            return _Loop(config, data, run, seams, stop).go()
+            return _with_advice(config, data, lambda: _Loop(config, data, run, seams, stop).go())
         except SearchFailed as error:
             if rank() == 0:
                 run.note(state="failed", reason=str(error), ended=time.time())
@@ -93,6 +94,17 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
             run.note(state="interrupted", reason="stopped on request", ended=time.time())
             write_report(folder)
             raise
+
+
+def _with_advice(config: SearchConfig, data: Any, go: Callable[[], Row]) -> Row:
+    """What `go` gives; out of memory becomes one line that says what would fit."""
+    try:
+        return go()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside the handler, whose traceback holds on to the network
+    raise SearchFailed(advice(config, data))
 
 
 def _begin(stack: ExitStack, run: Run, config: SearchConfig, about: Row, data_digest: str) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor, nn
+from test_search import BATCH, CLASSES, SIZE, batches, brute_force, float64, make, relative, spy
+from torch import Tensor
 
 from dasgm.search import Search
-from test_search import BATCH, CLASSES, SIZE, batches, brute_force, float64, make, relative, spy
 
 __all__ = ["float64"]
 WORKERS, STEPS = 2, 3

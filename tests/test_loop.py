@@ -173,3 +173,33 @@ def test_nan_is_named_and_ends_the_run_as_failed(storage):
     assert "epoch 1, stage " in err and "Traceback" not in err
     about = Run(storage / "run").about
     assert about["state"] == "failed" and "stage" in about["reason"]
+
+
+def test_out_of_memory_is_one_line_that_says_what_fits(tmp_path):
+    """For real: the process may take 400 MB more than it has when the search begins."""
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from dasgm import judge, loop, report, search
+from dasgm.config import override
+from dasgm.presets import preset
+config = override(preset("quickstart").config, {"gan": "none", "batch_size": 512, "method.channels": 32})
+search.Search(override(config, {"batch_size": 2, "method.channels": 2}), config.data.load(None)).iterate()
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 400 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    loop.main(config, Path(sys.argv[1]))
+except search.SearchFailed as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    said = done.stdout.strip().splitlines()[-1]
+    assert said.startswith("out of memory: batch 512, 3 cells and 32 channels do not fit; batch "), done.stderr[-2000:]
+    assert "--batch-size" in said and Run(tmp_path / "run").about["state"] == "failed"

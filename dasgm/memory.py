@@ -1,0 +1,59 @@
+"""Out of memory, said in one line: what was asked, and what fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dasgm.config import SearchConfig, override
+from dasgm.search import Search
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the GPU, or of the machine (where oneDNN only says that it could not create what it needs)."""
+    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def advice(config: SearchConfig, data: Any) -> str:
+    """Names the batch, cells and channels that did not fit, and the first smaller ones that do.
+
+    Takes a real iteration with half the batch, a quarter, ..., then with half the channels; on one device.
+    """
+    asked = f"batch {config.batch_size}, {config.method.cells} cells and {config.method.channels} channels do not fit"
+    for smaller in _smaller(config):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if _fits(smaller, data):
+            method = smaller.method
+            return (
+                f"out of memory: {asked}; batch {smaller.batch_size}, {method.cells} cells and {method.channels} "
+                f"channels do: --batch-size {smaller.batch_size} --method.channels {method.channels}"
+            )
+    return f"out of memory: {asked}, nor does anything smaller; free the device or choose another"
+
+
+def _smaller(config: SearchConfig) -> Any:
+    batch = config.batch_size // 2
+    while batch >= 2:
+        yield replace(config, batch_size=batch)
+        batch //= 2
+    channels = config.method.channels // 4 * 2
+    while channels >= 2:
+        yield override(replace(config, batch_size=2), {"method.channels": channels})
+        channels = channels // 4 * 2
+
+
+def _fits(config: SearchConfig, data: Any) -> bool:
+    try:
+        search = Search(config, data)
+        search.schedule()
+        search.left = max(1, search.stage.epochs - search.stage.arch_start_epoch)
+        search.iterate()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
