@@ -45,6 +45,7 @@ def estimate(config: SearchConfig) -> Estimate:
         ValueError: input that the search itself would refuse.
     """
     device = device_of(config.device)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     data = config.data.load(config.data_dir, device)
     fits(config, data, 1)
     search = Search(config, data)
