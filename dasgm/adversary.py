@@ -81,7 +81,7 @@ class Adversary:
                 z, y_fake = self.draw(len(real), seed_of(seed, "z", turn))
                 with replay(seed, "G", turn), torch.no_grad():
                     fake = G.fixed(z, y_fake)
-            for i, loss_of in enumerate(self.gan.discriminator_losses(G.steps - 1)):
+            for i, loss_of in enumerate(self.gan.discriminator_losses((G.steps - 1) * self.steps_of_E + turn)):
                 with replay(seed, turn, i):
                     loss = loss_of(lambda *a: E.live(B.fixed(), *a), real, y, fake, y_fake)
                 E.step(*grad(loss, E))

@@ -25,6 +25,10 @@ Tensors = dict[str, Tensor]
 Response = Callable[[Tensors], Tensors]
 
 
+class NotFinite(ArithmeticError):
+    """A number that must be finite is not."""
+
+
 def seed_of(*parts: object) -> int:
     """A 63-bit seed from (seed, rank, iteration, name of the stream): streams need no state, so a resume is exact."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
@@ -81,12 +85,14 @@ class _Slots:
 
     def __init__(self, module: nn.Module):
         self.module = module
-        self.params = self._find(module.named_parameters(remove_duplicate=True), "_parameters")
-        self.buffers = self._find(module.named_buffers(remove_duplicate=True), "_buffers")
+        self.params = self._find(module.named_parameters(remove_duplicate=False), "_parameters")
+        self.buffers = self._find(module.named_buffers(remove_duplicate=False), "_buffers")
 
     def _find(self, named: Any, where: str) -> dict[str, tuple[dict[str, Any], str]]:
-        slots = {}
-        for name, _ in named:  # a tensor shared by two modules would be swapped in one of them only
+        slots, seen = {}, set()
+        for name, tensor in named:
+            assert id(tensor) not in seen, f"{name} is shared by two modules: a pure call would swap one of them only"
+            seen.add(id(tensor))
             owner, _, leaf = name.rpartition(".")
             slots[name] = (getattr(self.module.get_submodule(owner), where), leaf)
         return slots
@@ -131,7 +137,7 @@ class Player(Point):
         inner: str = "taken",
         frozen: bool = False,
     ):
-        super().__init__(_Slots(module.train()), {}, {})
+        self._slots = _Slots(module.train())
         self.module, self.clip, self.regularise, self.average_decay = module, clip, regularise, average_decay
         self.inner, self.frozen, self.steps = inner, frozen, 0
         self.params = self._slots.read(self._slots.params)
@@ -141,13 +147,9 @@ class Player(Point):
         self.mean = {k: p.detach().clone() for k, p in self.params.items()} if average_decay else None
 
     @property
-    def buffers(self) -> Tensors:
+    def buffers(self) -> Tensors:  # type: ignore[override]
         """The module's buffers as they stand now (a forward may replace them)."""
         return self._slots.read(self._slots.buffers)
-
-    @buffers.setter
-    def buffers(self, _: Tensors) -> None:
-        pass  # they live in the module
 
     @property
     def trainable(self) -> Tensors:
@@ -170,7 +172,7 @@ class Player(Point):
 
     def averaged(self) -> Point:
         """The place of the moving average of the parameters (its own buffers)."""
-        return Point(self._slots, self.mean or self.params, self.buffers) if self.mean else self.state()
+        return Point(self._slots, self.mean, self.buffers) if self.mean else self.state()
 
     @property
     def lr(self) -> float:
@@ -197,11 +199,7 @@ class Player(Point):
         handed = add(clipped, self.regularise(self.params)) if self.regularise else clipped
         for name, p in self.params.items():
             p.grad = handed[name].clone() if name in handed else None
-        if self.inner == "sgd":
-            diagonal = {k: torch.full_like(g, -self.lr) for k, g in grads.items()}
-            self.optimizer.step()
-        else:
-            diagonal = _diagonal(self.optimizer, self.params, grads)
+        diagonal = _take(self.optimizer, self.params, grads)
         for p in self.params.values():
             p.grad = None
         self.steps += 1
@@ -211,8 +209,10 @@ class Player(Point):
         def response(v: Tensors) -> Tensors:
             if not v:
                 return {}
-            Dv = {k: d * v[k] for k, d in diagonal.items()}
-            if scale == 1.0 or self.inner == "sgd":
+            if self.inner == "sgd":
+                return {k: -self.lr * t for k, t in v.items()}
+            Dv = {k: d * v[k] for k, d in diagonal().items()}
+            if scale == 1.0:
                 return Dv
             along = torch.stack([(grads[k] * t).sum() for k, t in Dv.items()]).sum()
             shrink = along / (total * (total + 1e-6))
@@ -234,10 +234,12 @@ class Player(Point):
         return {"module": self.module.state_dict(), "optimizer": optimizer, "steps": self.steps, "mean": self.mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken."""
+        """Go back to where `state_dict` was taken; the learning rate, which is no state, stays as it is."""
         self.module.load_state_dict(state["module"])
         if self.optimizer and state["optimizer"]:
+            lr = self.lr
             self.optimizer.load_state_dict(state["optimizer"])
+            self.lr = lr
         self.steps = state["steps"]
         if self.mean is not None and state["mean"] is not None:
             for k, t in state["mean"].items():
@@ -267,31 +269,35 @@ def nobody() -> Player:
     return Player(nn.Module())
 
 
-def _diagonal(optimizer: torch.optim.Optimizer, params: Tensors, grads: Tensors) -> Tensors:
-    """Take the step; return d new parameter / d what the optimiser is handed, entry by entry."""
+def _take(optimizer: torch.optim.Optimizer, params: Tensors, grads: Tensors) -> Callable[[], Tensors]:
+    """Take the step; return what computes d new parameter / d what the optimiser was handed, entry by entry."""
     (group,) = optimizer.param_groups
     lr = group["lr"]
     if isinstance(optimizer, torch.optim.SGD):
         # momentum and weight decay add to the step what does not depend on this gradient
         assert not group["nesterov"] and not group["dampening"]
         optimizer.step()
-        return {k: torch.full_like(g, -lr) for k, g in grads.items()}
+        return lambda: {k: torch.full_like(g, -lr) for k, g in grads.items()}
     assert isinstance(optimizer, torch.optim.Adam) and not group["amsgrad"]
     (b1, b2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
     sign = -1.0 if group["maximize"] else 1.0
     handed = {k: sign * _grad_of(params[k]) + decay * params[k] for k in grads}
     optimizer.step()
-    diagonal = {}
-    for k, h in handed.items():
-        moments = optimizer.state[params[k]]
-        t = int(moments["step"])
-        bc1, bc2 = 1 - b1**t, 1 - b2**t
-        s, mean = (moments["exp_avg_sq"] / bc2).sqrt(), moments["exp_avg"] / bc1
-        d = -sign * lr * ((1 - b1) / (bc1 * (s + eps)) - mean * (1 - b2) * h / (bc2 * s * (s + eps) ** 2))
-        # where g is 0 (classes absent from the batch) the gradient is identically 0: nothing to answer to;
-        # where its square underflows the formula is 0/0
-        diagonal[k] = torch.where((grads[k] == 0) | (s == 0), 0.0, d)
-    return diagonal
+
+    def adam() -> Tensors:
+        diagonal = {}
+        for k, h in handed.items():
+            moments = optimizer.state[params[k]]
+            t = int(moments["step"])
+            bc1, bc2 = 1 - b1**t, 1 - b2**t
+            s, mean = (moments["exp_avg_sq"] / bc2).sqrt(), moments["exp_avg"] / bc1
+            d = -sign * lr * ((1 - b1) / (bc1 * (s + eps)) - mean * (1 - b2) * h / (bc2 * s * (s + eps) ** 2))
+            # where g is 0 (classes absent from the batch) the gradient is identically 0: nothing to answer to;
+            # where its square underflows the formula is 0/0
+            diagonal[k] = torch.where((grads[k] == 0) | (s == 0), 0.0, d)
+        return diagonal
+
+    return adam
 
 
 def _grad_of(p: Tensor) -> Tensor:
@@ -334,7 +340,7 @@ def mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors, 
     if size == 0.0:
         return {}
     if not math.isfinite(size):
-        raise FloatingPointError("the direction of a mixed derivative is not finite")
+        raise NotFinite("the direction of a mixed derivative is not finite")
     if radius is None:
         return _exact_mixed_vjp(f, x, y, p)
     eps = radius / size
@@ -346,7 +352,10 @@ def mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors, 
 
 
 def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors) -> Tensors:
-    """Double backward at a copy of x: the graph of x's own step did not survive that step."""
+    """Double backward at a copy of x: the graph of x's own step did not survive that step.
+
+    For B this passes through G too: the same value as the JVP of G and a double backward of E alone, at more cost.
+    """
     copy = {k: t.detach().clone().requires_grad_(k in p) for k, t in x.params.items()}
     wanted = {k: copy[k] for k in p}
     (gx,) = _grad(f(Point(x._slots, copy, x.buffers), y), [wanted], create_graph=True)

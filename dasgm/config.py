@@ -70,6 +70,7 @@ class SearchConfig:
     classifier_momentum: float = 0.9
     classifier_weight_decay: float = 3e-4
     classifier_clip: float = 5.0
+    """Bound on the norm of the gradient; 0 is none."""
     arch_lr: float = 3e-4
     arch_weight_decay: float = 1e-3
     discriminator_arch_lr: float = 3e-4
@@ -96,17 +97,25 @@ class SearchConfig:
             batch_size=(2, None),
             classifier_lr=(0, None),
             classifier_lr_min=(0, None),
+            classifier_momentum=(0, 1),
+            classifier_weight_decay=(0, None),
             classifier_clip=(0, None),
             arch_lr=(0, None),
+            arch_weight_decay=(0, None),
             discriminator_arch_lr=(0, None),
             discriminator_steps=(1, None),
             checkpoints=(1, None),
             pictures_every=(1, None),
         )
+        if self.threads is not None:
+            _check(self, threads=(1, None))
         if self.device not in ("auto", "cpu", "cuda", "mps") and not self.device.startswith("cuda:"):
             raise ValueError(f"device {self.device!r}: expected auto, cpu, cuda or mps")
-        if self.gan is None and self.val_portion != 1.0:
-            object.__setattr__(self, "val_portion", 1.0)  # without a GAN J_3 is J_2
+
+    @property
+    def real_portion(self) -> float:
+        """Share of J_3 that is real: `val_portion`, and all of it without a GAN."""
+        return self.val_portion if self.gan is not None else 1.0
 
     @property
     def searches_discriminator(self) -> bool:
@@ -115,7 +124,7 @@ class SearchConfig:
 
     def learning_rate(self, epoch: int, epochs: int) -> float:
         """Classifier's rate in `epoch` (from 0) of `epochs`: cosine, constant within an epoch (as the originals')."""
-        low, high = self.classifier_lr_min, self.classifier_lr
+        low, high = min(self.classifier_lr_min, self.classifier_lr), self.classifier_lr
         return low + (high - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
@@ -158,7 +167,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: an unknown path (the nearest is named) or a value of the wrong type.
     """
-    for path, value in sorted(changes.items(), key=lambda item: item[0].count(".")):
+    for path, value in sorted(changes.items(), key=lambda item: (item[0].count("."), item[0] not in PARTS)):
         config = _override(config, path.split("."), value, path)
     return config
 

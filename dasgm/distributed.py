@@ -49,7 +49,7 @@ def average(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over the workers, in place: one message per dtype."""
     if not tensors or world_size() == 1:
         return
-    for dtype in {t.dtype for t in tensors}:
+    for dtype in dict.fromkeys(t.dtype for t in tensors):  # the same order on every worker
         some = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.reshape(-1) for t in some])
         dist.all_reduce(flat)

@@ -89,13 +89,19 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
             write_atomic(path, buffer.getvalue())
     held_out, measured_on = (data.Jval, "J_val") if len(data.Jval) else (data.J2, "J_2")
     network.eval()
-    some = data.J2[: min(len(data.J2), 1000)]
+    some = _some(data.J2, 1000)
     real_distance = within_class_distance(data.raw(some), data.labels[some])
     with torch.no_grad():
         right = [
-            network(data.to_classifier(data.raw(i))).argmax(1) == data.labels[i] for i in held_out[:5000].split(500)
+            network(data.to_classifier(data.raw(i))).argmax(1) == data.labels[i]
+            for i in _some(held_out, 5000).split(500)
         ]
     return Judge(network, torch.cat(right).float().mean().item(), measured_on, real_distance)
+
+
+def _some(indices: Tensor, n: int) -> Tensor:
+    """At most n of the indices, drawn alike each time: a data set may be sorted by class."""
+    return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:n]]
 
 
 def _train(network: JudgeNetwork, data: Data) -> None:

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from dasgm.adversary import Adversary, sample
-from dasgm.bilevel import replay, seed_of
+from dasgm.bilevel import NotFinite, replay, seed_of
 from dasgm.config import SearchConfig
-from dasgm.distributed import barrier, broadcast, rank, world_size
+from dasgm.distributed import alone, barrier, broadcast, rank, world_size
 from dasgm.evaluate import proxy
 from dasgm.figures import draw, sample_grid
+from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, judge
 from dasgm.memory import advice, is_out_of_memory
+from dasgm.networks.network import Network
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrain import warm_up
 from dasgm.report import report as write_report
@@ -75,11 +77,13 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
     if rank() != 0:
         seams.say = lambda line: None
     device = device_of(config.device)
-    data = config.data.load(config.data_dir, device)
+    loaded: list[Any] = []
+    _together(lambda: loaded.append(config.data.load(config.data_dir, device)))  # first rank 0: it may download
+    data = loaded[0] if loaded else config.data.load(config.data_dir, device)
     fits(config, data, world_size())
     run = Run(folder)
     with ExitStack() as stack:
-        stop = stack.enter_context(_stopping(seams.stoppable))
+        stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
         _together(lambda: _begin(stack, run, config, _about(config, device) | seams.about, data.digest))
         for note in (data.describe(), *data.notes):
             seams.say(note)
@@ -104,7 +108,11 @@ def _with_advice(config: SearchConfig, data: Any, go: Callable[[], Row]) -> Row:
         if not is_out_of_memory(error):
             raise
     # outside the handler, whose traceback holds on to the network
-    raise SearchFailed(advice(config, data))
+    with alone():
+        line = advice(config, data)
+    if world_size() > 1:
+        raise RuntimeError(line)  # this worker has to die, or the others wait for it
+    raise SearchFailed(line)
 
 
 def _begin(stack: ExitStack, run: Run, config: SearchConfig, about: Row, data_digest: str) -> None:
@@ -140,13 +148,20 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
         )
     with torch.device("meta"):
         Supernet(config.method.first(), len(data.classes))
+        if config.proxy.epochs:
+            Network(KNOWN["DARTS_V2"], config.proxy.channels, config.proxy.cells, len(data.classes))
+    if config.proxy.epochs and config.proxy.batch_size * workers > len(data.J1):
+        raise ValueError(
+            f"proxy.batch-size {config.proxy.batch_size} on {workers} worker(s) is more than the {len(data.J1)} images "
+            "of J_1; choose a smaller --proxy.batch-size"
+        )
     if config.gan is not None:
         with replay("never drawn from"):
             config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
 
 
 @contextmanager
-def _stopping(stoppable: bool) -> Iterator[list[int]]:
+def _stopping(stoppable: bool, say: Callable[[str], None]) -> Iterator[list[int]]:
     """A list that the first Ctrl-C or SIGTERM fills; the second one ends the process at once."""
     asked: list[int] = []
     if not stoppable:
@@ -155,6 +170,7 @@ def _stopping(stoppable: bool) -> Iterator[list[int]]:
 
     def ask(number: int, _: Any) -> None:
         asked.append(number)
+        say("stopping after this step; once more ends at once")
         for s in (signal.SIGINT, signal.SIGTERM):
             signal.signal(s, signal.SIG_DFL)
 
@@ -172,6 +188,7 @@ class _Loop:
         self.cache = seams.cache or run.folder.parent / "cache"
         self.epoch, self.best = 0, -1.0  # epochs over all stages
         self.means = Means()
+        self.spent = 0.0  # device seconds of an epoch cut short
         self.warmup_seconds = 0.0
         self.judge: Judge | None = None
 
@@ -185,15 +202,18 @@ class _Loop:
             self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
         if state:
             self._restore(state)
+            if finished := self._finished():
+                self.run_note(state="finished", reason="", ended=finished["time"])
+                if rank() == 0 and not (self.run.folder / "report.html").exists():
+                    write_report(self.run.folder)
+                return finished
+            self._go_on()
         else:
             if rank() == 0:
                 self.run.cut(-1)
-            self.warmup_seconds = warm_up(search, self.cache, self.seams.say)
+            self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
+            search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
-        finished = self._finished()
-        if finished:
-            self.run_note(state="finished", ended=time.time())
-            return finished
         while True:
             while search.left > 0:
                 self._epoch()
@@ -208,7 +228,8 @@ class _Loop:
 
     def _threads(self, state: Any) -> None:
         """Sums depend on the number of threads: a run goes on with those it began with."""
-        threads = state["threads"] if state else self.config.threads or torch.get_num_threads()
+        begun = broadcast(self.run.about.get("threads") if rank() == 0 else None)
+        threads = begun or self.config.threads or torch.get_num_threads()
         torch.set_num_threads(threads)
         self.run_note(threads=threads)
 
@@ -216,13 +237,19 @@ class _Loop:
         self.search.load_state_dict(state["search"])
         self.epoch, self.best, self.means = state["epoch"], state["best"], Means(state["means"])
         self.warmup_seconds = state["warmup_seconds"]
+        self.spent = state["spent"]
+
+    def _go_on(self) -> None:
         if rank() == 0:
-            unchanged = self.search.left <= 0
-            if not unchanged:
-                self.run.cut(self.epoch)
-                where = f", iteration {self.means.iterations}" if self.means.iterations else ""
-                self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
+            self.run.cut(self.epoch)
         barrier()
+        where = f", iteration {self.means.iterations}" if self.means.iterations else ""
+        self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}, on {world_size()} worker(s)")
+
+    def _give_way(self) -> None:
+        """Between two steps of what is not checkpointed: begun anew when the run goes on."""
+        if self.stop:
+            raise Interrupted
 
     def _finished(self) -> Row | None:
         rows = broadcast(self.run.rows() if rank() == 0 else None)
@@ -238,19 +265,24 @@ class _Loop:
             self.seams.watch(epoch, epochs, i, search.batches)
             try:
                 self.means.add(search.iterate())
-            except FloatingPointError as error:
+            except NotFinite as error:
+                self.means.add(search.losses())
+                self.means.close(epoch)  # names the stage, if a loss is not finite either
                 raise SearchFailed(f"epoch {epoch}, stage 3 or 4 (mixed derivative): {error}") from None
             if self.stop and i + 1 < search.batches:
+                self.spent += time.monotonic() - begun
                 self._save(False)
                 raise Interrupted
         row: Row = {"epoch": epoch, "phase": f"search {search.stage.index + 1}", "time": time.time()}
         row |= self.means.close(epoch)
+        if not all(p.isfinite().all() for p in search.A.params.values()):
+            raise SearchFailed(f"epoch {epoch}, stage 3 (architecture): its parameters are not finite")
         row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
         row |= architecture_metrics(search.relaxation(), search.genotype())
-        seconds = time.monotonic() - begun
-        images = (search.batches - before) * self.config.batch_size * world_size()
+        seconds = self.spent + time.monotonic() - begun
+        images = search.batches * self.config.batch_size * world_size()
         row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds}
-        self.epoch, self.means = epoch, Means()
+        self.epoch, self.means, self.spent = epoch, Means(), 0.0
         search.left -= 1
         row |= self._record(epoch)
         better, self.best = row["val/accuracy"] > self.best, max(self.best, row["val/accuracy"])
@@ -318,6 +350,7 @@ class _Loop:
             "means": self.means.plain(),
             "threads": torch.get_num_threads(),
             "warmup_seconds": self.warmup_seconds,
+            "spent": self.spent,
         }
         self.run.save(state, self.search.iteration, self.config.checkpoints, better)
 
@@ -328,7 +361,9 @@ class _Loop:
         begun = time.monotonic()
         if config.proxy.epochs:
             self.seams.say(f"proxy: training the found network from scratch, {config.proxy.epochs} epochs on J_1")
-            row["best/proxy"], row["best/proxy_error"] = proxy(genotype, self.data, config.proxy, config.seed)
+            row["best/proxy"], row["best/proxy_error"] = proxy(
+                genotype, self.data, config.proxy, config.seed, self._give_way
+            )
         hours = world_size() / 3600
         row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
         rows = broadcast(self.run.rows() if rank() == 0 else None)

@@ -23,6 +23,8 @@ def advice(config: SearchConfig, data: Any) -> str:
     Takes a real iteration with half the batch, a quarter, ..., then with half the channels; on one device.
     """
     asked = f"batch {config.batch_size}, {config.method.cells} cells and {config.method.channels} channels do not fit"
+    if _fits(config, data):
+        return "out of memory beside the search's own step (pictures, judge, warm-up or proxy); free the device"
     for smaller in _smaller(config):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

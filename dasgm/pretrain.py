@@ -15,16 +15,19 @@ from dasgm.bilevel import replay, seed_of
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
 from dasgm.runs import exclusive, write_atomic
+from dasgm.search import SearchFailed
 
 if TYPE_CHECKING:
     from dasgm.search import Search
 
 
-def warm_up(search: Search, cache: Path, say: Callable[[str], None] = print) -> float:
+def warm_up(
+    search: Search, cache: Path, say: Callable[[str], None] = print, give_way: Callable[[], None] = lambda: None
+) -> float:
     """Train G and E for `gan.warmup` iterations on J_2, or take them from `cache`.
 
     One warm-up serves every search with the same GAN, data and seed: one process trains it, others wait.
-    Returns the device seconds that it cost.
+    Returns the device seconds that it cost. `give_way` is called between steps.
     """
     config = search.config
     if config.gan is None or not config.gan.warmup:
@@ -34,7 +37,9 @@ def warm_up(search: Search, cache: Path, say: Callable[[str], None] = print) -> 
     with exclusive(cache / f"{name}.lock"), alone():
         if not path.exists():
             say(f"GAN warm-up: {config.gan.warmup} iterations on J_2, once for all searches with this GAN")
-            seconds = _train(search, say)
+            seconds = _train(search, say, give_way)
+            if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
+                raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
             state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
             buffer = io.BytesIO()
             torch.save(state, buffer)
@@ -56,12 +61,13 @@ def _key(config: SearchConfig, search: Search) -> str:
     return digest([relevant, search.data.digest, search.data.J2.tolist(), searched])
 
 
-def _train(search: Search, say: Callable[[str], None]) -> float:
+def _train(search: Search, say: Callable[[str], None], give_way: Callable[[], None]) -> float:
     config, data, gan = search.config, search.data, search.gan
     assert config.gan is not None
-    (G, E, _), begun, told = gan.players, time.monotonic(), time.monotonic()
-    G.lr, E.lr = config.gan.warmup_lr, config.gan.discriminator_lr
+    G, begun, told = gan.players[0], time.monotonic(), time.monotonic()
+    lr, G.lr = G.lr, config.gan.warmup_lr
     for i in range(config.gan.warmup):
+        give_way()
         stream: Any = ("warm-up", config.seed, i)
         j = search.batch(data.J2, "warm-up", i, min(config.gan.warmup_batch_size, len(data.J2)))
         with replay(*stream, "augment"):
@@ -72,4 +78,7 @@ def _train(search: Search, say: Callable[[str], None]) -> float:
         if time.monotonic() - told > 10:
             told = time.monotonic()
             say(f"GAN warm-up: iteration {i + 1} of {config.gan.warmup}")
+    G.lr = lr
+    if data.images.is_cuda:
+        torch.cuda.synchronize()
     return time.monotonic() - begun

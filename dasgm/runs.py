@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dasgm.config import SearchConfig, digest, mathematics, to_json
 
@@ -27,7 +27,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write under a temporary name in the same folder, then rename: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -93,6 +96,17 @@ def hardware(device: str) -> str:
     return f"{device} ({names[0] if names else platform.processor() or platform.machine()})"
 
 
+def _take(lock: IO[str]) -> bool:
+    """Take the lock, which the kernel lets go when its holder dies; who only looks (`Run.busy`) is waited for."""
+    for _ in range(20):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(0.05)
+    return False
+
+
 class Locked(ValueError):
     """Another process works on the run."""
 
@@ -112,9 +126,7 @@ class Run:
     def __enter__(self) -> Run:
         ensure_writable(self.folder)
         self._lock = lock = open(self.folder / "lock", "a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go when its holder dies
-        except OSError:
+        if not _take(lock):
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
@@ -152,8 +164,9 @@ class Run:
         return read_json(self.folder / "run.json")
 
     def note(self, **changes: Any) -> None:
-        """Change entries of run.json."""
-        write_atomic(self.folder / "run.json", json.dumps(self.about | changes, indent=1))
+        """Change entries of run.json; a sweep and its worker may both."""
+        with exclusive(self.folder / "run.json.lock"):
+            write_atomic(self.folder / "run.json", json.dumps(self.about | changes, indent=1))
 
     def begin(self, config: SearchConfig, about: dict[str, Any], data_digest: str) -> None:
         """Write down what is asked, or compare it with what this folder began with.
@@ -167,12 +180,14 @@ class Run:
             differing = [k for k in asked | begun["mathematics"] if asked.get(k) != begun["mathematics"].get(k)]
             if differing:
                 k = differing[0]
+                if k == "data":
+                    raise ValueError(f"run {self.folder} began with other images of this data set; use another --name")
                 raise ValueError(
                     f"run {self.folder} began with {k} = {begun['mathematics'].get(k)!r}, asked is {asked.get(k)!r}; "
                     "use another --name, or that value"
                 )
         else:
-            begun = {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
+            begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
         fresh = {"state": "running", "reason": "", "ended": None} | who_am_i()
         write_atomic(self.folder / "config.json", json.dumps(to_json(config), indent=1))
         write_atomic(self.folder / "run.json", json.dumps(begun | about | fresh, indent=1))
@@ -197,7 +212,7 @@ class Run:
             kept = [r for r in read_lines(path) if r.get("epoch", 0) <= epoch and r.get("phase") != "best"]
             write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
         for picture in (self.folder / "pictures").glob("*-*.png"):
-            if picture.stem.rpartition("-")[2] > f"{epoch:03d}":
+            if int(picture.stem.rpartition("-")[2]) > epoch:
                 picture.unlink()
 
     def picture(self, kind: str, epoch: int) -> Path:
@@ -233,10 +248,12 @@ class Run:
         """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken."""
         import torch
 
+        for left_over in (self.folder / "checkpoints").glob(".*.tmp"):
+            left_over.unlink()
         for path in reversed(self.checkpoints()):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:8] == path.stem.rpartition("-")[2]:
-                state = torch.load(io.BytesIO(content), weights_only=True)
+                state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
                 if state.get("format") != FORMAT:
                     raise ValueError(f"checkpoint {path}: format {state.get('format')}, expected {FORMAT}")
                 return state

@@ -111,6 +111,7 @@ class Search:
                 return F.cross_entropy(W(x3, A()), labels)
 
         taken: dict[str, Tensor | None] = {}
+        self.taken = taken  # seen from outside where the iteration does not come to its end
         taken["classifier"] = loss = L_class(W.live, A.fixed)
         response_W = W.step(*grad(loss, W))  # Eq. 3
         x, response_G, taken["generator"] = gan.generator_step(z, yz, stream("gan"))  # Eq. 4
@@ -123,11 +124,15 @@ class Search:
             A.step(gA)
             B.step(gB)
             taken["grad/B"] = norm(gB) if gB else None
-        return {name: value.detach() for name, value in taken.items() if value is not None}
+        return self.losses()
+
+    def losses(self) -> Tensors:
+        """Of the stages that the last iteration took."""
+        return {name: value.detach() for name, value in self.taken.items() if value is not None}
 
     def compose(self, G: Any, z: Tensor | None, y: Tensor | None, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
         """J_3: round(val_portion * b) real images, the rest of the b generated; augmented alike, never cut out."""
-        real = round(self.config.val_portion * len(x2))
+        real = round(self.config.real_portion * len(x2))
         x, labels = x2[:real], y2[:real]
         if real < len(x2):
             assert z is not None and y is not None
@@ -169,10 +174,8 @@ class Search:
 
     def schedule(self) -> None:
         """Write what depends on the epoch: a pure function of it, so nothing is to be restored."""
-        config, (G, E, _) = self.config, self.gan.players
+        config = self.config
         self.W.lr = config.learning_rate(self.epoch, self.stage.epochs)
-        if config.gan is not None:
-            G.lr, E.lr = config.gan.generator_lr, config.gan.discriminator_lr
         self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
 
     def relaxation(self) -> Relaxation:
@@ -191,12 +194,13 @@ class Search:
     def accuracy(self, J: Tensor) -> float:
         """The supernet's, on images of the training set it does not learn from; running statistics."""
         A, data = self.A.fixed(), self.data
-        counts = torch.zeros(2, dtype=torch.float64, device=self.device)
+        right, seen = torch.zeros((), dtype=torch.int64, device=self.device), 0
         self.W.module.eval()
         for i in J[rank() :: world_size()].split(max(self.config.batch_size, 256)):
             logits = self.W.module(data.to_classifier(data.raw(i)), A)
-            counts += torch.stack([(logits.argmax(1) == data.labels[i]).sum(), torch.tensor(len(i)).to(self.device)])
+            right, seen = right + (logits.argmax(1) == data.labels[i]).sum(), seen + len(i)
         self.W.module.train()
+        counts = torch.tensor([right.item(), seen], dtype=torch.float64)
         average([counts])
         return (counts[0] / counts[1]).item()
 
@@ -255,7 +259,7 @@ class Means:
 
     def plain(self) -> dict[str, list[float]]:
         """For the checkpoint of an epoch cut short; exact."""
-        return {name: torch.as_tensor(values).double().tolist() for name, values in self.values.items()}
+        return {name: torch.as_tensor(values).cpu().double().tolist() for name, values in self.values.items()}
 
     def close(self, epoch: int) -> dict[str, float]:
         """The epoch's row, averaged over the workers. SearchFailed where a loss is not finite: the first is named."""

@@ -236,3 +236,18 @@ def test_state_round_trip():
         assert torch.equal(p, other.params[k]) and torch.equal(W.mean[k], other.mean[k])
     assert all(torch.equal(b, other.buffers[k]) for k, b in W.buffers.items())
     assert math.isclose(other.lr, 5e-3)
+
+
+def test_a_rate_is_no_state():
+    """What loads another's moments keeps its own learning rate: trials of a sweep share a warm-up."""
+    W, other = Player(Classifier(), sgd), Player(Classifier(), sgd)
+    W.lr, other.lr = 0.5, 0.25
+    other.load_state_dict(copy.deepcopy(W.state_dict()))
+    assert other.lr == 0.25
+
+
+def test_shared_parameters_are_refused():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight = module[0].weight
+    with pytest.raises(AssertionError, match="shared by two modules"):
+        Player(module)

@@ -46,6 +46,8 @@ BAD: list[tuple[str, list[str], str]] = [
     ("portion", ["search", "--val-portion", "1.5"], "between 0 and 1"),
     ("device", ["search", "--device", "cuda"], "--device cpu"),
     ("batch too large", ["search", "--batch-size", "5000"], "choose a smaller --batch-size"),
+    ("proxy channels", ["search", "--proxy.channels", "5"], "channels"),
+    ("proxy batch", ["search", "--proxy.batch-size", "5000"], "choose a smaller --proxy.batch-size"),
     ("channels", ["search", "--gan", "none", "--method.channels", "3"], "multiple of 2"),
     ("storage below a file", ["search", "--storage", "file/runs"], "cannot be written"),
     ("no Parquet", ["search", "--dataset", "cifar10", "--data-dir", "empty"], "train"),
@@ -95,7 +97,14 @@ def test_bad_input_is_one_line(place, what, words, says):
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [(["--batch-sise", "3"], "--batch-size"), (["--data.image-size", "48"], "16, 32, 64"), (["--seed", "x"], "--seed")],
+    [
+        (["--batch-sise", "3"], "--batch-size"),
+        (["--data.image-size", "48"], "16, 32, 64"),
+        (["--seed", "x"], "--seed"),
+        (["--method.epochs", "0"], "at least 1"),
+        (["--method.cells", "2"], "at least 3"),
+        (["--threads", "-1"], "threads"),
+    ],
 )
 def test_the_option_parsers_errors_keep_its_form(tmp_path, words, says):
     done = dasgm("search", *words, cwd=tmp_path)
@@ -132,6 +141,11 @@ def test_presets_survive_json(name):
 def test_override_takes_parts_before_leaves():
     config = override(preset("darts-2nd").config, {"gan.generator_lr": 1e-3, "gan": "biggan", "val_portion": 0.5})
     assert config.gan.generator_lr == 1e-3 and config.val_portion == 0.5
+    both = {"val_portion": 0.3, "gan": "biggan"}
+    assert override(preset("darts-2nd").config, both) == override(
+        preset("darts-2nd").config, dict(reversed(both.items()))
+    )
+    assert preset("darts-2nd").config.real_portion == 1.0
     for changes, says in (
         ({"gan.generator_rl": 1.0}, "generator_lr"),
         ({"order": "third"}, "first or second"),

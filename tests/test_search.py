@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toys import CLASSES, Alphas, differentiable_step, orthogonal
 
-from dasgm.bilevel import Player, norm, replay, seed_of
+from dasgm.adversary import Adversary
+from dasgm.bilevel import NotFinite, Player, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
 from dasgm.gans._base import Gan, GanConfig
+from dasgm.gans.biggan import Config as BigGan
 from dasgm.methods.darts import Config as Darts
 from dasgm.search import Means, Search, SearchFailed
 
@@ -298,8 +300,7 @@ def test_only_stage_one_and_two_move_buffers_and_weights():
 
 def test_frozen_gan_does_not_change_by_one_bit():
     search = make()
-    for player in search.gan.players:
-        player.frozen, player.optimizer = True, None
+    search.gan = Adversary(search.gan.gan, frozen=True)
     search.unrolled = (search.W, search.gan.G.fixed, search.gan.E.fixed)
     before = [{k: v.clone() for k, v in p.module.state_dict().items()} for p in search.gan.players]
     for _ in range(3):
@@ -307,6 +308,30 @@ def test_frozen_gan_does_not_change_by_one_bit():
     assert "architecture" in losses and "generator" not in losses
     for player, old in zip(search.gan.players, before, strict=True):
         assert all(torch.equal(v, old[k]) for k, v in player.module.state_dict().items())
+
+
+def test_the_real_networks_move_by_stage_one_and_two_alone():
+    """The supernet and BigGAN with spectral vectors, float32: with stages 3 and 4 and without, the same bits."""
+    torch.set_default_dtype(torch.float32)
+    gan = BigGan(channels=2, shared_dim=4, z_dim=12)
+    config = SearchConfig(
+        method=Darts(epochs=3, cells=3, channels=2), gan=gan, data=DataConfig(image_size=SIZE), batch_size=8
+    )
+    states = []
+    for architecture in (True, False):
+        search = Search(config, images())
+        for _ in range(2):
+            search.left = 3
+            data, i = search.data, search.iteration
+            i1, i2 = search.batch(data.J1, "J1", i), search.batch(data.J2, "J2", i)
+            with replay(i):
+                x1 = data.augment(data.to_classifier(data.raw(i1)), True)
+            before = copy.deepcopy([p.module.state_dict() for p in (search.W, *search.gan.players[:2])])
+            search.step(x1, data.labels[i1], data.raw(i2), data.labels[i2], architecture and i == 1)
+        states.append([p.module.state_dict() for p in (search.W, *search.gan.players[:2])])
+        assert any(not torch.equal(v, before[2][k]) for k, v in states[-1][2].items() if "weight" not in k)
+    for with_, without in zip(*states, strict=True):
+        assert all(torch.equal(with_[k], without[k]) for k in without)
 
 
 def test_architecture_waits_for_its_epoch():
@@ -363,6 +388,28 @@ def test_first_loss_that_is_not_finite_is_named():
         means.close(3)
     again = Means(means.plain())
     assert again.iterations == 3
+
+
+@pytest.mark.parametrize(("poisoned", "named"), [("G", "generator"), ("W", "classifier")])
+def test_the_stage_where_a_loss_is_lost_is_named_though_the_step_does_not_end(poisoned, named):
+    search, means = make(), Means()
+    player = search.W if poisoned == "W" else search.gan.G
+    with torch.no_grad():
+        next(iter(player.params.values())).fill_(float("nan"))
+    with pytest.raises(NotFinite):
+        search.step(*batches(search), True)
+    means.add(search.losses())
+    with pytest.raises(SearchFailed, match=named):
+        means.close(1)
+
+
+def test_no_response_of_the_generator_leaves_B_without_a_gradient():
+    search = make()
+    search.gan.G.lr = 0.0
+    search.gan.G.inner = "sgd"
+    handed = spy(search.gan.B)
+    search.step(*batches(search), True)
+    assert handed == [{}]
 
 
 def test_state_round_trip_is_exact():

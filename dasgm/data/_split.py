@@ -40,6 +40,12 @@ def split(labels: Tensor, config: DataConfig, held_out: Tensor | None = None) ->
     else:
         chosen, others = share(labels[rest], config.weight_portion, generator)
         first, second = rest[chosen], rest[others]
+    for name, part in (("J_1", first), ("J_2", second)):
+        if config.split == "contiguous" and (absent := set(labels[rest].tolist()) - set(labels[part].tolist())):
+            raise ValueError(
+                f"data.split 'contiguous' leaves {name} without {len(absent)} class(es): the images are in order of "
+                "class; choose 'stratified'"
+            )
     if config.holdout and not len(held_out):
         raise ValueError(f"data.holdout {config.holdout} of {len(labels)} images leaves none for J_val: raise it")
     if not len(first) or not len(second):

@@ -31,7 +31,11 @@ class GanConfig:
     def __post_init__(self) -> None:
         if self.channels < 1:
             raise ValueError(f"gan.channels {self.channels}: expected at least 1")
-        for name, lr in (("generator_lr", self.generator_lr), ("discriminator_lr", self.discriminator_lr)):
+        for name, lr in (
+            ("generator_lr", self.generator_lr),
+            ("discriminator_lr", self.discriminator_lr),
+            ("warmup_lr", self.warmup_lr),
+        ):
             if not 0 <= lr < float("inf"):
                 raise ValueError(f"gan.{name} {lr}: expected a learning rate of at least 0")
         if self.warmup_batch_size < 2:

@@ -54,6 +54,11 @@ class MethodConfig:
     arch_start_epoch: int = 0
     """Epoch at which architecture steps begin; the GAN trains from epoch 0 on."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("cells", 3), ("channels", 1), ("arch_start_epoch", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected at least {least}")
+
     def first(self) -> Stage:
         """The stage that a search begins with."""
         raise NotImplementedError
