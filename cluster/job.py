@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -11,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,13 @@ QUIET = {
 PRIVATE = {
     "RAY_worker_maximum_startup_concurrency": "16",  # else a warning: drivers and controllers hold no CPU
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes every socket of Ray's loopback only
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a search that watches for other machines to go
+    "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
 }
+HOLDS_NOTHING: dict[str, float] = {
+    "memory": 1
+}  # one byte: what a trial's driver asks for, so that it takes no CPU from the workers
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Workers:
     gpus: float = 0.0
     """Of each worker."""
     cpus: float = 1.0
+    private: bool = True
+    """Whether they share one machine."""
 
     def slots(self, cpus: float, gpus: float) -> int:
         """How many such searches run at once on these resources."""
@@ -56,14 +65,34 @@ def workers_for(number: int, gpus_per_search: float | None) -> Workers:
     """Workers of a search: GPUs are used where there are some, unless a number is named.
 
     Raises:
-        ValueError: fewer than one worker, or GPUs below zero.
+        ValueError: fewer than one worker, GPUs below zero, or more than a private Ray has.
     """
     if number < 1:
-        raise ValueError(f"workers-per-trial {number}: expected at least 1")
+        raise ValueError(f"{number} workers: expected at least 1")
     if gpus_per_search is not None and gpus_per_search < 0:
-        raise ValueError(f"gpus-per-trial {gpus_per_search}: expected 0 or more")
+        raise ValueError(f"{gpus_per_search} GPUs: expected 0 or more")
     gpus = float(min(number, visible_gpus())) if gpus_per_search is None else gpus_per_search
-    return Workers(number, gpus / number)
+    workers = Workers(number, gpus / number, private=not joined())
+    if workers.private and not workers.slots(cpus(), visible_gpus()):
+        raise ValueError(
+            f"a search asks for {workers}; this machine has {cpus()} CPUs and {visible_gpus()} GPUs: "
+            "ask for fewer, or join a cluster with RAY_ADDRESS"
+        )
+    return workers
+
+
+def joined() -> bool:
+    """Whether there is a cluster to join: $RAY_ADDRESS is set."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def cpus() -> int:
+    """CPUs that this process may use: fewer than the machine's under taskset, or in a container with a quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, int(quota) // int(period))  # "max" is no number: no quota
+    return max(1, allowed)
 
 
 def visible_gpus() -> int:
@@ -73,6 +102,15 @@ def visible_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def prepare() -> None:
+    """Set what Ray reads from the environment when it is imported: to be called before that."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not joined():
+        os.environ.update(PRIVATE)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+
 @contextmanager
 def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] = print) -> Iterator[int]:
     """Ray: the cluster at $RAY_ADDRESS, else a private one on this machine that ends with the block.
@@ -80,51 +118,59 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
     Yields how many searches of `workers` can run at once (at least 1).
 
     Raises:
-        ValueError: a private Ray cannot hold one, or a joined cluster cannot within `wait` seconds.
+        ValueError: a joined cluster has no room for one within `wait` seconds, or does not answer.
     """
-    os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
-    joined = bool(os.environ.get("RAY_ADDRESS"))
-    temporary: Path | None = None
-    if not joined:
-        os.environ.update(PRIVATE | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)})
-        if visible_gpus() < workers.number * workers.gpus or (os.cpu_count() or 1) < workers.number * workers.cpus:
-            raise ValueError(
-                f"a search asks for {workers}; this machine has {os.cpu_count()} CPUs and {visible_gpus()} GPUs: "
-                "ask for fewer (--workers-per-trial, --gpus-per-trial), or join a cluster with RAY_ADDRESS"
-            )
-    import logging
-
+    prepare()
     import ray
 
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+    for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        if joined:
-            ray.init(
-                address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.ERROR, runtime_env=_env()
-            )
-            slots = _wait_for_room(workers, wait, say)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with ExitStack() as stack:
+        folder = None if joined() else stack.enter_context(_scratch())
+        stack.callback(ray.shutdown)
+        if folder is None:
+            try:
+                ray.init(address=os.environ["RAY_ADDRESS"], runtime_env=_env(), **quiet)
+            except ConnectionError as error:
+                raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
+            yield _wait_for_room(workers, wait, say)
         else:
-            slots = workers.slots(os.cpu_count() or 1, visible_gpus())
-            temporary = Path(tempfile.mkdtemp(prefix="dasgm-ray-"))
             port = _free_port()
             ray.init(
                 address="local",
-                num_cpus=os.cpu_count(),
-                resources={"slot": slots},
-                include_dashboard=True,  # frees what a stopped trial held; so does Sweep's janitor
+                num_cpus=cpus(),
+                num_gpus=visible_gpus(),
+                include_dashboard=True,  # frees what a stopped trial held; so does the sweep's janitor
                 dashboard_host="127.0.0.1",
                 dashboard_port=port,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(temporary),
+                _temp_dir=str(folder),
                 runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
+                **quiet,
             )
-        yield slots
-    finally:
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+            yield workers.slots(cpus(), visible_gpus())
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A private Ray's folder, $TMPDIR of all its processes, gone at the end; those of killed ones go now."""
+    for old in Path(tempfile.gettempdir()).glob("dasgm-ray-*"):
+        with suppress(OSError), open(old / "lock") as lock:  # another user's, or in use
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix="dasgm-new-"))
+    with open(made / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go when this process dies
+        folder = made.rename(made.with_name(made.name.replace("new", "ray")))
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            os.environ.pop("TMPDIR")
+            os.environ |= {"TMPDIR": before} if before else {}
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
@@ -139,15 +185,16 @@ def _free_port() -> int:
 
 
 def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) -> int:
+    """How many searches the cluster has room for now; others may be using it."""
     import ray
 
     end, told = time.monotonic() + wait, False
     while True:
-        there = ray.cluster_resources()
-        slots = workers.slots(there.get("CPU", 0), there.get("GPU", 0))
+        free = ray.available_resources()
+        slots = workers.slots(free.get("CPU", 0), free.get("GPU", 0))
         if slots:
             return slots
-        have = f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+        have = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free"
         if time.monotonic() > end:
             raise ValueError(f"a search asks for {workers}; after {wait:g} s the cluster has {have} (see --wait)")
         if not told:
@@ -156,24 +203,33 @@ def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) ->
         time.sleep(2)
 
 
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def launch(
-    work: Callable[[dict[str, Any]], None],
+    work: Callable[[dict[str, Any]], Any],
     payload: dict[str, Any],
     workers: Workers,
+    scratch: Path,
     callbacks: list[Any] | None = None,
     retries: int = 2,
 ) -> None:
     """Run `work(payload)` on every worker, as one Ray Train run; a worker that dies is started again.
 
+    Ray's own notes go below `scratch` for that time; on several machines they share it.
+
     Raises:
+        ValueError: what `work` returned: a user's mistake, which no retry mends.
         RuntimeError: one line, the cause, once the retries are used up.
+        KeyboardInterrupt: stopped by Ctrl-C.
     """
     import ray.train
     import ray.train.torch
 
     limits: dict[str, Any] = {"max_failures": retries, "controller_failure_limit": 5}  # by default it waits for ever
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
-    storage = tempfile.mkdtemp(prefix="dasgm-train-")  # Ray's own notes; the run folder is the truth
+    name = uuid.uuid4().hex[:12]
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config=payload,
@@ -184,32 +240,27 @@ def launch(
             resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
-            name=uuid.uuid4().hex[:12],
-            storage_path=storage,
+            name=name,
+            storage_path=str(scratch),
             callbacks=callbacks or [],
             failure_config=ray.train.FailureConfig(**limits),
             logging_config=quiet,
         ),
     )
     try:
-        trainer.fit()
-    except Exception as error:  # Ray's own classes, which differ by what failed
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise RuntimeError(cause[-1]) from None
+        result: Any = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RuntimeError(_last_line(error)) from None
+    except SystemExit:  # Ray's own way to end on Ctrl-C
+        raise KeyboardInterrupt from None
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        shutil.rmtree(scratch / name, ignore_errors=True)
+    if result.return_value:
+        raise ValueError(result.return_value)
 
 
 def _torch_config(workers: Workers) -> Any:
     """On one machine the process group meets through a file: torch's TCP store listens on every interface."""
-    import ray.train.torch
-
-    if os.environ.get("RAY_ADDRESS"):
-        return ray.train.torch.TorchConfig()
-    return _file_config()
-
-
-def _file_config() -> Any:
     import ray
     from ray.train.torch import TorchConfig
     from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
@@ -227,7 +278,7 @@ def _file_config() -> Any:
         def backend_cls(self) -> type:
             return FileBackend
 
-    return FileConfig()
+    return FileConfig() if workers.private else TorchConfig()
 
 
 def meet(path: str, rank: int, size: int) -> None:
@@ -239,14 +290,18 @@ def meet(path: str, rank: int, size: int) -> None:
     dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=size)
 
 
-def search(payload: dict[str, Any]) -> None:
-    """A worker's whole work: the search of `payload`, reporting every epoch to Ray Train. A search that
-    failed is not tried again: its folder says why."""
+def search(payload: dict[str, Any]) -> str | None:
+    """A worker's whole work: the search of `payload`, reporting every epoch to Ray Train.
+
+    Returns what is wrong with what the user asked, in one line. A search that failed is not tried again: its folder
+    says why.
+    """
     import ray
     import ray.train
 
     from dasgm.config import from_json
     from dasgm.loop import Seams, main
+    from dasgm.runs import Locked
     from dasgm.search import SearchFailed
 
     group = ray.util.get_current_placement_group()
@@ -263,5 +318,12 @@ def search(payload: dict[str, Any]) -> None:
         with open(folder / "log.txt", "a") as log:
             print(line, file=log)
 
-    with suppress(SearchFailed):  # run.json says what and where
+    try:
         main(config, folder, Seams(report=report, say=say, about=payload["about"], cache=Path(payload["cache"])))
+    except SearchFailed:
+        pass  # run.json says what and where
+    except Locked:
+        raise  # by a worker that is just being killed: the next try comes later
+    except ValueError as error:
+        return str(error)
+    return None

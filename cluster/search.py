@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import signal
 import sys
 import threading
 import time
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.job import connected, launch, workers_for
+from cluster.job import Workers, connected, launch, workers_for
 from cluster.job import search as work
 from dasgm.cli import SearchOptions, fail, search_options, show_config
 from dasgm.config import SearchConfig, to_json
@@ -36,6 +38,15 @@ def payload(config: SearchConfig, folder: Path, cache: Path, about: dict[str, An
     return {"config": text, "folder": str(folder), "cache": str(cache), "about": about}
 
 
+def look_at_data(config: SearchConfig, workers: Workers) -> list[str]:
+    """Load the data set once here, so that what is wrong with it is said before anything starts; what it is."""
+    from dasgm.loop import fits
+
+    data = config.data.load(config.data_dir, "cpu")
+    fits(config, data, workers.number)
+    return [data.describe(), *data.notes]
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; the exit code as `dasgm search`'s."""
     words = sys.argv[1:] if argv is None else argv
@@ -49,21 +60,26 @@ def main(argv: list[str] | None = None) -> int:
         print(describe(chosen.config))
         return 0
     print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {folder}", flush=True)
-    from dasgm.runs import Run, ensure_writable
+    from dasgm.runs import Run
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    scratch = folder.absolute() / ".ray"
     try:
-        ensure_writable(folder)
         workers = workers_for(options.workers, options.gpus)
+        look_at_data(chosen.config, workers)
+        with Run(folder):  # refused here if another process has it
+            pass
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
         said, over = (folder / "log.txt"), threading.Event()
         with connected(workers, options.wait):
             follower = threading.Thread(target=_follow, args=(said, over), daemon=True)
             follower.start()
             try:
-                launch(work, payload(chosen.config, folder, options.storage / "cache", about), workers)
+                launch(work, payload(chosen.config, folder, options.storage / "cache", about), workers, scratch)
             finally:
                 over.set()
                 follower.join(2)
+                shutil.rmtree(scratch, ignore_errors=True)
     except (ValueError, OSError) as error:
         fail(str(error))
     except RuntimeError as error:

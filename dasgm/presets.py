@@ -33,11 +33,11 @@ SMALL_BIGGAN = biggan.Config(
     channels=4,
     shared_dim=64,
     embedding_std=1.0,
-    z_dim=384,
+    z_dim=768,
     b_init=4.0,
     generator_lr=5e-4,
     discriminator_lr=5e-4,
-    warmup=600,
+    warmup=750,
     warmup_lr=5e-4,
     warmup_batch_size=16,
 )

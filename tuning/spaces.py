@@ -6,6 +6,8 @@ A user's own is named by --space module:function; the function gets an Optuna tr
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +50,10 @@ def load(name: str) -> Space:
     if not name:
         return default
     module, _, function = name.partition(":")
+    sys.path.append(os.getcwd())  # as with `python FILE`, a file beside the user is found
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the user's module may fail in any way
         raise ValueError(f"space {name!r}: {error}; expected module:function, importable from here") from None
     if not callable(found):
         raise ValueError(f"space {name!r}: expected a function of (trial, base configuration)")

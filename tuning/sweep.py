@@ -14,17 +14,17 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster import job
-from cluster.search import payload
+from cluster.search import look_at_data, payload
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, show_config
-from dasgm.config import SearchConfig, mathematics, to_json
-from dasgm.runs import FORMAT, Run, ensure_writable, read_json, write_atomic
+from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.runs import FORMAT, Run, read_json, write_atomic
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Options:
         for name in ("num_trials", "workers_per_trial", "grace"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.config.proxy.epochs < 1:
+            raise ValueError("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
 
@@ -71,6 +73,8 @@ class Sweep:
         self.dataset, self.published = chosen.dataset, chosen.published
         self.folder = (options.storage / (options.name or chosen.name())).absolute()
         self.cache = options.storage.absolute() / "cache"
+        self.scratch = self.folder / ".ray"  # Ray's own notes while it runs; the run folders are the truth
+        self.link: str | None = None
 
     def begin(self) -> None:
         """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
@@ -85,7 +89,7 @@ class Sweep:
                     "use another --name, or that value"
                 )
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
-        machine = f"{os.cpu_count()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
+        machine = f"{job.cpus()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
         self.note(
             **record | begun,
             **{
@@ -119,53 +123,26 @@ class Sweep:
             "published": self.published,
         }
 
-    def run(self, workers: job.Workers, slots: int) -> bool:
+    def run(self, workers: job.Workers) -> bool:
         """Run what is left; whether every trial came to its end."""
-        from ray import tune
-
-        from cluster.tracking import Mirror
+        from cluster.tracking import ENVIRONMENT, Mirror
         from dasgm.report import report
-        from tuning.spaces import load
-        from tuning.table import Board
-        from tuning.trials import Halving, Janitor, Proposer, open_study
+        from tuning.trials import open_study, settle
 
-        epochs, options = self.base.method.epochs, self.options
-        at_once = min(slots, options.max_concurrent or slots)
-        halving = Halving(epochs, options.grace)
-        proposer = Proposer(
-            open_study(self.folder),
-            self.folder,
-            self.base,
-            load(options.space),
-            options.num_trials,
-            halving,
-            self.describe,
-        )
-        ours = tempfile.mkdtemp(prefix="dasgm-tune-")  # Ray's own notes; the run folders are the truth
-        mirror = Mirror(self.folder).start()
-        board = Board(self.folder, epochs, options.num_trials, at_once).start()
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # Tune imports mlflow too, and earlier
+        study, mirror = open_study(self.folder), Mirror(self.folder).start()
+        left = self.options.num_trials - sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
         try:
-            left = options.num_trials - sum(t.state.is_finished() for t in proposer.study.get_trials(deepcopy=False))
             if left > 0:
-                tune.Tuner(
-                    tune.with_resources(Trial(str(self.cache), workers), {"slot": 1}),
-                    tune_config=tune.TuneConfig(
-                        num_samples=left,
-                        max_concurrent_trials=at_once,
-                        search_alg=proposer,
-                        scheduler=halving,
-                        time_budget_s=options.time_budget,
-                        trial_dirname_creator=_dirname,
-                    ),
-                    run_config=tune.RunConfig(
-                        name="tune", storage_path=ours, verbose=0, callbacks=[Janitor(mirror.kick)]
-                    ),
-                ).fit()
+                print("starting Ray", flush=True)
+                with job.connected(workers, self.options.wait) as slots:
+                    self._tune(study, left, workers, slots, mirror.kick)
         finally:
-            board.stop()
-            shutil.rmtree(ours, ignore_errors=True)
-            trials = proposer.study.get_trials(deepcopy=False)
-            complete = len(trials) >= options.num_trials and all(t.state.is_finished() for t in trials)
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            settle(self.folder)
+            trials = study.get_trials(deepcopy=False)
+            complete = len(trials) >= self.options.num_trials and all(t.state.is_finished() for t in trials)
             self.note(state="finished" if complete else "interrupted", ended=time.time())
             report(self.folder)
             missing = mirror.stop(20)
@@ -174,26 +151,55 @@ class Sweep:
             print(missing)
         return complete
 
+    def _tune(self, study: Any, left: int, workers: job.Workers, slots: int, kick: Callable[[], None]) -> None:
+        from ray import tune
+
+        from tuning.spaces import load
+        from tuning.table import Board
+        from tuning.trials import Halving, Janitor, Proposer
+
+        epochs, options = self.base.method.epochs, self.options
+        at_once = min(slots, options.max_concurrent or slots)
+        halving = Halving(epochs, options.grace)
+        space = load(options.space)
+        proposer = Proposer(study, self.folder, self.base, space, options.num_trials, halving, self.describe)
+        shutil.rmtree(self.scratch, ignore_errors=True)  # of one that was killed
+        with Board(self.folder, epochs, options.num_trials, at_once):
+            tune.Tuner(
+                tune.with_resources(Trial(self.cache, self.scratch, workers), job.HOLDS_NOTHING),
+                tune_config=tune.TuneConfig(
+                    num_samples=left,
+                    max_concurrent_trials=at_once,
+                    search_alg=proposer,
+                    scheduler=halving,
+                    time_budget_s=options.time_budget,
+                    trial_dirname_creator=_dirname,
+                ),
+                run_config=tune.RunConfig(
+                    name="tune", storage_path=str(self.scratch), verbose=0, callbacks=[Janitor(kick)]
+                ),
+            ).fit()
+
 
 class Trial:
     """A Tune trainable: one search as a Ray Train run in its own folder."""
 
-    def __init__(self, cache: str, workers: job.Workers):
-        self.cache, self.workers, self.__name__ = cache, workers, "search"
+    def __init__(self, cache: Path, scratch: Path, workers: job.Workers):
+        self.cache, self.scratch, self.workers, self.__name__ = cache, scratch, workers, "search"
 
     def __call__(self, config: dict[str, Any]) -> None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
         from dasgm.config import from_json
 
-        folder = Path(config["folder"])
-        asked = payload(from_json(json.loads(config["config"])), folder, Path(self.cache), json.loads(config["about"]))
+        folder, about = Path(config["folder"]), json.loads(config["about"])
+        asked = payload(from_json(json.loads(config["config"])), folder, self.cache, about)
         try:
-            job.launch(job.search, asked, self.workers, [TuneReportCallback()])
-        except RuntimeError as error:
-            run = Run(ensure_writable(folder))
+            job.launch(job.search, asked, self.workers, self.scratch, [TuneReportCallback()])
+        except (RuntimeError, ValueError) as error:
+            run = Run(folder)
             if run.about.get("state") != "stopped":  # a stopped trial's workers are taken away from under it
-                run.note(**json.loads(config["about"]), state="failed", reason=str(error), ended=time.time())
+                run.note(state="failed", reason=str(error), ended=time.time())
 
 
 def _dirname(trial: Any) -> str:
@@ -219,27 +225,35 @@ def show(sweep: Sweep) -> None:
             trials, config.method.epochs, f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error"
         )
     )
-    best = next((one for one in ranking(trials) if one.rank == 1), None)
-    if best and best.run.genotype:
-        judged = {run.info["judge"]["accuracy"]: run for run in trials if "judge" in run.info}
-        for accuracy, run in list(judged.items())[:1]:
-            synthetic, diversity = run.last("gan/synthetic_accuracy"), run.last("gan/diversity")
-            if synthetic is not None and diversity is not None:
-                print(
-                    f"synthetic images of {run.title}: {synthetic:.3f} are what their label says (the judge, a small "
-                    f"CNN trained on J_1, has {accuracy:.3f} on {run.info['judge']['measured_on']}); "
-                    f"they vary {diversity:.2f} times as much as real ones"
-                )
-        print(f"best genotype, {best.run.title}: {best.run.folder / 'genotype.json'}")
+    ranked = ranking(trials)
+    for line in _synthetic([one.run for one in ranked]):
+        print(line)
+    best = next((one.run for one in ranked if one.rank == 1), None)
+    if best and best.genotype:
+        print(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
         for kind in ("normal", "reduce"):
-            print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.run.genotype, kind)))
+            print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
     print(f"everything lies in {sweep.folder}; to continue or extend: {sweep.command}")
     serve = ui_command(storage)
     print("next:")
     print(f"  open {sweep.folder / 'report.html'}")
     if sweep.link:
         print(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
-    print("  python tuning/sweep.py --dataset folder --data-dir YOUR_PICTURES")
+    print(f"  {' '.join(_called())} --dataset folder --data-dir YOUR_PICTURES")
+
+
+def _synthetic(runs: list[Any]) -> list[str]:
+    """What the generated images are worth: of the best run that has a GAN, else of one that was stopped."""
+    for run in runs:
+        accuracy, diversity = run.last("gan/synthetic_accuracy"), run.last("gan/diversity")
+        judge = run.info.get("judge")
+        if judge and accuracy is not None and diversity is not None:
+            return [
+                f"synthetic images of {run.title}: {accuracy:.3f} are what their label says (the judge, a small CNN "
+                f"trained on J_1, has {judge['accuracy']:.3f} on {judge['measured_on']}); "
+                f"they vary {diversity:.2f} times as much as real ones"
+            ]
+    return []
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -247,14 +261,15 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         chosen = choose(words, positional=False)
+        chosen = replace(chosen, config=_for_a_sweep(chosen.config))
     except ValueError as error:
         fail(str(error))
     about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {parts_help()}"
-    options = parse(flattened(Options), chosen.rest, Options(chosen.config), "tuning/sweep.py", about)
-    chosen = Chosen(chosen.preset, options.config, chosen.rest, chosen.published)
-    sweep = Sweep(chosen, options, shlex.join(["python", "tuning/sweep.py", *words]))
+    options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
+    sweep = Sweep(replace(chosen, config=options.config), options, shlex.join([*_called(), *words]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(sweep, options)
+        return _dry_run(sweep) if options.dry_run else _run(sweep)
     except (ValueError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -262,16 +277,31 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(sweep: Sweep, options: Options) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if options.dry_run:
-        from dasgm.estimate import describe
+def _called() -> list[str]:
+    """The command's own name: the console script's where there is no checkout."""
+    return ["dasgm-sweep"] if Path(sys.argv[0]).stem == "dasgm-sweep" else ["python", "tuning/sweep.py"]
 
-        show_config(sweep.base)
-        workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
-        slots = max(1, workers.slots(os.cpu_count() or 1, job.visible_gpus()))
-        print(describe(sweep.base, options.num_trials, min(slots, options.max_concurrent or slots)))
-        return 0
+
+def _for_a_sweep(config: SearchConfig) -> SearchConfig:
+    """A tenth set aside as J_val, and a proxy, by which a sweep ranks; paper presets have neither when run alone."""
+    if not config.data.holdout:
+        config = override(config, {"data.holdout": 0.1})
+    return config if config.proxy.epochs else override(config, {"proxy.epochs": 15})
+
+
+def _dry_run(sweep: Sweep) -> int:
+    from dasgm.estimate import describe
+
+    options = sweep.options
+    show_config(sweep.base)
+    workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
+    slots = max(1, workers.slots(job.cpus(), job.visible_gpus()))
+    print(describe(sweep.base, options.num_trials, min(slots, options.max_concurrent or slots)))
+    return 0
+
+
+def _run(sweep: Sweep) -> int:
+    options = sweep.options
     print(
         f"sweep {sweep.folder.name}: {options.num_trials} searches, preset {sweep.preset} on {sweep.dataset}, "
         f"in {sweep.folder}",
@@ -279,30 +309,19 @@ def _run(sweep: Sweep, options: Options) -> int:
     )
     from tuning.spaces import load
 
+    job.prepare()  # a user's space may import Ray
     load(options.space)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
-    ensure_writable(sweep.folder)
+    for line in look_at_data(sweep.base, workers):
+        print(line, flush=True)
     with Run(sweep.folder):
         sweep.begin()
-        _look_at_data(sweep.base, workers)
-        print("starting Ray", flush=True)
-        with job.connected(workers, options.wait) as slots:
-            complete = sweep.run(workers, slots)
+        complete = sweep.run(workers)
     show(sweep)
     if not complete:
         print(f"not every search came to its end. To continue: {sweep.command}")
         return 0 if options.time_budget else 130
     return 0
-
-
-def _look_at_data(config: SearchConfig, workers: job.Workers) -> None:
-    """Load the data set once here, so that what is wrong with it is said before anything starts."""
-    from dasgm.loop import fits
-
-    data = config.data.load(config.data_dir, "cpu")
-    fits(config, data, workers.number)
-    for line in (data.describe(), *data.notes):
-        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -21,38 +21,50 @@ def varied(run: RunView) -> str:
     )
 
 
-def time_left(runs: Sequence[RunView], epochs: int, num_trials: int, at_once: int, now: float) -> float | None:
+def time_left(
+    runs: Sequence[RunView], epochs: int, num_trials: int, at_once: int, now: float, since: float = 0.0
+) -> float | None:
     """Seconds until the sweep ends, or None before the first epochs say anything.
 
-    A trial not begun is expected to take the mean of those that ended (stopped ones too), else a whole one's time;
-    a running one what its own epochs say, and the rest that others took after their last epoch.
+    A trial takes a while to start, its epochs, and what comes after the last one. A running trial goes by its own
+    pace, one not begun by the mean of those that ended (stopped ones too). Only what happened after `since` counts:
+    a sweep may have been continued after a night.
     """
-    paces, tails, lasted, remaining = [], [], [], []
-    for run in runs:
-        times = [row["time"] for row in run.metrics if METRIC in row]
-        if len(times) > 1:
-            paces.append((times[-1] - times[0]) / (len(times) - 1))
-        if run.state == "finished" and times:
-            tails.append(run.metrics[-1]["time"] - times[-1])
-        if run.info.get("ended"):
-            lasted.append(run.info["ended"] - run.info["started"])
-    if not paces:
+    starts, tails, lasted = [], [], []
+    asked = {id(run): run.info.get("asked") or run.info.get("started") or now for run in runs}
+    times = {id(run): [r["time"] for r in run.metrics if METRIC in r and r["time"] >= since] for run in runs}
+    pace = {k: (t[-1] - t[0]) / (len(t) - 1) for k, t in times.items() if len(t) > 1}
+    if not pace:
         return None
-    pace, tail = sum(paces) / len(paces), sum(tails) / len(tails) if tails else sum(paces) / len(paces)
-    whole = epochs * pace + tail
-    mean = sum(lasted) / len(lasted) if lasted else whole
+    typical = _mean(list(pace.values()))
     for run in runs:
-        if run.state == "running":
-            times = [row["time"] for row in run.metrics if METRIC in row]
-            since = now - (times[-1] if times else now)
-            remaining.append(max(0.0, (epochs - len(times)) * pace + tail - since))
-    begun = len([run for run in runs if run.state != "waiting"])
-    total = sum(remaining) + max(0, num_trials - begun) * mean
+        t, ended = times[id(run)], run.info.get("ended")
+        if not t or asked[id(run)] < since:
+            continue
+        starts.append(max(0.0, t[0] - asked[id(run)] - pace.get(id(run), typical)))
+        if run.state == "finished":
+            tails.append(ended - t[-1])
+        if ended and run.state in ("finished", "stopped", "failed"):
+            lasted.append(ended - asked[id(run)])
+    start, tail = _mean(starts), _mean(tails) if tails else typical
+    whole = start + epochs * typical + tail
+    remaining = []
+    for run in runs:
+        if run.state in ("running", "waiting"):
+            t, own = times[id(run)], pace.get(id(run), typical)
+            left = (epochs - run.epochs) * own + tail + (0.0 if t else start)
+            remaining.append(max(0.0, left - (now - (t[-1] if t else asked[id(run)]))))
+    begun = len([run for run in runs if run.state != "interrupted"])
+    total = sum(remaining) + max(0, num_trials - begun) * (_mean(lasted) if lasted else whole)
     return max([total / at_once, *remaining])
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
 class Board:
-    """Shows a sweep's folder until `stop`. Its thread reads files and prints, nothing else."""
+    """Shows a sweep's folder while the block runs. Its thread reads files and prints, nothing else."""
 
     def __init__(self, folder: Path, epochs: int, num_trials: int, at_once: int):
         from rich.console import Console
@@ -61,14 +73,14 @@ class Board:
         self.console = Console(highlight=False, soft_wrap=True)
         self.shown: dict[str, tuple[int, str]] = {}
         self.said: dict[str, int] = {}
-        self.over = threading.Event()
+        self.begun, self.over = time.time(), threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name="board")
 
-    def start(self) -> Board:
+    def __enter__(self) -> Board:
         self.thread.start()
         return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join(10)
 
@@ -85,7 +97,7 @@ class Board:
                 live.update(self._table())
 
     def _left(self, runs: Sequence[RunView]) -> str:
-        left = time_left(runs, self.epochs, self.num_trials, self.at_once, time.time())
+        left = time_left(runs, self.epochs, self.num_trials, self.at_once, time.time(), self.begun)
         return "" if left is None else f"about {left / 60:.1f} min left" if left >= 90 else f"about {left:.0f} s left"
 
     def _lines(self) -> None:
@@ -93,20 +105,20 @@ class Board:
         runs = read_trials(self.folder)
         for run in runs:
             self._said(run)
-            now = (run.epochs, run.state)
-            if self.shown.get(run.folder.name) == now:
-                continue
-            before = self.shown.get(run.folder.name, (0, ""))
+            state = "running" if run.state == "waiting" else run.state
+            now, before = (run.epochs, state), self.shown.get(run.folder.name, (0, ""))
             self.shown[run.folder.name] = now
             accuracy = run.last(METRIC)
-            if run.state in ("running", "waiting") and run.epochs == before[0]:
+            if now == before:
+                continue
+            if state == "running" and run.epochs == before[0]:
                 print(f"{run.title}: started  {varied(run)}", flush=True)
             elif accuracy is not None or run.info.get("reason"):
                 seen = f"epoch {run.epochs}/{self.epochs}"
                 measured = (
                     f"  {run.info.get('measured_on', 'val')} accuracy {accuracy:.3f}" if accuracy is not None else ""
                 )
-                end = "" if run.state == "running" else f"  {run.state} {run.info.get('reason', '')}"
+                end = "" if state == "running" else f"  {state} {run.info.get('reason', '')}"
                 print(f"{run.title}: {seen}{measured}{end}  {self._left(runs)}".rstrip(), flush=True)
 
     def _said(self, run: RunView) -> None:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray._raylet import PlacementGroupID
 from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler
@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, override, to_json
-from dasgm.runs import Run
+from dasgm.runs import Run, ensure_writable
 from tuning.spaces import Space, title
 
 METRIC, OBJECTIVE = "val/accuracy", "best/proxy"
@@ -43,7 +43,8 @@ class Halving(ASHAScheduler):
         super().__init__("epoch", METRIC, "max", epochs + 1, min(grace, epochs), factor)
         self.bracket = self._brackets[0]
         self.bracket._rungs = [rung for rung in self.bracket._rungs if rung[0] < epochs]
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, tuple[int, str]] = {}
+        """By trial: the rung that stopped it, and a line for people."""
 
     @property
     def rungs(self) -> list[int]:
@@ -59,7 +60,8 @@ class Halving(ASHAScheduler):
         if action == TrialScheduler.STOP:
             ((rung, recorded),) = [(m, r) for m, r in self.bracket._rungs if name in r and not seen[int(m)]]
             others = {k: v for k, v in recorded.items() if k != name}
-            self.reasons[name] = f"rung {int(rung)}: {row[METRIC]:.3f} < {self.bracket.cutoff(others):.3f}"
+            reason = f"rung {int(rung)}: {row[METRIC]:.3f} < {self.bracket.cutoff(others):.3f}"
+            self.reasons[name] = row["epoch"], reason
         return action != TrialScheduler.STOP
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -94,52 +96,68 @@ class Proposer(Searcher):
     def _reconcile(self) -> list[int]:
         """Tell the study what the folders know, fill the rungs, and list the trials to go on with."""
         waiting = []
-        trials = self.study.get_trials(deepcopy=False)
-        done = [t.number for t in trials if t.state.is_finished()]
-        for number in done:
-            for row in self._run(number).rows():
-                self.halving.judge(f"t{number:03d}", row)
-        for number in (t.number for t in trials if not t.state.is_finished()):
-            state = self._run(number).about.get("state")
-            goes_on = all(self.halving.judge(f"t{number:03d}", row) for row in self._run(number).rows())
-            if state in ("finished", "failed", "stopped"):
-                self.tell(number)
+        settle(self.folder)
+        trials = self._trials()
+        for trial in sorted(trials, key=lambda t: not t.state.is_finished()):
+            run, name = self._run(trial.number), f"t{trial.number:03d}"
+            goes_on = all(self.halving.judge(name, row) for row in run.rows())
+            if trial.state.is_finished():
+                continue
+            if run.about.get("state") in ("finished", "failed", "stopped"):
+                self.tell(trial.number)
             elif not goes_on:
-                self.stop(number)
+                self.stop(trial.number)
             else:
-                waiting.append(number)
+                waiting.append(trial.number)
         return waiting
 
     def _run(self, number: int) -> Run:
         return Run(self.folder / f"t{number:03d}")
 
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self.study, self._trials()[number]._trial_id)
+
     def suggest(self, trial_id: str) -> Any:
         if self.waiting:
             number = self.waiting.pop(0)
-        elif len(self.study.get_trials(deepcopy=False)) < self.num_trials:
-            number = len(self.study.get_trials(deepcopy=False))
-            self.study.sampler = sampler(self.base.seed, number)
+        elif (number := len(self._trials())) < self.num_trials:
             asked = self.study.ask()
             assert asked.number == number, "another process proposes trials of this study"
-            self.space(asked, self.base)
         else:
             return Searcher.FINISHED
         self.numbers[trial_id] = number
-        return self.config(number)
-
-    def config(self, number: int) -> dict[str, Any]:
-        """What a trial is given: its whole configuration, folder and description, as plain data."""
-        parameters = self.study.get_trials(deepcopy=False)[number].params
-        changes = self.space(FixedTrial(parameters), self.base)
-        config = override(self.base, changes)
-        name = f"t{number:03d}"
+        config = override(self.base, self._changes(number))
+        name, parameters = f"t{number:03d}", self._trials()[number].params
         about = self.describe(name, title(number, parameters), parameters)
+        run = Run(ensure_writable(self.folder / name))
+        run.note(**about, state="waiting", reason="", asked=time.time(), ended=None)
         return {
             "name": name,
-            "folder": str(self.folder / name),
+            "folder": str(run.folder),
             "config": json.dumps(to_json(config)),
             "about": json.dumps(about),
         }
+
+    def _changes(self, number: int) -> dict[str, Any]:
+        """What the space makes of a trial; kept in the study, so that it is asked once.
+
+        Raises:
+            ValueError: the space fails, or proposes what is no configuration.
+        """
+        self.study.sampler = sampler(self.base.seed, number)
+        trial = self._trial(number)
+        if "overrides" not in trial.user_attrs:
+            try:
+                changes = self.space(trial, self.base)
+                override(self.base, changes)
+                trial.set_user_attr("overrides", changes)
+            except Exception as error:  # a user's space may fail in any way
+                self.study.tell(number, state=TrialState.FAIL)
+                raise ValueError(f"the space, at trial {number}: {error}") from None
+        return trial.user_attrs["overrides"]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         pass  # intermediate values are read from the folder, so none is lost
@@ -153,22 +171,19 @@ class Proposer(Searcher):
 
     def stop(self, number: int) -> None:
         """Mark a trial as stopped early, in its folder and in the study."""
-        reason = self.halving.reasons[f"t{number:03d}"]
-        self._run(number).note(state="stopped", reason=reason, ended=time.time())
+        rung, reason = self.halving.reasons[f"t{number:03d}"]
+        self._run(number).note(state="stopped", reason=reason, rung=rung, ended=time.time())
         self.tell(number)
 
     def tell(self, number: int) -> None:
         """Its end, to the study: the objective only of a trial that finished; PRUNED is no full-length score."""
-        run, trial = (
-            self._run(number),
-            optuna.trial.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id),
-        )
-        rows = run.rows()
+        about, rows, trial = self._run(number).about, self._run(number).rows(), self._trial(number)
+        told = self._trials()[number].intermediate_values
         for row in rows:
-            if METRIC in row and row["epoch"] not in trial._cached_frozen_trial.intermediate_values:
+            if METRIC in row and row["epoch"] not in told and row["epoch"] <= about.get("rung", row["epoch"]):
                 trial.report(row[METRIC], row["epoch"])
         states = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-        state = states[run.about["state"]]
+        state = states[about["state"]]
         self.study.tell(trial, rows[-1][OBJECTIVE] if state == TrialState.COMPLETE else None, state)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -179,6 +194,17 @@ class Proposer(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep goes on from its folder, never from Ray's snapshots")
+
+
+def settle(folder: Path) -> None:
+    """Once no trial runs: drop what a stopped one did beyond its rung before it was gone; note which were cut off."""
+    for path in folder.glob("t*/run.json"):
+        run = Run(path.parent)
+        about, rows = run.about, run.rows()
+        if about.get("state") == "stopped" and rows and rows[-1]["epoch"] > about["rung"]:
+            run.cut(about["rung"])
+        elif about.get("state") in ("running", "waiting"):
+            run.note(state="interrupted", reason="with its sweep", ended=time.time())
 
 
 class Janitor(Callback):
