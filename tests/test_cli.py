@@ -180,3 +180,22 @@ def test_readmes_python_way(tmp_path):
     assert done.returncode == 0, done.stderr
     accuracy, parameters = done.stdout.strip().splitlines()[-1].split()
     assert 0 <= float(accuracy) <= 1 and int(parameters) > 10_000
+
+
+def test_flags_are_a_promise():
+    """A new setting of every search is a decision, not a side effect: variants are presets."""
+    from dataclasses import fields
+
+    from cluster.search import Options as Job
+    from tuning.sweep import Options as Sweep
+
+    assert {f.name for f in fields(SearchConfig)} == set(
+        "method gan data order search_discriminator hypergradient inner val_portion batch_size classifier_lr "
+        "classifier_lr_min classifier_momentum classifier_weight_decay classifier_clip arch_lr arch_weight_decay "
+        "discriminator_arch_lr discriminator_steps proxy seed data_dir device threads checkpoints pictures_every".split()
+    )
+    assert {f.name for f in fields(Sweep)} == set(
+        "config num_trials max_concurrent workers_per_trial gpus_per_trial grace space storage name time_budget wait "
+        "dry_run".split()
+    )
+    assert {f.name for f in fields(Job)} == set("config storage name dry_run workers gpus wait".split())
