@@ -129,7 +129,7 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         folder = None if joined() else stack.enter_context(_scratch())
-        stack.callback(ray.shutdown)
+        stack.callback(_disconnect)
         if folder is None:
             try:
                 ray.init(address=os.environ["RAY_ADDRESS"], runtime_env=_env(), **quiet)
@@ -150,6 +150,19 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
                 **quiet,
             )
             yield workers.slots(cpus(), visible_gpus())
+
+
+def _disconnect() -> None:
+    """Leave Ray; of a private one no process may be left."""
+    import ray
+
+    import psutil  # isort: skip  (Ray brings its own)
+
+    ours = [] if joined() else psutil.Process().children(recursive=True)
+    ray.shutdown()
+    for process in psutil.wait_procs(ours, timeout=2)[1]:  # its agents look only now and then whether it is gone
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextmanager

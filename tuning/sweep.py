@@ -59,8 +59,6 @@ class Options:
         for name in ("num_trials", "workers_per_trial", "grace"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        if self.config.proxy.epochs < 1:
-            raise ValueError("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
 
@@ -90,22 +88,20 @@ class Sweep:
                 )
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
         machine = f"{job.cpus()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
-        self.note(
-            **record | begun,
-            **{
-                "state": "running",
-                "reason": "",
-                "ended": None,
-                "preset": self.preset,
-                "dataset": self.dataset,
-                "seed": self.base.seed,
-                "command": self.command,
-                "num_trials": self.options.num_trials,
-                "objective": "best/proxy",
-                "config": to_json(self.base),
-                "machine": machine,
-            },
-        )
+        now = {
+            "state": "running",
+            "reason": "",
+            "ended": None,
+            "preset": self.preset,
+            "dataset": self.dataset,
+            "seed": self.base.seed,
+            "command": self.command,
+            "num_trials": self.options.num_trials,
+            "objective": "best/proxy",
+            "config": to_json(self.base),
+            "machine": machine,
+        }
+        self.note(**(record | begun | now))
 
     def note(self, **changes: Any) -> None:
         """Change entries of sweep.json."""
@@ -266,6 +262,8 @@ def main(argv: list[str] | None = None) -> int:
         fail(str(error))
     about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {parts_help()}"
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
+    if not options.config.proxy.epochs:
+        fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
     sweep = Sweep(replace(chosen, config=options.config), options, shlex.join([*_called(), *words]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -6,6 +6,7 @@ Neither is restored from Ray's pickles: what is known of a trial is read from it
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import ray
 from optuna.trial import FrozenTrial, TrialState
 from ray._raylet import PlacementGroupID
 from ray.tune import Callback
@@ -207,8 +209,19 @@ def settle(folder: Path) -> None:
             run.note(state="interrupted", reason="with its sweep", ended=time.time())
 
 
+def _free(group: str, run: Run) -> None:
+    """Remove a placement group once the worker in it is gone. Earlier, its controller, which is about to be killed,
+    would take that for a fault and begin anew in another group, of which nobody would ever know."""
+    end = time.monotonic() + 20
+    while run.busy and time.monotonic() < end:
+        time.sleep(0.1)
+    if ray.is_initialized():
+        with suppress(Exception):  # it may be gone already
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+
+
 class Janitor(Callback):
-    """Frees at once what a stopped trial's workers held, whatever Ray's own cleaner does; tells what is new."""
+    """Frees soon what a stopped trial's workers held, whatever Ray's own cleaner does; tells what is new."""
 
     def __init__(self, kick: Callable[[], None]):
         self.kick = kick
@@ -218,8 +231,8 @@ class Janitor(Callback):
 
     def _free(self, trial: Any) -> None:
         if group := (trial.last_result or {}).get("placement_group"):
-            with suppress(Exception):  # it may be gone already, and nothing may end the sweep here
-                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+            run = Run(trial.config["folder"])
+            threading.Thread(target=_free, args=(group, run), daemon=True, name=f"free {run.folder.name}").start()
         self.kick()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:

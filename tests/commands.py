@@ -1,0 +1,111 @@
+"""Commands of ours run for real by tests: with one thread a process, on two CPUs, in their own process group."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+TESTS = Path(__file__).parent
+TINY = [
+    "--method.epochs=4",
+    "--method.arch-start-epoch=3",
+    "--method.channels=2",
+    "--batch-size=8",
+    "--proxy.epochs=1",
+    "--proxy.channels=4",
+    "--data.limit=400",
+    "--data.holdout=0.4",
+    "--pictures-every=9",
+]
+TINY_GAN = ["--gan.warmup=3", "--gan.channels=4", "--gan.shared-dim=8", "--gan.z-dim=24"]
+
+
+def two_cpus() -> None:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+
+
+def start(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """`python WORDS`."""
+    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(TESTS)}
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=cwd,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))} | ours | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=two_cpus,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.05)
+
+
+def family(process: subprocess.Popen[str]) -> list[list[float]]:
+    """The process and all below it: [number, time of birth]."""
+    me = psutil.Process(process.pid)
+    return [[p.pid, p.create_time()] for p in [me, *me.children(recursive=True)]]
+
+
+def left_over(processes: Iterable[list[float]], seconds: float = 10) -> list[str]:
+    """Those that are still there after `seconds`."""
+    there = {(int(pid), born) for pid, born in processes}
+    end = time.monotonic() + seconds
+    while there and time.monotonic() < end:
+        there = {(pid, born) for pid, born in there if _lives(pid, born)}
+        time.sleep(0.1)
+    return [" ".join(psutil.Process(pid).cmdline()) for pid, _ in there]
+
+
+def _lives(pid: int, born: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() == born and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def probes(path: Path) -> list[dict[str, Any]]:
+    """What probed.py wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+OTHER_RAY = """
+import os, ray, sys
+ray.init(address="local", num_cpus=1, include_dashboard=True, dashboard_port=0, _temp_dir=sys.argv[1])
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def another_ray(folder: Path) -> subprocess.Popen[str]:
+    """An unrelated Ray on this machine; it ends with its standard input."""
+    environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER_RAY, str(folder)],
+        env=os.environ | environment | {"RAY_AUTH_MODE": "disabled"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline().strip() == "up"
+    return process

@@ -1,0 +1,118 @@
+"""One search as a Ray Train job: the same numbers as alone, workers that die, listening, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, wait_for
+
+from cluster import job
+from cluster.job import Workers, workers_for
+from dasgm.genotype import Genotype
+from dasgm.runs import Run, read_lines
+
+ROOT = Path(__file__).parents[1]
+SEARCH = str(ROOT / "cluster" / "search.py")
+TIMES = ("time", "speed/", "cost/")
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
+
+
+def test_slots_are_what_fits():
+    assert Workers(1).slots(2, 0) == 2
+    assert Workers(2).slots(2, 0) == 1
+    assert Workers(3).slots(2, 0) == 0
+    assert Workers(2, gpus=1.0).slots(64, 8) == 4
+    assert Workers(2, gpus=0.5).slots(4, 8) == 2
+    assert Workers(1, gpus=1.0).slots(64, 0) == 0
+
+
+def test_more_than_there_is_is_refused(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert workers_for(1, None).slots(job.cpus(), job.visible_gpus()) >= 1
+    for number, gpus in ((1, 99.0), (10**6, 0.0), (0, None), (1, -1.0)):
+        with pytest.raises(ValueError) as error:
+            workers_for(number, gpus)
+        assert len(str(error.value).splitlines()) == 1
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # there it is waited for
+    assert workers_for(1, 99.0) == Workers(1, 99.0, private=False)
+
+
+def test_two_workers_share_a_search_and_listen_on_loopback_only(tmp_path):
+    words = ["--gan=none", "--workers=2", "--storage", str(tmp_path), "--name=two", *TINY]
+    process = start(str(ROOT / "tests" / "probed.py"), str(tmp_path / "probes"), "search", *words)
+    code, out, err = finish(process)
+    assert (code, err) == (0, "") and "finished; the result page is" in out, (out, err)
+    about = Run(tmp_path / "two").about
+    assert about["state"] == "finished" and about["workers"] == 2
+    assert [row["epoch"] for row in rows_of(tmp_path / "two")] == [1, 2, 3, 4, 4]
+    genotype = Genotype.load(tmp_path / "two" / "genotype.json")
+    assert set(json.loads(genotype.to_json())) == {"normal", "normal_concat", "reduce", "reduce_concat"}
+    seen = probes(tmp_path / "probes")
+    assert max(len(probe["workers"]) for probe in seen) == 2
+    assert {ip for probe in seen for ip in probe["listening"]} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert not left_over(process for probe in seen for process in probe["processes"])
+    assert not (tmp_path / "two" / ".ray").exists()
+
+
+def test_refused_in_one_line(tmp_path):
+    words = ["--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
+    for more, says in (
+        (["--gpus=5"], "5 GPUs"),
+        (["--batch-size=5000"], "--batch-size"),
+        (["--dataset=folder", "--data-dir=nowhere"], "nowhere"),
+    ):
+        code, out, err = finish(start(SEARCH, *words, *more))
+        assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
+        assert not (tmp_path / "one").exists()
+    with Run(tmp_path / "one"):
+        code, out, err = finish(start(SEARCH, *words))
+        assert code == 2 and f"process {os.getpid()} on " in err, err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_worker_goes_on_to_the_numbers_of_a_search_alone(tmp_path):
+    words = ["--storage", str(tmp_path), *TINY, *TINY_GAN, "--val-portion=0.3"]
+    code, out, err = finish(start("-m", "dasgm", "search", "quickstart", *words, "--name=alone"))
+    assert code == 0, err
+    process = start(SEARCH, *words, "--name=ray")
+    wait_for(process, lambda: len(rows_of(tmp_path / "ray")) == 2)
+    os.kill(Run(tmp_path / "ray").about["pid"], signal.SIGKILL)
+    code, out, err = finish(process)
+    assert (code, err) == (0, ""), err
+    assert "going on after epoch 2" in out
+    assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "alone")
+    assert read_lines(tmp_path / "ray" / "alphas.jsonl") == read_lines(tmp_path / "alone" / "alphas.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_stopped_then_continued_and_another_configuration_refused(tmp_path):
+    words = ["--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
+    process = start(SEARCH, *words)
+    wait_for(process, lambda: len(rows_of(tmp_path / "one")) == 1)
+    everyone = family(process)
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, err = finish(process, 60)
+    assert code == 130 and "To continue: python cluster/search.py" in out and err == "", (code, out, err)
+    assert not left_over(everyone)
+    before = (tmp_path / "one" / "run.json").read_bytes()
+    code, out, err = finish(start(SEARCH, *words, "--arch-lr=0.5"))
+    assert code == 2 and "arch_lr" in err and len(err.strip().splitlines()) == 1, err
+    assert (tmp_path / "one" / "run.json").read_bytes() == before
+    code, out, err = finish(start(SEARCH, *words))
+    assert (code, err) == (0, "") and "going on after epoch" in out, err
+
+
+@pytest.mark.slow
+def test_nan_is_one_line(tmp_path):
+    words = ["--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
+    code, out, err = finish(start(SEARCH, *words, "--classifier-lr=1e30", "--classifier-clip=1e30"))
+    assert code == 1 and "epoch 1, stage 1" in err and len(err.strip().splitlines()) == 1, (code, err)

@@ -1,0 +1,271 @@
+"""A sweep from outside, for real: Ray, Optuna, MLflow, processes; stopped, failed, killed, continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from commands import TINY, TINY_GAN, another_ray, family, finish, left_over, probes, start, wait_for
+from optuna.trial import TrialState
+
+from dasgm.runs import Run, read_json, read_lines
+
+ROOT = Path(__file__).parents[1]
+SWEEP = str(ROOT / "tuning" / "sweep.py")
+TIMES = ("time", "speed/", "cost/")
+
+
+def sweep(storage: Path, *more: str, **environment: str) -> Any:
+    """The command, tiny."""
+    return start(SWEEP, "--storage", str(storage), "--name", "s", *TINY, *more, **environment)
+
+
+def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/study.db").trials
+
+
+def epochs_of(folder: Path) -> list[int]:
+    return [row["epoch"] for row in read_lines(folder / "metrics.jsonl") if row["phase"] != "best"]
+
+
+MIXED = ["--space=toy_spaces:mixed", "--num-trials=4", "--max-concurrent=2", "--grace=3"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Two at a time on a 2-CPU Ray beside an unrelated one: good, broken, hopeless, good."""
+    storage = tmp_path_factory.mktemp("swept")
+    temporary, elsewhere = Path(tempfile.mkdtemp(prefix="t-")), Path(tempfile.mkdtemp(prefix="r-"))
+    other = another_ray(elsewhere)
+    process = start(
+        *(str(ROOT / "tests" / "probed.py"), str(storage / "probes"), "sweep"),
+        *("--storage", str(storage), "--name", "s", *TINY, *MIXED),
+        TMPDIR=str(temporary),
+    )
+    code, out, err = finish(process)
+    assert other.poll() is None
+    other.communicate("")
+    shutil.rmtree(elsewhere, ignore_errors=True)
+    yield SimpleNamespace(
+        storage=storage,
+        folder=storage / "s",
+        code=code,
+        out=out,
+        err=err,
+        probes=probes(storage / "probes"),
+        left=sorted(p.name for p in temporary.iterdir()),
+    )
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def test_sweep_ends_with_a_ranking_and_says_no_more_than_it_should(swept):
+    assert swept.code == 0 and swept.err == "", (swept.out, swept.err)
+    states = {name: Run(swept.folder / name).about["state"] for name in ("t000", "t001", "t002", "t003")}
+    assert states == {"t000": "finished", "t001": "failed", "t002": "stopped", "t003": "finished"}
+    assert "stage 1 (classifier)" in Run(swept.folder / "t001").about["reason"]
+    assert Run(swept.folder / "t002").about["reason"].startswith("rung 3: ")
+    for part in ("rung 3: ", "best genotype, t00", "stage 1", "everything lies in", "mlflow ui", "viewStateShareKey="):
+        assert part in swept.out, part
+    for noise in ("Traceback", "WARN", "INFO", "ray::", "tensorboard"):
+        assert noise not in swept.out, noise
+    assert (swept.folder / "report.html").stat().st_size < 3e6
+    about = read_json(swept.folder / "sweep.json")
+    assert about["state"] == "finished" and about["num_trials"] == 4 and about["machine"].startswith("2 CPUs")
+
+
+def test_stopped_trial_has_nothing_beyond_its_rung(swept):
+    assert epochs_of(swept.folder / "t002") == [1, 2, 3]
+    assert [epochs_of(swept.folder / name) for name in ("t000", "t003")] == [[1, 2, 3, 4]] * 2
+
+
+def test_study_says_pruned_failed_and_complete(swept):
+    trials = trials_of(swept.folder)
+    assert [t.state for t in trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE]
+    for trial in trials:
+        rows = read_lines(swept.folder / f"t{trial.number:03d}" / "metrics.jsonl")
+        told = {row["epoch"]: row["val/accuracy"] for row in rows if "val/accuracy" in row}
+        assert trial.intermediate_values == told
+        if trial.state == TrialState.COMPLETE:
+            assert trial.value == rows[-1]["best/proxy"]
+    assert sorted(trials[2].intermediate_values) == [1, 2, 3]
+
+
+def test_mlflow_mirrors_the_sweep(swept):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{swept.storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("dasgm")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == ["s", "t000", "t001", "t002", "t003"]
+    parent = runs.pop("s")
+    assert parent.info.status == "FINISHED" and parent.data.tags["state"] == "finished"
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert [runs[name].info.status for name in sorted(runs)] == ["FINISHED", "FAILED", "FINISHED", "FINISHED"]
+    assert runs["t002"].data.tags["state"] == "stopped" and "rung 3" in runs["t002"].data.tags["reason"]
+    assert runs["t000"].data.params == {"classifier_lr": "0.1"}
+    for name, run in runs.items():
+        rows = read_lines(swept.folder / name / "metrics.jsonl")
+        history = client.get_metric_history(run.info.run_id, "val/accuracy")
+        there = {m.step: m.value for m in history}
+        told = {row["epoch"]: row["val/accuracy"] for row in rows if "val/accuracy" in row}
+        assert told.items() <= there.items()  # a stopped one may have done an epoch more while it was stopped
+        if "best/proxy" in rows[-1:]:
+            assert run.data.metrics["best/proxy"] == rows[-1]["best/proxy"]
+
+
+def test_cpus_of_stopped_and_failed_trials_are_free_within_10_s(swept):
+    seen = [probe for probe in swept.probes if "groups" in probe]
+    assert {probe["cpus"] for probe in seen} == {2.0}
+    assert max(len(probe["groups"]) for probe in seen) == 2
+    last = {group: probe["time"] for probe in seen for group in probe["groups"]}
+    ended = sorted(Run(swept.folder / name).about["ended"] for name in ("t000", "t001", "t002", "t003"))
+    assert len(last) == 4  # one a trial: a stopped trial's controller did not begin anew elsewhere
+    for freed, end in zip(sorted(last.values()), ended, strict=True):
+        assert freed - end < 10
+    assert all(probe["free"] + len(probe["groups"]) <= 2 for probe in seen)
+
+
+def test_nothing_listens_beyond_loopback(swept):
+    listening = {ip for probe in swept.probes for ip in probe["listening"]}
+    assert listening and listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_nothing_is_left(swept):
+    assert not left_over(process for probe in swept.probes for process in probe["processes"])
+    assert swept.left == [] and not (swept.folder / ".ray").exists()
+    assert not Run(swept.folder).busy
+
+
+def test_finished_sweep_called_again_prints_its_ranking(swept):
+    before = (swept.folder / "t000" / "metrics.jsonl").read_bytes()
+    begun = time.monotonic()
+    code, out, err = finish(sweep(swept.storage, *MIXED))
+    assert (code, err) == (0, "") and "best genotype" in out and "starting Ray" not in out
+    assert (swept.folder / "t000" / "metrics.jsonl").read_bytes() == before
+    assert time.monotonic() - begun < 60
+
+
+REFUSED: list[tuple[list[str], str]] = [
+    ([*MIXED, "--arch-lr=0.5"], "arch_lr"),
+    ([*MIXED, "--method.epochs=6"], "method.epochs"),
+    ([*MIXED, "--grace=1"], "grace"),
+    (["--num-trials=4", "--grace=3"], "space"),
+    (["--name=new", "--gpus-per-trial=7"], "7 GPUs"),
+    (["--name=new", "--workers-per-trial=3"], "3 CPUs"),
+    (["--name=new", "--space=toy_spaces:nothing"], "toy_spaces:nothing"),
+    (["--name=new", "--batch-size=5000"], "smaller --batch-size"),
+    (["--name=new", "--proxy.epochs=0"], "proxy"),
+    (["--name=new", "--preset=quickstrat"], "did you mean 'quickstart'"),
+    (["--name=new", "--storage=/dev/null/runs"], "/dev/null"),
+]
+
+
+@pytest.mark.parametrize("words,says", REFUSED, ids=lambda value: value[-1] if isinstance(value, list) else None)
+def test_refused_in_one_line_and_nothing_written(swept, words, says):
+    before = (swept.folder / "sweep.json").read_bytes()
+    code, out, err = finish(sweep(swept.storage, *words))
+    assert code == 2 and says in err and len(err.strip().splitlines()) == 1, (code, err)
+    assert err.startswith("error: ") and "Ray" not in out
+    assert not (swept.storage / "new").exists() and (swept.folder / "sweep.json").read_bytes() == before
+
+
+def test_second_sweep_of_a_name_is_refused(swept):
+    with Run(swept.folder):
+        code, out, err = finish(sweep(swept.storage, *MIXED))
+    assert code == 2 and f"process {os.getpid()} on " in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_ctrl_c_says_how_to_continue_and_leaves_no_orphans(tmp_path):
+    process = sweep(tmp_path, "--gan=none", "--num-trials=2")
+    wait_for(process, lambda: epochs_of(tmp_path / "s" / "t000"))
+    everyone = family(process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    code, out, err = finish(process, 60)
+    assert code == 130 and "To continue: python tuning/sweep.py" in out and err == "", (code, out, err)
+    assert not left_over(everyone)
+    assert read_json(tmp_path / "s" / "sweep.json")["state"] == "interrupted"
+    assert Run(tmp_path / "s" / "t000").about["state"] == "interrupted"
+    assert trials_of(tmp_path / "s")[0].state == TrialState.RUNNING
+
+
+# ------------------------------------------------------------------------------------------------ longer proofs
+
+
+def outcome(folder: Path) -> list[Any]:
+    """All that must not depend on what happened to a sweep on its way."""
+    found: list[Any] = []
+    for trial in trials_of(folder):
+        run = folder / f"t{trial.number:03d}"
+        rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(run / "metrics.jsonl")]
+        found.append([trial.params, trial.state.name, trial.value, trial.intermediate_values, rows])
+        found.append([read_lines(run / "alphas.jsonl"), Run(run).about["state"], Run(run).about["reason"]])
+        if trial.state == TrialState.COMPLETE:
+            found.append(json.loads((run / "genotype.json").read_text()))
+    return found
+
+
+ONE = [*TINY_GAN, "--num-trials=4", "--max-concurrent=1", "--grace=2", "--seed=3"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    code, out, err = finish(sweep(undisturbed, *ONE), 400)
+    assert (code, err) == (0, ""), err
+
+    process = sweep(killed, *ONE)
+    wait_for(process, lambda: len(epochs_of(killed / "s" / "t001")) == 1, 300)
+    everyone = family(process)
+    process.kill()
+    process.communicate()
+    assert not left_over(everyone, 40)  # Ray's agents look now and then whether it is gone
+    before = [read_lines(killed / "s" / name / "metrics.jsonl") for name in ("t000", "t001")]
+    code, out, err = finish(sweep(killed, *ONE), 400)
+    assert (code, err) == (0, ""), err
+    for name, rows in zip(("t000", "t001"), before, strict=True):
+        assert read_lines(killed / "s" / name / "metrics.jsonl")[: len(rows)] == rows  # the times too: not run twice
+    assert "going on after epoch 1" in out
+    assert outcome(killed / "s") == outcome(undisturbed / "s")
+
+    code, out, err = finish(sweep(killed, *ONE, "--num-trials=5"), 200)
+    assert (code, err) == (0, ""), err
+    assert outcome(killed / "s")[: len(outcome(undisturbed / "s"))] == outcome(undisturbed / "s")
+    assert len(trials_of(killed / "s")) == 5
+    from mlflow import MlflowClient
+
+    runs = MlflowClient(f"sqlite:///{killed}/mlflow.db").search_runs(["1"])
+    assert sorted(run.info.run_name.split()[0] for run in runs) == ["s", "t000", "t001", "t002", "t003", "t004"]
+    assert len(list(Path(tempfile.gettempdir()).glob("dasgm-new-*"))) == 0
+
+
+@pytest.mark.slow
+def test_time_budget_stops_and_can_be_continued(tmp_path):
+    begun = time.monotonic()
+    code, out, err = finish(sweep(tmp_path, "--gan=none", "--num-trials=9", "--time-budget=30"), 150)
+    assert (code, err) == (0, "") and "not every search came to its end. To continue: " in out, (code, err)
+    assert time.monotonic() - begun < 90
+    assert len(trials_of(tmp_path / "s")) < 9
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_on_one_machine(tmp_path):
+    words = ["--gan=none", "--num-trials=1"]
+    processes = [sweep(tmp_path, *words), sweep(tmp_path, *words, "--name=other")]
+    for code, _, err in [finish(process, 200) for process in processes]:
+        assert (code, err) == (0, ""), err
+
+
+@pytest.mark.slow
+def test_a_space_that_is_wrong_is_one_line(tmp_path):
+    code, out, err = finish(sweep(tmp_path, "--space=toy_spaces:wrong"))
+    assert code == 2 and "val-portion" in err and "trial 0" in err and len(err.strip().splitlines()) == 1, err

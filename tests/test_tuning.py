@@ -1,0 +1,262 @@
+"""The parts of a sweep by themselves: halving, proposals, the time that is left."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from optuna.trial import FixedTrial, TrialState
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from dasgm.config import override
+from dasgm.presets import preset
+from dasgm.report import RunView
+from dasgm.runs import Run
+from tuning import spaces
+from tuning.table import time_left
+from tuning.trials import METRIC, Halving, Proposer, open_study, settle
+
+BASE = preset("quickstart").config
+
+
+def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]:
+    """(trial, epoch, accuracy) as a cluster would report them: trials side by side, ties among the accuracies."""
+    draw = random.Random(seed)
+    waiting = {f"t{i:03d}": list(range(1, epochs + 1)) for i in range(trials)}
+    out = []
+    while waiting:
+        name = draw.choice(sorted(waiting)[:4])
+        out.append((name, waiting[name].pop(0), draw.randint(10, 90) / 100))
+        if not waiting[name]:
+            del waiting[name]
+    return out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_halving_decides_as_rays_own(seed):
+    epochs, grace = 9, 2
+    ours = Halving(epochs, grace)
+    stock = ASHAScheduler("epoch", METRIC, "max", epochs + 1, grace, 2)
+    stopped = set()
+    for name, epoch, accuracy in results(seed, 12, epochs):
+        if name in stopped:
+            continue
+        trial = SimpleNamespace(trial_id=name, config={"name": name})
+        if epoch == 1:
+            stock.on_trial_add(None, trial)
+        row = {"epoch": epoch, METRIC: accuracy}
+        decision = stock.on_trial_result(None, trial, row)
+        assert ours.on_trial_result(None, trial, row) == decision
+        if decision == "STOP":
+            stopped.add(name)
+            rung, why = ours.reasons[name]
+            assert rung == epoch in ours.rungs and why.startswith(f"rung {rung}: {accuracy:.3f} < ")
+    assert stopped and set(ours.reasons) == stopped
+
+
+def test_halving_has_no_rung_at_the_end():
+    assert Halving(4, 2).rungs == [2]
+    assert Halving(9, 2).rungs == [2, 4, 8]
+    assert Halving(50, 5).rungs == [5, 10, 20, 40]
+    assert Halving(2, 5).rungs == []  # too short for a rung
+    assert Halving(4, 2).judge("t000", {"epoch": 0})  # the first report has no accuracy
+
+
+def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
+    halving = Halving(BASE.method.epochs, 2)
+    return Proposer(open_study(folder), folder, BASE, space, num_trials, halving, lambda name, title, parameters: {})
+
+
+def end(proposer: Proposer, ray_id: str, state: str, accuracies: list[float], proxy: float = 0.5) -> None:
+    """Write what a search of this end leaves behind, and tell the proposer."""
+    run = Run(proposer.folder / f"t{proposer.numbers[ray_id]:03d}")
+    for epoch, accuracy in enumerate(accuracies, 1):
+        row = {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": float(epoch)}
+        run.log("metrics", row)
+        proposer.halving.judge(run.folder.name, row)
+    if state == "finished":
+        run.log("metrics", {"epoch": len(accuracies), "phase": "best", "best/proxy": proxy, "time": 99.0})
+    if state != "stopped":
+        run.note(state=state)
+    proposer.on_trial_complete(ray_id)
+
+
+def test_only_a_finished_trial_gives_the_sampler_a_score(tmp_path):
+    proposer = propose(tmp_path)
+    ends = [("a", "finished", [0.5] * 4), ("b", "stopped", [0.9, 0.1]), ("c", "failed", [0.2])]
+    for ray_id, state, accuracies in ends:
+        assert proposer.suggest(ray_id)["name"] == f"t{proposer.numbers[ray_id]:03d}"
+        end(proposer, ray_id, state, accuracies)
+    complete, pruned, failed = proposer.study.trials
+    assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.5)
+    assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {1: 0.9, 2: 0.1})
+    assert (failed.state, failed.value) == (TrialState.FAIL, None)
+    assert Run(tmp_path / "t001").about["reason"] == "rung 2: 0.100 < 0.500"
+
+
+CODE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "TESTS")
+from test_tuning import propose
+proposer = propose(Path(sys.argv[1]))
+for ray_id in "xyz":
+    config = proposer.suggest(ray_id)
+    print(config["name"], proposer.study.trials[int(config["name"][1:])].params)
+"""
+
+
+def test_a_new_process_proposes_what_the_old_one_would_have(tmp_path):
+    def begun(folder: Path) -> Proposer:
+        folder.mkdir()
+        proposer = propose(folder)
+        for i in range(7):  # beyond the random start: TPE
+            proposer.suggest(str(i))
+            end(proposer, str(i), "finished", [0.5] * 4, proxy=0.1 * i)
+        return proposer
+
+    same = begun(tmp_path / "one")
+    expected = [same.suggest("7")["name"], same.study.trials[7].params]
+    begun(tmp_path / "two")
+    code = CODE.replace("TESTS", str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "two")], capture_output=True, text=True)
+    assert f"{expected[0]} {expected[1]}" in done.stdout.splitlines(), done.stderr
+
+
+def test_unfinished_trials_come_first_and_none_is_proposed_twice(tmp_path):
+    first = propose(tmp_path, 3)
+    for ray_id in "abc":
+        first.suggest(ray_id)
+    end(first, "b", "finished", [0.4] * 4)
+    Run(tmp_path / "t002").log("metrics", {"epoch": 1, "phase": "search 1", METRIC: 0.3, "time": 1.0})
+    parameters = [trial.params for trial in first.study.trials]
+
+    second = propose(tmp_path, 4)
+    names = [second.suggest(ray_id)["name"] for ray_id in "xyz"]
+    assert names == ["t000", "t002", "t003"] and second.suggest("w") == Searcher.FINISHED
+    assert [trial.params for trial in second.study.trials][:3] == parameters
+    assert second.halving.bracket._rungs[0][1] == {"t001": 0.4}
+
+
+def test_what_the_folder_knows_and_the_study_does_not_is_told(tmp_path):
+    first = propose(tmp_path, 3)
+    for ray_id, accuracies in (("a", [0.5, 0.6]), ("b", [0.4, 0.1]), ("c", [])):
+        first.suggest(ray_id)
+        for epoch, accuracy in enumerate(accuracies, 1):
+            row = {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": 1.0}
+            Run(tmp_path / f"t{first.numbers[ray_id]:03d}").log("metrics", row)
+    Run(tmp_path / "t002").note(state="failed", reason="epoch 1, stage 1")  # killed before the study was told
+    second = propose(tmp_path, 3)
+    assert [t.state.name for t in second.study.trials] == ["RUNNING", "PRUNED", "FAIL"]
+    assert second.waiting == [0]
+
+
+def test_a_proposal_cut_off_in_the_middle_is_completed(tmp_path):
+    study = open_study(tmp_path)
+    study.ask().suggest_float("classifier_lr", BASE.classifier_lr / 4, BASE.classifier_lr * 4, log=True)
+    rate = study.trials[0].params["classifier_lr"]
+    proposer = propose(tmp_path)
+    assert proposer.suggest("a")["name"] == "t000"
+    assert proposer.study.trials[0].params["classifier_lr"] == rate
+    assert {"arch_lr", "gan"} <= set(proposer.study.trials[0].params)
+
+
+def test_a_wrong_space_is_one_line(tmp_path):
+    def wrong(trial, base):
+        return {"val_portion": trial.suggest_float("val_portion", 1.5, 2.0)}
+
+    with pytest.raises(ValueError, match="the space, at trial 0: val-portion") as error:
+        propose(tmp_path, space=wrong).suggest("a")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_rate_and_portion_exist_only_under_a_gan():
+    none = spaces.default(FixedTrial({"classifier_lr": 0.05, "arch_lr": 0.02, "gan": "none"}), BASE)
+    assert set(none) == {"classifier_lr", "arch_lr", "gan"} and override(BASE, none).gan is None
+    some = {"classifier_lr": 0.05, "arch_lr": 0.02, "gan": "biggan", "generator_lr": 1e-3, "val_portion": 0.3}
+    config = override(BASE, spaces.default(FixedTrial(some), BASE))
+    assert config.gan.generator_lr == 1e-3 and config.val_portion == 0.3
+    assert spaces.title(3, some) == "t003 biggan v30" and spaces.title(4, {"gan": "none"}) == "t004 none"
+
+
+def test_settling_drops_what_came_after_the_stop(tmp_path):
+    run = Run(tmp_path / "t000")
+    run.folder.mkdir()
+    for epoch in (1, 2, 3):
+        run.log("metrics", {"epoch": epoch, "phase": "search 1", METRIC: 0.1})
+        run.log("alphas", {"epoch": epoch})
+    run.note(state="stopped", rung=2)
+    other = Run(tmp_path / "t001")
+    other.folder.mkdir()
+    other.note(state="running")
+    settle(tmp_path)
+    assert [row["epoch"] for row in run.rows()] == [1, 2] and other.about["state"] == "interrupted"
+
+
+# ------------------------------------------------------------------------------------------------ time left
+
+
+def timeline(
+    durations: list[tuple[float, float, float, int]], at_once: int, epochs: int
+) -> tuple[list[dict[str, object]], float]:
+    """Trials of (start-up, seconds an epoch, proxy, epochs done) one after another on `at_once` slots."""
+    free, trials = [0.0] * at_once, []
+    for start, pace, proxy, done in durations:
+        slot = free.index(min(free))
+        asked, times = free[slot], []
+        times = [asked + start + pace * (e + 1) for e in range(done)]
+        free[slot] = times[-1] + (proxy if done == epochs else 0.5)
+        trials.append({"asked": asked, "times": times, "ended": free[slot], "whole": done == epochs})
+    return trials, max(free)
+
+
+def seen_at(trials: list[dict], now: float, offset: float) -> list[RunView]:
+    runs = []
+    for i, trial in enumerate(trials):
+        if trial["asked"] > now:
+            continue
+        over = trial["ended"] <= now
+        info = {"asked": trial["asked"] + offset, "ended": trial["ended"] + offset if over else None}
+        rows = [{"epoch": e, "time": t + offset, METRIC: 0.5} for e, t in enumerate(trial["times"], 1) if t <= now]
+        state = ("finished" if trial["whole"] else "stopped") if over else "running" if rows else "waiting"
+        runs.append(RunView(Path(f"t{i:03d}"), state, info, {}, rows, [], None))
+    return runs
+
+
+TIMELINES = {
+    "alike": ([(12, 10, 15, 5)] * 8, 2, 5),
+    "one at a time": ([(12, 10, 15, 5)] * 6, 1, 5),
+    "slow and quick": ([(12, 14, 20, 6), (12, 8, 20, 6)] * 4, 2, 6),
+    "some stopped": ([(12, 20, 15, 8), (12, 20, 15, 8), (12, 20, 0, 2), (12, 20, 15, 8)] * 3, 2, 8),
+    "long epochs": ([(20, 600, 900, 10)] * 9, 3, 10),
+}
+
+
+@pytest.mark.parametrize("name", TIMELINES)
+@pytest.mark.parametrize("share", [0.34, 0.5, 0.67, 0.8])
+def test_time_left_within_a_quarter_after_a_third(name, share):
+    durations, at_once, epochs = TIMELINES[name]
+    trials, end = timeline(durations, at_once, epochs)
+    now, offset = share * end, 1e9
+    guess = time_left(seen_at(trials, now, offset), epochs, len(trials), at_once, now + offset, offset)
+    assert guess is not None and guess == pytest.approx(end - now, rel=0.25)
+
+
+def test_time_left_after_a_night_forgets_the_night():
+    trials, end = timeline([(12, 10, 15, 5)] * 8, 1, 5)
+    runs = seen_at(trials, 0.5 * end, 0.0)
+    night = 40_000.0
+    later = [RunView(r.folder, r.state, dict(r.info), {}, list(r.metrics), [], None) for r in runs]
+    later[-1].info["asked"] = 0.5 * end + night
+    assert time_left(later, 5, 8, 1, 0.5 * end + night, 0.5 * end + night) is None
+    begun = len(later[-1].metrics)
+    for e in range(begun + 1, begun + 3):
+        later[-1].metrics.append({"epoch": e, "time": 0.5 * end + night + 12 + 10 * (e - begun), METRIC: 0.5})
+    now = 0.5 * end + night + 32
+    guess = time_left(later, 5, 8, 1, now, 0.5 * end + night)
+    assert guess is not None and guess < end
