@@ -190,12 +190,48 @@ def test_flags_are_a_promise():
     from tuning.sweep import Options as Sweep
 
     assert {f.name for f in fields(SearchConfig)} == set(
-        "method gan data order search_discriminator hypergradient inner val_portion batch_size classifier_lr "
-        "classifier_lr_min classifier_momentum classifier_weight_decay classifier_clip arch_lr arch_weight_decay "
-        "discriminator_arch_lr discriminator_steps proxy seed data_dir device threads checkpoints pictures_every".split()
+        [
+            "method",
+            "gan",
+            "data",
+            "order",
+            "search_discriminator",
+            "hypergradient",
+            "inner",
+            "val_portion",
+            "batch_size",
+            "classifier_lr",
+            "classifier_lr_min",
+            "classifier_momentum",
+            "classifier_weight_decay",
+            "classifier_clip",
+            "arch_lr",
+            "arch_weight_decay",
+            "discriminator_arch_lr",
+            "discriminator_steps",
+            "proxy",
+            "seed",
+            "data_dir",
+            "device",
+            "threads",
+            "checkpoints",
+            "pictures_every",
+        ]
     )
     assert {f.name for f in fields(Sweep)} == set(
-        "config num_trials max_concurrent workers_per_trial gpus_per_trial grace space storage name time_budget wait "
-        "dry_run".split()
+        [
+            "config",
+            "num_trials",
+            "max_concurrent",
+            "workers_per_trial",
+            "gpus_per_trial",
+            "grace",
+            "space",
+            "storage",
+            "name",
+            "time_budget",
+            "wait",
+            "dry_run",
+        ]
     )
-    assert {f.name for f in fields(Job)} == set("config storage name dry_run workers gpus wait".split())
+    assert {f.name for f in fields(Job)} == set(["config", "storage", "name", "dry_run", "workers", "gpus", "wait"])
