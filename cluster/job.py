@@ -71,7 +71,8 @@ def workers_for(number: int, gpus_per_search: float | None) -> Workers:
         raise ValueError(f"{number} workers: expected at least 1")
     if gpus_per_search is not None and gpus_per_search < 0:
         raise ValueError(f"{gpus_per_search} GPUs: expected 0 or more")
-    gpus = float(min(number, visible_gpus())) if gpus_per_search is None else gpus_per_search
+    enough = not joined() and visible_gpus() >= number  # NCCL takes no two workers on one GPU
+    gpus = float(number if enough else 0) if gpus_per_search is None else gpus_per_search
     workers = Workers(number, gpus / number, private=not joined())
     if workers.private and not workers.slots(cpus(), visible_gpus()):
         raise ValueError(
@@ -284,22 +285,22 @@ def _torch_config(workers: Workers) -> Any:
             worker_group.execute(_set_torch_distributed_env_vars)
             if n > 1:
                 meeting = os.path.join(tempfile.gettempdir(), f"dasgm-meet-{uuid.uuid4().hex}")
-                ray.get([worker_group.execute_single_async(i, meet, meeting, i, n) for i in range(n)])
+                backend = "cpu:gloo,cuda:nccl" if workers.gpus else "gloo"
+                ray.get([worker_group.execute_single_async(i, meet, meeting, i, n, backend) for i in range(n)])
 
     class FileConfig(TorchConfig):
         @property
         def backend_cls(self) -> type:
             return FileBackend
 
-    return FileConfig() if workers.private else TorchConfig()
+    # both: metrics are averaged on the CPU
+    return FileConfig() if workers.private else TorchConfig("cpu:gloo,cuda:nccl" if workers.gpus else "gloo")
 
 
-def meet(path: str, rank: int, size: int) -> None:
+def meet(path: str, rank: int, size: int, backend: str) -> None:
     """Join the process group of `size` workers that meet at `path`."""
-    import torch
     import torch.distributed as dist
 
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=size)
 
 

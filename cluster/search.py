@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -26,7 +27,7 @@ class Options(SearchOptions):
     workers: int = 1
     """Processes that share the search; each has its own batch of --batch-size."""
     gpus: float | None = None
-    """Of all workers together; by default those of this machine, one a worker at most."""
+    """Of all workers together; by default one a worker where this machine has as many."""
     wait: float = 600.0
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
 
@@ -57,13 +58,14 @@ def main(argv: list[str] | None = None) -> int:
     if options.dry_run:
         from dasgm.estimate import describe
 
-        print(describe(chosen.config))
+        print(describe(chosen.config, workers=options.workers))
         return 0
     print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {folder}", flush=True)
+    from cluster.tracking import Mirror
     from dasgm.runs import Run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    scratch = folder.absolute() / ".ray"
+    scratch = folder.absolute() / f".ray-{os.getpid()}"
     try:
         workers = workers_for(options.workers, options.gpus)
         look_at_data(chosen.config, workers)
@@ -71,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             pass
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
         said, over = (folder / "log.txt"), threading.Event()
+        mirror = Mirror(folder).start()
         with connected(workers, options.wait):
             follower = threading.Thread(target=_follow, args=(said, over), daemon=True)
             follower.start()
@@ -79,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             finally:
                 over.set()
                 follower.join(2)
+                told = mirror.stop(20)
                 shutil.rmtree(scratch, ignore_errors=True)
     except (ValueError, OSError) as error:
         fail(str(error))
@@ -87,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {folder}. To continue: {command}")
         return 130
+    if told:
+        print(told)
     run = Run(folder).about
     if run.get("state") == "failed":
         fail(f"the search failed: {run['reason']}; what came before is in {folder}", 1)

@@ -38,7 +38,7 @@ def seed_of(*parts: object) -> int:
 @contextmanager
 def replay(*parts: object) -> Iterator[None]:
     """Draw from the stream named by `parts`; entered again, the same draws. Outside nothing is disturbed."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(*parts))
         yield

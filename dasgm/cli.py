@@ -84,7 +84,8 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     if "data" in parts:
         config = with_dataset(config, parts.pop("data"))
     config = override(config, parts)
-    return Chosen(named or default, replace(config, data_dir=data_dir), rest, found.published)
+    place = str(Path(data_dir).absolute()) if data_dir else None  # workers may stand in other folders
+    return Chosen(named or default, replace(config, data_dir=place), rest, found.published)
 
 
 def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from dasgm.config import SearchConfig
+from dasgm.evaluate import proxy
 from dasgm.loop import device_of, fits
+from dasgm.pretrain import train
 from dasgm.runs import hardware
 from dasgm.search import Search
 
@@ -26,8 +29,10 @@ class Estimate:
     split: str
     parameters: dict[str, int]
     iterations: int
-    """Of the whole search, without warm-up and proxy."""
+    """Of the search itself."""
     seconds_per_iteration: float
+    other_seconds: dict[str, float]
+    """Of what is done besides, once: the GAN's warm-up (shared by all searches with it) and the proxy."""
     peak_memory: int
     """Bytes: of the device, or of the process on a CPU."""
     disk: int
@@ -35,11 +40,12 @@ class Estimate:
 
     @property
     def hours(self) -> float:
-        return self.iterations * self.seconds_per_iteration / 3600
+        """Of one search, warm-up and proxy included."""
+        return (self.iterations * self.seconds_per_iteration + sum(self.other_seconds.values())) / 3600
 
 
-def estimate(config: SearchConfig) -> Estimate:
-    """Load the data, build the networks, take a few steps; nothing is written.
+def estimate(config: SearchConfig, workers: int = 1) -> Estimate:
+    """Load the data, build the networks, take a few steps of one worker; nothing is written.
 
     Raises:
         ValueError: input that the search itself would refuse.
@@ -47,28 +53,44 @@ def estimate(config: SearchConfig) -> Estimate:
     device = device_of(config.device)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     data = config.data.load(config.data_dir, device)
-    fits(config, data, 1)
+    fits(config, data, workers)
     search = Search(config, data)
     search.schedule()
     search.left = max(1, search.stage.epochs - search.stage.arch_start_epoch)  # iterations with all four stages
-    search.iterate()
-    begun = time.monotonic()
-    for _ in range(TIMED):
-        search.iterate()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    seconds = (time.monotonic() - begun) / TIMED
+    seconds = _timed(search.iterate, device)
+    other = {}
+    if config.gan is not None and config.gan.warmup:
+        few = replace(config, gan=replace(config.gan, warmup=1))
+        one = _timed(lambda: train(Search(few, data), lambda line: None, lambda: None), device)
+        other["warm-up"] = one * config.gan.warmup
+    if config.proxy.epochs:
+        short = replace(config.proxy, epochs=1)
+        one = _timed(lambda: proxy(search.genotype(), data, short, 0), device, 1)
+        other["proxy"] = one * config.proxy.epochs / workers
     players = {"W": search.W, "A": search.A, **dict(zip("GEB", search.gan.players, strict=True))}
     state = sum(t.numel() * t.element_size() for t in _tensors(search.state_dict()))
     return Estimate(
         hardware(device),
         data.describe(),
         {name: sum(p.numel() for p in player.params.values()) for name, player in players.items()},
-        search.batches * config.method.epochs,
+        max(1, search.batches // workers) * config.method.epochs,
         seconds,
+        other,
         _peak_memory(device),
         state * (config.checkpoints + 1),
     )
+
+
+def _timed(step: Callable[[], Any], device: str, times: int = TIMED) -> float:
+    """Seconds of one call, after one that is not counted (unless it is long)."""
+    if times > 1:
+        step()
+    begun = time.monotonic()
+    for _ in range(times):
+        step()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return (time.monotonic() - begun) / times
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
@@ -84,21 +106,21 @@ def _peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def describe(config: SearchConfig, trials: int = 1, at_once: int = 1) -> str:
-    """`estimate` as lines to print, for `trials` searches of which `at_once` run side by side."""
-    e = estimate(config)
+def describe(config: SearchConfig, trials: int = 1, at_once: int = 1, workers: int = 1) -> str:
+    """`estimate` as lines to print, for `trials` searches of `workers` each, of which `at_once` run side by side."""
+    e = estimate(config, workers)
     counts = ", ".join(f"{name} {n:,}" for name, n in e.parameters.items())
     whole = e.hours * trials / at_once
+    besides = "".join(f", {name} {seconds:.0f} s" for name, seconds in e.other_seconds.items())
     lines = [
         f"data        {e.split}",
         f"parameters  {counts}",
         f"device      {e.device}, peak memory {e.peak_memory / 2**30:.2f} GiB",
-        f"time        {e.seconds_per_iteration:.3f} s an iteration ({TIMED} timed), {e.iterations} iterations: "
-        f"{e.hours:.2f} device hours a search",
+        f"time        {e.seconds_per_iteration:.3f} s an iteration ({TIMED} timed), {e.iterations} iterations"
+        f"{besides}: "
+        f"{e.hours:.2f} hours a search",
         f"disk        {e.disk * trials / 2**20:.0f} MiB of checkpoints",
     ]
     if trials > 1:
-        lines.append(
-            f"sweep       {trials} searches, {at_once} at once: {whole:.2f} hours at most (without early stops)"
-        )
+        lines.append(f"sweep       {trials} searches, {at_once} at once: about {whole:.2f} hours without early stops")
     return "\n".join([*lines, "nothing was started (--dry-run)"])

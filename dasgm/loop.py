@@ -26,7 +26,7 @@ from dasgm.networks.network import Network
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrain import warm_up
 from dasgm.report import report as write_report
-from dasgm.runs import FORMAT, Run, hardware
+from dasgm.runs import FORMAT, Locked, Run, hardware
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
 
 Row = dict[str, Any]
@@ -122,15 +122,15 @@ def _begin(stack: ExitStack, run: Run, config: SearchConfig, about: Row, data_di
 
 def _together(begin: Callable[[], None]) -> None:
     """Rank 0 does it; what the user did wrong is an error on every rank."""
-    error = None
+    error: tuple[str, bool] | None = None
     if rank() == 0:
         try:
             begin()
         except ValueError as found:
-            error = str(found)
+            error = (str(found), isinstance(found, Locked))
     error = broadcast(error)
     if error:
-        raise ValueError(error)
+        raise (Locked if error[1] else ValueError)(error[0])
 
 
 def _about(config: SearchConfig, device: str) -> Row:
@@ -189,6 +189,7 @@ class _Loop:
         self.epoch, self.best = 0, -1.0  # epochs over all stages
         self.means = Means()
         self.spent = 0.0  # device seconds of an epoch cut short
+        self.hours = 0.0  # device hours of all workers so far
         self.warmup_seconds = 0.0
         self.judge: Judge | None = None
 
@@ -237,14 +238,19 @@ class _Loop:
         self.search.load_state_dict(state["search"])
         self.epoch, self.best, self.means = state["epoch"], state["best"], Means(state["means"])
         self.warmup_seconds = state["warmup_seconds"]
-        self.spent = state["spent"]
+        self.spent, self.hours, self.workers = state["spent"], state["hours"], state["workers"]
 
     def _go_on(self) -> None:
         if rank() == 0:
             self.run.cut(self.epoch)
         barrier()
         where = f", iteration {self.means.iterations}" if self.means.iterations else ""
-        self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}, on {world_size()} worker(s)")
+        self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
+        if self.workers != world_size():
+            self.seams.say(
+                f"it began on {self.workers} worker(s) and goes on on {world_size()}: batches of "
+                f"{self.config.batch_size} a worker, so no longer what one run of either number gives"
+            )
 
     def _give_way(self) -> None:
         """Between two steps of what is not checkpointed: begun anew when the run goes on."""
@@ -281,7 +287,8 @@ class _Loop:
         row |= architecture_metrics(search.relaxation(), search.genotype())
         seconds = self.spent + time.monotonic() - begun
         images = search.batches * self.config.batch_size * world_size()
-        row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds}
+        self.hours += seconds * world_size() / 3600
+        row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
         self.epoch, self.means, self.spent = epoch, Means(), 0.0
         search.left -= 1
         row |= self._record(epoch)
@@ -351,6 +358,8 @@ class _Loop:
             "threads": torch.get_num_threads(),
             "warmup_seconds": self.warmup_seconds,
             "spent": self.spent,
+            "hours": self.hours,
+            "workers": world_size(),
         }
         self.run.save(state, self.search.iteration, self.config.checkpoints, better)
 
@@ -366,9 +375,7 @@ class _Loop:
             )
         hours = world_size() / 3600
         row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
-        rows = broadcast(self.run.rows() if rank() == 0 else None)
-        assert isinstance(rows, list)
-        row["cost/gpu_hours"] = sum(r.get("speed/seconds", 0.0) for r in rows) * hours
+        row["cost/gpu_hours"] = self.hours
         row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours
         row["time"] = time.time()
         if rank() == 0:

@@ -37,7 +37,7 @@ def warm_up(
     with exclusive(cache / f"{name}.lock"), alone():
         if not path.exists():
             say(f"GAN warm-up: {config.gan.warmup} iterations on J_2, once for all searches with this GAN")
-            seconds = _train(search, say, give_way)
+            seconds = train(search, say, give_way)
             if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
                 raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
             state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
@@ -61,7 +61,8 @@ def _key(config: SearchConfig, search: Search) -> str:
     return digest([relevant, search.data.digest, search.data.J2.tolist(), searched])
 
 
-def _train(search: Search, say: Callable[[str], None], give_way: Callable[[], None]) -> float:
+def train(search: Search, say: Callable[[str], None], give_way: Callable[[], None]) -> float:
+    """The warm-up itself; returns its device seconds."""
     config, data, gan = search.config, search.data, search.gan
     assert config.gan is not None
     G, begun, told = gan.players[0], time.monotonic(), time.monotonic()

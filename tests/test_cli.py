@@ -182,6 +182,29 @@ def test_readmes_python_way(tmp_path):
     assert 0 <= float(accuracy) <= 1 and int(parameters) > 10_000
 
 
+def test_dry_run_says_what_it_would_cost_and_writes_nothing(tmp_path):
+    done = dasgm("search", "--dry-run", "--gan.warmup", "20", cwd=tmp_path)
+    assert done.returncode == 0 and not list(tmp_path.iterdir()), done.stderr
+    for part in ("J_1 674, J_2 673, J_val 150", "W 72,854, A 224", "warm-up", "proxy", "hours a search", "MiB"):
+        assert part in done.stdout, part
+
+
+def test_draw_runs_and_report_succeed(tmp_path):
+    assert dasgm("draw", "PC_DARTS_cifar", "--output", "cells.svg", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "cells.svg").read_text().count("sep conv") >= 6
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"format": 1, "name": "mine", "state": "finished", "started": 1.0}')
+    (folder / "metrics.jsonl").write_text(
+        '{"epoch": 1, "phase": "search 1", "time": 1.0, "val/accuracy": 0.625}\n'
+        '{"epoch": 1, "phase": "best", "time": 2.0, "best/proxy": 0.75, "best/proxy_error": 0.03}\n'
+    )
+    done = dasgm("runs", cwd=tmp_path)
+    assert done.returncode == 0 and all(part in done.stdout for part in ("mine", "finished", "0.625", "0.750 ± 0.030"))
+    done = dasgm("report", "runs/mine", cwd=tmp_path)
+    assert done.returncode == 0 and "75.0" in (folder / "report.html").read_text()
+
+
 def test_flags_are_a_promise():
     """A new setting of every search is a decision, not a side effect: variants are presets."""
     from dataclasses import fields

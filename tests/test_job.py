@@ -83,7 +83,7 @@ def test_killed_worker_goes_on_to_the_numbers_of_a_search_alone(tmp_path):
     code, out, err = finish(start("-m", "dasgm", "search", "quickstart", *words, "--name=alone"))
     assert code == 0, err
     process = start(SEARCH, *words, "--name=ray")
-    wait_for(process, lambda: len(rows_of(tmp_path / "ray")) == 2)
+    wait_for(process, lambda: len(Run(tmp_path / "ray").checkpoints()) == 2)
     os.kill(Run(tmp_path / "ray").about["pid"], signal.SIGKILL)
     code, out, err = finish(process)
     assert (code, err) == (0, ""), err

@@ -121,13 +121,25 @@ def test_first_ctrl_c_saves_and_says_how_to_go_on(undisturbed, storage):
     folder = storage / "run"
     process = start(storage)
     wait_for(process, lambda: len(read_lines(folder / "metrics.jsonl")) >= 1)
-    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
     assert code == 130 and "To continue: dasgm search quickstart" in out and not err, (code, out[-300:], err)
     code, out, err = finish(start(storage))
     assert code == 0 and "going on after epoch" in out, err
     assert results(folder) == results(undisturbed)
+
+
+def test_second_ctrl_c_ends_at_once_and_the_run_goes_on_all_the_same(undisturbed, storage):
+    process = start(storage, "--gan.warmup=100000")
+    wait_for(process, lambda: list((storage / "cache").glob("gan-*.lock")))
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGSTOP)  # so that it cannot answer the first before the second comes
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGCONT)
+    code, out, err = finish(process)
+    assert code in (130, -signal.SIGINT, -signal.SIGTERM) and "Traceback" not in err
+    assert state_of(storage / "run") == "interrupted"
 
 
 def test_torn_checkpoint_falls_back_in_one_line(undisturbed, storage):

@@ -156,6 +156,22 @@ def test_what_the_folder_knows_and_the_study_does_not_is_told(tmp_path):
     assert second.waiting == [0]
 
 
+def test_rungs_are_refilled_in_the_order_of_arrival_and_stop_nobody_in_retrospect(tmp_path):
+    """t001 passed the rung before the better t000 came there: it goes on, as it would have without the kill."""
+    first = propose(tmp_path, 2)
+    for ray_id, times in (("a", [2.0, 5.0, 6.0, 7.0]), ("b", [1.0, 3.0, 4.0])):
+        first.suggest(ray_id)
+        for epoch, moment in enumerate(times, 1):
+            row = {"epoch": epoch, "phase": "search 1", METRIC: {"a": 0.9, "b": 0.3}[ray_id], "time": moment}
+            Run(tmp_path / f"t{first.numbers[ray_id]:03d}").log("metrics", row)
+    Run(tmp_path / "t000").log("metrics", {"epoch": 4, "phase": "best", "best/proxy": 0.5, "time": 8.0})
+    Run(tmp_path / "t000").note(state="finished")
+    second = propose(tmp_path, 2)
+    assert second.waiting == [1] and second.halving.reasons == {}
+    assert [t.state.name for t in second.study.trials] == ["COMPLETE", "RUNNING"]
+    assert second.halving.bracket._rungs[-1][1] == {"t000": 0.9, "t001": 0.3}
+
+
 def test_a_proposal_cut_off_in_the_middle_is_completed(tmp_path):
     study = open_study(tmp_path)
     study.ask().suggest_float("classifier_lr", BASE.classifier_lr / 4, BASE.classifier_lr * 4, log=True)

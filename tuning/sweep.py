@@ -39,7 +39,7 @@ class Options:
     workers_per_trial: int = 1
     """Processes that share one search."""
     gpus_per_trial: float | None = None
-    """Of all workers of a search together; by default one a worker where there are some."""
+    """Of all workers of a search together; by default one a worker where this machine has as many."""
     grace: int = 2
     """Epochs before a search can be stopped early."""
     space: str = ""
@@ -59,6 +59,10 @@ class Options:
         for name in ("num_trials", "workers_per_trial", "grace"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.config.data.holdout <= 0:
+            raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
+        if self.config.proxy.epochs < 1:
+            raise ValueError("proxy.epochs 0: a sweep ranks by the proxy, so give it at least 1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
 
@@ -66,8 +70,9 @@ class Options:
 class Sweep:
     """A sweep's folder, what it began with, and the run of what is left of it."""
 
-    def __init__(self, chosen: Chosen, options: Options, command: str):
-        self.base, self.options, self.command, self.preset = chosen.config, options, command, chosen.preset
+    def __init__(self, chosen: Chosen, options: Options, words: list[str]):
+        self.base, self.options, self.preset = chosen.config, options, chosen.preset
+        self.words, self.command = words, shlex.join([*_called(), *words])
         self.dataset, self.published = chosen.dataset, chosen.published
         self.folder = (options.storage / (options.name or chosen.name())).absolute()
         self.cache = options.storage.absolute() / "cache"
@@ -77,6 +82,7 @@ class Sweep:
     def begin(self) -> None:
         """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
         asked = mathematics(self.base) | {"space": self.options.space, "grace": self.options.grace}
+        asked["workers_per_trial"] = self.options.workers_per_trial  # each adds a batch
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
         begun = read_json(self.folder / "sweep.json")
         for key in asked | begun.get("mathematics", {}) if begun else {}:
@@ -195,18 +201,20 @@ class Trial:
         except (RuntimeError, ValueError) as error:
             run = Run(folder)
             if run.about.get("state") != "stopped":  # a stopped trial's workers are taken away from under it
-                run.note(state="failed", reason=str(error), ended=time.time())
+                # what befell the machine may pass, and the same command tries again; a user's mistake stays one
+                state = "failed" if isinstance(error, ValueError) else "interrupted"
+                run.note(state=state, reason=str(error), ended=time.time())
 
 
 def _dirname(trial: Any) -> str:
     return trial.trial_id
 
 
-def show(sweep: Sweep) -> None:
-    """The ranking, the best genotype, where everything lies, and what to do next."""
+def show(sweep: Sweep) -> bool:
+    """The ranking, the best genotype, where everything lies, and what to do next; whether any trial finished."""
     from rich.console import Console
 
-    from cluster.tracking import address, ui_command
+    from cluster.tracking import CHARTS, address, ui_command
     from dasgm.report import ranking, read_trials
     from tuning.table import table
 
@@ -235,7 +243,20 @@ def show(sweep: Sweep) -> None:
     print(f"  open {sweep.folder / 'report.html'}")
     if sweep.link:
         print(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
-    print(f"  {' '.join(_called())} --dataset folder --data-dir YOUR_PICTURES")
+        print(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
+    print(f"  {shlex.join([*_called(), *_own_pictures(sweep.words)])}")
+    return best is not None
+
+
+def _own_pictures(words: list[str]) -> list[str]:
+    """The command's words with the user's folder in place of its data set."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word in ("--dataset", "--data-dir", "--name"):
+            next(rest, None)
+        elif not word.startswith(("--dataset=", "--data-dir=", "--name=")):
+            kept.append(word)
+    return [*kept, "--dataset", "folder", "--data-dir", "YOUR_PICTURES"]
 
 
 def _synthetic(runs: list[Any]) -> list[str]:
@@ -264,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
-    sweep = Sweep(replace(chosen, config=options.config), options, shlex.join([*_called(), *words]))
+    sweep = Sweep(replace(chosen, config=options.config), options, words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _dry_run(sweep) if options.dry_run else _run(sweep)
@@ -294,12 +315,13 @@ def _dry_run(sweep: Sweep) -> int:
     show_config(sweep.base)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     slots = max(1, workers.slots(job.cpus(), job.visible_gpus()))
-    print(describe(sweep.base, options.num_trials, min(slots, options.max_concurrent or slots)))
+    at_once = min(slots, options.max_concurrent or slots)
+    print(describe(sweep.base, options.num_trials, at_once, options.workers_per_trial))
     return 0
 
 
 def _run(sweep: Sweep) -> int:
-    options = sweep.options
+    options, begun = sweep.options, time.monotonic()
     print(
         f"sweep {sweep.folder.name}: {options.num_trials} searches, preset {sweep.preset} on {sweep.dataset}, "
         f"in {sweep.folder}",
@@ -315,11 +337,11 @@ def _run(sweep: Sweep) -> int:
     with Run(sweep.folder):
         sweep.begin()
         complete = sweep.run(workers)
-    show(sweep)
+    finished = show(sweep)
     if not complete:
         print(f"not every search came to its end. To continue: {sweep.command}")
-        return 0 if options.time_budget else 130
-    return 0
+        return 0 if options.time_budget and time.monotonic() - begun >= options.time_budget else 130
+    return 0 if finished else 1
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Board:
         self.folder, self.epochs, self.num_trials, self.at_once = folder, epochs, num_trials, at_once
         self.console = Console(highlight=False, soft_wrap=True)
         self.shown: dict[str, tuple[int, str]] = {}
-        self.said: dict[str, int] = {}
+        self.said = {log.parent.name: len(log.read_text().splitlines()) for log in folder.glob("t*/log.txt")}
         self.begun, self.over = time.time(), threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name="board")
 

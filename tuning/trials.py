@@ -100,14 +100,18 @@ class Proposer(Searcher):
         waiting = []
         settle(self.folder)
         trials = self._trials()
-        for trial in sorted(trials, key=lambda t: not t.state.is_finished()):
-            run, name = self._run(trial.number), f"t{trial.number:03d}"
-            goes_on = all(self.halving.judge(name, row) for row in run.rows())
+        rows = {t.number: [row for row in self._run(t.number).rows() if METRIC in row] for t in trials}
+        for _, number, epoch in sorted((row["time"], n, row["epoch"]) for n, found in rows.items() for row in found):
+            row = next(row for row in rows[number] if row["epoch"] == epoch)
+            if not self.halving.judge(f"t{number:03d}", row) and row is not rows[number][-1]:
+                del self.halving.reasons[f"t{number:03d}"]  # it went on: it had been let through in its time
+        for trial in trials:
+            state = self._run(trial.number).about.get("state")
             if trial.state.is_finished():
-                continue
-            if run.about.get("state") in ("finished", "failed", "stopped"):
+                self.halving.reasons.pop(f"t{trial.number:03d}", None)
+            elif state in ("finished", "failed", "stopped"):
                 self.tell(trial.number)
-            elif not goes_on:
+            elif f"t{trial.number:03d}" in self.halving.reasons:
                 self.stop(trial.number)
             else:
                 waiting.append(trial.number)
