@@ -87,7 +87,7 @@ def test_killed_worker_goes_on_to_the_numbers_of_a_search_alone(tmp_path):
     os.kill(Run(tmp_path / "ray").about["pid"], signal.SIGKILL)
     code, out, err = finish(process)
     assert (code, err) == (0, ""), err
-    assert "going on after epoch 2" in out
+    assert "going on after epoch" in out
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "alone")
     assert read_lines(tmp_path / "ray" / "alphas.jsonl") == read_lines(tmp_path / "alone" / "alphas.jsonl")
 

@@ -61,8 +61,6 @@ class Options:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if self.config.data.holdout <= 0:
             raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
-        if self.config.proxy.epochs < 1:
-            raise ValueError("proxy.epochs 0: a sweep ranks by the proxy, so give it at least 1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
 

@@ -154,6 +154,15 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
             f"{run.epochs}/{epochs}",
             "" if accuracy is None else f"{accuracy:.3f}",
             "" if one.rank is None else f"{one.value:.3f} ± {one.error:.3f}",
-            f"{run.state} {run.info.get('reason') or ''}".strip(),
+            _state(run),
         )
     return found
+
+
+def _state(run: RunView) -> str:
+    """With the reason of its end; before the first epoch, which can take long, what it is doing."""
+    if run.state == "waiting":
+        return "starting"
+    if run.state == "running" and not run.epochs and (run.folder / "log.txt").exists():
+        return ["running", *(run.folder / "log.txt").read_text().splitlines()][-1]
+    return f"{run.state} {run.info.get('reason') or ''}".strip()
