@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -169,10 +170,10 @@ def _stopping(stoppable: bool, say: Callable[[str], None]) -> Iterator[list[int]
         return
 
     def ask(number: int, _: Any) -> None:
+        if asked:
+            os._exit(130)  # checkpoints are renamed into place: nothing is half-written
         asked.append(number)
         say("stopping after this step; once more ends at once")
-        for s in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(s, signal.SIG_DFL)
 
     old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
