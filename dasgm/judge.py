@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from dasgm.bilevel import replay
 from dasgm.config import digest
-from dasgm.runs import exclusive, write_atomic
+from dasgm.runs import exclusive, packed, write_atomic
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -84,9 +83,7 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
         else:
             say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
             _train(network, data)
-            buffer = io.BytesIO()
-            torch.save(network.state_dict(), buffer)
-            write_atomic(path, buffer.getvalue())
+            write_atomic(path, packed(network.state_dict()))
     held_out, measured_on = (data.Jval, "J_val") if len(data.Jval) else (data.J2, "J_2")
     network.eval()
     some = _some(data.J2, 1000)

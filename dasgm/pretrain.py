@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dasgm.bilevel import replay, seed_of
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
-from dasgm.runs import exclusive, write_atomic
-from dasgm.search import SearchFailed
-
-if TYPE_CHECKING:
-    from dasgm.search import Search
+from dasgm.runs import exclusive, packed, write_atomic
+from dasgm.search import Search, SearchFailed
 
 
 def warm_up(
@@ -41,9 +37,7 @@ def warm_up(
             if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
                 raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
             state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            write_atomic(path, buffer.getvalue())
+            write_atomic(path, packed(state))
     state = torch.load(path, weights_only=True, map_location=search.device)
     for letter, player in players.items():
         player.load_state_dict(state[letter])

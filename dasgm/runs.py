@@ -36,6 +36,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def packed(state: dict[str, Any]) -> bytes:
+    """Plain data and tensors as torch writes them, for `write_atomic`; read back with `weights_only=True`."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; {} where there is none or it is torn."""
     try:
@@ -228,13 +237,9 @@ class Run:
 
     def save(self, state: dict[str, Any], iteration: int, keep: int, best: bool) -> None:
         """Write a checkpoint; keep the last `keep` and the best."""
-        import torch
-
         folder = self.folder / "checkpoints"
         folder.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getvalue()
+        content = packed(state)
         path = folder / f"{iteration:09d}-{hashlib.sha256(content).hexdigest()[:8]}.pt"
         write_atomic(path, content)
         if best:
