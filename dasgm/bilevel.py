@@ -365,6 +365,28 @@ def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Te
     return mixed
 
 
+def dominant_eigenvalue(f: Callable[[], Tensor], x: Player, iterations: int = 20, tolerance: float = 1e-3) -> float:
+    """Eigenvalue of largest modulus of the Hessian of f over x's parameters, averaged over the workers.
+
+    Power iteration from a random start until the Rayleigh quotient changes by less than `tolerance` of itself.
+    """
+    (g,) = _grad(f(), [x.trainable], create_graph=True)
+    v = {k: torch.randn(t.shape, dtype=t.dtype).to(t.device) for k, t in g.items()}
+    value = 0.0
+    for _ in range(iterations):
+        size = norm(v)
+        v = {k: t / size for k, t in v.items()}
+        inner = torch.stack([(g[k] * v[k]).sum() for k in g]).sum()
+        flat = torch.autograd.grad(inner, list(x.trainable.values()), retain_graph=True)
+        Hv = dict(zip(x.trainable, flat, strict=True))
+        average(list(Hv.values()))
+        before, value = value, float(torch.stack([(Hv[k] * v[k]).sum() for k in v]).sum())
+        if abs(value - before) <= tolerance * abs(value):
+            break
+        v = Hv
+    return value
+
+
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """No TF32 and no autocast: the difference of two gradients is below their rounding."""

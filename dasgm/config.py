@@ -73,10 +73,18 @@ class SearchConfig:
     """Bound on the norm of the gradient; 0 is none."""
     arch_lr: float = 3e-4
     arch_weight_decay: float = 1e-3
+    arch_clip: float = 0.0
+    """Bound on the norm of A's gradient (P-DARTS: 5); 0 is none."""
     discriminator_arch_lr: float = 3e-4
     """Eta_b of Eq. 7."""
     discriminator_steps: int = 1
     """Discriminator steps per generator step; Algorithm 1 has one."""
+    stop_skips: int = 0
+    """End the stage at the epoch whose normal cell has so many skip connections (DARTS+: 2); 0: never."""
+    stop_entropy: float = 0.0
+    """End the stage at the epoch whose normal edges' mean entropy (nats) is below this; 0: never."""
+    hessian_every: int = 0
+    """Epochs between estimates of the dominant eigenvalue of A's Hessian on J_2 (Zela et al. 2020); 0: none."""
     proxy: ProxyConfig = ProxyConfig()
     seed: int = 0
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
@@ -102,6 +110,10 @@ class SearchConfig:
             classifier_clip=(0, None),
             arch_lr=(0, None),
             arch_weight_decay=(0, None),
+            arch_clip=(0, None),
+            stop_skips=(0, None),
+            stop_entropy=(0, None),
+            hessian_every=(0, None),
             discriminator_arch_lr=(0, None),
             discriminator_steps=(1, None),
             checkpoints=(1, None),
@@ -254,7 +266,8 @@ def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
 
 
 def mathematics(config: SearchConfig) -> dict[str, Any]:
-    """Flat {path: value} of all that changes what a search computes: its identity. More epochs continue a run."""
+    """Flat {path: value} of all that changes what a search computes: its identity. More epochs continue a run of one
+    stage; where a stage begins with what the one before dropped they do not."""
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if not is_dataclass(value):
@@ -266,7 +279,8 @@ def mathematics(config: SearchConfig) -> dict[str, Any]:
         return out
 
     found = flat(config, "")
-    del found["method.epochs"]
+    if len(config.method.outline()) == 1:
+        del found["method.epochs"]
     return found
 
 

@@ -31,6 +31,7 @@ class Estimate:
     iterations: int
     """Of the search itself."""
     seconds_per_iteration: float
+    """The mean over stages, and over iterations with architecture steps and without."""
     other_seconds: dict[str, float]
     """Of what is done besides, once: the GAN's warm-up (shared by all searches with it) and the proxy."""
     peak_memory: int
@@ -55,9 +56,16 @@ def estimate(config: SearchConfig, workers: int = 1) -> Estimate:
     data = config.data.load(config.data_dir, device)
     fits(config, data, workers)
     search = Search(config, data)
-    search.schedule()
-    search.left = max(1, search.stage.epochs - search.stage.arch_start_epoch)  # iterations with all four stages
-    seconds = _timed(search.iterate, device)
+    iterations = search_seconds = 0.0
+    for stage in config.method.outline():
+        search.enter(stage)
+        start = min(stage.arch_start_epoch, stage.epochs)
+        for epochs, left in ((start, stage.epochs), (stage.epochs - start, stage.epochs - start)):
+            if epochs:  # without architecture steps, then with
+                search.left = left
+                search.schedule()
+                here = epochs * max(1, search.batches // workers)
+                iterations, search_seconds = iterations + here, search_seconds + here * _timed(search.iterate, device)
     other = {}
     if config.gan is not None and config.gan.warmup:
         few = replace(config, gan=replace(config.gan, warmup=1))
@@ -73,8 +81,8 @@ def estimate(config: SearchConfig, workers: int = 1) -> Estimate:
         hardware(device),
         data.describe(),
         {name: sum(p.numel() for p in player.params.values()) for name, player in players.items()},
-        max(1, search.batches // workers) * config.method.epochs,
-        seconds,
+        int(iterations),
+        search_seconds / iterations,
         other,
         _peak_memory(device),
         state * (config.checkpoints + 1),

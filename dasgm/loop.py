@@ -148,7 +148,8 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             f"there are {smallest}; choose a smaller --batch-size"
         )
     with torch.device("meta"):
-        Supernet(config.method.first(), len(data.classes))
+        for stage in config.method.outline():
+            Supernet(stage, len(data.classes))
         if config.proxy.epochs:
             Network(KNOWN["DARTS_V2"], config.proxy.channels, config.proxy.cells, len(data.classes))
     if config.proxy.epochs and config.proxy.batch_size * workers > len(data.J1):
@@ -216,6 +217,7 @@ class _Loop:
             self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
+        self._tell_stage()
         while True:
             while search.left > 0:
                 self._epoch()
@@ -223,6 +225,7 @@ class _Loop:
             if following is None:
                 return self._end()
             search.enter(following)
+            self._tell_stage()
 
     def run_note(self, **changes: Any) -> None:
         if rank() == 0:
@@ -267,7 +270,7 @@ class _Loop:
     def _epoch(self) -> None:
         search, begun, before = self.search, time.monotonic(), self.means.iterations
         search.schedule()
-        epoch, epochs = self.epoch + 1, self.epoch + search.left
+        epoch, epochs = self.epoch + 1, self.config.method.total_epochs
         for i in range(before, search.batches):
             self.seams.watch(epoch, epochs, i, search.batches)
             try:
@@ -281,17 +284,21 @@ class _Loop:
                 self._save(False)
                 raise Interrupted
         row: Row = {"epoch": epoch, "phase": f"search {search.stage.index + 1}", "time": time.time()}
+        row["arch/supernet_parameters"] = search.size
         row |= self.means.close(epoch)
         if not all(p.isfinite().all() for p in search.A.params.values()):
             raise SearchFailed(f"epoch {epoch}, stage 3 (architecture): its parameters are not finite")
         row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
         row |= architecture_metrics(search.relaxation(), search.genotype())
+        if self.config.hessian_every and epoch % self.config.hessian_every == 0:
+            row["arch/hessian_eigenvalue"] = search.hessian()
         seconds = self.spent + time.monotonic() - begun
         images = search.batches * self.config.batch_size * world_size()
         self.hours += seconds * world_size() / 3600
         row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
         self.epoch, self.means, self.spent = epoch, Means(), 0.0
-        search.left -= 1
+        collapsed = search.collapsed(row)
+        search.left = 0 if collapsed else search.left - 1
         row |= self._record(epoch)
         better, self.best = row["val/accuracy"] > self.best, max(self.best, row["val/accuracy"])
         if rank() == 0:
@@ -299,8 +306,19 @@ class _Loop:
         self._save(better)
         self.seams.report(row)
         self._tell(row, epochs)
+        if collapsed:
+            self.seams.say(f"stopped early after epoch {epoch}: {collapsed}")
         if self.stop:
             raise Interrupted
+
+    def _tell_stage(self) -> None:
+        search, stages = self.search, len(self.config.method.outline())
+        if stages > 1:
+            stage, operations = search.stage, len(search.stage.normal_operations[0])
+            self.seams.say(
+                f"stage {stage.index + 1} of {stages}: {stage.cells} cells, {operations} operations an edge, "
+                f"{search.size:,} weights in the supernet"
+            )
 
     def _tell(self, row: Row, epochs: int) -> None:
         gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""

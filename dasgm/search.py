@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dasgm.adversary import Adversary, NoGan
-from dasgm.bilevel import Player, Tensors, add, grad, mixed_vjp, norm, replay, seed_of
+from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import average, rank, world_size
 from dasgm.methods._base import Relaxation, Stage
@@ -72,6 +72,7 @@ class Search:
         self.A = Player(
             architecture.to(self.device),
             lambda p: torch.optim.Adam(p, config.arch_lr, (0.5, 0.999), weight_decay=config.arch_weight_decay),
+            clip=config.arch_clip,
         )
         # a player is seen as fixed where no gradient passes through its step
         second, (G, E, B) = config.order == "second", self.gan.players
@@ -172,6 +173,11 @@ class Search:
         """Of this stage, from 0."""
         return self.stage.epochs - self.left
 
+    @property
+    def size(self) -> int:
+        """Weights of this stage's supernet."""
+        return sum(p.numel() for p in self.W.params.values())
+
     def schedule(self) -> None:
         """Write what depends on the epoch: a pure function of it, so nothing is to be restored."""
         config = self.config
@@ -203,6 +209,26 @@ class Search:
         counts = torch.tensor([right.item(), seen], dtype=torch.float64)
         average([counts])
         return (counts[0] / counts[1]).item()
+
+    def hessian(self) -> float:
+        """Dominant eigenvalue of A's Hessian on a batch of J_2 a worker: above some value the derived network is bad
+        though the supernet is good (Zela et al. 2020, arXiv 1909.09656). Batch statistics; nothing is moved."""
+        data, A, W = self.data, self.A, self.W.fixed
+        i = self.batch(data.J2, "hessian", self.iteration)
+        x, y = data.to_classifier(data.raw(i)), data.labels[i]
+        with replay(self.config.seed, "hessian", self.iteration):
+            return dominant_eigenvalue(lambda: F.cross_entropy(W(x, A()), y), A)
+
+    def collapsed(self, metrics: dict[str, float]) -> str:
+        """Why the stage ends here, '' where it goes on: what `architecture_metrics` gave, against the bounds."""
+        config, skips, entropy = self.config, metrics["arch/skips_normal"], metrics["arch/entropy_normal"]
+        if self.epoch < self.stage.arch_start_epoch:
+            return ""
+        if config.stop_skips and skips >= config.stop_skips:
+            return f"the normal cell has {skips} skip connections (stop-skips {config.stop_skips})"
+        if entropy < config.stop_entropy:
+            return f"the normal edges' mean entropy is {entropy:.3f} (stop-entropy {config.stop_entropy})"
+        return ""
 
     # checkpoint
 

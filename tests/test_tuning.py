@@ -14,6 +14,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
 from dasgm.config import override
+from dasgm.methods import darts, pdarts
 from dasgm.presets import preset
 from dasgm.report import RunView
 from dasgm.runs import Run
@@ -40,7 +41,7 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
 @pytest.mark.parametrize("seed", range(5))
 def test_halving_decides_as_rays_own(seed):
     epochs, grace = 9, 2
-    ours = Halving(epochs, grace)
+    ours = Halving(darts.Config(epochs=epochs), grace)
     stock = ASHAScheduler("epoch", METRIC, "max", epochs + 1, grace, 2)
     stopped = set()
     for name, epoch, accuracy in results(seed, 12, epochs):
@@ -60,15 +61,26 @@ def test_halving_decides_as_rays_own(seed):
 
 
 def test_halving_has_no_rung_at_the_end():
-    assert Halving(4, 2).rungs == [2]
-    assert Halving(9, 2).rungs == [2, 4, 8]
-    assert Halving(50, 5).rungs == [5, 10, 20, 40]
-    assert Halving(2, 5).rungs == []  # too short for a rung
-    assert Halving(4, 2).judge("t000", {"epoch": 0})  # the first report has no accuracy
+    def halving(epochs: int, grace: int) -> Halving:
+        return Halving(darts.Config(epochs=epochs), grace)
+
+    assert halving(4, 2).rungs == [2]
+    assert halving(9, 2).rungs == [2, 4, 8]
+    assert halving(50, 5).rungs == [5, 10, 20, 40]
+    assert halving(2, 5).rungs == []  # too short for a rung
+    assert halving(4, 2).judge("t000", {"epoch": 0})  # the first report has no accuracy
+
+
+def test_stages_are_compared_at_their_ends_only():
+    halving = Halving(pdarts.Config(epochs=25), 5)
+    assert halving.rungs == [25, 50]
+    assert halving.judge("t000", {"epoch": 24, METRIC: 0.9}) and halving.judge("t001", {"epoch": 24, METRIC: 0.1})
+    assert halving.judge("t000", {"epoch": 25, METRIC: 0.9}) and not halving.judge("t001", {"epoch": 25, METRIC: 0.1})
+    assert halving.reasons["t001"] == (25, "rung 25: 0.100 < 0.900")
 
 
 def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
-    halving = Halving(BASE.method.epochs, 2)
+    halving = Halving(BASE.method, 2)
     return Proposer(open_study(folder), folder, BASE, space, num_trials, halving, lambda name, title, parameters: {})
 
 

@@ -158,9 +158,9 @@ class Sweep:
         from tuning.table import Board
         from tuning.trials import Halving, Janitor, Proposer
 
-        epochs, options = self.base.method.epochs, self.options
+        epochs, options = self.base.method.total_epochs, self.options
         at_once = min(slots, options.max_concurrent or slots)
-        halving = Halving(epochs, options.grace)
+        halving = Halving(self.base.method, options.grace)
         space = load(options.space)
         proposer = Proposer(study, self.folder, self.base, space, options.num_trials, halving, self.describe)
         shutil.rmtree(self.scratch, ignore_errors=True)  # of one that was killed
@@ -224,7 +224,9 @@ def show(sweep: Sweep) -> bool:
     size = f"{sweep.dataset} {pixels}x{pixels}, {method.cells} cells of {method.channels} channels"
     console.print(
         table(
-            trials, config.method.epochs, f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error"
+            trials,
+            config.method.total_epochs,
+            f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error",
         )
     )
     ranked = ranking(trials)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, override, to_json
+from dasgm.methods._base import MethodConfig
 from dasgm.runs import Run, ensure_writable
 from tuning.spaces import Space, title
 
@@ -36,15 +38,18 @@ class Halving(ASHAScheduler):
     """Ray's asynchronous successive halving over our own epochs, which remembers why it stopped a trial.
 
     Args:
-        epochs: of a whole trial; a rung at the last epoch would only spoil a finished search, so there is none.
-        grace: epochs before the first rung.
+        method: its epochs; a rung at the last one would only spoil a finished search, so there is none. Within one of
+            several stages supernets differ from trial to trial in what they have to learn: rungs are stage ends then.
+        grace: epochs before the first rung, where there is one stage.
         factor: of the epochs from rung to rung; a trial goes on when it is among the best 1/factor at a rung.
     """
 
-    def __init__(self, epochs: int, grace: int, factor: int = 2):
+    def __init__(self, method: MethodConfig, grace: int, factor: int = 2):
+        epochs, ends = method.total_epochs, list(accumulate(stage.epochs for stage in method.outline()))
         super().__init__("epoch", METRIC, "max", epochs + 1, min(grace, epochs), factor)
         self.bracket = self._brackets[0]
-        self.bracket._rungs = [rung for rung in self.bracket._rungs if rung[0] < epochs]
+        rungs = self.bracket._rungs if len(ends) == 1 else [(end, {}) for end in reversed(ends)]
+        self.bracket._rungs = [rung for rung in rungs if rung[0] < epochs]
         self.reasons: dict[str, tuple[int, str]] = {}
         """By trial: the rung that stopped it, and a line for people."""
 

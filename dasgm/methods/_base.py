@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dasgm.genotype import Genotype
+from dasgm.genotype import Genotype, derive
 
 EDGES = 14  # of a cell: 2 + 3 + 4 + 5
 Weights = Sequence[Sequence[float]]  # [14][operations of the edge], softmaxed
@@ -67,10 +65,23 @@ class MethodConfig:
         """The stage after `stage`, given the weights it ended with; None when the search is over."""
         raise NotImplementedError
 
+    def outline(self) -> tuple[Stage, ...]:
+        """The stages as far as they are known before a search: of later ones' operations only how many an edge has."""
+        return (self.first(),)
+
+    @property
+    def total_epochs(self) -> int:
+        """Of all stages."""
+        return sum(stage.epochs for stage in self.outline())
+
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
         """Rate of the dropout after skip connections in `epoch` (from 0) of `stage`."""
         return 0.0
 
     def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
-        """The discrete architecture that the weights stand for."""
-        raise NotImplementedError
+        """The discrete architecture that the weights stand for: of every edge the strongest operation, of every node
+        the two strongest edges (DARTS, Section 2.4; with edge weights PC-DARTS, Section 3.3)."""
+        nodes = (2, 3, 4, 5)
+        normal = derive(stage.normal_operations, relaxation.normal, relaxation.normal_edges)
+        reduce = derive(stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges)
+        return Genotype(normal, nodes, reduce, nodes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dasgm.genotype import PRIMITIVES, Genotype, derive
+from dasgm.genotype import PRIMITIVES
 from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
 
 
@@ -18,9 +18,3 @@ class Config(MethodConfig):
 
     def next(self, stage: Stage, relaxation: Relaxation) -> None:
         return None
-
-    def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
-        nodes = (2, 3, 4, 5)
-        normal = derive(stage.normal_operations, relaxation.normal, relaxation.normal_edges)
-        reduce = derive(stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges)
-        return Genotype(normal, nodes, reduce, nodes)

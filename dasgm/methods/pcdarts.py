@@ -1,0 +1,39 @@
+"""PC-DARTS (arXiv 1907.05737): 1/K of the channels pass through the operations, and edges have weights of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dasgm.genotype import PRIMITIVES
+from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    """PC-DARTS."""
+
+    arch_start_epoch: int = 15
+    partial: int = 4
+    """K: one in so many channels passes through the operations, the others bypass them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.partial < 1:
+            raise ValueError(f"method.partial {self.partial}: expected at least 1")
+
+    def first(self) -> Stage:
+        everything = (PRIMITIVES,) * EDGES
+        return Stage(
+            0,
+            self.epochs,
+            self.arch_start_epoch,
+            self.cells,
+            self.channels,
+            everything,
+            everything,
+            partial=self.partial,
+            edge_weights=True,
+        )
+
+    def next(self, stage: Stage, relaxation: Relaxation) -> None:
+        return None

@@ -1,0 +1,132 @@
+"""P-DARTS (arXiv 1904.12760): the supernet grows deeper in stages, while every edge loses its weakest operations.
+
+W, A and their optimisers begin anew with every stage; the GAN goes on. Dropout after skip connections, which fades
+within a stage, and a cap on how many the normal cell ends with keep them from winning by being easy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dasgm.genotype import PRIMITIVES, Edge, Genotype, derive
+from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
+
+SKIP = "skip_connect"
+Operations = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Config(MethodConfig):
+    """P-DARTS."""
+
+    epochs: int = 25
+    cells: int = 5
+    """Of the first stage."""
+    arch_start_epoch: int = 10
+    """Epoch of each stage at which architecture steps begin."""
+    added_cells: tuple[int, ...] = (0, 6, 12)
+    """By stage, on top of `cells`."""
+    operations: tuple[int, ...] = (8, 5, 3)
+    """Candidates an edge has in each stage; the weakest are dropped in between."""
+    skip_dropout_rates: tuple[float, ...] = (0.1, 0.4, 0.7)
+    """By stage: the dropout after skip connections at its first epoch."""
+    max_skips: int = 2
+    """M: at most so many skip connections in the normal cell of the result."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stages = len(self.operations)
+        for name in ("added_cells", "skip_dropout_rates"):
+            if len(getattr(self, name)) != stages:
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected {stages} values, one a stage")
+        falling = all(a >= b for a, b in zip((len(PRIMITIVES), *self.operations), self.operations, strict=False))
+        if not self.operations or not falling or self.operations[-1] < 3:
+            raise ValueError(
+                f"method.operations {self.operations}: expected numbers that fall from {len(PRIMITIVES)} at most to "
+                "3 at least (none, a skip connection, and one more)"
+            )
+        if self.operations[0] != len(PRIMITIVES):
+            raise ValueError(f"method.operations {self.operations}: a search begins with all {len(PRIMITIVES)}")
+        if min(self.added_cells) < 0:
+            raise ValueError(f"method.added_cells {self.added_cells}: expected numbers of at least 0")
+        if not all(0 <= rate < 1 for rate in self.skip_dropout_rates):
+            raise ValueError(f"method.skip_dropout_rates {self.skip_dropout_rates}: expected rates from 0 to below 1")
+        if self.max_skips < 0:
+            raise ValueError(f"method.max_skips {self.max_skips}: expected at least 0")
+
+    def first(self) -> Stage:
+        return self.outline()[0]
+
+    def outline(self) -> tuple[Stage, ...]:
+        counts = enumerate(self.operations)
+        return tuple(self._stage(i, *((PRIMITIVES[:count],) * EDGES for _ in range(2))) for i, count in counts)
+
+    def next(self, stage: Stage, relaxation: Relaxation) -> Stage | None:
+        index = stage.index + 1
+        if index == len(self.operations):
+            return None
+        left = self.operations[index]
+        return self._stage(
+            index,
+            strongest(stage.normal_operations, relaxation.normal, left),
+            strongest(stage.reduce_operations, relaxation.reduce, left),
+        )
+
+    def _stage(self, index: int, normal: Operations, reduce: Operations) -> Stage:
+        return Stage(
+            index,
+            self.epochs,
+            self.arch_start_epoch,
+            self.cells + self.added_cells[index],
+            self.channels,
+            normal,
+            reduce,
+            skip_dropout=self.skip_dropout_rates[index],
+        )
+
+    def skip_dropout(self, stage: Stage, epoch: int) -> float:
+        """Falls linearly until architecture steps begin, from there, whole again, exponentially."""
+        searched = epoch - self.arch_start_epoch
+        if searched < 0:
+            return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
+        return stage.skip_dropout * math.exp(-0.2 * searched)
+
+    def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
+        nodes = (2, 3, 4, 5)
+        normal = capped(stage.normal_operations, relaxation.normal, self.max_skips)
+        return Genotype(normal, nodes, by_input(derive(stage.reduce_operations, relaxation.reduce)), nodes)
+
+
+def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], count: int) -> Operations:
+    """Of each edge's `operations` the `count` of largest weight, in their old order; `none` is one like the others."""
+    kept = []
+    for names, values in zip(operations, weights, strict=True):
+        best = sorted(range(len(names)), key=lambda i: (-values[i], -i))[:count]
+        kept.append(tuple(names[i] for i in sorted(best)))
+    return tuple(kept)
+
+
+def by_input(cell: Sequence[Edge]) -> tuple[Edge, ...]:
+    """The two edges of each node in the order of their inputs, as P-DARTS lists them."""
+    pairs = zip(cell[::2], cell[1::2], strict=True)
+    return tuple(edge for pair in pairs for edge in sorted(pair, key=lambda edge: edge[1]))
+
+
+def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], max_skips: int) -> tuple[Edge, ...]:
+    """The cell with at most `max_skips` skip connections: while there are more, the weakest of those in the cell is
+    ruled out on its edge and the cell derived again (P-DARTS, Section 3.3)."""
+    allowed = [list(names) for names in operations]
+    while True:
+        cell = by_input(derive(allowed, weights))
+        skips = [_edge(position // 2, state) for position, (name, state) in enumerate(cell) if name == SKIP]
+        if len(skips) <= max_skips:
+            return cell
+        weakest = min(skips, key=lambda edge: weights[edge][allowed[edge].index(SKIP)])
+        allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which is never chosen
+
+
+def _edge(node: int, state: int) -> int:
+    """Number of the edge from `state` into the cell's intermediate node `node`."""
+    return node * (node + 3) // 2 + state
