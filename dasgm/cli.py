@@ -19,6 +19,8 @@ USAGE = """\
 dasgm: differentiable architecture search with a generative model
 
   dasgm search [PRESET]       search an architecture (one process; cluster/search.py: the same on many workers)
+  dasgm presets [NAME]        the paper's rows and small sizes: settings, published results, what was decided and why
+  dasgm random --seed N       a random architecture: the baseline
   dasgm draw GENOTYPE         draw both cells to a PNG, SVG or PDF file
   dasgm runs                  what ran here: state, epoch, best, disk
   dasgm report FOLDER         write the result page of a run or a sweep again
@@ -230,6 +232,50 @@ def _draw(argv: Sequence[str]) -> int:
     return 0
 
 
+def _random(argv: Sequence[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which one (default: 0)")
+    parser.add_argument("--output", type=Path, default=Path("genotype.json"), help="default: genotype.json")
+    asked = parser.parse_args(list(argv))
+    from dasgm.genotype import Genotype
+
+    Genotype.random(asked.seed).save(asked.output)
+    print(f"{asked.output}  (draw it: dasgm draw {asked.output})")
+    return 0
+
+
+def _presets(argv: Sequence[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="dasgm presets",
+        description="List the presets; with a name (or a JSON file of your own) all of its settings and the choices "
+        "behind them; with --diff what sets two apart.",
+    )
+    parser.add_argument("name", nargs="?", help="a preset")
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two presets")
+    asked = parser.parse_args(list(argv))
+    if asked.diff and asked.name:
+        raise ValueError(f"{asked.name} --diff: name one preset, or --diff two")
+    from rich.console import Console
+
+    from dasgm import catalogue
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    if asked.diff:
+        console.print(catalogue.differences(*asked.diff))
+    elif asked.name:
+        show_config(preset(asked.name).config)
+        console.print(catalogue.described(asked.name), soft_wrap=True, markup=False)
+    else:
+        console.print(catalogue.presets())
+    return 0
+
+
 def _runs(argv: Sequence[str]) -> int:
     import argparse
 
@@ -290,6 +336,8 @@ def _report(argv: Sequence[str]) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": _search,
+    "presets": _presets,
+    "random": _random,
     "draw": _draw,
     "runs": _runs,
     "report": _report,

@@ -79,6 +79,8 @@ class SearchConfig:
     """Eta_b of Eq. 7."""
     discriminator_steps: int = 1
     """Discriminator steps per generator step; Algorithm 1 has one."""
+    freeze_gan: bool = False
+    """Never change G, E and B: the paper's "+30/50/70 % Val" rows, with a pre-trained GAN."""
     stop_skips: int = 0
     """End the stage at the epoch whose normal cell has so many skip connections (DARTS+: 2); 0: never."""
     stop_entropy: float = 0.0
@@ -87,6 +89,8 @@ class SearchConfig:
     """Epochs between estimates of the dominant eigenvalue of A's Hessian on J_2 (Zela et al. 2020); 0: none."""
     proxy: ProxyConfig = ProxyConfig()
     seed: int = 0
+    gan_checkpoint: str | None = field(default=None, metadata=PLACEMENT)
+    """A pre-trained GAN's file to begin with; what it holds is compared by its digest."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
     """Where the data set's files lie; what they hold is compared by its digest."""
     device: str = field(default="auto", metadata=PLACEMENT)
@@ -132,7 +136,7 @@ class SearchConfig:
     @property
     def searches_discriminator(self) -> bool:
         """Whether there is a B to search."""
-        return self.gan is not None and self.search_discriminator
+        return self.gan is not None and self.search_discriminator and not self.freeze_gan
 
     def learning_rate(self, epoch: int, epochs: int) -> float:
         """Classifier's rate in `epoch` (from 0) of `epochs`: cosine, constant within an epoch (as the originals')."""
@@ -265,9 +269,8 @@ def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
         raise ValueError(f"{path or 'configuration'}: {error}") from None
 
 
-def mathematics(config: SearchConfig) -> dict[str, Any]:
-    """Flat {path: value} of all that changes what a search computes: its identity. More epochs continue a run of one
-    stage; where a stage begins with what the one before dropped they do not."""
+def settings(config: SearchConfig) -> dict[str, Any]:
+    """Flat {path: value} of all but placement and logging; a part's key is at `<part>.key`."""
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if not is_dataclass(value):
@@ -278,7 +281,13 @@ def mathematics(config: SearchConfig) -> dict[str, Any]:
                 out |= flat(getattr(value, f.name), f"{path}.{f.name}" if path else f.name)
         return out
 
-    found = flat(config, "")
+    return flat(config, "")
+
+
+def mathematics(config: SearchConfig) -> dict[str, Any]:
+    """`settings` without what may grow: the search's identity. More epochs continue a search of one stage; where a
+    stage begins with what the one before dropped, they do not."""
+    found = settings(config)
     if len(config.method.outline()) == 1:
         del found["method.epochs"]
     return found

@@ -6,6 +6,7 @@ import ast
 import difflib
 import json
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,19 @@ class Genotype:
             return cls.parse(text)
         except ValueError as error:
             raise ValueError(f"genotype {source}: {error}") from None
+
+    @classmethod
+    def random(cls, seed: int) -> Genotype:
+        """Uniform over the cells of the DARTS space: two different inputs into each of four nodes, any operation but
+        `none` on each edge. The same for the same seed."""
+        draw = random.Random(seed)
+
+        def cell() -> tuple[Edge, ...]:
+            pairs = (sorted(draw.sample(range(2 + node), 2)) for node in range(NODES))
+            return tuple((draw.choice(CHOOSABLE), state) for pair in pairs for state in pair)
+
+        nodes = tuple(range(2, 2 + NODES))
+        return cls(cell(), nodes, cell(), nodes)
 
     def save(self, path: str | Path) -> None:
         """Write the JSON form, whole or not at all."""

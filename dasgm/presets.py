@@ -1,4 +1,4 @@
-"""Whole configurations under the names of the paper's rows, the published result beside each. Values only.
+"""Whole configurations by name: the paper's rows (paper.py), and small sizes of the same search.
 
 A user's own preset is a JSON file {"parent": NAME, "overrides": {"gan.generator_lr": 1e-4}}; its path serves as a name.
 """
@@ -6,26 +6,15 @@ A user's own preset is a JSON file {"parent": NAME, "overrides": {"gan.generator
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from dasgm.config import ProxyConfig, SearchConfig, nearest, override, plugin
+from dasgm.config import ProxyConfig, SearchConfig, nearest, override, plugin, settings
 from dasgm.data import cifar10, digits
 from dasgm.gans import biggan
-from dasgm.methods import darts
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A configuration, what it is, and the result that the paper publishes for it (test error in %)."""
-
-    config: SearchConfig
-    about: str
-    published: str = ""
-
-
-# Section 5.2 and Algorithm 1: batch 64, 50 epochs, 8 cells, 16 channels, BigGAN, everything of J_3 generated.
-DASGM_DARTS = SearchConfig(method=darts.Config(), gan=biggan.Config(), data=cifar10.Config())
+from dasgm.methods import darts, pcdarts, pdarts
+from dasgm.paper import PAPER, Preset
 
 # Learns the digits in some 700 iterations of 16: small batches, labels that show from the start, the default operations
 # of the discriminator well ahead (measured: see BENCHMARKS.md).
@@ -42,22 +31,21 @@ SMALL_BIGGAN = biggan.Config(
     warmup_batch_size=16,
 )
 
+CIFAR10_SMOKE = SearchConfig(
+    method=darts.Config(epochs=5, cells=3, channels=4, arch_start_epoch=1),
+    gan=replace(SMALL_BIGGAN, channels=8, warmup=1000),
+    data=cifar10.Config(holdout=0.1, image_size=16, limit=6000),
+    batch_size=64,
+    classifier_lr=0.05,
+    arch_lr=1e-2,
+    discriminator_arch_lr=1e-2,
+    proxy=ProxyConfig(epochs=8, cells=3, channels=8, batch_size=64, lr=0.05),
+    threads=1,
+    pictures_every=2,
+)
+
 PRESETS: dict[str, Preset] = {
-    "dasgm-darts": Preset(
-        DASGM_DARTS,
-        "DASGM+DARTS: second order, end-to-end BigGAN with a searched discriminator",
-        "CIFAR-10 2.70 ± 0.08, CIFAR-100 17.14 ± 0.10 (Table 2)",
-    ),
-    "darts-2nd": Preset(
-        replace(DASGM_DARTS, gan=None, search_discriminator=False),
-        "DARTS, second order: J_3 is J_2",
-        "CIFAR-10 2.76 ± 0.09, CIFAR-100 20.58 ± 0.44 (Table 2)",
-    ),
-    "darts-1st": Preset(
-        replace(DASGM_DARTS, gan=None, search_discriminator=False, order="first"),
-        "DARTS, first order; W steps before A, as Algorithm 1 has it (the original steps A first)",
-        "CIFAR-10 3.00 ± 0.14, CIFAR-100 20.52 ± 0.31 (Table 2)",
-    ),
+    **PAPER,
     # Small sizes of the same search. Learning rates are higher because there are fewer steps; one thread, because two
     # searches share two cores and operations this small gain nothing from more.
     "quickstart": Preset(
@@ -76,19 +64,27 @@ PRESETS: dict[str, Preset] = {
         "the whole line in minutes on two cores: digits at 16x16, 3 cells of 4 channels",
     ),
     "cifar10-smoke": Preset(
-        SearchConfig(
-            method=darts.Config(epochs=5, cells=3, channels=4, arch_start_epoch=1),
-            gan=replace(SMALL_BIGGAN, channels=8, warmup=1000),
-            data=cifar10.Config(holdout=0.1, image_size=16, limit=6000),
-            batch_size=64,
-            classifier_lr=0.05,
-            arch_lr=1e-2,
-            discriminator_arch_lr=1e-2,
-            proxy=ProxyConfig(epochs=8, cells=3, channels=8, batch_size=64, lr=0.05),
-            threads=1,
-            pictures_every=2,
-        ),
+        CIFAR10_SMOKE,
         "6,000 real CIFAR-10 pictures, within half an hour on two cores: 16x16, 3 cells of 4 channels",
+    ),
+    "cifar10-smoke-pdarts": Preset(
+        replace(
+            CIFAR10_SMOKE,
+            method=pdarts.Config(epochs=2, cells=3, channels=4, arch_start_epoch=1, added_cells=(0, 1, 2)),
+            order="first",
+            search_discriminator=False,
+            arch_clip=5.0,
+        ),
+        "the same pictures with P-DARTS: three stages of 2 epochs with 3, 4 and 5 cells",
+    ),
+    "cifar10-smoke-pcdarts": Preset(
+        replace(
+            CIFAR10_SMOKE,
+            method=pcdarts.Config(epochs=5, cells=3, channels=8, arch_start_epoch=1),
+            order="first",
+            search_discriminator=False,
+        ),
+        "the same pictures with PC-DARTS: 8 channels, of which 2 pass through the operations",
     ),
 }
 
@@ -103,7 +99,7 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     path = Path(name)
     if path.suffix != ".json" and not path.is_file():
-        raise ValueError(f"preset {name!r} is not known{nearest(name, list(PRESETS))}; there are: {', '.join(PRESETS)}")
+        raise ValueError(f"preset {name!r} is not known{nearest(name, list(PRESETS))}; dasgm presets lists them")
     try:
         own = json.loads(path.read_text())
     except OSError as error:
@@ -117,6 +113,13 @@ def preset(name: str) -> Preset:
         return Preset(override(parent.config, own.get("overrides", {})), f"{name}, from {own['parent']}")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"preset {name}: {error}") from None
+
+
+def difference(one: SearchConfig, other: SearchConfig) -> dict[str, tuple[Any, Any]]:
+    """{path: (of one, of the other)} of the settings that set two searches apart; None: one has no such setting."""
+    left, right = settings(one), settings(other)
+    paths = dict.fromkeys((*left, *right))
+    return {path: (left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)}
 
 
 def with_dataset(config: SearchConfig, key: str) -> SearchConfig:
