@@ -275,6 +275,18 @@ def test_time_left_within_a_quarter_after_a_third(name, share):
     assert guess is not None and guess == pytest.approx(end - now, rel=0.25)
 
 
+def test_time_left_expects_a_trial_to_stop_as_often_as_others_did():
+    """The last trial has 2 epochs to its rung and 8 after it; half of the six before it went on there."""
+    whole, short = (10, 10, 0, 10), (10, 10, 0, 2)
+    trials, _ = timeline([whole, short, whole, short, whole, short, whole], 1, 10)
+    now = trials[-1]["asked"] + 10.0 + 1e-6  # started, no epoch yet
+    offset = 1e9
+    runs = seen_at(trials, now, offset)
+    guess = time_left(runs, 10, 7, 1, now + offset, offset, [2])
+    assert guess == pytest.approx(20 + 0.5 * 80, rel=0.02)
+    assert time_left(runs, 10, 7, 1, now + offset, offset) == pytest.approx(100, rel=0.02)  # where no rung is ahead
+
+
 def test_time_left_after_a_night_forgets_the_night():
     trials, end = timeline([(12, 10, 15, 5)] * 8, 1, 5)
     runs = seen_at(trials, 0.5 * end, 0.0)

@@ -164,7 +164,7 @@ class Sweep:
         space = load(options.space)
         proposer = Proposer(study, self.folder, self.base, space, options.num_trials, halving, self.describe)
         shutil.rmtree(self.scratch, ignore_errors=True)  # of one that was killed
-        with Board(self.folder, epochs, options.num_trials, at_once):
+        with Board(self.folder, epochs, options.num_trials, at_once, halving.rungs):
             tune.Tuner(
                 tune.with_resources(Trial(self.cache, self.scratch, workers), job.HOLDS_NOTHING),
                 tune_config=tune.TuneConfig(

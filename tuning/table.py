@@ -22,13 +22,19 @@ def varied(run: RunView) -> str:
 
 
 def time_left(
-    runs: Sequence[RunView], epochs: int, num_trials: int, at_once: int, now: float, since: float = 0.0
+    runs: Sequence[RunView],
+    epochs: int,
+    num_trials: int,
+    at_once: int,
+    now: float,
+    since: float = 0.0,
+    rungs: Sequence[int] = (),
 ) -> float | None:
     """Seconds until the sweep ends, or None before the first epochs say anything.
 
     A trial takes a while to start, its epochs, and what comes after the last one. A running trial goes by its own
-    pace, one not begun by the mean of those that ended (stopped ones too). Only what happened after `since` counts:
-    a sweep may have been continued after a night.
+    pace, and past a rung as often as trials did so far; one not begun by the mean of those that ended (stopped ones
+    too). Only what happened after `since` counts: a sweep may have been continued after a night.
     """
     starts, tails, lasted = [], [], []
     asked = {id(run): run.info.get("asked") or run.info.get("started") or now for run in runs}
@@ -52,11 +58,28 @@ def time_left(
     for run in runs:
         if run.state in ("running", "waiting"):
             t, own = times[id(run)], pace.get(id(run), typical)
-            left = (epochs - run.epochs) * own + tail + (0.0 if t else start)
+            left = _expected(run.epochs, [*rungs, epochs], _chance(runs, rungs), own, tail) + (0.0 if t else start)
             remaining.append(max(0.0, left - (now - (t[-1] if t else asked[id(run)]))))
     begun = len([run for run in runs if run.state != "interrupted"])
     total = sum(remaining) + max(0, num_trials - begun) * (_mean(lasted) if lasted else whole)
     return max([total / at_once, *remaining])
+
+
+def _chance(runs: Sequence[RunView], rungs: Sequence[int]) -> float:
+    """That a trial goes on at a rung: what was seen, from a start of one half."""
+    stopped = sum(run.state == "stopped" for run in runs)
+    reached = sum(run.epochs >= rung for run in runs for rung in rungs)
+    return (reached - stopped + 1) / (reached + 2)
+
+
+def _expected(done: int, ends: Sequence[int], chance: float, pace: float, tail: float) -> float:
+    """Seconds that a trial will take from epoch `done` on; it may end at each of `ends` but goes on with `chance`."""
+    seconds, sure = 0.0, 1.0
+    for end in ends:
+        if end > done:
+            seconds, done = seconds + sure * (end - done) * pace, end
+            sure *= chance if end != ends[-1] else 1.0
+    return seconds + sure * tail
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -66,10 +89,10 @@ def _mean(values: Sequence[float]) -> float:
 class Board:
     """Shows a sweep's folder while the block runs. Its thread reads files and prints, nothing else."""
 
-    def __init__(self, folder: Path, epochs: int, num_trials: int, at_once: int):
+    def __init__(self, folder: Path, epochs: int, num_trials: int, at_once: int, rungs: Sequence[int]):
         from rich.console import Console
 
-        self.folder, self.epochs, self.num_trials, self.at_once = folder, epochs, num_trials, at_once
+        self.folder, self.epochs, self.num_trials, self.at_once, self.rungs = folder, epochs, num_trials, at_once, rungs
         self.console = Console(highlight=False, soft_wrap=True)
         self.shown: dict[str, tuple[int, str]] = {}
         self.said = {log.parent.name: len(log.read_text().splitlines()) for log in folder.glob("t*/log.txt")}
@@ -97,7 +120,7 @@ class Board:
                 live.update(self._table())
 
     def _left(self, runs: Sequence[RunView]) -> str:
-        left = time_left(runs, self.epochs, self.num_trials, self.at_once, time.time(), self.begun)
+        left = time_left(runs, self.epochs, self.num_trials, self.at_once, time.time(), self.begun, self.rungs)
         return "" if left is None else f"about {left / 60:.1f} min left" if left >= 90 else f"about {left:.0f} s left"
 
     def _lines(self) -> None:
