@@ -67,6 +67,10 @@ class MethodConfig:
         """The stage after `stage`, given the weights it ended with; None when the search is over."""
         raise NotImplementedError
 
+    def outline(self) -> tuple[Stage, ...]:
+        """The stages as far as they are known before a search: of later ones' operations only how many an edge has."""
+        return (self.first(),)
+
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
         """Rate of the dropout after skip connections in `epoch` (from 0) of `stage`."""
         return 0.0
