@@ -16,7 +16,8 @@ from typing import Any
 
 from cluster.job import Workers, connected, launch, workers_for
 from cluster.job import search as work
-from dasgm.cli import SearchOptions, fail, search_options, show_config
+from dasgm.catalogue import show_config
+from dasgm.cli import SearchOptions, fail, search_options
 from dasgm.config import SearchConfig, to_json
 
 

@@ -1,11 +1,14 @@
-"""The presets as tables and lines for people."""
+"""Presets and configurations as tables and lines for people."""
 
 from __future__ import annotations
 
+import json
+
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from dasgm.config import key_of
+from dasgm.config import SearchConfig, key_of, to_json
 from dasgm.presets import PRESETS, difference, preset
 
 
@@ -29,7 +32,9 @@ def presets() -> Table:
             f"{config.classifier_lr:g}, {config.arch_lr:g}",
             found.published.removesuffix(" (Table 2)") or found.about,
         )
-    table.caption = "val: real images' share of J_3; rates: of W and A.   dasgm presets NAME: all settings, and what was decided and why"
+    table.caption = (
+        "val: real images' share of J_3; rates: of W and A.   dasgm presets NAME: all settings, and their reasons"
+    )
     return table
 
 
@@ -47,3 +52,8 @@ def differences(one: str, other: str) -> Table:
     for path, values in difference(preset(one).config, preset(other).config).items():
         table.add_row(path, *("-" if value is None else str(value) for value in values))
     return table
+
+
+def show_config(config: SearchConfig) -> None:
+    """The whole configuration, as it is saved."""
+    Console().print_json(json.dumps(to_json(config)))

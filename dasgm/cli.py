@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import dasgm
+from dasgm import verbs
 from dasgm.config import SearchConfig, key_of, keys, nearest, override
 from dasgm.presets import PRESETS, preset, with_dataset
 
@@ -22,6 +22,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm presets [NAME]        the paper's rows and small sizes: settings, published results, what was decided and why
   dasgm random --seed N       a random architecture: the baseline
   dasgm draw GENOTYPE         draw both cells to a PNG, SVG or PDF file
+  dasgm measure NAME          parameters and multiply-adds of a genotype, a preset's supernet, a GAN
   dasgm runs                  what ran here: state, epoch, best, disk
   dasgm report FOLDER         write the result page of a run or a sweep again
 
@@ -143,18 +144,9 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
     return replace(chosen, config=found.config), found
 
 
-def show_config(config: SearchConfig) -> None:
-    """The whole configuration, as it is saved."""
-    import json
-
-    from rich.console import Console
-
-    from dasgm.config import to_json
-
-    Console().print_json(json.dumps(to_json(config)))
-
-
 def _search(argv: Sequence[str]) -> int:
+    from dasgm.catalogue import show_config
+
     chosen, options = search_options(argv, "dasgm search")
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = shlex.join(["dasgm", "search", *argv])
@@ -216,131 +208,14 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int
         yield lambda line: console.print(line, markup=False), watch
 
 
-def _draw(argv: Sequence[str]) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="dasgm draw", description="Draw both cells of a genotype.")
-    parser.add_argument("genotype", help="a genotype.json, a text file with Genotype(normal=[...]), or a known name")
-    parser.add_argument("--output", type=Path, default=None, help="a .png, .svg or .pdf file (default: <name>.png)")
-    asked = parser.parse_args(list(argv))
-    from dasgm import figures
-    from dasgm.genotype import Genotype
-
-    output = asked.output or Path(Path(asked.genotype).stem + ".png")
-    figures.draw(Genotype.load(asked.genotype), output, Path(asked.genotype).stem)
-    print(output)
-    return 0
-
-
-def _random(argv: Sequence[str]) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
-    )
-    parser.add_argument("--seed", type=int, default=0, help="which one (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("genotype.json"), help="default: genotype.json")
-    asked = parser.parse_args(list(argv))
-    from dasgm.genotype import Genotype
-
-    Genotype.random(asked.seed).save(asked.output)
-    print(f"{asked.output}  (draw it: dasgm draw {asked.output})")
-    return 0
-
-
-def _presets(argv: Sequence[str]) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="dasgm presets",
-        description="List the presets; with a name (or a JSON file of your own) all of its settings and the choices "
-        "behind them; with --diff what sets two apart.",
-    )
-    parser.add_argument("name", nargs="?", help="a preset")
-    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two presets")
-    asked = parser.parse_args(list(argv))
-    if asked.diff and asked.name:
-        raise ValueError(f"{asked.name} --diff: name one preset, or --diff two")
-    from rich.console import Console
-
-    from dasgm import catalogue
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
-    if asked.diff:
-        console.print(catalogue.differences(*asked.diff))
-    elif asked.name:
-        show_config(preset(asked.name).config)
-        console.print(catalogue.described(asked.name), soft_wrap=True, markup=False)
-    else:
-        console.print(catalogue.presets())
-    return 0
-
-
-def _runs(argv: Sequence[str]) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
-    parser.add_argument("--storage", type=Path, default=Path("runs"), help="root of everything (default: runs)")
-    parser.add_argument("--follow", action="store_true", help="look again every two seconds, until Ctrl-C")
-    asked = parser.parse_args(list(argv))
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console(highlight=False)
-    if not asked.storage.is_dir():
-        raise ValueError(f"storage {asked.storage}: there is no such folder; name it with --storage")
-    if not asked.follow:
-        console.print(_runs_table(asked.storage))
-        return 0
-    try:
-        with Live(_runs_table(asked.storage), console=console) as live:
-            while True:
-                time.sleep(2)
-                live.update(_runs_table(asked.storage))
-    except KeyboardInterrupt:
-        return 130
-
-
-def _runs_table(storage: Path) -> Any:
-    from rich.table import Table
-
-    from dasgm.runs import Run, runs, state_of
-
-    table = Table("run", "state", "epoch", "accuracy", "proxy", "disk", title=f"runs in {storage}")
-    for folder in runs(storage):
-        rows = Run(folder).rows()
-        epochs = [r for r in rows if "val/accuracy" in r]
-        best = next((r for r in rows if "best/proxy" in r), None)
-        disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        table.add_row(
-            str(folder.relative_to(storage)),
-            state_of(folder),
-            str(epochs[-1]["epoch"]) if epochs else "0",
-            f"{epochs[-1]['val/accuracy']:.3f}" if epochs else "-",
-            f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
-            f"{disk / 1e6:.1f} MB",
-        )
-    return table
-
-
-def _report(argv: Sequence[str]) -> int:
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="dasgm report", description="Write the result page of a run or a sweep.")
-    parser.add_argument("folder", type=Path, help="a run's or a sweep's folder")
-    from dasgm.report import report
-
-    print(report(parser.parse_args(list(argv)).folder))
-    return 0
-
-
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": _search,
-    "presets": _presets,
-    "random": _random,
-    "draw": _draw,
-    "runs": _runs,
-    "report": _report,
+    "presets": verbs.presets,
+    "random": verbs.random,
+    "draw": verbs.draw,
+    "measure": verbs.measure,
+    "runs": verbs.runs,
+    "report": verbs.report,
 }
 
 

@@ -59,6 +59,7 @@ BAD: list[tuple[str, list[str], str]] = [
     ("unknown operation", ["draw", "operation.json"], "sep_conv_3x3"),
     ("edge from the future", ["draw", "future.json"], "node 2"),
     ("no such genotype", ["draw", "DARTS_V3"], "DARTS_V"),
+    ("nothing to measure", ["measure", "DARTS_V3"], "did you mean 'DARTS_V"),
     ("drawing format", ["draw", "DARTS_V2", "--output", "x.gif"], "x.gif"),
     ("no storage", ["runs", "--storage", "nowhere"], "nowhere"),
     ("preset file", ["search", "bad.json"], "bad.json"),

@@ -135,6 +135,7 @@ def test_digits_as_given(data: Data) -> None:
     assert torch.equal(data.images[:, 0], data.images[:, 2])
     assert (data.test_labels.bincount() - 30).abs().max() <= 1
     assert [len(data.J1), len(data.J2), len(data.Jval)] == [674, 673, 150]
+    assert digits.Config().class_count() == len(data.classes) == 10
     assert data.describe() == "digits: 10 classes, 16x16 pixels; images in J_1 674, J_2 673, J_val 150, test 300"
     enlarged = digits.Config(image_size=32, split_seed=1).load(None)
     assert enlarged.images.shape == (1497, 3, 32, 32) and torch.equal(enlarged.test_labels, data.test_labels)
@@ -220,7 +221,8 @@ def test_cifar100_reads_fine_labels(tmp_path: Path) -> None:
     cifar_like(tmp_path, 100, {"fine_label": fine, "coarse_label": [0] * 100})
     write_parquet(tmp_path / "test.parquet", [png(random_pictures(1)[0])], {"fine_label": [99]})
     data = cifar100.Config().load(str(tmp_path))
-    assert data.labels.tolist() == fine and len(set(data.classes)) == 100 and list(data.classes) == sorted(data.classes)
+    assert cifar100.Config().class_count() == len(set(data.classes)) == 100 and folder.Config().class_count() is None
+    assert data.labels.tolist() == fine and list(data.classes) == sorted(data.classes)
 
 
 @pytest.mark.parametrize(

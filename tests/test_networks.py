@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.genotype import KNOWN, PRIMITIVES
+from dasgm.genotype import KNOWN, PRIMITIVES, Edge, Genotype
 from dasgm.methods._base import Stage
 from dasgm.networks.network import Network
 from dasgm.networks.operations import fast_layout, operation
@@ -106,9 +106,27 @@ def test_multiply_adds_of_a_network() -> None:
     assert multiply_adds(Network(KNOWN["DARTS_V2"], 36, 20, 10), torch.randn(1, 3, 32, 32)) == 528_359_040
 
 
-def norm(x: Tensor) -> Tensor:
-    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
-    return (x - mean) / (var + 1e-5).sqrt()
+def norm(x: Tensor, layer: nn.BatchNorm2d | None = None) -> Tensor:
+    """By the batch's statistics; in eval mode by the running ones of `layer`, whose gain and bias follow."""
+    mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+    if layer is not None and not layer.training:
+        assert layer.running_mean is not None and layer.running_var is not None
+        mean, var = layer.running_mean, layer.running_var
+    x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+    return x if layer is None or not layer.affine else x * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+
+def disturb(module: nn.Module, variance: float = 1.0) -> None:
+    """Gains, biases and running statistics as after a training."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.affine:
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias)
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, variance**0.5)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5 * variance, 1.5 * variance)
 
 
 def windows(x: Tensor, kernel: int, stride: int, dilation: int, fill: float) -> Tensor:
@@ -129,28 +147,31 @@ def by_hand(name: str, layers: nn.Module, x: Tensor, stride: int) -> Tensor:
     if name == "avg_pool_3x3":
         return windows(x, 3, stride, 1, 0).sum(2) / windows(torch.ones_like(x), 3, stride, 1, 0).sum(2)
     weights = [p for p in layers.parameters() if p.ndim == 4]
+    norms = iter(layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d))
     if name == "skip_connect":
         if stride == 1:
             return x
         even, odd = (w[:, :, 0, 0] for w in weights)
         r = x.relu()
         halves = (torch.einsum("dc,nchw->ndhw", m, r[:, :, k::2, k::2]) for m, k in ((even, 0), (odd, 1)))
-        return norm(torch.cat(list(halves), 1))
+        return norm(torch.cat(list(halves), 1), next(norms))
     kernel, dilation = int(name[-1]), 2 if name.startswith("dil") else 1
     for depthwise, pointwise in zip(weights[::2], weights[1::2], strict=True):
         seen = windows(x.relu(), kernel, stride, dilation, 0)
         x = torch.einsum("nckhw,ck,dc->ndhw", seen, depthwise.flatten(1), pointwise[:, :, 0, 0])
-        x, stride = norm(x), 1
+        x, stride = norm(x, next(norms)), 1
     return x
 
 
+@pytest.mark.parametrize("form", ["search", "network", "eval"])
 @pytest.mark.parametrize("size", [8, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", PRIMITIVES)
-def test_operations_follow_their_definition(name: str, stride: int, size: int) -> None:
+def test_operations_follow_their_definition(name: str, stride: int, size: int, form: str) -> None:
     if size == 7 and stride == 2 and name == "skip_connect":
         pytest.skip("FactorizedReduce needs an even size")
-    layers = operation(name, 4, stride, affine=False)
+    layers = operation(name, 4, stride, affine=form != "search").train(form != "eval")
+    disturb(layers)
     x = torch.randn(3, 4, size, size, requires_grad=True)
     ours, expected = layers(x), by_hand(name, layers, x, stride)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
@@ -207,6 +228,9 @@ def one_edge(cell: Cell, operations: tuple[tuple[str, ...], ...], name: str, sta
             sources = [weight for pair in pairs for weight in pair]
         for own, source in zip(layers.parameters(), sources, strict=True):
             own.copy_(source.chunk(len(targets))[place])
+        statistics = [[b for b in module.buffers() if b.ndim] for module in (layers, wide)]
+        for own, source in zip(*statistics, strict=True):
+            own.copy_(source.chunk(len(targets))[place])
     return layers
 
 
@@ -228,6 +252,56 @@ def test_cell_equals_its_plain_form(name: str, reduction: bool) -> None:
     wanted = [s0, s1, mixture] + ([] if edges is None else [edges])
     for a, b in zip(*(torch.autograd.grad(y, wanted, cotangent) for y in (ours, plain)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+def one_hot(edges: tuple[Edge, ...]) -> Tensor:
+    """[14, 8]: the chosen edges on their operation, all others on `none`."""
+    mixture = F.one_hot(torch.zeros(14, dtype=torch.int64), 8).double()
+    for place, (name, state) in enumerate(edges):
+        edge = sum(range(2, 2 + place // 2)) + state
+        mixture[edge] = F.one_hot(torch.tensor(PRIMITIVES.index(name)), 8)
+    return mixture
+
+
+def transplant(W: Supernet, network: Network, genotype: Genotype) -> None:
+    """The supernet's weights and running statistics into the network, whose norms keep gain 1 and bias 0."""
+    pairs: list[tuple[nn.Module, nn.Module]] = [(W.stem, network.stem), (W.head, network.head)]
+    for cell, own in zip(W.cells, network.cells, strict=True):
+        pairs += zip(cell.preprocess, own.preprocess, strict=True)
+        for place, (name, state) in enumerate(genotype.reduce if cell.reduction else genotype.normal):
+            stride = 2 if cell.reduction and state < 2 else 1
+            chosen = one_edge(cell, ALL, name, state, place // 2, cell.fans[state].channels, stride)
+            pairs.append((chosen, own.operations[place]))
+    for source, target in pairs:
+        missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+        assert not unexpected and all(target.state_dict()[key].ndim == 1 for key in missing)
+
+
+def without_pools(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    instead = {"max_pool_3x3": "dil_conv_5x5", "avg_pool_3x3": "sep_conv_5x5"}
+    return tuple((instead.get(name, name), state) for name, state in edges)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("name", KNOWN)
+def test_network_with_the_supernets_weights_gives_its_output(name: str, pools: bool) -> None:
+    """In eval mode; what a search adds to a pool, a norm of its own, is taken out where a pool is chosen."""
+    genotype = KNOWN[name]
+    if not pools:
+        reduction = without_pools(genotype.reduce)
+        genotype = replace(genotype, normal=without_pools(genotype.normal), reduce=reduction)
+    W, network = Supernet(replace(DARTS, cells=5, channels=4), 7), Network(genotype, 4, 5, 7)
+    for cell in W.cells if pools else ():
+        for fan in cell.fans:
+            for layers in fan.pools.values():
+                layers[1] = nn.Identity()
+    mixture, x = Mixture(one_hot(genotype.normal), one_hot(genotype.reduce)), torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        disturb(W, variance=0.15)  # small, as of what convolutions put out: the image must not fade
+        transplant(W, network, genotype)
+        theirs, ours = W.eval()(x, mixture), network.eval()(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    assert 0.01 < theirs.std(0).max() < 100  # and depends on the image
 
 
 def test_mixture_is_softmaxed_by_edge_and_by_node() -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 from cluster import job
 from cluster.search import look_at_data, payload
-from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, show_config
+from dasgm.catalogue import show_config
+from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.runs import FORMAT, Run, read_json, write_atomic
 

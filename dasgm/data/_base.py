@@ -37,6 +37,10 @@ class DataConfig:
         if self.cutout < 0:
             raise ValueError(f"data.cutout is {self.cutout}: choose a length in pixels, or 0 for none")
 
+    def class_count(self) -> int | None:
+        """Number of classes; None where only the files tell."""
+        return None
+
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
         """Reads the data set onto `device`. Raises ValueError, one line, where the files are not as they should be."""
         raise NotImplementedError

@@ -27,6 +27,9 @@ class CifarConfig(DataConfig):
     MEAN: ClassVar[tuple[float, float, float]]
     STD: ClassVar[tuple[float, float, float]]
 
+    def class_count(self) -> int:
+        return len(self.CLASSES)
+
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
         """Parquet in Hugging Face's layout if `data_dir` has any, else torchvision's files, downloaded if need be.
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class Config(DataConfig):
     image_size: int = 16  # pixels a side: 16, 32 or 64; the digits are enlarged from 8
 
+    def class_count(self) -> int:
+        return 10
+
     def load(self, data_dir: str | None = None, device: str = "cpu") -> Data:
         """1,497 for training, 300 for testing (always the same); `data_dir` is not needed."""
         from dasgm.data import _parquet

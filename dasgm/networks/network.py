@@ -3,25 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dasgm.genotype import Edge, Genotype
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, operation, reductions, stem
 
+Form = Literal["cifar", "imagenet"]
+SHRINKS: dict[Form, int] = {"cifar": 4, "imagenet": 32}  # how many times smaller the last map is than the image
+
+
+def check_image_size(form: Form, *sizes: int) -> None:
+    """ValueError, one line, where a network of this form cannot take images of that height and width in pixels."""
+    shrinks = SHRINKS[form]
+    for size in sizes:
+        if size < shrinks or size % shrinks:
+            raise ValueError(f"image size {size}: a network of the {form} form needs a multiple of {shrinks} pixels")
+
 
 class Network(nn.Module):
-    """Images [N, in_channels, H, W] (H, W divisible by 4) -> logits [N, classes]."""
+    """Images [N, in_channels, H, W] -> logits [N, classes].
 
-    def __init__(self, genotype: Genotype, channels: int, cells: int, classes: int, in_channels: int = 3) -> None:
+    Args:
+        channels: of the first cells, an even number; they double at each of the two reduction cells.
+        form: `cifar`: a stem that keeps the size (H, W divisible by 4); `imagenet`: one that divides it by 8
+            (H, W divisible by 32), the first cell being the first after a reduction (DARTS, Section 3.3).
+        auxiliary: with a second head after the second reduction cell, for `forward_with_auxiliary`.
+
+    Raises:
+        ValueError: a size that no network has; in `forward` an image that does not divide.
+    """
+
+    drop_path_rate: float = 0.0
+    """Of training, written from outside, every epoch: at least 0, below 1."""
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int,
+        cells: int,
+        classes: int,
+        in_channels: int = 3,
+        form: Form = "cifar",
+        auxiliary: bool = False,
+    ) -> None:
         super().__init__()
         if channels < 2 or channels % 2:
             raise ValueError(f"channels = {channels}: the network needs an even number")
-        before, previous = 3 * channels, 3 * channels
-        self.stem = stem(in_channels, previous)
+        if cells < 3:
+            raise ValueError(f"cells = {cells}: the network needs at least 3, two of them reductions")
+        if form not in SHRINKS:
+            raise ValueError(f"form {form!r}: expected {' or '.join(SHRINKS)}")
+        self.form = form
+        large = form == "imagenet"
+        before = previous = channels if large else 3 * channels
+        self.stem = imagenet_stem(in_channels, channels) if large else stem(in_channels, previous)
+        self.second_stem = _second_stem(channels) if large else nn.Identity()
         self.cells = nn.ModuleList()
-        reduced = False
+        reduced = large
         for index in range(cells):
             reduction = index in reductions(cells)
             channels *= 2 if reduction else 1
@@ -29,13 +71,36 @@ class Network(nn.Module):
             concat = genotype.reduce_concat if reduction else genotype.normal_concat
             self.cells.append(Cell(edges, concat, before, previous, channels, reduction, reduced))
             before, previous, reduced = previous, len(concat) * channels, reduction
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(previous, classes)
+        self.auxiliary_index = max(reductions(cells))
+        width = len(genotype.reduce_concat) * channels  # no reduction comes after that cell
+        self.auxiliary = AuxiliaryHead(width, classes, form) if auxiliary else None
 
     def forward(self, x: Tensor) -> Tensor:
-        s0 = s1 = self.stem(fast_layout(x))
-        for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1)
-        return self.head(s1.mean((2, 3)))
+        """The logits; the auxiliary head is left out."""
+        return self._logits(self._maps(x)[1])
+
+    def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the head and of the auxiliary head, [N, classes] each, for a training loss of both."""
+        assert self.auxiliary is not None, "the network was built without auxiliary=True"
+        middle, last = self._maps(x)
+        return self._logits(last), self.auxiliary(middle)
+
+    def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the second reduction cell and the last cell put out."""
+        check_image_size(self.form, *x.shape[2:])
+        rate = self.drop_path_rate if self.training else 0.0
+        s0 = self.stem(fast_layout(x))
+        s1 = middle = self.second_stem(s0)
+        for index, cell in enumerate(self.cells):
+            s0, s1 = s1, cell(s0, s1, rate)
+            if index == self.auxiliary_index:
+                middle = s1
+        return middle, s1
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(x).flatten(1))
 
 
 class Cell(nn.Module):
@@ -60,9 +125,59 @@ class Cell(nn.Module):
             operation(name, channels, 2 if reduction and state < 2 else 1, affine=True) for name, state in edges
         )
 
-    def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, drop_path_rate: float = 0.0) -> Tensor:
         states = [layer(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
         for edge in range(0, len(self.inputs), 2):
-            a, b = (self.operations[e](states[self.inputs[e]]) for e in (edge, edge + 1))
+            a, b = (self._path(e, states, drop_path_rate) for e in (edge, edge + 1))
             states.append(a + b)
         return torch.cat([states[i] for i in self.concat], 1)
+
+    def _path(self, edge: int, states: Sequence[Tensor], rate: float) -> Tensor:
+        layers = self.operations[edge]
+        result = layers(states[self.inputs[edge]])
+        return result if rate == 0 or isinstance(layers, nn.Identity) else drop_path(result, rate)
+
+
+def drop_path(x: Tensor, rate: float) -> Tensor:
+    """Each sample of x [N, C, H, W] is 0 with probability `rate`, else divided by 1 - rate (arXiv 1605.07648)."""
+    assert 0 <= rate < 1, rate
+    keep = 1 - rate
+    return x * (x.new_empty(len(x), 1, 1, 1).bernoulli_(keep) / keep)
+
+
+class AuxiliaryHead(nn.Module):
+    """Maps [N, in_channels, H, W] -> logits [N, classes] as in DARTS's code; the ImageNet form has no second norm.
+
+    The map is averaged to 2x2: in windows of 5x5 as the original does where the map is the original's (8x8, stride 3,
+    for images of 32 pixels; 7x7, stride 2, for 224), adaptively for all other sizes.
+    """
+
+    def __init__(self, in_channels: int, classes: int, form: Form) -> None:
+        super().__init__()
+        self.stride, size = (3, 8) if form == "cifar" else (2, 7)
+        self.original = torch.Size((size, size))
+        self.reduce = nn.Sequential(nn.Conv2d(in_channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU())
+        norms = [nn.BatchNorm2d(768)] if form == "cifar" else []
+        self.features = nn.Sequential(nn.Conv2d(128, 768, 2, bias=False), *norms, nn.ReLU())
+        self.head = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.relu()
+        x = F.avg_pool2d(x, 5, self.stride) if x.shape[2:] == self.original else F.adaptive_avg_pool2d(x, 2)
+        return self.head(self.features(self.reduce(x)).flatten(1))
+
+
+def imagenet_stem(in_channels: int, channels: int) -> nn.Sequential:
+    """The first of the ImageNet form's two stems: [N, in_channels, H, W] -> [N, channels, H / 4, W / 4]."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels // 2, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(channels // 2),
+        nn.ReLU(),
+        nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+
+
+def _second_stem(channels: int) -> nn.Sequential:
+    """Halves what the first stem puts out."""
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels))

@@ -117,12 +117,13 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
         super().__init__()
+        self.relu = nn.ReLU()
         self.even = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
         self.odd = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.relu()
+        x = self.relu(x)
         return self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], 1))
 
 

@@ -1,0 +1,288 @@
+"""Parameters and multiply-adds (Tables 2 and 3): exact, of one image in eval mode.
+
+Networks are built and run on torch's meta device: shapes alone, so nothing is computed and no memory is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dasgm.bilevel import replay
+from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
+from dasgm.data._base import DataConfig
+from dasgm.gans._base import GanConfig
+from dasgm.genotype import KNOWN, PRIMITIVES, Genotype
+from dasgm.methods._base import EDGES, Stage
+from dasgm.networks.network import Form, Network, check_image_size
+from dasgm.networks.operations import reductions
+from dasgm.networks.supernet import Architecture, Supernet
+from dasgm.presets import PRESETS, preset, with_dataset
+
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+Counts = dict[str, Any]  # plain data: what `dasgm measure --json` prints
+
+
+class Cost(NamedTuple):
+    """Of one layer, for one image."""
+
+    parameters: int
+    multiply_adds: int
+    """Of convolutions and linear layers: convention A."""
+    others: int
+    """Convention B less A (the rule of ptflops): 2 for each element normalised, 1 for each that a ReLU or a pool reads.
+    Sums, concatenations and drop-path are free."""
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def layer_costs(module: nn.Module, *inputs: Any) -> dict[str, Cost]:
+    """The cost of every layer of `module(*inputs)` by its name; the module is left in eval mode.
+
+    `inputs` hold one image. A layer's multiply-adds are those of its definition, whatever kernels it computes with.
+    """
+    work: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+
+    def hook(name: str, layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            work[name][0] += output.numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.BatchNorm2d):
+            work[name][1] += 2 * output.numel()
+        elif isinstance(layer, (nn.ReLU, *POOLS)):
+            work[name][1] += given[0].numel()
+
+    layers = dict(module.named_modules())
+    handles = [layer.register_forward_hook(partial(hook, name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            module.eval()(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    own = {name: sum(p.numel() for p in layer.parameters(recurse=False)) for name, layer in layers.items()}
+    return {name: Cost(own[name], *work[name]) for name in layers}
+
+
+def _total(costs: Iterable[Cost]) -> Cost:
+    return Cost(*map(sum, zip(*costs, strict=True)))
+
+
+def measure_genotype(
+    genotype: Genotype,
+    form: Form = "cifar",
+    channels: int = 36,
+    cells: int = 20,
+    classes: int = 10,
+    image_size: int = 32,
+) -> Counts:
+    """`parameters` (without the auxiliary head, as published tables count), `parameters_with_auxiliary`,
+    `multiply_adds` (convention A) and `multiply_adds_all` (B) of the network that is trained from scratch.
+
+    Raises:
+        ValueError: a size that the network cannot have.
+    """
+    with torch.device("meta"):
+        network = Network(genotype, channels, cells, classes, form=form, auxiliary=True)
+        total = _total(layer_costs(network, torch.empty(1, 3, image_size, image_size)).values())
+    assert network.auxiliary is not None
+    return {
+        "parameters": total.parameters - count(network.auxiliary),
+        "parameters_with_auxiliary": total.parameters,
+        "multiply_adds": total.multiply_adds,
+        "multiply_adds_all": total.multiply_adds + total.others,
+    }
+
+
+def measure_search(config: SearchConfig, classes: int, image_size: int) -> Counts:
+    """`supernet_parameters`, `architecture_parameters` and `multiply_adds` (convention A) of the supernet that a
+    search begins with, and its `stages`.
+
+    Of stages whose operations the search itself decides, the counts are [least, most] over all that may survive, each
+    count for itself.
+
+    Raises:
+        ValueError: a size that the supernet cannot have.
+    """
+    check_image_size("cifar", image_size)
+    first, *later = config.method.outline()
+    total = _total(_supernet_costs(first, classes, image_size).values())
+    with torch.device("meta"):
+        architecture = count(Architecture(first))
+    begun = {"supernet_parameters": total.parameters, "multiply_adds": total.multiply_adds}
+    stages = [begun, *(_bounds(stage, classes, image_size) for stage in later)]
+    outline = [
+        {"cells": stage.cells, "operations_per_edge": len(stage.normal_operations[0])} | counts
+        for stage, counts in zip((first, *later), stages, strict=True)
+    ]
+    return {**begun, "architecture_parameters": architecture, "stages": outline}
+
+
+def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Cost]:
+    with torch.device("meta"):
+        image = torch.empty(1, 3, image_size, image_size)
+        return layer_costs(Supernet(stage, classes), image, Architecture(stage)())
+
+
+def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
+    """[least, most] over the operations that an edge may have kept: the cheapest and the dearest of all eight."""
+    everything = (PRIMITIVES,) * EDGES
+    full = replace(stage, normal_operations=everything, reduce_operations=everything)
+    costs = _supernet_costs(full, classes, image_size)
+    kept = {False: len(stage.normal_operations[0]), True: len(stage.reduce_operations[0])}
+
+    def bounds(of: dict[str, int]) -> list[int]:
+        fixed = 0
+        fans: dict[tuple[bool, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(PRIMITIVES, 0))
+        for name, value in of.items():
+            match name.split("."):
+                # all edges from one state cost the same, and in all cells of a type they have the same operations
+                case ["cells", cell, "fans", state, "convolutions", operation, *_]:
+                    fans[int(cell) in reductions(stage.cells), state][operation] += value
+                case _:
+                    fixed += value
+        ordered = [(sorted(fan.values()), kept[reduction]) for (reduction, _), fan in fans.items()]
+        return [fixed + sum(sum(fan[:k]) for fan, k in ordered), fixed + sum(sum(fan[-k:]) for fan, k in ordered)]
+
+    return {
+        "supernet_parameters": bounds({name: cost.parameters for name, cost in costs.items()}),
+        "multiply_adds": bounds({name: cost.multiply_adds for name, cost in costs.items()}),
+    }
+
+
+def measure_gan(config: GanConfig, classes: int, image_size: int) -> Counts:
+    """`generator_parameters`, `discriminator_parameters` (stock), and with its architecture B searched
+    `searched_discriminator_parameters` and `discriminator_architecture_parameters`.
+
+    Raises:
+        ValueError: a size of image that the GAN does not make.
+    """
+    with replay("never drawn from"):
+        stock, searched = (config.build(classes, image_size, relaxed) for relaxed in (False, True))
+    return {
+        "generator_parameters": count(stock.generator),
+        "discriminator_parameters": count(stock.discriminator),
+        "searched_discriminator_parameters": count(searched.discriminator),
+        "discriminator_architecture_parameters": count(searched.architecture),
+    }
+
+
+# by name, for the command line
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Settings of what is measured; None is its own default."""
+
+    form: Form | None = None
+    cells: int | None = None
+    channels: int | None = None
+    classes: int | None = None
+    image_size: int | None = None
+    dataset: str | None = None
+    """Key of a data set: its number of classes and its size of images are the defaults."""
+
+    def __post_init__(self) -> None:
+        for name in ("cells", "channels", "classes", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+
+
+def measure(name: str, asked: Asked = Asked()) -> Counts:
+    """What `name` stands for, its settings and its counts.
+
+    Args:
+        name: a known genotype, a preset, a GAN; the file of a genotype or of a preset; a run's folder.
+
+    Raises:
+        ValueError: an unknown name (the nearest is suggested), or a setting that does not fit what it stands for.
+    """
+    found = subject(name)
+    if isinstance(found, Genotype):
+        return {"genotype": name} | _measured_genotype(found, asked)
+    if isinstance(found, SearchConfig):
+        return {"preset": name} | _measured_search(found, asked)
+    return {"gan": name} | _measured_gan(found, asked)
+
+
+def subject(name: str) -> Genotype | SearchConfig | GanConfig:
+    """What is called `name`: see `measure`."""
+    path = Path(name)
+    if name in KNOWN:
+        return KNOWN[name]
+    if name in PRESETS or _is_preset(path):
+        return preset(name).config
+    if name in keys("gans"):
+        return plugin("gans", name)()
+    if path.is_dir() and not (path / "genotype.json").is_file():
+        raise ValueError(f"{name}: no run with a genotype.json; name a finished run's folder, or a file")
+    if path.exists():
+        return Genotype.load(path / "genotype.json" if path.is_dir() else path)
+    known = [*KNOWN, *PRESETS, *keys("gans")]
+    raise ValueError(f"{name!r} is no genotype, preset, GAN, file or run{nearest(name, known)}")
+
+
+def _is_preset(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "parent" in content
+
+
+def _measured_genotype(genotype: Genotype, asked: Asked) -> Counts:
+    form = asked.form or "cifar"
+    usual = {"cells": 14, "channels": 48} if form == "imagenet" else {"cells": 20, "channels": 36}
+    images = {"classes": 1000, "image_size": 224} if form == "imagenet" else {"classes": 10, "image_size": 32}
+    if asked.dataset:
+        images = _images(plugin("data", asked.dataset)(), asked)
+    sizes = _overridden(usual | images, asked)
+    return {"form": form} | sizes | measure_genotype(genotype, form, **sizes)
+
+
+def _measured_search(config: SearchConfig, asked: Asked) -> Counts:
+    _refuse(asked, "a search's supernet", "form")
+    if asked.dataset:
+        config = with_dataset(config, asked.dataset)
+    method = replace(config.method, **_overridden({n: getattr(config.method, n) for n in ("cells", "channels")}, asked))
+    images = _overridden(_images(config.data, asked), asked)
+    counts = measure_search(replace(config, method=method), **images)
+    return {"cells": method.cells, "channels": method.channels} | images | counts
+
+
+def _measured_gan(config: GanConfig, asked: Asked) -> Counts:
+    _refuse(asked, "a GAN", "form", "cells")
+    images = {"classes": 10, "image_size": 32}
+    if asked.dataset:
+        images = _images(plugin("data", asked.dataset)(), asked)
+    config, images = replace(config, **_overridden({"channels": config.channels}, asked)), _overridden(images, asked)
+    return {"channels": config.channels} | images | measure_gan(config, **images)
+
+
+def _images(data: DataConfig, asked: Asked) -> Counts:
+    """Number of classes and size of a data set's images, without reading it."""
+    classes = asked.classes or data.class_count()
+    if classes is None:
+        raise ValueError(f"data set {key_of(data)!r}: its files tell how many classes it has; give --classes")
+    return {"classes": classes, "image_size": data.image_size}
+
+
+def _overridden(settings: Counts, asked: Asked) -> Counts:
+    return {name: getattr(asked, name) or value for name, value in settings.items()}
+
+
+def _refuse(asked: Asked, what: str, *names: str) -> None:
+    for name in names:
+        if getattr(asked, name) is not None:
+            raise ValueError(f"--{name}: {what} has no such setting; leave it out")

@@ -1,0 +1,176 @@
+"""The small verbs of the command line: each parses its own few arguments and prints. Free of torch until one runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def draw(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dasgm draw", description="Draw both cells of a genotype.")
+    parser.add_argument("genotype", help="a genotype.json, a text file with Genotype(normal=[...]), or a known name")
+    parser.add_argument("--output", type=Path, default=None, help="a .png, .svg or .pdf file (default: <name>.png)")
+    asked = parser.parse_args(list(argv))
+    from dasgm import figures
+    from dasgm.genotype import Genotype
+
+    output = asked.output or Path(Path(asked.genotype).stem + ".png")
+    figures.draw(Genotype.load(asked.genotype), output, Path(asked.genotype).stem)
+    print(output)
+    return 0
+
+
+def random(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which one (default: 0)")
+    parser.add_argument("--output", type=Path, default=Path("genotype.json"), help="default: genotype.json")
+    asked = parser.parse_args(list(argv))
+    from dasgm.genotype import Genotype
+
+    Genotype.random(asked.seed).save(asked.output)
+    print(f"{asked.output}  (draw it: dasgm draw {asked.output})")
+    return 0
+
+
+def presets(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dasgm presets",
+        description="List the presets; with a name (or a JSON file of your own) all of its settings and the choices "
+        "behind them; with --diff what sets two apart.",
+    )
+    parser.add_argument("name", nargs="?", help="a preset")
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two presets")
+    asked = parser.parse_args(list(argv))
+    if asked.diff and asked.name:
+        raise ValueError(f"{asked.name} --diff: name one preset, or --diff two")
+    from rich.console import Console
+
+    from dasgm import catalogue
+    from dasgm.presets import preset
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    if asked.diff:
+        console.print(catalogue.differences(*asked.diff))
+    elif asked.name:
+        catalogue.show_config(preset(asked.name).config)
+        console.print(catalogue.described(asked.name), soft_wrap=True, markup=False)
+    else:
+        console.print(catalogue.presets())
+    return 0
+
+
+def measure(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dasgm measure",
+        description="Parameters and multiply-adds, of one image: of a genotype's network, of the supernets of a "
+        "preset's search, of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and images of 32 "
+        "pixels; in the ImageNet form 14, 48, 1000 and 224.",
+    )
+    parser.add_argument("name", help="a known genotype, a preset or a GAN; a file of the first two; a run's folder")
+    parser.add_argument("--form", choices=("cifar", "imagenet"), help="of a genotype's network (default: cifar)")
+    parser.add_argument("--cells", type=int, help="of the network or supernet")
+    parser.add_argument("--channels", type=int, help="of its first cells; of a GAN, its width")
+    parser.add_argument("--classes", type=int)
+    parser.add_argument("--image-size", type=int, help="in pixels")
+    parser.add_argument("--dataset", help="a data set's key, instead of --classes and --image-size")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    asked = vars(parser.parse_args(list(argv)))
+    name, as_json = asked.pop("name"), asked.pop("json")
+    import json
+
+    from rich.console import Console
+
+    from dasgm.measure import Asked, measure
+
+    found = measure(name, Asked(**asked))
+    if as_json:
+        print(json.dumps(found))
+    else:
+        Console(highlight=False).print(*_measure_tables(found))
+    return 0
+
+
+MEASURED = {
+    "parameters": "parameters (no auxiliary head)",
+    "multiply_adds": "multiply-adds (convolutions, linear)",
+    "multiply_adds_all": "multiply-adds (and norms, ReLUs, pools)",
+}
+
+
+def _measure_tables(found: dict[str, Any]) -> list[Any]:
+    """Name and value; then the stages of a search, if it has several."""
+    from rich.table import Table
+
+    def text(value: Any) -> str:
+        return " to ".join(map(text, value)) if isinstance(value, list) else f"{value:,}"
+
+    stages = found.pop("stages", [])
+    table = Table(show_header=False)
+    for name, value in found.items():
+        table.add_row(MEASURED.get(name, name.replace("_", " ")), value if isinstance(value, str) else text(value))
+    if len(stages) < 2:
+        return [table]
+    each = Table("stage", "cells", "operations an edge", "parameters", "multiply-adds", title="supernets")
+    for index, stage in enumerate(stages):
+        each.add_row(str(index + 1), *map(text, stage.values()))
+    return [table, each]
+
+
+def runs(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
+    parser.add_argument("--storage", type=Path, default=Path("runs"), help="root of everything (default: runs)")
+    parser.add_argument("--follow", action="store_true", help="look again every two seconds, until Ctrl-C")
+    asked = parser.parse_args(list(argv))
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    if not asked.storage.is_dir():
+        raise ValueError(f"storage {asked.storage}: there is no such folder; name it with --storage")
+    if not asked.follow:
+        console.print(_runs_table(asked.storage))
+        return 0
+    try:
+        with Live(_runs_table(asked.storage), console=console) as live:
+            while True:
+                time.sleep(2)
+                live.update(_runs_table(asked.storage))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _runs_table(storage: Path) -> Any:
+    from rich.table import Table
+
+    from dasgm.runs import Run, runs, state_of
+
+    table = Table("run", "state", "epoch", "accuracy", "proxy", "disk", title=f"runs in {storage}")
+    for folder in runs(storage):
+        rows = Run(folder).rows()
+        epochs = [r for r in rows if "val/accuracy" in r]
+        best = next((r for r in rows if "best/proxy" in r), None)
+        disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        table.add_row(
+            str(folder.relative_to(storage)),
+            state_of(folder),
+            str(epochs[-1]["epoch"]) if epochs else "0",
+            f"{epochs[-1]['val/accuracy']:.3f}" if epochs else "-",
+            f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
+            f"{disk / 1e6:.1f} MB",
+        )
+    return table
+
+
+def report(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dasgm report", description="Write the result page of a run or a sweep.")
+    parser.add_argument("folder", type=Path, help="a run's or a sweep's folder")
+    from dasgm.report import report
+
+    print(report(parser.parse_args(list(argv)).folder))
+    return 0
