@@ -19,6 +19,7 @@ from dasgm.presets import preset
 from dasgm.report import RunView
 from dasgm.runs import Run
 from tuning import spaces
+from tuning.plan import Plan, rungs
 from tuning.table import time_left
 from tuning.trials import METRIC, Halving, Proposer, open_study, settle
 
@@ -41,7 +42,7 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
 @pytest.mark.parametrize("seed", range(5))
 def test_halving_decides_as_rays_own(seed):
     epochs, grace = 9, 2
-    ours = Halving(darts.Config(epochs=epochs), grace)
+    ours = Halving(rungs(darts.Config(epochs=epochs), grace))
     stock = ASHAScheduler("epoch", METRIC, "max", epochs + 1, grace, 2)
     stopped = set()
     for name, epoch, accuracy in results(seed, 12, epochs):
@@ -62,7 +63,7 @@ def test_halving_decides_as_rays_own(seed):
 
 def test_halving_has_no_rung_at_the_end():
     def halving(epochs: int, grace: int) -> Halving:
-        return Halving(darts.Config(epochs=epochs), grace)
+        return Halving(rungs(darts.Config(epochs=epochs), grace))
 
     assert halving(4, 2).rungs == [2]
     assert halving(9, 2).rungs == [2, 4, 8]
@@ -72,7 +73,7 @@ def test_halving_has_no_rung_at_the_end():
 
 
 def test_stages_are_compared_at_their_ends_only():
-    halving = Halving(pdarts.Config(epochs=25), 5)
+    halving = Halving(rungs(pdarts.Config(epochs=25), 5))
     assert halving.rungs == [25, 50]
     assert halving.judge("t000", {"epoch": 24, METRIC: 0.9}) and halving.judge("t001", {"epoch": 24, METRIC: 0.1})
     assert halving.judge("t000", {"epoch": 25, METRIC: 0.9}) and not halving.judge("t001", {"epoch": 25, METRIC: 0.1})
@@ -80,8 +81,9 @@ def test_stages_are_compared_at_their_ends_only():
 
 
 def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
-    halving = Halving(BASE.method, 2)
-    return Proposer(open_study(folder), folder, BASE, space, num_trials, halving, lambda name, title, parameters: {})
+    halving = Halving(rungs(BASE.method, 2))
+    plan = Plan(num_trials, lambda: space, rungs(BASE.method, 2), {})
+    return Proposer(open_study(folder), folder, BASE, plan, halving, lambda name, title, parameters: {})
 
 
 def end(proposer: Proposer, ray_id: str, state: str, accuracies: list[float], proxy: float = 0.5) -> None:

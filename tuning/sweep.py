@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,21 @@ from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.runs import FORMAT, Run, read_json, write_atomic
+from tuning import spaces
+from tuning.plan import Plan, rungs
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a sweep is, and its base configuration's settings."""
+class Placement:
+    """Where and how widely searches run, and the settings that they share."""
 
     config: Any
-    num_trials: int = 4
-    """Searches in all; a larger number extends a sweep."""
     max_concurrent: int = 0
     """Searches at once; 0: as many as the machine or cluster has room for."""
     workers_per_trial: int = 1
     """Processes that share one search."""
     gpus_per_trial: float | None = None
     """Of all workers of a search together; by default one a worker where this machine has as many."""
-    grace: int = 2
-    """Epochs before a search can be stopped early."""
-    space: str = ""
-    """What varies: module:function, by default rates, validation portion and GAN type."""
     storage: Path = Path("runs")
     """Root of everything."""
     name: str = ""
@@ -57,21 +54,43 @@ class Options:
     """Print the configuration and what it would cost, and start nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("num_trials", "workers_per_trial", "grace"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.workers_per_trial < 1:
+            raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
         if self.config.data.holdout <= 0:
-            raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
+            raise ValueError("data.holdout 0: searches are ranked by J_val, so set a part aside, such as 0.1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
+
+
+@dataclass(frozen=True)
+class Options(Placement):
+    """What a sweep is, and its base configuration's settings."""
+
+    num_trials: int = 4
+    """Searches in all; a larger number extends a sweep."""
+    grace: int = 2
+    """Epochs before a search can be stopped early."""
+    space: str = ""
+    """What varies: module:function, by default rates, validation portion and GAN type."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_trials", "grace"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+
+    def plan(self) -> Plan:
+        """The searches that these options ask for."""
+        identity = {"space": self.space, "grace": self.grace}
+        return Plan(self.num_trials, partial(spaces.load, self.space), rungs(self.config.method, self.grace), identity)
 
 
 class Sweep:
     """A sweep's folder, what it began with, and the run of what is left of it."""
 
-    def __init__(self, chosen: Chosen, options: Options, words: list[str]):
-        self.base, self.options, self.preset = chosen.config, options, chosen.preset
-        self.words, self.command = words, shlex.join([*_called(), *words])
+    def __init__(self, chosen: Chosen, options: Placement, plan: Plan, command: str):
+        self.base, self.options, self.preset, self.plan = chosen.config, options, chosen.preset, plan
+        self.command = command
         self.dataset, self.published = chosen.dataset, chosen.published
         self.folder = (options.storage / (options.name or chosen.name())).absolute()
         self.cache = options.storage.absolute() / "cache"
@@ -80,7 +99,7 @@ class Sweep:
 
     def begin(self) -> None:
         """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
-        asked = mathematics(self.base) | {"space": self.options.space, "grace": self.options.grace}
+        asked = mathematics(self.base) | self.plan.identity
         asked["workers_per_trial"] = self.options.workers_per_trial  # each adds a batch
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
         begun = read_json(self.folder / "sweep.json")
@@ -101,7 +120,7 @@ class Sweep:
             "dataset": self.dataset,
             "seed": self.base.seed,
             "command": self.command,
-            "num_trials": self.options.num_trials,
+            "num_trials": self.plan.num_trials,
             "objective": "best/proxy",
             "config": to_json(self.base),
             "machine": machine,
@@ -133,7 +152,7 @@ class Sweep:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)  # Tune imports mlflow too, and earlier
         study, mirror = open_study(self.folder), Mirror(self.folder).start()
-        left = self.options.num_trials - sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
+        left = self.plan.num_trials - sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
         try:
             if left > 0:
                 print("starting Ray", flush=True)
@@ -143,7 +162,7 @@ class Sweep:
             shutil.rmtree(self.scratch, ignore_errors=True)
             settle(self.folder)
             trials = study.get_trials(deepcopy=False)
-            complete = len(trials) >= self.options.num_trials and all(t.state.is_finished() for t in trials)
+            complete = len(trials) >= self.plan.num_trials and all(t.state.is_finished() for t in trials)
             self.note(state="finished" if complete else "interrupted", ended=time.time())
             report(self.folder)
             missing = mirror.stop(20)
@@ -155,17 +174,15 @@ class Sweep:
     def _tune(self, study: Any, left: int, workers: job.Workers, slots: int, kick: Callable[[], None]) -> None:
         from ray import tune
 
-        from tuning.spaces import load
         from tuning.table import Board
         from tuning.trials import Halving, Janitor, Proposer
 
-        epochs, options = self.base.method.total_epochs, self.options
+        epochs, options, plan = self.base.method.total_epochs, self.options, self.plan
         at_once = min(slots, options.max_concurrent or slots)
-        halving = Halving(self.base.method, options.grace)
-        space = load(options.space)
-        proposer = Proposer(study, self.folder, self.base, space, options.num_trials, halving, self.describe)
+        halving = Halving(plan.rungs)
+        proposer = Proposer(study, self.folder, self.base, plan, halving, self.describe)
         shutil.rmtree(self.scratch, ignore_errors=True)  # of one that was killed
-        with Board(self.folder, epochs, options.num_trials, at_once, halving.rungs):
+        with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tune.Tuner(
                 tune.with_resources(Trial(self.cache, self.scratch, workers), job.HOLDS_NOTHING),
                 tune_config=tune.TuneConfig(
@@ -245,7 +262,6 @@ def show(sweep: Sweep) -> bool:
     if sweep.link:
         print(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
         print(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
-    print(f"  {shlex.join([*_called(), *_own_pictures(sweep.words)])}")
     return best is not None
 
 
@@ -286,8 +302,17 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
-    sweep = Sweep(replace(chosen, config=options.config), options, words)
+    command = shlex.join([*_called(), *words])
+    code = carry_out(Sweep(replace(chosen, config=options.config), options, options.plan(), command))
+    if not code and not options.dry_run:
+        print(f"  {shlex.join([*_called(), *_own_pictures(words)])}")
+    return code
+
+
+def carry_out(sweep: Sweep) -> int:
+    """Run or continue a sweep and show what came of it; the command's exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options = sweep.options
     try:
         return _dry_run(sweep) if options.dry_run else _run(sweep)
     except (ValueError, OSError) as error:
@@ -317,21 +342,19 @@ def _dry_run(sweep: Sweep) -> int:
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     slots = max(1, workers.slots(job.cpus(), job.visible_gpus()))
     at_once = min(slots, options.max_concurrent or slots)
-    print(describe(sweep.base, options.num_trials, at_once, options.workers_per_trial))
+    print(describe(sweep.base, sweep.plan.num_trials, at_once, options.workers_per_trial))
     return 0
 
 
 def _run(sweep: Sweep) -> int:
     options, begun = sweep.options, time.monotonic()
     print(
-        f"sweep {sweep.folder.name}: {options.num_trials} searches, preset {sweep.preset} on {sweep.dataset}, "
+        f"sweep {sweep.folder.name}: {sweep.plan.num_trials} searches, preset {sweep.preset} on {sweep.dataset}, "
         f"in {sweep.folder}",
         flush=True,
     )
-    from tuning.spaces import load
-
     job.prepare()  # a user's space may import Ray
-    load(options.space)
+    sweep.plan.space()
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     for line in look_at_data(sweep.base, workers):
         print(line, flush=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,9 +26,9 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, override, to_json
-from dasgm.methods._base import MethodConfig
 from dasgm.runs import Run, ensure_writable
-from tuning.spaces import Space, title
+from tuning.plan import Plan
+from tuning.spaces import title
 
 METRIC, OBJECTIVE = "val/accuracy", "best/proxy"
 
@@ -38,18 +37,14 @@ class Halving(ASHAScheduler):
     """Ray's asynchronous successive halving over our own epochs, which remembers why it stopped a trial.
 
     Args:
-        method: its epochs; a rung at the last one would only spoil a finished search, so there is none. Within one of
-            several stages supernets differ from trial to trial in what they have to learn: rungs are stage ends then.
-        grace: epochs before the first rung, where there is one stage.
-        factor: of the epochs from rung to rung; a trial goes on when it is among the best 1/factor at a rung.
+        rungs: epochs at which trials are compared; see tuning.plan.
+        factor: a trial goes on when it is among the best 1/factor at a rung.
     """
 
-    def __init__(self, method: MethodConfig, grace: int, factor: int = 2):
-        epochs, ends = method.total_epochs, list(accumulate(stage.epochs for stage in method.outline()))
-        super().__init__("epoch", METRIC, "max", epochs + 1, min(grace, epochs), factor)
+    def __init__(self, rungs: Sequence[int], factor: int = 2):
+        super().__init__("epoch", METRIC, "max", 2, 1, factor)
         self.bracket = self._brackets[0]
-        rungs = self.bracket._rungs if len(ends) == 1 else [(end, {}) for end in reversed(ends)]
-        self.bracket._rungs = [rung for rung in rungs if rung[0] < epochs]
+        self.bracket._rungs = [(rung, {}) for rung in sorted(rungs, reverse=True)]
         self.reasons: dict[str, tuple[int, str]] = {}
         """By trial: the rung that stopped it, and a line for people."""
 
@@ -89,14 +84,13 @@ class Proposer(Searcher):
         study: optuna.Study,
         folder: Path,
         base: SearchConfig,
-        space: Space,
-        num_trials: int,
+        plan: Plan,
         halving: Halving,
         describe: Callable[[str, str, dict[str, Any]], dict[str, Any]],
     ):
         super().__init__(metric=METRIC, mode="max")
-        self.study, self.folder, self.base, self.space = study, folder, base, space
-        self.num_trials, self.halving, self.describe = num_trials, halving, describe
+        self.study, self.folder, self.base, self.plan = study, folder, base, plan
+        self.space, self.halving, self.describe = plan.space(), halving, describe
         self.numbers: dict[str, int] = {}  # Ray's id -> the study's number
         self.waiting = self._reconcile()
 
@@ -134,7 +128,7 @@ class Proposer(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.waiting:
             number = self.waiting.pop(0)
-        elif (number := len(self._trials())) < self.num_trials:
+        elif (number := len(self._trials())) < self.plan.num_trials:
             asked = self.study.ask()
             assert asked.number == number, "another process proposes trials of this study"
         else:
@@ -158,7 +152,8 @@ class Proposer(Searcher):
         Raises:
             ValueError: the space fails, or proposes what is no configuration.
         """
-        self.study.sampler = sampler(self.base.seed, number)
+        given = self.plan.parameters
+        self.study.sampler = Given(given[number]) if given else sampler(self.base.seed, number)
         trial = self._trial(number)
         if "overrides" not in trial.user_attrs:
             try:
@@ -252,6 +247,17 @@ class Janitor(Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         self._free(trial)
+
+
+class Given(optuna.samplers.RandomSampler):
+    """Proposes the parameters that it was given."""
+
+    def __init__(self, parameters: dict[str, Any]):
+        super().__init__()
+        self.parameters = parameters
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        return self.parameters[param_name]
 
 
 def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

@@ -1,0 +1,41 @@
+"""Which searches a sweep makes and when they are compared. Free of Ray and Optuna, so that a first line comes soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from dasgm.methods._base import MethodConfig
+from tuning.spaces import Space
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The searches of one sweep."""
+
+    num_trials: int
+    space: Callable[[], Space]
+    """Loads what turns a trial's parameters into a configuration."""
+    rungs: list[int]
+    """Epochs at which the worse half is stopped; []: every search runs to its end."""
+    identity: dict[str, Any]
+    """What may not differ when the same command continues."""
+    parameters: tuple[dict[str, Any], ...] = ()
+    """Of each search in turn; (): Optuna proposes them."""
+
+
+def rungs(method: MethodConfig, grace: int, factor: int = 2) -> list[int]:
+    """Epochs at which searches are compared: `grace`, then `factor` times as many each time, as Ray's scheduler has it.
+
+    None at the last epoch, where it would only spoil a finished search. Within one of several stages supernets differ
+    from trial to trial in what they have to learn: there the rungs are the stages' ends.
+    """
+    ends = list(accumulate(stage.epochs for stage in method.outline()))
+    if len(ends) > 1:
+        return ends[:-1]
+    found = [min(grace, ends[0])]
+    while found[-1] * factor < ends[0]:
+        found.append(found[-1] * factor)
+    return [rung for rung in found if rung < ends[0]]
