@@ -90,6 +90,7 @@ def test_run_folder_has_what_was_promised(undisturbed):
     for key in (
         *(f"loss/{name}" for name in ("classifier", "generator", "discriminator", "architecture")),
         *("val/accuracy", "gan/synthetic_accuracy", "arch/entropy_normal", "arch/skips_reduce", "grad/B"),
+        "grad/rms_images",
     ):
         assert key in rows[1], key
     assert {"best/proxy", "best/proxy_error", "cost/gpu_hours"} <= set(rows[-1])
