@@ -27,7 +27,8 @@ LOSSES = ("classifier", "generator", "discriminator", "architecture")  # in the 
 
 
 class SearchFailed(Exception):
-    """The search cannot go on (a loss that is not finite): names the epoch and the stage of Algorithm 1."""
+    """The search cannot go on: one line that names the epoch and what is wrong (a loss that is not finite, by its stage
+    of Algorithm 1; a generator that has collapsed)."""
 
 
 class Search:
