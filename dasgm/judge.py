@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ITERATIONS, BATCH = 300, 64
 # A generator has collapsed when its images of one class differ by less than this share of what real ones do: some 3 of
-# 256 grey levels on the digits. Untrained generators are at 0.8 and above, healthy ones at 0.4 to 1.3, a dead one at
+# 256 grey levels on the digits. Untrained generators are at 0.8 and above, trained ones at 0.3 to 1.3, a dead one at
 # 0.006 (BigGAN, learning rate 0.3). The first epochs do not count: training from scratch may recover.
 COLLAPSED, GRACE = 0.05, 2
 

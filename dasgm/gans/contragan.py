@@ -24,9 +24,9 @@ class Config(ResnetConfig):
 
     `positives_in_numerator` is the paper's 2C. It lets the images of a class do without their proxy: enough that they
     are alike, and G may draw deer where it is asked for birds, reproducibly (StudioGAN, issue 81: FID within a class
-    119.6 against BigGAN's 14.3, though over all classes 6.0 against 4.2). J_3 is used with its labels, so the default
-    has the proxy alone there, which ties every image to its label; this is what the authors advise. Watch
-    `gan/synthetic_accuracy` where it is on.
+    119.6 against BigGAN's 14.3, though over all classes 6.0 against 4.2; on our digits, zeros for sevens). J_3 is used
+    with its labels, so the default has the proxy alone there, which ties every image to its label; the maintainer of
+    StudioGAN advises the same. Watch `gan/synthetic_accuracy` where it is on.
     """
 
     channels: int = 96  # the generator is 4 times as wide, the discriminator twice
