@@ -21,7 +21,7 @@ from dasgm.distributed import alone, barrier, broadcast, rank, world_size
 from dasgm.evaluate import proxy
 from dasgm.figures import draw, sample_grid
 from dasgm.genotype import KNOWN
-from dasgm.judge import Judge, judge
+from dasgm.judge import Judge, collapse, judge
 from dasgm.memory import advice, is_out_of_memory
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Supernet
@@ -70,7 +70,7 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
 
     Raises:
         ValueError: input that cannot be used, a folder in use, or one that began with other mathematics.
-        SearchFailed: a loss is not finite; the run is marked failed.
+        SearchFailed: a loss is not finite or the generator has collapsed; the run is marked failed.
         Interrupted: stopped on request after saving.
     """
     seams = seams or Seams()
@@ -303,6 +303,8 @@ class _Loop:
         better, self.best = row["val/accuracy"] > self.best, max(self.best, row["val/accuracy"])
         if rank() == 0:
             self.run.log("metrics", row)
+        if "gan/diversity" in row and (line := collapse(epoch, row["gan/diversity"])):
+            raise SearchFailed(line)
         self._save(better)
         self.seams.report(row)
         self._tell(row, epochs)
@@ -334,7 +336,7 @@ class _Loop:
         relaxation, genotype = search.relaxation(), search.genotype()
         samples = self._samples()
         if samples is not None and self.judge:
-            out = self.judge.measure(*samples, self.data)
+            out = broadcast(self.judge.measure(*samples, self.data))  # so that all workers end together or none
         if rank() == 0:
             last = search.left == 0
             operations = {"normal": search.stage.normal_operations, "reduce": search.stage.reduce_operations}

@@ -27,7 +27,8 @@ LOSSES = ("classifier", "generator", "discriminator", "architecture")  # in the 
 
 
 class SearchFailed(Exception):
-    """The search cannot go on (a loss that is not finite): names the epoch and the stage of Algorithm 1."""
+    """The search cannot go on: one line that names the epoch and what is wrong (a loss that is not finite, by its stage
+    of Algorithm 1; a generator that has collapsed)."""
 
 
 class Search:
@@ -90,7 +91,8 @@ class Search:
             search_architecture: whether stages 3 and 4 are taken.
 
         Returns:
-            The losses of the stages that were taken, and the norm of B's gradient.
+            The losses of the stages that were taken, the norm of B's gradient, and the rms over pixels by which its
+            central difference moved the images (on [-1, 1]).
         """
         W, A, B, gan = self.W, self.A, self.gan.B, self.gan
         W1, G1, E1 = self.unrolled
@@ -104,13 +106,16 @@ class Search:
                 return F.cross_entropy(W(x1, A()), y1)
 
         def L_GAN(G: Any, B: Any) -> Tensor:
-            return gan.generator_pass(G, E0, B, z, yz, stream("gan"))[0]
+            loss, images = gan.generator_pass(G, E0, B, z, yz, stream("gan"))
+            moved.append((images.detach() - x).square().mean())
+            return loss
 
         def L_DASGM(A: Any, W: Any, G: Any) -> Tensor:
             with replay(stream("dasgm")):
                 x3, labels = self.compose(G, z3, y3, x2, y2)
                 return F.cross_entropy(W(x3, A()), labels)
 
+        moved: list[Tensor] = []  # mean square, of each pass of Eq. 7, from what G made at stage 2 of the same z
         taken: dict[str, Tensor | None] = {}
         self.taken = taken  # seen from outside where the iteration does not come to its end
         taken["classifier"] = loss = L_class(W.live, A.fixed)
@@ -125,6 +130,7 @@ class Search:
             A.step(gA)
             B.step(gB)
             taken["grad/B"] = norm(gB) if gB else None
+            taken["grad/rms_images"] = torch.stack(moved).mean().sqrt() if moved and self.radius_G else None
         return self.losses()
 
     def losses(self) -> Tensors:

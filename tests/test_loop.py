@@ -12,8 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from dasgm import loop
+from dasgm.config import override
+from dasgm.judge import collapse
+from dasgm.presets import preset
 from dasgm.runs import Run, read_lines, state_of
+from dasgm.search import SearchFailed
 
 TIMES = ("time", "speed/", "cost/")
 SMALL = [
@@ -90,6 +96,7 @@ def test_run_folder_has_what_was_promised(undisturbed):
     for key in (
         *(f"loss/{name}" for name in ("classifier", "generator", "discriminator", "architecture")),
         *("val/accuracy", "gan/synthetic_accuracy", "arch/entropy_normal", "arch/skips_reduce", "grad/B"),
+        "grad/rms_images",
     ):
         assert key in rows[1], key
     assert {"best/proxy", "best/proxy_error", "cost/gpu_hours"} <= set(rows[-1])
@@ -185,6 +192,29 @@ def test_nan_is_named_and_ends_the_run_as_failed(storage):
     assert "epoch 1, stage 1 (classifier)" in err or "epoch 1, stage 4 (architecture)" in err, err
     about = Run(storage / "run").about
     assert about["state"] == "failed" and "stage" in about["reason"]
+
+
+def test_collapsed_generator_is_named_and_ends_the_run_as_failed(storage, monkeypatch):
+    """Its images of one class, from epoch 0 on, are one picture to the eye."""
+
+    def collapsed(gan, G, labels, seed):
+        noise = torch.rand(len(labels), 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        return 0.3 * (labels - 4.5).view(-1, 1, 1, 1) / 4.5 + 0.01 * noise
+
+    monkeypatch.setattr(loop, "sample", collapsed)
+    small = {"method.epochs": 4, "method.channels": 2, "gan.channels": 2, "gan.warmup": 0, "data.limit": 300}
+    config = override(preset("quickstart").config, small)
+    with pytest.raises(SearchFailed, match=r"^epoch 3: the generator has collapsed: .* \d\.\d %"):
+        loop.main(config, storage / "run", loop.Seams(say=lambda line: None))
+    about, rows = Run(storage / "run").about, read_lines(storage / "run" / "metrics.jsonl")
+    assert about["state"] == "failed" and "lower --gan.generator-lr" in about["reason"]
+    assert [row["epoch"] for row in rows] == [1, 2, 3], "two epochs to get going; the last is on the page"
+    assert "the generator has collapsed" in (storage / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("epoch, diversity, ends", [(2, 0.0, False), (3, 0.049, True), (3, 0.05, False), (9, 0, True)])
+def test_collapse_counts_below_a_twentieth_and_after_two_epochs(epoch, diversity, ends):
+    assert bool(collapse(epoch, diversity)) == ends and not collapse(9, float("nan"))
 
 
 def test_out_of_memory_is_one_line_that_says_what_fits(tmp_path):

@@ -403,6 +403,31 @@ def test_the_stage_where_a_loss_is_lost_is_named_though_the_step_does_not_end(po
         means.close(1)
 
 
+def test_how_far_the_central_difference_of_B_moves_the_images():
+    """Against the images of G moved by hand by the radius along the response that Eq. 7 takes."""
+    search = make()
+    G, batch = search.gan.G, batches(search)
+    search.step(*batch, True)
+    place, stream = G.state(), partial(seed_of, search.config.seed, 0, search.iteration)
+    asked, step = [], G.step
+
+    def recording(grads):
+        response = step(grads)
+        return lambda v: asked.append(response(v)) or asked[-1]
+
+    G.step = recording
+    found = search.step(*batch, True)["grad/rms_images"]
+    z, y = search.gan.draw(BATCH, stream("z"))
+    images, (p,) = [], asked
+    for eps in (0.0, 0.1 / float(norm(p)), -0.1 / float(norm(p))):
+        moved = {k: t + eps * p[k] for k, t in place.params.items()}
+        with replay(stream("gan")):
+            images.append(torch.func.functional_call(G.module, {**moved, **place.state().buffers}, (z, y)))
+    squares = [(x - images[0]).square().mean() for x in images[1:]]
+    torch.testing.assert_close(found, (sum(squares) / 2).sqrt())
+    assert 0 < found < 1 and "grad/rms_images" not in make(hypergradient="exact").step(*batch, True)
+
+
 def test_no_response_of_the_generator_leaves_B_without_a_gradient():
     search = make()
     search.gan.G.lr = 0.0

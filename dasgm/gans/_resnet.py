@@ -1,8 +1,9 @@
 """BigGAN's networks (Brock et al. 2019, appendix B), the ResNet for small images: spectral norm, conditional batch
-norm, blocks. The width is constant."""
+norm, blocks, self-attention. The width is constant."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,7 +14,7 @@ from dasgm.gans._searchable import Alternatives, none, skip
 
 
 class Spectral(nn.Module):
-    """Mixin: `weight` ~ N(0, 0.02), divided by its spectral norm, estimated as sigma = |W^T u|.
+    """Mixin: `weight`, at first ~ N(0, 0.02), divided by its spectral norm, estimated as sigma = |W^T u|.
 
     Use, then iterate: u is read before forward moves it by one power iteration, so that passes from the same state
     see the same u. Where u is fixed, sigma's gradient is u v^T, the usual one.
@@ -22,8 +23,8 @@ class Spectral(nn.Module):
     weight: Tensor
     u: Tensor
 
-    def start(self) -> None:
-        nn.init.normal_(self.weight, std=0.02)
+    def start(self, fill: Callable[[Tensor], Tensor] = lambda w: nn.init.normal_(w, std=0.02)) -> None:
+        fill(self.weight)
         self.register_buffer("u", F.normalize(torch.randn(len(self.weight)), dim=0))
         for _ in range(15):
             self._iterate()
@@ -45,8 +46,10 @@ class Spectral(nn.Module):
 class SpectralConv2d(Spectral, nn.Conv2d):
     """Stride 1, odd kernel, padded to the same size."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding="same", dilation=dilation)
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding="same", dilation=dilation, bias=bias)
         self.start()
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
@@ -79,12 +82,44 @@ class SpectralEmbedding(Spectral, nn.Embedding):
         return F.embedding(y, self.normalised())
 
 
+def start_orthogonal(*networks: nn.Module) -> None:
+    """Give every spectral layer an orthogonal weight, all of whose singular values are 1, and no bias."""
+    for layer in (module for network in networks for module in network.modules() if isinstance(module, Spectral)):
+        layer.start(nn.init.orthogonal_)
+        bias = getattr(layer, "bias", None)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+
+class Attention(nn.Module):
+    """[N, C, S, S] -> the same: x + sigma * what each place gathers from all (Zhang et al. 2019, arXiv 1805.08318).
+
+    BigGAN's: keys and values max-pooled to S/2, sigma from 0. Written out, since the fused attention of torch has
+    neither a second derivative nor forward mode on a CPU.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        narrow, half = max(1, channels // 8), max(1, channels // 2)
+        self.theta = SpectralConv2d(channels, narrow, 1, bias=False)
+        self.phi = SpectralConv2d(channels, narrow, 1, bias=False)
+        self.value = SpectralConv2d(channels, half, 1, bias=False)
+        self.output = SpectralConv2d(half, channels, 1, bias=False)
+        self.sigma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.theta(x).flatten(2)
+        key, value = (F.max_pool2d(layer(x), 2).flatten(2) for layer in (self.phi, self.value))
+        share = torch.bmm(query.mT, key).softmax(2)  # [N, S*S, S*S/4]
+        return x + self.sigma * self.output(torch.bmm(value, share.mT).view(-1, value.shape[1], *x.shape[2:]))
+
+
 class ConditionalNorm(nn.Module):
     """Batch norm whose gain, 1 + a linear map of the condition [N, features], and bias follow the condition."""
 
-    def __init__(self, channels: int, features: int) -> None:
+    def __init__(self, channels: int, features: int, eps: float) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.norm = nn.BatchNorm2d(channels, eps, affine=False)
         self.gain = SpectralLinear(features, channels, bias=False)
         self.bias = SpectralLinear(features, channels, bias=False)
 
@@ -96,11 +131,11 @@ class ConditionalNorm(nn.Module):
 class GeneratorBlock(nn.Module):
     """Doubles the image: [N, C, S, S] -> [N, C, 2S, 2S]."""
 
-    def __init__(self, channels: int, features: int) -> None:
+    def __init__(self, channels: int, features: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm1 = ConditionalNorm(channels, features)
+        self.norm1 = ConditionalNorm(channels, features, eps)
         self.conv1 = SpectralConv2d(channels, channels, 3)
-        self.norm2 = ConditionalNorm(channels, features)
+        self.norm2 = ConditionalNorm(channels, features, eps)
         self.conv2 = SpectralConv2d(channels, channels, 3)
         self.shortcut = SpectralConv2d(channels, channels, 1)
 
@@ -115,19 +150,29 @@ class Generator(nn.Module):
     """(z [N, z_dim], y [N]) -> images [N, 3, size, size] in [-1, 1].
 
     Hierarchical z: its first chunk makes the 4x4 map, each block is conditioned on one more and on the class
-    embedding, which the blocks share.
+    embedding, which the blocks share. `attention`: where the map is half as large as the image; `eps`: of batch norm.
     """
 
     def __init__(
-        self, classes: int, size: int, channels: int, shared_dim: int, chunk: int, embedding_std: float
+        self,
+        classes: int,
+        size: int,
+        width: int,
+        shared_dim: int,
+        chunk: int,
+        embedding_std: float,
+        attention: bool = False,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        width, self.chunk = 4 * channels, chunk
+        self.chunk = chunk
         self.shared = nn.Embedding(classes, shared_dim)
         nn.init.normal_(self.shared.weight, std=embedding_std)
         self.linear = SpectralLinear(chunk, 16 * width)
-        self.blocks = nn.ModuleList(GeneratorBlock(width, shared_dim + chunk) for _ in range(generator_blocks(size)))
-        self.norm = nn.BatchNorm2d(width)
+        count = generator_blocks(size)
+        self.blocks = nn.ModuleList(GeneratorBlock(width, shared_dim + chunk, eps) for _ in range(count))
+        self.attention = Attention(width) if attention else nn.Identity()
+        self.norm = nn.BatchNorm2d(width, eps)
         self.output = SpectralConv2d(width, 3, 3)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
@@ -135,6 +180,7 @@ class Generator(nn.Module):
         shared = self.shared(y)
         h = self.linear(first).unflatten(1, (-1, 4, 4))
         for block, part in zip(self.blocks, chunks, strict=True):
+            h = self.attention(h) if block is self.blocks[-1] else h
             h = block(h, torch.cat([shared, part], dim=1))
         return self.output(self.norm(h).relu()).tanh()
 
@@ -158,23 +204,36 @@ class DiscriminatorBlock(nn.Module):
         return h + self.shortcut(self.shortcut_pool(x))  # a 1x1 convolution commutes with the average
 
 
-class Discriminator(nn.Module):
-    """(images [N, 3, size, size], y [N]) -> logits [N], with a projection head on the sum-pooled features."""
+class Trunk(nn.Module):
+    """A discriminator without its head. `attention`: where the map is half as large as the image."""
 
-    def __init__(self, classes: int, size: int, channels: int) -> None:
+    def __init__(self, size: int, width: int, attention: bool = False) -> None:
         super().__init__()
-        width, count = 4 * channels, generator_blocks(size) + 1
+        count = generator_blocks(size) + 1
         downs = max(2, count - 2)  # to a map of 4x4 at 16 pixels, 8x8 above
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(width if i else 3, width, down=i < downs, first=i == 0) for i in range(count)
         )
+        self.attention = Attention(width) if attention else nn.Identity()
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images [N, 3, size, size] -> [N, width], summed over the last map."""
+        for block in self.blocks:
+            x = block(x)
+            x = self.attention(x) if block is self.blocks[0] else x
+        return x.relu().sum((2, 3))
+
+
+class Discriminator(Trunk):
+    """(images [N, 3, size, size], y [N]) -> logits [N], with a projection head."""
+
+    def __init__(self, classes: int, size: int, width: int) -> None:
+        super().__init__(size, width)
         self.linear = SpectralLinear(width, 1)
         self.embedding = SpectralEmbedding(classes, width)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        h = x.relu().sum((2, 3))
+        h = self.features(x)
         return self.linear(h).squeeze(1) + (self.embedding(y) * h).sum(1)
 
 

@@ -1,0 +1,97 @@
+"""What the GANs on BigGAN's networks share: settings, chunks of z, optimisers, averages, the hinge. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from dasgm.gans._base import Gan, GanConfig, Parameters, check_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class ResnetConfig(GanConfig):
+    """Settings of a GAN on the networks of `_resnet`."""
+
+    shared_dim: int = 128  # width of the class embedding that the generator's blocks share
+    embedding_std: float = 0.02  # of its start; nearer to 1 the labels show sooner, for short runs
+    z_dim: int = 128  # of the noise, cut into equal chunks: one for the 4x4 map, one for each block
+    orthogonal: float = 1e-4  # strength of the orthogonal regularisation of the generator
+    average_decay: float = 0.9999  # of the generator's moving average
+    average_start: int = 1000  # iteration from which it averages; before, it copies
+    b_init: float = 2.0  # logit by which the default operations of a searched discriminator are ahead
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value, low, high in (
+            ("shared_dim", self.shared_dim, 1, math.inf),
+            ("embedding_std", self.embedding_std, 0, math.inf),
+            ("orthogonal", self.orthogonal, 0, math.inf),
+            ("average_decay", self.average_decay, 0, 1),
+        ):
+            if not low <= value < high:
+                raise ValueError(f"gan.{name} {value}: expected at least {low} and less than {high}")
+
+    def cut(self, size: int) -> tuple[int, int]:
+        """(chunks of z, length of one) at `size` pixels. ValueError where there is no such generator or no length."""
+        from dasgm.gans._resnet import generator_blocks
+
+        slots = generator_blocks(check_size(size)) + 1
+        if self.z_dim < slots:
+            raise ValueError(f"gan.z_dim {self.z_dim}: expected at least {slots} at {size} pixels, one number a chunk")
+        return slots, self.z_dim // slots
+
+
+class ResnetGan(Gan):
+    """Optimisers (Adam), moving average and regularisation of such a GAN."""
+
+    betas: ClassVar[tuple[float, float]]
+    eps: ClassVar[float]
+
+    def __init__(self, config: ResnetConfig) -> None:
+        self.settings = config
+        if config.orthogonal:
+            self.regularise = partial(orthogonal_gradient, config.orthogonal)
+
+    def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        return self._adam(params, self.settings.generator_lr)
+
+    def discriminator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        return self._adam(params, self.settings.discriminator_lr)
+
+    def average_decay(self, step: int) -> float:
+        return self.settings.average_decay if step >= self.settings.average_start else 0.0
+
+    def _adam(self, params: Iterable[Tensor], lr: float) -> Optimizer:
+        from torch.optim import Adam
+
+        return Adam(params, lr=lr, betas=self.betas, eps=self.eps)
+
+
+def hinge(logits: Tensor, real: int) -> Tensor:
+    """What E descends on the logits of `real` real images, then of generated ones (Lim and Ye 2017, 1705.02894)."""
+    return (1 - logits[:real]).relu().mean() + (1 + logits[real:]).relu().mean()
+
+
+def orthogonal_gradient(strength: float, params: Parameters) -> Parameters:
+    """2 strength (W W^T o (1 - I)) W for every raw weight matrix, 0 for vectors and the shared embedding
+    (Brock et al., Eq. 3)."""
+    return {
+        name: strength * _orthogonal(p.detach().flatten(1)).view_as(p)
+        if p.dim() > 1 and name != "shared.weight"
+        else p.detach() * 0
+        for name, p in params.items()
+    }
+
+
+def _orthogonal(w: Tensor) -> Tensor:
+    from torch.linalg import multi_dot
+
+    # W W^T W in the cheaper order, less what its diagonal gives
+    return 2 * (multi_dot([w, w.mT, w]) - w.square().sum(1, keepdim=True) * w)
