@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dasgm.config import ProxyConfig, SearchConfig, nearest, override, plugin, settings
+from dasgm.config import ProxyConfig, SearchConfig, key_of, nearest, override, plugin, settings
 from dasgm.data import cifar10, digits
-from dasgm.gans import biggan
+from dasgm.gans import biggan, contragan
+from dasgm.gans._base import GanConfig
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.paper import PAPER, Preset
 
@@ -31,9 +32,27 @@ SMALL_BIGGAN = biggan.Config(
     warmup_batch_size=16,
 )
 
+SMALL_GANS: dict[str, GanConfig] = {
+    "biggan": replace(SMALL_BIGGAN, channels=8, warmup=1000),
+    # measured on the digits: proxies alone, or labels are permuted (BENCHMARKS.md)
+    "contragan": contragan.Config(
+        channels=8,
+        shared_dim=64,
+        embedding_std=1.0,
+        z_dim=768,
+        b_init=4.0,
+        contrast_dim=64,
+        temperature=0.3,
+        generator_lr=1e-3,
+        discriminator_lr=2e-3,
+        warmup=1000,
+        warmup_lr=2e-3,
+        warmup_batch_size=16,
+    ),
+}
 CIFAR10_SMOKE = SearchConfig(
     method=darts.Config(epochs=5, cells=3, channels=4, arch_start_epoch=1),
-    gan=replace(SMALL_BIGGAN, channels=8, warmup=1000),
+    gan=SMALL_GANS["biggan"],
     data=cifar10.Config(holdout=0.1, image_size=16, limit=6000),
     batch_size=64,
     classifier_lr=0.05,
@@ -87,6 +106,17 @@ PRESETS: dict[str, Preset] = {
         "the same pictures with PC-DARTS: 8 channels, of which 2 pass through the operations",
     ),
 }
+
+
+SMALL = {"darts": "cifar10-smoke", "pdarts": "cifar10-smoke-pdarts", "pcdarts": "cifar10-smoke-pcdarts"}
+
+
+def small(config: SearchConfig) -> SearchConfig:
+    """The same row at the size of the cifar10-smoke presets: order, GAN, validation portion and clipping are kept."""
+    size = PRESETS[SMALL[key_of(config.method)]].config
+    kept = ("order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip", "seed")
+    gan = None if config.gan is None else SMALL_GANS[key_of(config.gan)]
+    return replace(size, gan=gan, **{name: getattr(config, name) for name in kept})
 
 
 def preset(name: str) -> Preset:

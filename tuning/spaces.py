@@ -61,6 +61,8 @@ def load(name: str) -> Space:
 
 
 def title(number: int, parameters: dict[str, Any]) -> str:
-    """What varies, short: `t003 biggan v50`."""
+    """What varies, short: `t003 biggan v50`, or of a table's row `t003 dasgm-pdarts s1`."""
+    if "row" in parameters:
+        return f"t{number:03d} {parameters['row']} s{parameters['seed']}"
     portion = f" v{100 * parameters['val_portion']:.0f}" if "val_portion" in parameters else ""
     return f"t{number:03d} {parameters.get('gan', '')}{portion}".strip()

@@ -56,8 +56,6 @@ class Placement:
     def __post_init__(self) -> None:
         if self.workers_per_trial < 1:
             raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
-        if self.config.data.holdout <= 0:
-            raise ValueError("data.holdout 0: searches are ranked by J_val, so set a part aside, such as 0.1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
 
@@ -78,6 +76,8 @@ class Options(Placement):
         for name in ("num_trials", "grace"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.config.data.holdout <= 0:
+            raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
 
     def plan(self) -> Plan:
         """The searches that these options ask for."""
@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         chosen = choose(words, positional=False)
-        chosen = replace(chosen, config=_for_a_sweep(chosen.config))
+        chosen = replace(chosen, config=for_a_sweep(chosen.config))
     except ValueError as error:
         fail(str(error))
     about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {parts_help()}"
@@ -327,9 +327,9 @@ def _called() -> list[str]:
     return ["dasgm-sweep"] if Path(sys.argv[0]).stem == "dasgm-sweep" else ["python", "tuning/sweep.py"]
 
 
-def _for_a_sweep(config: SearchConfig) -> SearchConfig:
+def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
     """A tenth set aside as J_val, and a proxy, by which a sweep ranks; paper presets have neither when run alone."""
-    if not config.data.holdout:
+    if holdout and not config.data.holdout:
         config = override(config, {"data.holdout": 0.1})
     return config if config.proxy.epochs else override(config, {"proxy.epochs": 15})
 

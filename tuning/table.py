@@ -58,7 +58,8 @@ def time_left(
     for run in runs:
         if run.state in ("running", "waiting"):
             t, own = times[id(run)], pace.get(id(run), typical)
-            left = _expected(run.epochs, [*rungs, epochs], _chance(runs, rungs), own, tail) + (0.0 if t else start)
+            ends = [*rungs, run.info.get("epochs", epochs)]
+            left = _expected(run.epochs, ends, _chance(runs, rungs), own, tail) + (0.0 if t else start)
             remaining.append(max(0.0, left - (now - (t[-1] if t else asked[id(run)]))))
     begun = len([run for run in runs if run.state != "interrupted"])
     total = sum(remaining) + max(0, num_trials - begun) * (_mean(lasted) if lasted else whole)
@@ -137,7 +138,7 @@ class Board:
             if state == "running" and run.epochs == before[0]:
                 print(f"{run.title}: started  {varied(run)}", flush=True)
             elif accuracy is not None or run.info.get("reason"):
-                seen = f"epoch {run.epochs}/{self.epochs}"
+                seen = f"epoch {run.epochs}/{run.info.get('epochs', self.epochs)}"
                 measured = (
                     f"  {run.info.get('measured_on', 'val')} accuracy {accuracy:.3f}" if accuracy is not None else ""
                 )
@@ -174,7 +175,7 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
             rank,
             run.title,
             varied(run),
-            f"{run.epochs}/{epochs}",
+            f"{run.epochs}/{run.info.get('epochs', epochs)}",
             "" if accuracy is None else f"{accuracy:.3f}",
             "" if one.rank is None else f"{one.value:.3f} ± {one.error:.3f}",
             _state(run),

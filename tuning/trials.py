@@ -138,7 +138,8 @@ class Proposer(Searcher):
         name, parameters = f"t{number:03d}", self._trials()[number].params
         about = self.describe(name, title(number, parameters), parameters)
         run = Run(ensure_writable(self.folder / name))
-        run.note(**about, state="waiting", reason="", asked=time.time(), ended=None)
+        epochs = config.method.total_epochs
+        run.note(**about, state="waiting", reason="", asked=time.time(), ended=None, epochs=epochs)
         return {
             "name": name,
             "folder": str(run.folder),

@@ -1,0 +1,148 @@
+"""A table of the paper: each of its rows searched with several seeds, in one sweep and one MLflow experiment.
+
+python tuning/reproduce.py --table 2 --dataset cifar100            the paper's sizes, for GPUs
+python tuning/reproduce.py --table 2 --small --data-dir FOLDER     the same rows at a size for two cores
+python tuning/reproduce.py --rows pdarts dasgm-pdarts --seeds 3    rows of your own; a preset, or preset:GAN
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dasgm.cli import Chosen, fail
+from dasgm.config import SearchConfig, digest, override, settings
+from dasgm.presets import preset, small, with_dataset
+from dasgm.runs import write_atomic
+from dasgm.tables import TABLES, markdown, rows
+from tuning.plan import Plan
+from tuning.sweep import Placement, Sweep, carry_out, for_a_sweep
+
+
+@dataclass(frozen=True)
+class Options(Placement):
+    """Which rows, with how many seeds, at what size."""
+
+    config: Annotated[Any, tyro.conf.Suppress] = None
+    table: str = ""
+    """2, 4 or 6: the rows of that table."""
+    rows: tuple[str, ...] = ()
+    """Rows by name instead: a preset, or preset:GAN."""
+    seeds: int = 4
+    """Searches of each row; the paper has 4."""
+    small: bool = False
+    """At the size of the cifar10-smoke presets, with a tenth set aside as J_val: for two cores."""
+    dataset: str = ""
+    """Key of the data set; by default the rows' own, CIFAR-10."""
+    data_dir: Path | None = None
+    """Where its files lie."""
+    set: tuple[str, ...] = ()
+    """Settings of every row that has them, as in --set method.epochs=3 gan.channels=8."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds {self.seeds}: expected at least 1")
+        if bool(self.table) == bool(self.rows):
+            raise ValueError("name a table (--table 2) or rows (--rows darts-1st dasgm-darts), and not both")
+        if self.table and self.table not in TABLES:
+            raise ValueError(f"table {self.table!r}: rows of searches are in Tables {', '.join(TABLES)}")
+        if self.workers_per_trial < 1:
+            raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.rows or TABLES[self.table]
+
+    def row(self, name: str) -> SearchConfig:
+        """The configuration of a row. ValueError: no such preset or GAN."""
+        key, _, gan = name.partition(":")
+        config = preset(key).config
+        config = override(config, {"gan": gan}) if gan else config
+        config = small(config) if self.small else config
+        config = with_dataset(config, self.dataset) if self.dataset else config
+        config = for_a_sweep(config, self.small)
+        return replace(config, data_dir=str(self.data_dir.absolute()) if self.data_dir else None)
+
+    def configs(self) -> dict[str, SearchConfig]:
+        """Every row's configuration. ValueError: as `row`, and a setting that no row has."""
+        found = {name: self.row(name) for name in self.names}
+        for path, value in map(_setting, self.set):
+            having = {name: config for name, config in found.items() if path.replace("-", "_") in settings(config)}
+            for name, config in (having or found).items():
+                found[name] = override(config, {path: value})
+        return found
+
+    def plan(self, configs: dict[str, SearchConfig]) -> Plan:
+        """Seed by seed, so that what there is when it is cut short can be compared, and more seeds extend."""
+        trials = tuple({"row": name, "seed": seed} for seed in range(self.seeds) for name in configs)
+        names = list(configs)
+
+        def space(trial: Any, base: SearchConfig) -> dict[str, Any]:
+            name, seed = trial.suggest_categorical("row", names), trial.suggest_int("seed", 0, 10**6)
+            return _everything(configs[name]) | {"seed": seed}
+
+        identity = {"rows": digest({name: settings(config) for name, config in configs.items()})}
+        return Plan(len(trials), lambda: space, [], identity, trials)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text!r}: expected a setting and its value, as in method.epochs=3")
+    try:
+        return path, json.loads(value)
+    except ValueError:
+        return path, value
+
+
+def _everything(config: SearchConfig) -> dict[str, Any]:
+    """All settings of a configuration as changes of any other: parts by their key, then their leaves."""
+    return {path.removesuffix(".key"): value for path, value in settings(config).items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; exit codes as the sweep's."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    prog = "python tuning/reproduce.py"
+    try:
+        options = tyro.cli(Options, args=words, prog=prog, description=__doc__)
+        configs = options.configs()
+        first = next(iter(configs.values()))
+        size = "-small" if options.small else ""
+        name = f"table{options.table}{size}" if options.table else f"rows{size}"
+        chosen = Chosen(name, first, [])
+        plan = options.plan(configs)
+    except ValueError as error:
+        fail(str(error))
+    options = replace(options, name=options.name or f"{name}-{chosen.dataset}", config=first)
+    sweep = Sweep(chosen, options, plan, shlex.join([*prog.split(), *words]))
+    code = carry_out(sweep)
+    if not options.dry_run:
+        _show(sweep, options)
+    return code
+
+
+def _show(sweep: Sweep, options: Options) -> None:
+    from dasgm.report import read_trials
+
+    table = markdown(rows(read_trials(sweep.folder), options.names, options.seeds))
+    path = sweep.folder / "table.md"
+    measured = "J_val" if sweep.base.data.holdout else "J_2"
+    write_atomic(
+        path,
+        f"Accuracy on {measured} after {sweep.base.proxy.epochs} epochs from scratch on J_1, mean ± standard deviation "
+        f"over seeds.\n\n`{sweep.command}`\n\n{table}",
+    )
+    print(f"\n{table}\nthe same in {path}")
+
+
+if __name__ == "__main__":
+    from tuning.reproduce import main as installed  # so that what is pickled names a module, not __main__
+
+    sys.exit(installed())
