@@ -46,14 +46,7 @@ class Options(Placement):
     """Settings of every row that has them, as in --set method.epochs=3 gan.channels=8."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds {self.seeds}: expected at least 1")
-        if bool(self.table) == bool(self.rows):
-            raise ValueError("name a table (--table 2) or rows (--rows darts-1st dasgm-darts), and not both")
-        if self.table and self.table not in TABLES:
-            raise ValueError(f"table {self.table!r}: rows of searches are in Tables {', '.join(TABLES)}")
-        if self.workers_per_trial < 1:
-            raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
+        pass  # the parser would frame what is wrong; `configs` says it in a line
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,13 +63,23 @@ class Options(Placement):
         return replace(config, data_dir=str(self.data_dir.absolute()) if self.data_dir else None)
 
     def configs(self) -> dict[str, SearchConfig]:
-        """Every row's configuration. ValueError: as `row`, and a setting that no row has."""
+        """Every row's configuration. ValueError: as `row`, a setting that no row has, options that contradict."""
+        self._check()
         found = {name: self.row(name) for name in self.names}
         for path, value in map(_setting, self.set):
             having = {name: config for name, config in found.items() if path.replace("-", "_") in settings(config)}
             for name, config in (having or found).items():
                 found[name] = override(config, {path: value})
         return found
+
+    def _check(self) -> None:
+        if bool(self.table) == bool(self.rows):
+            raise ValueError("name a table (--table 2) or rows (--rows darts-1st dasgm-darts), and not both")
+        if self.table and self.table not in TABLES:
+            raise ValueError(f"table {self.table!r}: rows of searches are in Tables {', '.join(TABLES)}")
+        for name in ("seeds", "workers_per_trial"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
 
     def plan(self, configs: dict[str, SearchConfig]) -> Plan:
         """Seed by seed, so that what there is when it is cut short can be compared, and more seeds extend."""
