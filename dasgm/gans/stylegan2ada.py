@@ -56,7 +56,7 @@ class Config(GanConfig):
             ("average_half_life", self.average_half_life, 0, math.inf),
             ("average_rampup", self.average_rampup, 0, math.inf),
         ):
-            if not low <= value <= high:
+            if not (low <= value <= high and math.isfinite(value)):
                 raise ValueError(f"gan.{name} {value}: expected at least {low} and at most {high}")
 
     def build(self, classes: int, size: int, searched: bool) -> StyleGan2Ada:
