@@ -115,7 +115,7 @@ class NoGan:
 
 
 def sample(gan: Adversary, G: Point | Player, labels: Tensor, seed: int) -> Tensor:
-    """Images [-1, 1] of G for `labels`, the same z for the same seed."""
+    """Images of G for `labels`, cut off at [-1, 1] as any shown image is; the same z for the same seed."""
     with replay(seed), torch.no_grad():
         z = torch.randn(len(labels), gan.gan.z_dim).to(gan.device)
-        return G(z, labels.to(gan.device))
+        return G(z, labels.to(gan.device)).clamp(-1, 1)

@@ -23,6 +23,7 @@ from dasgm.gans._searchable import Choice, Searchable, relax
 
 KEYS = [m.name for m in pkgutil.iter_modules(dasgm.gans.__path__) if not m.name.startswith("_")]
 SIZES = (16, 32, 64)
+LINEAR = ("stylegan2ada",)  # no tanh: images go beyond [-1, 1]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,8 @@ def test_images_and_losses(key, size, searched):
     gan = small(key, size, searched)
     z, y, _ = draw(gan)
     images = gan.generator(z, y)
-    assert images.shape == (6, 3, size, size) and images.abs().max() <= 1 and images.std() > 1e-3
+    assert images.shape == (6, 3, size, size) and images.abs().max() <= (9 if key in LINEAR else 1)
+    assert images.std() > 1e-3
     assert not torch.allclose(images, gan.generator(z, y.roll(1)), atol=1e-4)
     assert bool(weights(gan.architecture)) == searched == bool(gan.architecture())
     of_g, of_e = losses(gan, gan.architecture(), size)
@@ -173,6 +175,7 @@ def test_forward_mode_through_the_generator(key, float64):
     direction = {k: 1e-3 * torch.randn_like(p) for k, p in place.items()}
 
     def images(params):
+        torch.manual_seed(2)  # noise in the layers
         buffers = {k: b.clone() for k, b in gan.generator.named_buffers()}
         return functional_call(gan.generator, {**params, **buffers}, (z, y))
 

@@ -60,7 +60,8 @@ class Gan:
     """Networks, losses and settings of the optimisers; not a module, without state of its own.
 
     All state is in the modules' parameters and buffers, and buffers are written in forward. In the losses
-    `discriminate` is `lambda *a: discriminator(b, *a)`; images are [-1, 1] NCHW, labels int64 [N].
+    `discriminate` is `lambda *a: discriminator(b, *a)`; images are [-1, 1] NCHW, labels int64 [N]. A generator without
+    tanh goes beyond [-1, 1]: its images are cut off where they are shown or measured, never where gradients pass.
     """
 
     z_dim: int

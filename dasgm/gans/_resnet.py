@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dasgm.gans._searchable import Alternatives, none, skip
+from dasgm.gans._searchable import Alternatives, dilated, none, skip
 
 
 class Spectral(nn.Module):
@@ -54,11 +54,7 @@ class SpectralConv2d(Spectral, nn.Conv2d):
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
         """(normalised kernel [out, in, k, k] with the zeros of its dilation written out, bias)."""
-        weight, gap = self.normalised(), self.dilation[0] - 1
-        if gap:
-            spread = F.pad(weight[:, :, :, None, :, None], (0, gap, 0, 0, 0, gap)).flatten(4, 5).flatten(2, 3)
-            weight = spread[:, :, :-gap, :-gap]
-        return weight, self.bias
+        return dilated(self.normalised(), self.dilation[0]), self.bias
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.normalised(), self.bias, padding="same", dilation=self.dilation)

@@ -54,6 +54,15 @@ def fold(weights: Tensor, kernels: list[tuple[Tensor, Tensor | None]]) -> tuple[
     return kernel, weighted(*zip(*biases, strict=True)) if biases else None
 
 
+def dilated(kernel: Tensor, dilation: int) -> Tensor:
+    """kernel [out, in, k, k] with the zeros of its dilation written out."""
+    gap = dilation - 1
+    if not gap:
+        return kernel
+    spread = F.pad(kernel[:, :, :, None, :, None], (0, gap, 0, 0, 0, gap)).flatten(4, 5).flatten(2, 3)
+    return spread[:, :, :-gap, :-gap]
+
+
 class Choice(nn.Module):
     """A mixed operation, stock first: sum_k weights_k operation_k(x), or stock alone while `weights` is None.
 
@@ -67,12 +76,19 @@ class Choice(nn.Module):
         self.folds = all(hasattr(operation, "kernel") for operation in operations.values())
         self.weights: Tensor | None = None  # set by Searchable for the duration of a forward
 
+    def kernel(self) -> tuple[Tensor, Tensor | None]:
+        """(kernel, bias) of the single convolution, for a caller that gives it another stride."""
+        operations: list[Any] = list(self.operations.values())
+        if self.weights is None:
+            return operations[0].kernel()
+        return fold(self.weights, [operation.kernel() for operation in operations])
+
     def forward(self, x: Tensor) -> Tensor:
         operations: list[Any] = list(self.operations.values())
         if self.weights is None:
             return operations[0](x)
         if self.folds:
-            return F.conv2d(x, *fold(self.weights, [operation.kernel() for operation in operations]), padding="same")
+            return F.conv2d(x, *self.kernel(), padding="same")
         return weighted(self.weights, (operation(x) for operation in operations))
 
 

@@ -1,0 +1,273 @@
+"""StyleGAN2's networks (Karras et al. 2020, arXiv 1912.04958): 'skip' generator, discriminator without residuals.
+
+One width at every resolution, equalised learning rates (weights ~ N(0, 1), scaled at run time), float32. Nothing is
+written in place and everything can be differentiated twice, in B, in the images and in the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dasgm.gans._ada import Augmentation
+from dasgm.gans._searchable import Alternatives, dilated, none, skip
+
+MAPPING_RATE = 0.01  # the mapping networks learn a hundred times more slowly
+
+
+def activate(x: Tensor) -> Tensor:
+    """Leaky ReLU that keeps the second moment."""
+    return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Features [N, F] at a second moment of 1."""
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+class EqualLinear(nn.Module):
+    """Linear layer at an equalised learning rate, times `rate`."""
+
+    def __init__(self, inputs: int, outputs: int, rate: float = 1.0, bias: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
+        self.rate, self.gain = rate, rate / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.gain, self.bias * self.rate)
+
+
+class EqualConv2d(nn.Module):
+    """Convolution at an equalised learning rate: stride 1, odd kernel, padded to the same size."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.dilation, self.gain = dilation, 1 / math.sqrt(inputs * kernel_size**2)
+
+    def kernel(self) -> tuple[Tensor, Tensor | None]:
+        """(scaled kernel [out, in, k, k] with the zeros of its dilation written out, bias)."""
+        return dilated(self.weight * self.gain, self.dilation), self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.gain, self.bias, padding="same", dilation=self.dilation)
+
+
+class Blur(nn.Module):
+    """Every channel filtered by [1, 3, 3, 1] in both directions, over zeros: S pixels become S + 2 padding - 3."""
+
+    taps: Tensor
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("taps", taps.outer(taps)[None, None], persistent=False)
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.taps.expand(x.shape[1], -1, -1, -1), padding=self.padding, groups=x.shape[1])
+
+    def upsampled(self, x: Tensor) -> Tensor:
+        """[N, C, S, S] -> [N, C, 2S, 2S]: zeros between the pixels, then the filter, at 4 times its gain."""
+        return F.conv_transpose2d(x, 4 * self.taps.expand(x.shape[1], -1, -1, -1), None, 2, 1, groups=x.shape[1])
+
+
+class ModulatedConv2d(nn.Module):
+    """Convolution whose input channels are scaled by a style, affine in w [N, w_dim]; with `up` the map doubles.
+
+    `demodulate` brings every output channel of every sample back to unit variance. Both scales are applied to
+    activations, which equals a kernel of its own for each sample (appendix B of the paper) without building it.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel_size: int, w_dim: int, demodulate: bool = True, up: bool = False
+    ) -> None:
+        super().__init__()
+        self.affine = EqualLinear(w_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_size, kernel_size))
+        self.gain, self.demodulate = 1 / math.sqrt(inputs * kernel_size**2), demodulate
+        self.blur = Blur(padding=1) if up else None
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style, weight = self.affine(w), self.weight * self.gain
+        x = x * style[:, :, None, None]
+        if self.blur is None:
+            x = F.conv2d(x, weight, padding="same")
+        else:
+            x = 4 * self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+        if not self.demodulate:
+            return x
+        variance = style.square() @ weight.square().sum((2, 3)).T
+        return x * (variance + 1e-8).rsqrt()[:, :, None, None]
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise of a learned strength, the same in every channel, bias, activation."""
+
+    def __init__(self, channels: int, w_dim: int, up: bool = False) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(channels, channels, 3, w_dim, up=up)
+        self.strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = self.conv(x, w)
+        noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+        return activate(x + self.strength * noise + self.bias[:, None, None])
+
+
+class ToRGB(nn.Module):
+    """The image that a map [N, C, S, S] stands for [N, 3, S, S]."""
+
+    def __init__(self, channels: int, w_dim: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(channels, 3, 1, w_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.conv(x, w) + self.bias[:, None, None]
+
+
+class GeneratorBlock(nn.Module):
+    """Doubles map and image: (x [N, C, S, S], image [N, 3, S, S], w) -> the same at 2S."""
+
+    def __init__(self, channels: int, w_dim: int) -> None:
+        super().__init__()
+        self.layer0 = SynthesisLayer(channels, w_dim, up=True)
+        self.layer1 = SynthesisLayer(channels, w_dim)
+        self.rgb = ToRGB(channels, w_dim)
+        self.blur = Blur(padding=1)
+
+    def forward(self, x: Tensor, image: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.layer1(self.layer0(x, w), w)
+        return x, self.blur.upsampled(image) + self.rgb(x, w)
+
+
+class Mapping(nn.Module):
+    """(labels [N], z [N, z_dim] where there is one) -> w [N, w_dim]."""
+
+    def __init__(self, classes: int, z_dim: int, w_dim: int, layers: int) -> None:
+        super().__init__()
+        self.embedding = EqualLinear(classes, w_dim)
+        widths = [z_dim + w_dim] + [w_dim] * layers
+        self.layers = nn.ModuleList(EqualLinear(i, o, MAPPING_RATE) for i, o in pairwise(widths))
+
+    def forward(self, y: Tensor, z: Tensor | None = None) -> Tensor:
+        weight = self.embedding.weight
+        x = normalise(self.embedding(F.one_hot(y, weight.shape[1]).to(weight)))
+        x = x if z is None else torch.cat([normalise(z), x], 1)
+        for layer in self.layers:
+            x = activate(layer(x))
+        return x
+
+
+class Generator(nn.Module):
+    """(z [N, z_dim], y [N]) -> images [N, 3, size, size], around [-1, 1] but linear: nothing bounds them."""
+
+    def __init__(self, classes: int, size: int, channels: int, z_dim: int, w_dim: int) -> None:
+        super().__init__()
+        self.mapping = Mapping(classes, z_dim, w_dim, layers=2)
+        self.constant = nn.Parameter(torch.randn(channels, 4, 4))
+        self.layer = SynthesisLayer(channels, w_dim)
+        self.rgb = ToRGB(channels, w_dim)
+        self.blocks = nn.ModuleList(GeneratorBlock(channels, w_dim) for _ in range(doublings(size)))
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        w = self.mapping(y, z)
+        x = self.layer(self.constant.expand(len(z), -1, -1, -1), w)
+        image = self.rgb(x, w)
+        for block in self.blocks:
+            x, image = block(x, image, w)
+        return image
+
+
+class DiscriminatorBlock(nn.Module):
+    """Halves the map, [N, C, S, S] -> [N, C, S/2, S/2]: a 3x3 convolution, then a blurred 3x3 one of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv0 = EqualConv2d(channels, channels, 3)
+        self.blur = Blur(padding=2)
+        self.conv1 = EqualConv2d(channels, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blur(activate(self.conv0(x)))  # S + 1 pixels, each between four of before
+        kernel, bias = self.conv1.kernel()
+        return activate(F.conv2d(x, kernel, bias, stride=2, padding=(kernel.shape[-1] - 3) // 2))
+
+
+class Discriminator(nn.Module):
+    """(images [N, 3, size, size], y [N], whether they are real ones to adapt the augmentation by) -> logits [N].
+
+    Every image passes the augmentation, if there is one; the label enters by projection, through its own mapping.
+    """
+
+    def __init__(self, classes: int, size: int, channels: int, augmentation: Augmentation | None) -> None:
+        super().__init__()
+        self.augmentation = augmentation
+        self.rgb = EqualConv2d(3, channels, 1)
+        self.blocks = nn.ModuleList(DiscriminatorBlock(channels) for _ in range(doublings(size)))
+        self.conv = EqualConv2d(channels + 1, channels, 3)
+        self.linear = EqualLinear(16 * channels, channels)
+        self.output = EqualLinear(channels, channels)
+        self.mapping = Mapping(classes, 0, channels, layers=8)
+
+    def forward(self, x: Tensor, y: Tensor, real: bool = False) -> Tensor:
+        x = activate(self.rgb(x if self.augmentation is None else self.augmentation(x)))
+        for block in self.blocks:
+            x = block(x)
+        x = activate(self.conv(with_deviation(x)))
+        x = self.output(activate(self.linear(x.flatten(1))))
+        logits = (x * self.mapping(y)).sum(1) / math.sqrt(x.shape[1])
+        if real and self.augmentation is not None:
+            self.augmentation.observe(logits)
+        return logits
+
+
+def with_deviation(x: Tensor, most: int = 32) -> Tensor:
+    """x [N, C, S, S] with one channel more: the standard deviation over a group of the batch, averaged over the map.
+
+    Groups are as large as `most` allows and divides the batch; sample n is in group n mod the number of groups.
+    """
+    size = next(g for g in range(min(most, len(x)), 0, -1) if len(x) % g == 0)
+    groups = x.unflatten(0, (size, -1))
+    deviation = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+    return torch.cat([x, deviation.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
+
+
+def doublings(size: int) -> int:
+    """Blocks between maps of 4x4 and of `size`."""
+    return (size // 4).bit_length() - 1
+
+
+def edges(discriminator: Discriminator) -> dict[str, Alternatives]:
+    """The search space of B: both convolutions of every block, and the filter before the map is halved."""
+    space: dict[str, Alternatives] = {}
+    for name, block in discriminator.named_modules():
+        if isinstance(block, DiscriminatorBlock):
+            convolutions = partial(_convolutions, len(block.conv0.bias))
+            space |= {f"{name}.conv0": convolutions, f"{name}.blur": _filters, f"{name}.conv1": convolutions}
+    return space
+
+
+def _convolutions(channels: int) -> dict[str, nn.Module]:
+    """The alternatives to a 3x3 convolution; activation and stride are the block's."""
+    return {
+        "none": none(channels, channels),
+        "skip": skip(channels),
+        "conv_1x1": EqualConv2d(channels, channels, 1),
+        "conv_5x5": EqualConv2d(channels, channels, 5),
+        "dil_conv_3x3": EqualConv2d(channels, channels, 3, dilation=2),
+    }
+
+
+def _filters() -> dict[str, nn.Module]:
+    """The alternatives to the blur: what the four pixels around a place have on average, or at most."""
+    return {"average": nn.AvgPool2d(2, 1, 1), "max": nn.MaxPool2d(2, 1, 1)}

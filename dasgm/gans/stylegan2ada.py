@@ -1,0 +1,126 @@
+"""StyleGAN2-ADA, class-conditional, in its authors' configuration for CIFAR (Karras et al. 2020, arXiv 1912.04958 and
+2006.06676): skip generator, discriminator without residuals, R1 every 16 steps, adaptive augmentation; without path
+length regularisation and style mixing, in float32.
+
+What it does otherwise: numbers that are not finite end the search (theirs are replaced in gradients); any batch has
+groups for its deviation; the augmentation resamples more simply (see `_ada`) and its probability stays within 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dasgm.gans._base import Discriminate, Gan, GanConfig, Loss, check_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Config(GanConfig):
+    """StyleGAN2 with adaptive discriminator augmentation."""
+
+    channels: int = 512  # of every map of generator and discriminator, whatever its size
+    generator_lr: float = 2e-3  # the published 0.0025, times 4/5 for a regularisation every 4 steps (which is off)
+    discriminator_lr: float = 2.5e-3  # times r1_interval / (r1_interval + 1), as published
+    warmup_lr: float = 2e-3
+    z_dim: int = 512  # of the noise
+    w_dim: int = 512  # of what the mapping network makes of noise and label
+    r1_gamma: float = 0.01  # strength of the R1 penalty; 0 is none
+    r1_interval: int = 16  # discriminator steps from one R1 step to the next
+    augment: bool = True  # every image that the discriminator sees (ADA)
+    augment_start: float = 0.0  # probability of each transformation at the beginning
+    augment_target: float = 0.6  # mean sign of the discriminator on real images that the probability holds
+    augment_interval: int = 4  # discriminator steps from one change of the probability to the next
+    augment_kimg: float = 500.0  # thousand real images in which the probability goes from 0 to 1 at the quickest
+    average_half_life: float = 7812.5  # generator steps of its moving average: the published 500,000 images by 64
+    average_rampup: float = 0.05  # but no more than this share of the steps so far
+    b_init: float = 2.0  # logit by which the default operations of a searched discriminator are ahead
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value, low, high in (
+            ("z_dim", self.z_dim, 1, math.inf),
+            ("w_dim", self.w_dim, 1, math.inf),
+            ("r1_gamma", self.r1_gamma, 0, math.inf),
+            ("r1_interval", self.r1_interval, 1, math.inf),
+            ("augment_start", self.augment_start, 0, 1),
+            ("augment_target", self.augment_target, -1, 1),
+            ("augment_interval", self.augment_interval, 1, math.inf),
+            ("augment_kimg", self.augment_kimg, 1e-3, math.inf),
+            ("average_half_life", self.average_half_life, 0, math.inf),
+            ("average_rampup", self.average_rampup, 0, math.inf),
+        ):
+            if not (low <= value <= high and math.isfinite(value)):
+                raise ValueError(f"gan.{name} {value}: expected at least {low} and at most {high}")
+
+    def build(self, classes: int, size: int, searched: bool) -> StyleGan2Ada:
+        from dasgm.gans._ada import Augmentation
+        from dasgm.gans._searchable import relax
+        from dasgm.gans._stylegan2 import Discriminator, Generator, edges
+
+        gan = StyleGan2Ada(self)
+        gan.classes, gan.z_dim = classes, self.z_dim
+        gan.generator = Generator(classes, check_size(size), self.channels, self.z_dim, self.w_dim)
+        adaptive = (self.augment_start, self.augment_target, self.augment_interval, 1000 * self.augment_kimg)
+        stock = Discriminator(classes, size, self.channels, Augmentation(size, *adaptive) if self.augment else None)
+        gan.discriminator, gan.architecture = relax(stock, edges(stock), searched, self.b_init)
+        return gan
+
+
+class StyleGan2Ada(Gan):
+    """Real and fake images pass the discriminator apart, so that the minibatch deviation is of one kind.
+
+    R1 is a step of its own, after the logistic one.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def generator_loss(self, discriminate: Discriminate, fake: Tensor, y: Tensor) -> Tensor:
+        from torch.nn.functional import softplus
+
+        return softplus(-discriminate(fake, y)).mean()
+
+    def discriminator_losses(self, turn: int) -> list[Loss]:
+        gamma, interval = self.config.r1_gamma, self.config.r1_interval
+        return [logistic] if not gamma or turn % interval else [logistic, partial(r1, gamma * interval)]
+
+    def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        return _adam(params, self.config.generator_lr, 4 / 5)
+
+    def discriminator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        # as many steps as without R1 do as much (Karras et al. 2020a, appendix B)
+        share = self.config.r1_interval / (self.config.r1_interval + 1) if self.config.r1_gamma else 1.0
+        return _adam(params, self.config.discriminator_lr * share, share)
+
+    def average_decay(self, step: int) -> float:
+        half_life = min(self.config.average_half_life, self.config.average_rampup * step)
+        return 0.5 ** (1 / half_life) if half_life else 0.0
+
+
+def logistic(discriminate: Discriminate, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Tensor:
+    """Non-saturating logistic loss. The augmentation adapts by these real images."""
+    from torch.nn.functional import softplus
+
+    return softplus(discriminate(fake, y_fake)).mean() + softplus(-discriminate(real, y, True)).mean()
+
+
+def r1(gamma: float, discriminate: Discriminate, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Tensor:
+    """gamma / 2 E |d logit / d real image|^2 (Mescheder et al. 2018, arXiv 1801.04406), of images not yet augmented."""
+    from torch.autograd import grad
+
+    real = real.detach().requires_grad_()
+    (slope,) = grad(discriminate(real, y).sum(), real, create_graph=True)
+    return gamma / 2 * slope.square().sum((1, 2, 3)).mean()
+
+
+def _adam(params: Iterable[Tensor], lr: float, share: float) -> Optimizer:
+    from torch.optim import Adam
+
+    return Adam(params, lr=lr, betas=(0.0, 0.99**share), eps=1e-8)
