@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import dasgm
 from dasgm import verbs
 from dasgm.config import SearchConfig, key_of, keys, nearest, override
-from dasgm.presets import PRESETS, preset, with_dataset
+from dasgm.presets import PRESETS, preset, with_dataset, with_gan
 
 USAGE = """\
 dasgm: differentiable architecture search with a generative model
@@ -86,6 +86,8 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     config = found.config
     if "data" in parts:
         config = with_dataset(config, parts.pop("data"))
+    if "gan" in parts:
+        config = with_gan(config, parts.pop("gan"))
     config = override(config, parts)
     place = str(Path(data_dir).absolute()) if data_dir else None  # workers may stand in other folders
     return Chosen(named or default, replace(config, data_dir=place), rest, found.published)

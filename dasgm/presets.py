@@ -12,7 +12,7 @@ from typing import Any
 
 from dasgm.config import ProxyConfig, SearchConfig, key_of, nearest, override, plugin, settings
 from dasgm.data import cifar10, digits
-from dasgm.gans import biggan, contragan
+from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import GanConfig
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.paper import PAPER, Preset
@@ -49,7 +49,20 @@ SMALL_GANS: dict[str, GanConfig] = {
         warmup_lr=2e-3,
         warmup_batch_size=16,
     ),
+    "stylegan2ada": stylegan2ada.Config(
+        channels=32,
+        z_dim=64,
+        w_dim=64,
+        b_init=4.0,
+        r1_gamma=0.5,
+        generator_lr=5e-3,
+        discriminator_lr=5e-3,
+        warmup=1000,
+        warmup_lr=5e-3,
+        warmup_batch_size=16,
+    ),
 }
+"""Of a width for CPUs."""
 CIFAR10_SMOKE = SearchConfig(
     method=darts.Config(epochs=5, cells=3, channels=4, arch_start_epoch=1),
     gan=SMALL_GANS["biggan"],
@@ -150,6 +163,13 @@ def difference(one: SearchConfig, other: SearchConfig) -> dict[str, tuple[Any, A
     left, right = settings(one), settings(other)
     paths = dict.fromkeys((*left, *right))
     return {path: (left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)}
+
+
+def with_gan(config: SearchConfig, key: str) -> SearchConfig:
+    """The same search with another GAN, or 'none'; a small search gets it at its small width."""
+    if key in SMALL_GANS and config.gan in (SMALL_BIGGAN, *SMALL_GANS.values()) and key != key_of(config.gan):
+        return replace(config, gan=SMALL_GANS[key])
+    return override(config, {"gan": key})
 
 
 def with_dataset(config: SearchConfig, key: str) -> SearchConfig:

@@ -34,8 +34,6 @@ def test_a_row_is_made_from_any_other_by_all_its_settings(name):
 
 @pytest.mark.parametrize("name", sorted({row for table in TABLES.values() for row in table}))
 def test_rows_of_the_tables_keep_what_they_are_at_small_size(name):
-    if name.endswith("stylegan2ada"):
-        pytest.skip("no small size of it yet")
     config = Options(rows=(name,), small=True).configs()[name]
     full = Options(rows=(name,)).configs()[name]
     for same in ("order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip"):

@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial, TrialState
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from dasgm.config import override
+from dasgm.config import key_of, keys, override
 from dasgm.methods import darts, pdarts
 from dasgm.presets import preset
 from dasgm.report import RunView
@@ -212,6 +212,15 @@ def test_rate_and_portion_exist_only_under_a_gan():
     config = override(BASE, spaces.default(FixedTrial(some), BASE))
     assert config.gan.generator_lr == 1e-3 and config.val_portion == 0.3
     assert spaces.title(3, some) == "t003 biggan v30" and spaces.title(4, {"gan": "none"}) == "t004 none"
+
+
+@pytest.mark.parametrize("key", ["none", *keys("gans")])
+def test_space_over_the_gans_gives_each_at_the_size_of_the_search(key):
+    asked = {"gan": key} | ({} if key == "none" else {"val_portion": 0.5})
+    config = override(BASE, spaces.gans(FixedTrial(asked), BASE))
+    assert key_of(config.gan) == key and (config.gan is None or config.gan.channels <= 32)
+    full = override(preset("dasgm-darts").config, spaces.gans(FixedTrial(asked), preset("dasgm-darts").config))
+    assert config.gan is None or (full.gan.channels >= 64 and full.val_portion == 0.5)
 
 
 def test_settling_drops_what_came_after_the_stop(tmp_path):

@@ -18,7 +18,7 @@ import tyro
 
 from dasgm.cli import Chosen, fail
 from dasgm.config import SearchConfig, digest, override, settings
-from dasgm.presets import preset, small, with_dataset
+from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.runs import write_atomic
 from dasgm.tables import TABLES, markdown, rows
 from tuning.plan import Plan
@@ -56,7 +56,7 @@ class Options(Placement):
         """The configuration of a row. ValueError: no such preset or GAN."""
         key, _, gan = name.partition(":")
         config = preset(key).config
-        config = override(config, {"gan": gan}) if gan else config
+        config = with_gan(config, gan) if gan else config
         config = small(config) if self.small else config
         config = with_dataset(config, self.dataset) if self.dataset else config
         config = for_a_sweep(config, self.small)

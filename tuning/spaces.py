@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dasgm.config import SearchConfig, key_of
+from dasgm.config import SearchConfig, key_of, keys, settings
+from dasgm.presets import with_gan
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -37,6 +38,17 @@ def default(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
     if gan != "none":
         assert base.gan is not None
         changes["gan.generator_lr"] = around("generator_lr", base.gan.generator_lr, 4)
+        changes["val_portion"] = trial.suggest_categorical("val_portion", [0.0, 0.3, 0.5, 0.7])
+    return changes
+
+
+def gans(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
+    """GAN type among all there are, and the validation portion under one: the cells of Table 4 and of the +Val rows."""
+    key = trial.suggest_categorical("gan", ["none", *keys("gans")])
+    changes: dict[str, Any] = {"gan": key}
+    if key != "none":
+        leaves = settings(with_gan(base, key)).items()
+        changes |= {path: value for path, value in leaves if path.startswith("gan.") and path != "gan.key"}
         changes["val_portion"] = trial.suggest_categorical("val_portion", [0.0, 0.3, 0.5, 0.7])
     return changes
 
