@@ -38,7 +38,7 @@ EXPERIMENT = "dasgm"
 LOCAL = "http://127.0.0.1:5000"  # where ui_command() serves
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
-PICTURES = ("cells", "samples")  # pictures/cells-003.png is epoch 3's
+PICTURES = ("cells", "samples", "nearest")  # pictures/cells-003.png is epoch 3's
 CHARTS = "&compareRunsMode=CHART"
 TRAINING = "workflowType=machine_learning"  # without it MLflow opens its pages for language models
 ENVIRONMENT = {  # where the user has set nothing: the defaults wait 4 to 20 minutes for a server that is gone
@@ -184,11 +184,17 @@ def _read_run(folder: Path, sweep: str = "", **defaults: Any) -> _Content:
     return _Content(
         key=f"{sweep}/{folder.name}" if sweep else _key(folder, record),
         record=record,
-        tags=tags | {name: record.get(name) or "" for name in ("device", "published")},
+        tags=tags | {name: record.get(name) or "" for name in ("device", "published")} | _protocols(record),
         lines=read_lines(folder / "metrics.jsonl"),
         texts=texts,
         pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdigit()),
     )
+
+
+def _protocols(record: dict[str, Any]) -> dict[str, str]:
+    """`protocol.gan/fid` says how gan/fid was measured."""
+    protocols = record.get("protocols")
+    return {f"protocol.{name}": text for name, text in protocols.items()} if isinstance(protocols, dict) else {}
 
 
 def _read_sweep(folder: Path) -> tuple[_Content, dict[str, _Content]]:

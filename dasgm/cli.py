@@ -143,6 +143,8 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
         fail(str(error))
     about = f"Search an architecture. To continue, run the same command. {parts_help()}"
     found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about)
+    if weights := found.config.inception_weights:  # workers may stand in other folders
+        found = replace(found, config=replace(found.config, inception_weights=str(Path(weights).absolute())))
     return replace(chosen, config=found.config), found
 
 

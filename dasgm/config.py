@@ -101,6 +101,10 @@ class SearchConfig:
     """How many of the last checkpoints are kept, besides the best."""
     pictures_every: int = field(default=5, metadata=PLACEMENT)
     """Epochs between pictures of the cells and of samples."""
+    fidelity_every: int = field(default=0, metadata=PLACEMENT)
+    """Epochs between FID and IS, which then are reported at the end too; 0: at the end, if weights are named."""
+    inception_weights: str | None = field(default=None, metadata=PLACEMENT)
+    """Inception's weights for FID and IS (weights-inception-2015-12-05-6726825d.pth); else they are downloaded."""
 
     def __post_init__(self) -> None:
         _check(
@@ -122,6 +126,7 @@ class SearchConfig:
             discriminator_steps=(1, None),
             checkpoints=(1, None),
             pictures_every=(1, None),
+            fidelity_every=(0, None),
         )
         if self.threads is not None:
             _check(self, threads=(1, None))

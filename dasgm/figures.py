@@ -50,6 +50,33 @@ def cell_svg(genotype: Genotype, kind: str) -> str:
 
 def sample_grid(images: Tensor, path: str | Path, columns: int, scale: int = 1) -> None:
     """uint8 images [N, 1 or 3, H, W], row by row (a class a row, if so ordered), each pixel `scale` wide, as PNG."""
+    _save_pixels(_grid(images, columns), Path(path), scale)
+
+
+def nearest(images: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> Tensor:
+    """For each uint8 image [N, 3, H, W] the real one of its class that is nearest, Euclidean in pixels.
+
+    Pixels, because that depends on no trained network and shows a copy for what it is: at distance 0. Of the same
+    class, because Figure 4 says both "most similar" and "belong to the same class". White where the class has none.
+    """
+    found = torch.full_like(images, 255)
+    for label in labels.unique():
+        ours, theirs = (labels == label).nonzero()[:, 0], (real_labels == label).nonzero()[:, 0]
+        if len(theirs):
+            x, y = images[ours].flatten(1).float(), real[theirs].flatten(1).float()
+            # exact differences: by a product of matrices an image would not be at distance 0 from itself
+            found[ours] = real[theirs[torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)]]
+    return found
+
+
+def nearest_grid(images: Tensor, found: Tensor, path: str | Path, columns: int, scale: int = 1) -> None:
+    """uint8 images as `sample_grid` has them, and to their right, place for place, the nearest to each: Figure 4."""
+    left, right = _grid(images, columns), _grid(found, columns)
+    gap = torch.full((3, left.shape[1], images.shape[-1] // 2), 255, dtype=torch.uint8)
+    _save_pixels(torch.cat([left, gap, right], 2), Path(path), scale)
+
+
+def _grid(images: Tensor, columns: int) -> Tensor:
     assert images.dtype == torch.uint8 and images.ndim == 4 and len(images), (images.dtype, images.shape)
     n, _, height, width = images.shape
     gap, rows = 1, -(-n // columns)
@@ -57,8 +84,12 @@ def sample_grid(images: Tensor, path: str | Path, columns: int, scale: int = 1) 
     for i, image in enumerate(images.cpu()):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def _save_pixels(grid: Tensor, path: Path, scale: int) -> None:
+    """[3, H, W] as PNG, each pixel `scale` wide."""
     grid = grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    path = Path(path)
     temporary = _temporary(path)
     Image.fromarray(grid.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
     os.replace(temporary, path)

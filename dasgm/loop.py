@@ -19,7 +19,8 @@ from dasgm.bilevel import NotFinite, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import alone, barrier, broadcast, rank, world_size
 from dasgm.evaluate import proxy
-from dasgm.figures import draw, sample_grid
+from dasgm.fidelity import Fidelity, inception, quantised
+from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
 from dasgm.memory import advice, is_out_of_memory
@@ -160,6 +161,8 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
     if config.gan is not None:
         with replay("never drawn from"):
             config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
+            if config.inception_weights:
+                inception(config.inception_weights)
 
 
 @contextmanager
@@ -194,6 +197,7 @@ class _Loop:
         self.hours = 0.0  # device hours of all workers so far
         self.warmup_seconds = 0.0
         self.judge: Judge | None = None
+        self.fidelity: Fidelity | None = None  # of rank 0
 
     def go(self) -> Row:
         state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
@@ -217,6 +221,9 @@ class _Loop:
             self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
+        if self.judge and rank() == 0:
+            self.fidelity = Fidelity(self.config, self.data, search.gan, self.judge, self.seams.say)
+            self.run.note(protocols=self.fidelity.protocols)
         self._tell_stage()
         while True:
             while search.left > 0:
@@ -337,6 +344,8 @@ class _Loop:
         samples = self._samples()
         if samples is not None and self.judge:
             out = broadcast(self.judge.measure(*samples, self.data))  # so that all workers end together or none
+            if epoch:
+                out |= broadcast(self.fidelity.measure(epoch) if self.fidelity else None)
         if rank() == 0:
             last = search.left == 0
             operations = {"normal": search.stage.normal_operations, "reduce": search.stage.reduce_operations}
@@ -348,7 +357,7 @@ class _Loop:
             if epoch % self.config.pictures_every == 0 or last:
                 draw(genotype, self.run.picture("cells", epoch), f"epoch {epoch}")
                 if samples is not None:
-                    self._draw_samples(samples[0], self.run.picture("samples", epoch))
+                    self._draw_samples(samples[0], epoch)
         return out
 
     def _samples(self) -> tuple[Tensor, Tensor] | None:
@@ -360,11 +369,15 @@ class _Loop:
         labels = torch.arange(classes).repeat_interleave(max(10, min(50, 500 // classes)))
         return sample(gan, gan.G.fixed, labels, seed_of(self.config.seed, "samples")), labels.to(self.search.device)
 
-    def _draw_samples(self, images: Tensor, path: Path) -> None:
-        classes = min(len(self.data.classes), 20)
-        rows = images.view(len(self.data.classes), -1, *images.shape[1:])[:classes, :10].flatten(0, 1)
-        pixels = ((rows + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-        sample_grid(pixels, path, columns=10, scale=2)
+    def _draw_samples(self, images: Tensor, epoch: int) -> None:
+        """A class a row; and beside them the training images that come nearest (the paper's Figure 4)."""
+        data, classes = self.data, min(len(self.data.classes), 20)
+        rows = quantised(images.view(len(data.classes), -1, *images.shape[1:])[:classes, :10].flatten(0, 1))
+        sample_grid(rows, self.run.picture("samples", epoch), columns=10, scale=2)
+        train = torch.cat([data.J1, data.J2, data.Jval])
+        labels = torch.arange(classes, device=rows.device).repeat_interleave(10)
+        found = nearest(rows, labels, data.images[train], data.labels[train])
+        nearest_grid(rows, found, self.run.picture("nearest", epoch), columns=10, scale=2)
 
     def _save(self, better: bool) -> None:
         """Rank 0's state is the truth: gradients and floating buffers are averaged."""
@@ -396,6 +409,8 @@ class _Loop:
             )
         hours = world_size() / 3600
         row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
+        if self.judge:
+            row |= broadcast(self.fidelity.report(self._give_way) if self.fidelity else None)
         row["cost/gpu_hours"] = self.hours
         row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours
         row["time"] = time.time()

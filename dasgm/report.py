@@ -24,10 +24,11 @@ from markupsafe import Markup
 from dasgm import charts
 from dasgm.genotype import Genotype
 from dasgm.runs import read_json, read_lines, state_of, write_atomic
+from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"
 STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
-PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has three, and at most 3 MB
+PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has four, and at most 3 MB
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
 LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
 
@@ -41,6 +42,11 @@ PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (  # title, metric -> nam
     ("Skip connections chosen", {"arch/skips_normal": "normal cell", "arch/skips_reduce": "reduction cell"}, False),
     ("Norm of B's gradient", {"grad/B": "B (Eq. 7)"}, False),
 )
+FIDELITY = {  # metric -> title; each chart has its protocol below it
+    "gan/fid": "FID",
+    "gan/is": "Inception score",
+    "gan/fd_proxy": "fd_proxy, which is not FID",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,15 @@ class RunView:
     def last(self, key: str) -> float | None:
         """The latest finite value, or None."""
         return next((value for _, value in reversed(self.curve(key)) if math.isfinite(value)), None)
+
+    def protocol(self, key: str) -> str:
+        """How a figure of merit was measured, as run.json has it; '' where it does not say."""
+        protocols = self.info.get("protocols")
+        return str(protocols.get(key) or "") if isinstance(protocols, dict) else ""
+
+    def nearest(self) -> list[Path]:
+        """The last grid of samples beside their nearest training images."""
+        return sorted(self.folder.glob("pictures/nearest-*.png"))[-1:]
 
     def samples(self) -> list[Path]:
         """The first, the middle and the last sample grid."""
@@ -154,7 +169,7 @@ def report(folder: str | Path) -> Path:
             f"{folder}: no results here; expected a run folder (with run.json) or a sweep folder (with sweep.json)"
         )
     environment = Environment(loader=PackageLoader("dasgm", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, number=number, moment=_moment, duration=duration, breakable=_breakable)
+    environment.filters.update(percent=percent, number=number, moment=moment, duration=duration, breakable=breakable)
     page = environment.get_template("report.html.jinja").render(
         content, style=charts.STYLE, written=datetime.now().timestamp()
     )
@@ -241,7 +256,9 @@ def _common(
         "cells": _cells(best) if best else [],
         "alphas": _alphas(best) if best else [],
         "genotype": best.genotype.to_json() if best and best.genotype else None,
-        "samples": [picture for path in painter.samples() if (picture := embedded(path))] if painter else [],
+        "samples": _pictures(painter.samples()) if painter else [],
+        "nearest": _pictures(painter.nearest()) if painter else [],
+        "fidelity": _fidelity(painter) if painter else {},
         "no_gan": settings.get("gan") == "null",
         "config": flat(config),
         "path": str(folder.resolve()),
@@ -268,6 +285,27 @@ def _panels(run: RunView) -> list[tuple[str, Markup]]:
         series = [charts.Series(name, run.curve(key)) for key, name in lines.items()]
         drawn.append((title, charts.line_chart(series, title, percent=share, width=340, height=190)))
     return [(title, chart) for title, chart in drawn if chart]
+
+
+def _pictures(paths: Sequence[Path]) -> list[Json]:
+    return [picture for path in paths if (picture := embedded(path))]
+
+
+def _fidelity(run: RunView) -> Json:
+    """Charts with their protocols, FID and IS every ten epochs (Table 5; of a short run all), and the end's."""
+    drawn = [
+        (title, charts.line_chart([charts.Series(title, run.curve(key))], title, width=340, height=190), key)
+        for key, title in FIDELITY.items()
+    ]
+    fid, score = dict(run.curve("gan/fid")), dict(run.curve("gan/is"))
+    epochs = [epoch for epoch in fid if epoch % 10 == 0] or list(fid)
+    end = {key: run.last(f"best/{key}") for key in ("fid", "is", "is_sd")}
+    return {
+        "charts": [(title, chart, run.protocol(key)) for title, chart, key in drawn if chart],
+        "table": [(epoch, fid[epoch], score.get(epoch)) for epoch in epochs],
+        "protocol": run.protocol("gan/fid"),
+        "end": end | {"protocol": run.protocol("best/fid")} if end["fid"] is not None else None,
+    }
 
 
 def _cells(run: RunView) -> list[tuple[str, Markup]]:
@@ -338,41 +376,6 @@ def flat(config: Json, prefix: str = "") -> list[tuple[str, str]]:
         else:
             leaves.append((prefix + key, value if isinstance(value, str) else json.dumps(value)))
     return leaves
-
-
-def percent(value: float | None, error: float | None = None) -> str:
-    """`93.1 ± 1.2 %` of 0.931 and 0.012; a dash of None."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.1f} ± {100 * error:.1f} %" if error else f"{100 * value:.1f} %"
-
-
-def number(value: object) -> str:
-    """A parameter's value: floats to three digits, a dash for what does not apply."""
-    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `7 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _moment(seconds: object) -> str:
-    try:
-        when = datetime.fromtimestamp(float(seconds)).astimezone()  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, OSError):
-        return "not yet"
-    return f"{when.day} {when:%B %Y, %H:%M %Z}"
-
-
-def _breakable(name: str) -> Markup:
-    """A parameter's name that may wrap after its underscores."""
-    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _number(value: object) -> TypeGuard[float]:

@@ -240,6 +240,8 @@ def test_flags_are_a_promise():
             "threads",
             "checkpoints",
             "pictures_every",
+            "fidelity_every",
+            "inception_weights",
         ]
     )
     assert {f.name for f in fields(Sweep)} == set(

@@ -160,8 +160,14 @@ def contents(client: MlflowClient) -> dict[str, Any]:
 
 def test_a_lone_search_arrives_once_and_whole(storage: Path) -> None:
     folder = write_run(
-        storage / "quickstart-digits-s0", 7, best=0.93, title="quickstart", published="2.70 ± 0.08 (Table 2)"
+        storage / "quickstart-digits-s0",
+        7,
+        best=0.93,
+        title="quickstart",
+        published="2.70 ± 0.08 (Table 2)",
+        protocols={"gan/fid": "FID-10k: Inception 2015-12-05"},
     )
+    Image.new("RGB", (64, 32)).save(folder / "pictures" / "nearest-000.png")
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     lines[2] = lines[2].replace('"loss/classifier": 5.0', '"loss/classifier": NaN, "loss/generator": Infinity')
     (folder / "metrics.jsonl").write_text("".join(lines) + '{"epoch": 8, "phase": "sea')  # being written just now
@@ -175,6 +181,7 @@ def test_a_lone_search_arrives_once_and_whole(storage: Path) -> None:
     assert f"/#/experiments/{experiment_of(client).experiment_id}/runs/{run.info.run_id}?" in str(link)
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", START * 1000, (START + 100) * 1000)
     assert run.data.tags["kind"] == "search" and run.data.tags["published"] == "2.70 ± 0.08 (Table 2)"
+    assert run.data.tags["protocol.gan/fid"] == "FID-10k: Inception 2015-12-05"
     assert len(run.data.metrics) < 50 and "loss/generator" not in run.data.metrics
     history = client.get_metric_history(run.info.run_id, "val/accuracy")
     assert [(m.step, m.value, m.timestamp) for m in history] == [(e, 0.3 + e, (START + e) * 1000) for e in range(1, 8)]
@@ -182,7 +189,9 @@ def test_a_lone_search_arrives_once_and_whole(storage: Path) -> None:
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "best/proxy")] == [(0, 0.93)]
     images = [f.path for f in client.list_artifacts(run.info.run_id, "images")]
     assert sorted(p.split("+timestamp")[0] for p in images if p.endswith(".png")) == [
-        f"images/{kind}+step+{step}" for kind in ("cells", "samples") for step in (0, 3, 6)
+        *(f"images/cells+step+{step}" for step in (0, 3, 6)),
+        "images/nearest+step+0",
+        *(f"images/samples+step+{step}" for step in (0, 3, 6)),
     ]
     config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json")).read_text())
     assert config["gan"] == {"key": "biggan"}

@@ -1,0 +1,311 @@
+"""How near generated images are to the training set: FID and IS by Inception, and `fd_proxy` by the judge.
+
+FID and IS: of 10,000 images every `fidelity_every` epochs (torchmetrics' streaming sums), of 50,000 at the end
+(torch-fidelity), of no more than the training set has. Every number has a protocol: without it, it says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import torch
+from torch import Tensor, nn
+
+from dasgm.adversary import Adversary
+from dasgm.bilevel import replay, seed_of
+from dasgm.config import SearchConfig
+from dasgm.judge import Judge
+from dasgm.runs import exclusive, packed, write_atomic
+
+SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: every few epochs, at the end, for fd_proxy
+BATCH, SPLITS = 50, 10  # of G and of Inception; of IS
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of weights-inception-2015-12-05
+NETWORK = "inception-v3-compat"  # torch-fidelity's name of it
+
+
+def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) of two Gaussians [d], [d, d], squared (Heusel et al. 2017, Eq. 6).
+
+    In float64; the last trace is that of the symmetric (C1^1/2 C2 C1^1/2)^1/2, so that no complex number arises.
+    """
+    m1, C1, m2, C2 = (t.double() for t in (mean1, covariance1, mean2, covariance2))
+    values, vectors = torch.linalg.eigh(C1)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
+    inner = root @ C2 @ root
+    cross = torch.linalg.eigvalsh((inner + inner.mT) / 2).clamp_min(0).sqrt().sum()
+    return ((m1 - m2).square().sum() + C1.trace() + C2.trace() - 2 * cross).item()
+
+
+def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
+    """exp of the mean KL(p(y|x) || p(y)) of logits [n, c] (Salimans et al. 2016): mean and sd over the splits.
+
+    The images' order has to be a random one; splits and sd (divided by `splits`) are torch-fidelity's.
+    """
+    n, log_p = len(logits), logits.double().log_softmax(1)
+    scores = []
+    for i in range(splits):
+        part = log_p[i * n // splits : (i + 1) * n // splits]
+        log_marginal = part.logsumexp(0) - torch.tensor(len(part), dtype=torch.float64).log()
+        scores.append((part.exp() * (part - log_marginal)).sum(1).mean().exp())
+    found = torch.stack(scores)
+    return found.mean().item(), found.std(correction=0).item()
+
+
+def moments(features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean [d] and covariance [d, d] of batches [n_i, d] of features, in float64 on the CPU."""
+    n, total, outer = 0, torch.zeros(()), torch.zeros(())
+    for batch in features:
+        x = batch.cpu().double()
+        n, total, outer = n + len(x), total + x.sum(0), outer + x.mT @ x
+    assert n > 1, n
+    mean = total / n
+    return mean, (outer - n * mean.outer(mean)) / (n - 1)
+
+
+def quantised(images: Tensor) -> Tensor:
+    """[-1, 1] to uint8, rounded, as a picture's file holds them."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def generated(gan: Adversary, n: int, seed: int) -> Iterator[Tensor]:
+    """n images of the averaged generator, uint8, BATCH at a time; uniform labels, the same draws for a seed.
+
+    G in training mode, as in the search: batch norm takes the statistics of the (whole) batch.
+    """
+    G = gan.G.averaged()
+    for i in range(-(-n // BATCH)):
+        z, y = gan.draw(BATCH, seed_of(seed, i))
+        with replay(seed, i, "G"), torch.no_grad():
+            x = G(z, y)
+        yield quantised(x)[: n - i * BATCH]
+
+
+# Inception's weights
+
+
+def inception(path: str | Path) -> tuple[nn.Module, str]:
+    """torch-fidelity's Inception with the weights of a file, on the CPU, and the words for them in a protocol.
+
+    It gives uint8 images' 2048 features and logits (without bias, as IS has them).
+    Raises ValueError, one line, where the file is not there or holds something else.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    wanted = "expected torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"inception-weights {path}: {error.strerror}; {wanted}") from None
+    try:
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        with _as_file(state) as clean, replay("never drawn from"):
+            network = FeatureExtractorInceptionV3(NETWORK, ["2048", "logits_unbiased"], clean)
+    except Exception:  # torch has many words for a file that is none of its own, or holds another network
+        raise ValueError(f"inception-weights {path}: not the weights of Inception; {wanted}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found == SHA256:
+        return network, "Inception 2015-12-05"
+    return network, f"Inception with OTHER weights than 2015-12-05 (sha256 {found[:8]}): comparable with nothing else"
+
+
+@contextmanager
+def _as_file(state: dict[str, Any]) -> Iterator[str]:
+    """What was read safely, as a file of our own: torch-fidelity unpickles whatever the file that it is given holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inception.pth"
+        path.write_bytes(packed(state))
+        yield str(path)
+
+
+def downloaded() -> Path:
+    """Where torch-fidelity keeps Inception's weights, which are fetched if need be. OSError where they cannot be."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+    with exclusive(path.with_suffix(".lock")):
+        if not path.exists():
+            try:
+                with urlopen(URL_INCEPTION_V3, timeout=20) as answer:
+                    content = answer.read()
+            except HTTPException as error:
+                raise OSError(str(error)) from None
+            if hashlib.sha256(content).hexdigest() != SHA256:
+                raise OSError("what came is another file")
+            write_atomic(path, content)
+    return path
+
+
+# a search's figures
+
+
+class _Given(nn.Module):
+    """Features that are there already, for torchmetrics: Inception's one pass serves IS as well."""
+
+    num_features = 2048
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class _Images(torch.utils.data.Dataset[Tensor]):
+    def __init__(self, images: Tensor, give_way: Callable[[], None]):
+        self.images, self.give_way = images, give_way
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        self.give_way()
+        return self.images[i]
+
+
+class Fidelity:
+    """The figures of one search; a lone process computes them (rank 0), so they do not depend on the workers' number.
+
+    Reference is the whole training set, J_1, J_2 and J_val, as published figures have it; G itself learns from J_2.
+
+    Raises:
+        ValueError: `inception_weights` is no such file. Weights that cannot be downloaded are said in one line.
+    """
+
+    def __init__(
+        self, config: SearchConfig, data: Any, gan: Adversary, judge: Judge, say: Callable[[str], None] = print
+    ):
+        self.config, self.data, self.gan, self.judge, self.say = config, data, gan, judge, say
+        self.train = torch.cat([data.J1, data.J2, data.Jval])
+        self.seed = seed_of(config.seed, "fidelity")
+        self.inception: nn.Module | None = None
+        self.protocols = {"gan/fd_proxy": self._proxy_protocol()}
+        self._judged: tuple[Tensor, Tensor] | None = None
+        self._fid: Any = None  # torchmetrics', which keeps the sums of the training set
+        if config.fidelity_every or config.inception_weights:
+            self._find_inception()
+
+    def measure(self, epoch: int) -> dict[str, float]:
+        """Of an epoch: `fd_proxy`, and every `fidelity_every` epochs FID and IS."""
+        row = {"gan/fd_proxy": self._proxy()}
+        every = self.config.fidelity_every
+        if self.inception is None or not every or epoch % every:
+            return row
+        fid, (score, sd) = self._fid_and_is()
+        self.say(f"epoch {epoch}: FID {fid:.2f}, IS {score:.2f} ± {sd:.2f} ({self.protocols['gan/fid']})")
+        return row | {"gan/fid": fid, "gan/is": score, "gan/is_sd": sd}
+
+    def report(self, give_way: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """The figures to report, by torch-fidelity; {} where there is no Inception. `give_way` is called in between."""
+        if self.inception is None:
+            return {}
+        from torch_fidelity import calculate_metrics
+
+        images = []
+        for batch in generated(self.gan, self._count(REPORTED), seed_of(self.seed, "report")):
+            give_way()
+            images.append(batch.cpu())
+        with _as_file(self.inception.state_dict()) as weights:
+            found = calculate_metrics(
+                input1=_Images(torch.cat(images), give_way),
+                input2=_Images(self.data.images[self.train].cpu(), give_way),
+                fid=True,
+                isc=True,
+                isc_splits=SPLITS,
+                feature_extractor=NETWORK,
+                feature_extractor_weights_path=weights,
+                batch_size=BATCH,
+                cuda=self.gan.device.type == "cuda",
+                cache=False,  # it would be unpickled
+                save_cpu_ram=True,  # no processes of its own
+                verbose=False,
+            )
+        fid, score, sd = (
+            found[key] for key in ("frechet_inception_distance", "inception_score_mean", "inception_score_std")
+        )
+        self.say(f"at the end: FID {fid:.2f}, IS {score:.2f} ± {sd:.2f} ({self.protocols['best/fid']})")
+        return {"best/fid": fid, "best/is": score, "best/is_sd": sd}
+
+    # the parts
+
+    def _count(self, most: int) -> int:
+        return min(most, len(self.train))
+
+    def _real(self) -> Iterator[Tensor]:
+        return (self.data.images[i] for i in self.train.split(BATCH))
+
+    def _find_inception(self) -> None:
+        path: str | Path | None = self.config.inception_weights
+        try:
+            network, weights = inception(path or downloaded())
+        except OSError as error:
+            self.say(
+                f"no FID and IS: Inception's weights could not be downloaded ({error}); "
+                "name the file with --inception-weights. fd_proxy is logged instead"
+            )
+            return
+        self.inception = network.to(self.gan.device)
+        tools = {
+            "gan": (SAMPLES, f"torchmetrics {version('torchmetrics')}"),
+            "best": (REPORTED, f"torch-fidelity {version('torch-fidelity')}"),
+        }
+        for prefix, (most, tool) in tools.items():
+            n = self._count(most)
+            k = f"{n // 1000}k" if n % 1000 == 0 else str(n)
+            images = self._images_protocol(n)
+            self.protocols[f"{prefix}/fid"] = f"FID-{k}: {images}, against {self._reference()}; {tool}, {weights}"
+            own = tool if prefix == "best" else "own sum over the same pass"
+            self.protocols[f"{prefix}/is"] = f"IS-{k}, {SPLITS} splits: {images}; {own}, {weights}"
+
+    def _images_protocol(self, n: int) -> str:
+        normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.gan.gan.generator.modules())
+        norm = f"batch statistics of {BATCH}" if normed else "no batch norm"
+        size = self.data.image_size
+        return f"{n:,} images of the averaged G, {norm}, uniform labels, no truncation, uint8, {size}x{size} pixels"
+
+    def _reference(self) -> str:
+        parts = "J_1, J_2, J_val" if len(self.data.Jval) else "J_1, J_2"
+        return f"all {len(self.train):,} training images ({parts}; G saw J_2 alone)"
+
+    def _proxy_protocol(self) -> str:
+        return (
+            f"fd_proxy, not FID: Fréchet distance of 64 features of a small CNN trained on J_1 (accuracy "
+            f"{self.judge.accuracy:.3f} on {self.judge.measured_on}), {self._images_protocol(self._count(JUDGED))}, "
+            f"against {self._reference()}; comparable on this data set and split alone"
+        )
+
+    @torch.no_grad()
+    def _proxy(self) -> float:
+        def features(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+            for x in batches:
+                yield self.judge.network.features(self.data.to_classifier(x.float() / 127.5 - 1))
+
+        if self._judged is None:
+            self._judged = moments(features(self._real()))
+        fake = generated(self.gan, self._count(JUDGED), seed_of(self.seed, "judged"))
+        return frechet_distance(*moments(features(fake)), *self._judged)
+
+    @torch.no_grad()
+    def _fid_and_is(self) -> tuple[float, tuple[float, float]]:
+        assert self.inception is not None
+        if self._fid is None:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+
+            where = self.gan.device if self.gan.device.type != "mps" else "cpu"  # mps has no float64
+            # no sync: the other workers are not here
+            self._fid = FrechetInceptionDistance(_Given(), reset_real_features=False, sync_on_compute=False).to(where)
+            for x in self._real():
+                self._fid.update(self.inception(x)[0].double().to(where), real=True)
+        logits = []
+        for x in generated(self.gan, self._count(SAMPLES), seed_of(self.seed, "epoch")):
+            features, batch_logits = self.inception(x)
+            self._fid.update(features.double().to(self._fid.device), real=False)
+            logits.append(batch_logits.cpu())
+        fid = self._fid.compute().item()
+        self._fid.reset()
+        return fid, inception_score(torch.cat(logits))
