@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,6 +57,18 @@ def average(tensors: list[Tensor]) -> None:
         flat /= world_size()
         for t, part in zip(some, flat.split([t.numel() for t in some]), strict=True):
             t.copy_(part.view_as(t))
+
+
+def disagreeing(tensors: list[Tensor]) -> list[int]:
+    """The workers that do not hold bit for bit what rank 0 holds; [] where all agree."""
+    if world_size() == 1:
+        return []
+    digest = hashlib.sha256()
+    for t in tensors:
+        digest.update(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, digest.hexdigest())
+    return [number for number, value in enumerate(found) if value != found[0]]
 
 
 def broadcast(value: Any) -> Any:

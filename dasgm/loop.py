@@ -17,7 +17,7 @@ from torch import Tensor
 from dasgm.adversary import Adversary, sample
 from dasgm.bilevel import NotFinite, replay, seed_of
 from dasgm.config import SearchConfig
-from dasgm.distributed import alone, barrier, broadcast, rank, world_size
+from dasgm.distributed import alone, barrier, broadcast, disagreeing, rank, world_size
 from dasgm.evaluate import proxy
 from dasgm.fidelity import Fidelity, inception, quantised
 from dasgm.figures import draw, nearest, nearest_grid, sample_grid
@@ -295,6 +295,7 @@ class _Loop:
         row |= self.means.close(epoch)
         if not all(p.isfinite().all() for p in search.A.params.values()):
             raise SearchFailed(f"epoch {epoch}, stage 3 (architecture): its parameters are not finite")
+        self._agree(epoch)
         row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
         row |= architecture_metrics(search.relaxation(), search.genotype())
         if self.config.hessian_every and epoch % self.config.hessian_every == 0:
@@ -319,6 +320,13 @@ class _Loop:
             self.seams.say(f"stopped early after epoch {epoch}: {collapsed}")
         if self.stop:
             raise Interrupted
+
+    def _agree(self, epoch: int) -> None:
+        """Every worker holds the same A and B: gradients are averaged, so anything else is a fault of a machine."""
+        for name, player in (("A", self.search.A), ("B", self.search.gan.B)):
+            if odd := disagreeing(list(player.params.values())):
+                who = ", ".join(map(str, odd))
+                raise SearchFailed(f"epoch {epoch}: worker {who} holds another {name} than worker 0")
 
     def _tell_stage(self) -> None:
         search, stages = self.search, len(self.config.method.outline())

@@ -1,4 +1,4 @@
-"""Two real processes against one (design/algorithm, "Distributed"): gradients of W, G, E, A and B."""
+"""Two and four real processes against one (design/algorithm, "Distributed"): gradients of W, G, E, A and B."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch.multiprocessing as mp
 from test_search import BATCH, CLASSES, SIZE, batches, brute_force, float64, make, relative, spy
 from torch import Tensor
 
+from dasgm.distributed import average, disagreeing
 from dasgm.search import Search
 
 __all__ = ["float64"]
-WORKERS, STEPS = 2, 3
+STEPS = 3
 Gradients = dict[str, dict[str, Tensor]]
 
 
@@ -27,15 +28,15 @@ def watched(search: Search) -> dict[str, list[dict[str, Tensor]]]:
     return {name: spy(player) for name, player in players(search).items()}
 
 
-def join(rank: int, folder: str) -> None:
+def join(rank: int, folder: str, workers: int) -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
 
 
-def own_batches(rank: int, folder: str, radius: float | None) -> None:
+def own_batches(rank: int, folder: str, workers: int, radius: float | None) -> None:
     """(a): each worker's own batches, noise and batch statistics."""
-    join(rank, folder)
+    join(rank, folder, workers)
     search = make(hypergradient="exact")
     search.radius_W = search.radius_G = radius
     handed = watched(search)
@@ -54,28 +55,29 @@ def own_batches(rank: int, folder: str, radius: float | None) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("radius", [None, 0.01])
-def test_workers_give_the_gradients_of_one_that_averages(tmp_path, radius):
-    mp.spawn(own_batches, (str(tmp_path), radius), nprocs=WORKERS)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORKERS))
-    assert not torch.equal(first["batch"][0], second["batch"][0])
-    for part in ("handed", "state", "buffers"):
-        for name, tensors in first[part].items():
-            assert all(torch.equal(t, second[part][name][k]) for k, t in tensors.items()), (part, name)
+@pytest.mark.parametrize(("workers", "radius"), [(2, None), (2, 0.01), (4, None)])
+def test_workers_give_the_gradients_of_one_that_averages(tmp_path, workers, radius):
+    mp.spawn(own_batches, (str(tmp_path), workers, radius), nprocs=workers)
+    first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(workers))
+    for other in others:
+        assert not torch.equal(first["batch"][0], other["batch"][0])
+        for part in ("handed", "state", "buffers"):
+            for name, tensors in first[part].items():
+                assert all(torch.equal(t, other[part][name][k]) for k, t in tensors.items()), (part, name)
     # one process, which evaluates the workers' losses one after the other: everything before the last step again
-    gA, direct, gB = truth_of_last_step(tmp_path)
+    gA, direct, gB = truth_of_last_step(tmp_path, workers)
     tolerance = 1e-10 if radius is None else 1e-3
     assert relative(first["handed"]["A"]["alphas"] - direct, gA - direct) < tolerance
     assert relative(first["handed"]["B"]["alphas"], gB) < tolerance
 
 
-def truth_of_last_step(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
+def truth_of_last_step(folder: Path, workers: int) -> tuple[Tensor, Tensor, Tensor]:
     """Autograd through the averaged losses, from the place that the workers were at."""
     search, place = make(hypergradient="exact"), torch.load(folder / "before.pt")
     for name, player in players(search).items():
         player.load_state_dict(place[name])
     search.iteration = place["iteration"]
-    return brute_force(search, *(torch.load(folder / f"{rank}.pt")["batch"] for rank in range(WORKERS)))
+    return brute_force(search, *(torch.load(folder / f"{rank}.pt")["batch"] for rank in range(workers)))
 
 
 def without_draws(search: Search) -> Search:
@@ -87,22 +89,22 @@ def without_draws(search: Search) -> Search:
     return search
 
 
-def shared_batch(rank: int, folder: str) -> None:
-    """(b): half each of one batch."""
-    join(rank, folder)
-    torch.save(one_step(rank, WORKERS), f"{folder}/{rank}.pt")
+def shared_batch(rank: int, folder: str, workers: int) -> None:
+    """(b): an equal share each of one batch."""
+    join(rank, folder, workers)
+    torch.save(one_step(rank, workers, workers), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def one_step(rank: int, workers: int) -> Gradients:
-    """Gradients of a step on this worker's share of a fixed global batch."""
-    n = BATCH * WORKERS
+def one_step(rank: int, workers: int, shares: int) -> Gradients:
+    """Gradients of a step on this worker's share of a fixed global batch of so many shares."""
+    n = BATCH * shares
     generator = torch.Generator().manual_seed(4)
     x1, x2 = (torch.randn(n, 3, SIZE, SIZE, generator=generator) for _ in range(2))
     y1, y2, yz, y3 = (torch.randint(CLASSES, (n,), generator=generator) for _ in range(4))
     z, z3 = (torch.randn(n, 4, generator=generator) for _ in range(2))
     # J_3 takes the first half of x2 and of z3: of a worker its own halves, of one process all workers' first halves
-    halves = torch.arange(n).view(WORKERS, 2, BATCH // 2)
+    halves = torch.arange(n).view(shares, 2, BATCH // 2)
     own = halves[rank].flatten() if workers > 1 else halves.transpose(0, 1).flatten()
     search = without_draws(make(hypergradient="exact", val_portion=0.5, batch_size=len(own)))
     drawn = iter([(z[own], yz[own]), (z3[own], y3[own])])
@@ -112,11 +114,25 @@ def one_step(rank: int, workers: int) -> Gradients:
     return {name: found[-1] for name, found in handed.items()}
 
 
-def test_workers_with_halves_give_the_gradients_of_the_whole_batch(tmp_path):
-    mp.spawn(shared_batch, (str(tmp_path),), nprocs=WORKERS)
-    found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_with_shares_give_the_gradients_of_the_whole_batch(tmp_path, workers):
+    mp.spawn(shared_batch, (str(tmp_path), workers), nprocs=workers)
+    found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1, workers)
     for name, tensors in truth.items():
         for k, t in tensors.items():
             torch.testing.assert_close(
                 found[name][k], t, rtol=1e-10, atol=1e-13, msg=lambda m, n=name, k=k: f"{n}.{k}: {m}"
             )
+
+
+def holds_its_own(rank: int, folder: str, workers: int) -> None:
+    join(rank, folder, workers)
+    same, own = torch.arange(3.0), torch.tensor([1.0, float(rank == 2)])
+    assert disagreeing([same]) == [] and disagreeing([same, own]) == [2]
+    average([own])
+    assert disagreeing([own]) == []
+    dist.destroy_process_group()
+
+
+def test_a_worker_that_holds_something_else_is_named(tmp_path):
+    mp.spawn(holds_its_own, (str(tmp_path), 3), nprocs=3)
