@@ -13,10 +13,11 @@ import torch
 
 from dasgm.config import SearchConfig
 from dasgm.evaluate import proxy
-from dasgm.loop import device_of, fits
+from dasgm.loop import fits
 from dasgm.pretrain import train
 from dasgm.runs import hardware
 from dasgm.search import Search
+from dasgm.session import device_of
 
 TIMED = 3  # iterations, after one that is not counted
 
