@@ -122,8 +122,8 @@ def difference(one: SearchConfig, other: SearchConfig) -> dict[str, tuple[Any, A
     return {path: (left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)}
 
 
-def with_dataset(config: SearchConfig, key: str) -> SearchConfig:
-    """The same search on another data set: what the two kinds of settings share (size, split) is kept."""
+def with_dataset(config: Any, key: str) -> Any:
+    """The same search (or evaluation) on another data set: what both kinds of settings share (size, split) is kept."""
     kind = plugin("data", key)
     if isinstance(config.data, kind):
         return config
