@@ -90,7 +90,7 @@ class Genotype:
         if path.is_dir():
             path = path / "genotype.json"
             if not path.is_file():
-                raise ValueError(f"genotype {source}: no run with a genotype.json; name a run's folder, or a file")
+                raise ValueError(f"genotype {source}: no genotype.json there; expected a JSON file or a run's folder")
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,10 @@ class Model(Network):
                 raise ValueError(f"an image of {image.dtype} {list(image.shape)}: expected uint8 [3, H, W]")
             image = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
         size = self.image_size
-        pixels = fitted(Path(image) if isinstance(image, str) else image, size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            pixels = fitted(Path(image) if isinstance(image, str) else image, size)
         x = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (x / 255 - mean) / std

@@ -98,4 +98,6 @@ def reason(error: Exception) -> str:
     """Why a picture could not be read, in a few words."""
     if isinstance(error, UnidentifiedImageError):
         return "not a jpeg, png, webp or gif picture"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0][:100]
