@@ -11,10 +11,11 @@ from typing import Any
 from dasgm import recipes
 from dasgm.cli import absolute, fail, flattened, parse, progress, take
 from dasgm.config import from_json, key_of, keys, plugin
+from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
-from dasgm.runs import read_json
+from dasgm.runs import read_json, state_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Training:
 
     def name(self) -> str:
         """The run's name by default: <genotype>-<recipe>-<dataset>-s<seed>."""
-        path = Path(self.source)
-        stem = path.parent.name if path.name == "genotype.json" else path.name if path.is_dir() else path.stem
+        run = _run(self.source)
+        sweep = f"{run.parent.name}-" if (run.parent / "sweep.json").is_file() else ""
+        stem = sweep + run.absolute().name if run.is_dir() else run.stem
         parts = dict.fromkeys((stem or "genotype", self.recipe, key_of(self.config.data), f"s{self.config.seed}"))
         return "-".join(parts)
 
@@ -57,17 +59,30 @@ def choose_training(argv: Sequence[str], workers: int = 1) -> tuple[Training, li
     values, first, rest = take(argv, ("--recipe", "--dataset", "--data-dir"), 2)
     if not first:
         raise ValueError("name a genotype: a file, a run's folder, or one of " + ", ".join(KNOWN))
-    source, ran = first[0], read_json(Path(first[0]) / "config.json")
-    searched = from_json(ran["data"], plugin("data", str(ran["data"].get("key")))) if "data" in ran else None
-    key = values.get("--dataset") or (key_of(searched) if searched else "cifar10")
+    source, ran = first[0], read_json(_run(first[0]) / "config.json")
+    searched = _data(ran)
+    key = values.get("--dataset") or (key_of(searched) if searched else "")
     named = values.get("--recipe") or (first[1] if len(first) > 1 else recipes.BY_DATA.get(key, "cifar"))
     config = recipes.per_worker(recipes.recipe(named).config, workers)
     if searched and key == key_of(searched):
         config = recipes.on(config, searched)
         values.setdefault("--data-dir", ran.get("data_dir") or "")
-    config = with_dataset(config, key)
+    elif key:
+        config = with_dataset(config, key)
     config = replace(config, data_dir=absolute(values.get("--data-dir")))
     return Training(Genotype.load(source), source, named, config), rest
+
+
+def _run(source: str) -> Path:
+    """The folder of the run that a genotype is of, if it is of one."""
+    path = Path(source)
+    return path.parent if path.name == "genotype.json" else path
+
+
+def _data(config: dict[str, Any]) -> DataConfig | None:
+    """The data set of a run's config.json."""
+    data = config.get("data")
+    return from_json(data, plugin("data", str(data.get("key"))), "data.") if isinstance(data, dict) else None
 
 
 def evaluate_options(
@@ -96,10 +111,16 @@ def evaluate(argv: Sequence[str]) -> int:
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = shlex.join(["dasgm", "evaluate", *argv])
     show_config(config)
-    print(f"{chosen.source} by {chosen.recipe}: loading; the run's folder is {folder}", flush=True)
+    found = recipes.recipe(chosen.recipe)
+    print(f"{chosen.source} by {chosen.recipe} ({found.about}): loading; the run's folder is {folder}", flush=True)
+    run = _run(chosen.source)
+    if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
+        print(f"the run {run} is {state}: this is its architecture so far")
     if options.dry_run:
         from dasgm.estimate import describe_training
 
+        for choice in found.choices:
+            print(f"  - {choice}")
         print(describe_training(chosen.genotype, config))
         return 0
     from dasgm.evaluate import main

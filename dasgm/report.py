@@ -157,9 +157,7 @@ def report(folder: str | Path) -> Path:
         )
     environment = Environment(loader=PackageLoader("dasgm", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, number=number, moment=_moment, duration=duration, breakable=_breakable)
-    page = environment.get_template(template).render(
-        content, style=charts.STYLE, written=datetime.now().timestamp()
-    )
+    page = environment.get_template(template).render(content, style=charts.STYLE, written=datetime.now().timestamp())
     target = folder / "report.html"
     write_atomic(target, page.encode("utf-8", "replace"))
     return target

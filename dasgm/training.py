@@ -111,7 +111,7 @@ class Training:
 
     def step(self, x: Tensor, y: Tensor, epoch: int, i: int) -> tuple[Tensor, Tensor]:
         """One step on this worker's batch: its loss, and how many of it were wrong before the step."""
-        config, x = self.config, x.contiguous(memory_format=self.layout)
+        config, x = self.config, x.to(memory_format=self.layout)
 
         def loss_of(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
@@ -135,7 +135,7 @@ class Training:
         found = torch.zeros(3, dtype=torch.int64, device=self.device)
         self.network.eval()
         for x, y, mask in batches.testing():
-            logits = self.network(x.contiguous(memory_format=self.layout))
+            logits = self.network(x.to(memory_format=self.layout))
             best = logits.topk(min(TOP, self.classes), 1).indices
             right = (logits.argmax(1) == y, (best == y[:, None]).any(1), torch.ones_like(mask))
             found += torch.stack([(hit & mask).sum() for hit in right])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import signal
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,15 @@ def test_recipes_are_the_papers():
         per_worker(imagenet, 3)
     for name in RECIPES:
         assert from_json(to_json(recipe(name).config), EvaluateConfig) == recipe(name).config
+
+
+def test_flags_are_a_promise():
+    """A new setting of every evaluation is a decision, not a side effect."""
+    names = """data form cells channels epochs batch_size lr lr_schedule warmup_epochs momentum weight_decay clip auxiliary
+        drop_path label_smoothing precision seed channels_last data_dir device threads checkpoints"""
+    assert [f.name for f in fields(EvaluateConfig)] == names.split()
+    placed = {f.name for f in fields(EvaluateConfig) if not f.metadata.get("mathematics", True)}
+    assert placed == {"channels_last", "data_dir", "device", "threads", "checkpoints"}
 
 
 # what is learnt from, what is measured
@@ -319,8 +328,10 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
     assert chosen.genotype == KNOWN["PDARTS"] and rest == ["--seed", "3"] and chosen.recipe == "digits-small"
     data = chosen.config.data
     assert isinstance(data, digits.Config) and data.image_size == 32 and data.limit == 0 and data.cutout == 8
+    assert choose_training([str(folder / "genotype.json")])[0].config == chosen.config
     chosen, _ = choose_training([str(folder / "genotype.json"), "cifar", "--dataset=cifar100"])
     assert chosen.name() == "found-cifar-cifar100-s0" and chosen.config.data.cutout == 16
+    assert choose_training(["DARTS_V2", "digits-small"])[0].config == recipe("digits-small").config
     assert choose_training(["DARTS_V1"])[0].name() == "DARTS_V1-cifar-cifar10-s0"
 
 

@@ -247,7 +247,7 @@ def test_damaged_or_hostile_files_are_one_line(copy, damage):
 
 
 def test_a_hostile_description_allocates_nothing(copy):
-    """100 cells of 4096 channels: terabytes of weights."""
+    """100 cells of 4096 channels: a terabyte of weights."""
     edit(copy, channels=4096, cells=100)
     code = """
 import resource, sys, dasgm, dasgm.model
