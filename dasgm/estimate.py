@@ -128,7 +128,8 @@ def describe_training(genotype: Genotype, config: EvaluateConfig, workers: int =
     device = device_of(config.device)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     data = config.data.load(config.data_dir, device)
-    evaluate.fits(genotype, config, data, workers)
+    evaluate.fits(genotype, config, data)
+    evaluate.enough(data, config, workers)
     training = Training(genotype, config, len(data.classes), device, config.seed, "evaluate")
     training.schedule(config.epochs - 1)  # with drop-path
     batches = evaluate.in_memory(data, config)

@@ -23,7 +23,7 @@ from dasgm.recipes import EvaluateConfig
 from dasgm.report import report as write_report
 from dasgm.runs import FORMAT, Run
 from dasgm.search import SearchFailed
-from dasgm.session import Go, Interrupted, Row, Seams, conduct
+from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of
 from dasgm.training import TOP, Batches, InMemory, Training
 
 if TYPE_CHECKING:
@@ -70,12 +70,13 @@ def everything(data: Data) -> torch.Tensor:
 
 
 def in_memory(data: Data, config: EvaluateConfig) -> Batches:
-    """The whole training set to learn from, the test set to measure."""
+    """The whole training set to learn from, the test set to measure. ValueError where there are too few images."""
+    enough(data, config, world_size())
     return InMemory(data, everything(data), config.batch_size, config.seed, "evaluate")
 
 
-def fits(genotype: Genotype, config: EvaluateConfig, data: Any, workers: int) -> None:
-    """ValueError where the network cannot be trained on these images: a batch too large, a size no network has."""
+def enough(data: Data, config: EvaluateConfig, workers: int) -> None:
+    """ValueError where the training set is less than a batch of all workers, or there is no test set."""
     n, there = config.batch_size * workers, len(everything(data))
     if n > there:
         raise ValueError(
@@ -84,6 +85,10 @@ def fits(genotype: Genotype, config: EvaluateConfig, data: Any, workers: int) ->
         )
     if not len(data.test_labels):
         raise ValueError("the data set has no test images to measure the error on")
+
+
+def fits(genotype: Genotype, config: EvaluateConfig, data: Any) -> None:
+    """ValueError where there is no such network for these images."""
     check_image_size(config.form, data.image_size)
     with torch.device("meta"):
         Training(genotype, config, len(data.classes), "meta", "never drawn from")
@@ -113,21 +118,19 @@ def main(
     seams.about = {"kind": "evaluation", "measured_on": "the test set"} | seams.about
 
     def prepare(data: Any) -> tuple[Go, dict[str, str]]:
-        fits(genotype, config, data, world_size())
+        fits(genotype, config, data)
         loop = _Loop(genotype, config, data, batches(data, config))
         return loop.go, {"genotype": digest(genotype.to_json())}
 
     def advice(config: EvaluateConfig, data: Any) -> str:
-        asked = f"{config.cells} cells and {config.channels} channels"
-        return batch_advice(config.batch_size, asked, lambda b: _try(genotype, replace(config, batch_size=b), data))
+        def step(batch: int) -> None:
+            smaller = replace(config, batch_size=batch)
+            training = Training(genotype, smaller, len(data.classes), device_of(config.device), "tried")
+            training.step(*next(iter(batches(data, smaller).training(0))), 0, 0)
+
+        return batch_advice(config.batch_size, f"{config.cells} cells and {config.channels} channels", step)
 
     return conduct(config, folder, seams, prepare, advice)
-
-
-def _try(genotype: Genotype, config: EvaluateConfig, data: Any) -> None:
-    """One real step."""
-    training = Training(genotype, config, len(data.classes), data.images.device, "tried")
-    training.step(*next(iter(in_memory(data, config).training(0))), 0, 0)
 
 
 class _Loop:
@@ -145,10 +148,8 @@ class _Loop:
         self.run, self.seams, self.stop = run, seams, stop
         state = broadcast(run.load(seams.say) if rank() == 0 else None)
         self._threads()
-        device = self.data.images.device
-        self.training = Training(
-            self.genotype, self.config, len(self.data.classes), device, self.config.seed, "evaluate"
-        )
+        device, config = device_of(self.config.device), self.config
+        self.training = Training(self.genotype, config, len(self.data.classes), device, config.seed, "evaluate")
         if state:
             self._restore(state)
             if finished := self._finished():

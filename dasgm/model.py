@@ -75,13 +75,15 @@ class Model(Network):
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (x / 255 - mean) / std
 
-    @torch.no_grad()
     def predict(self, images: Sequence[Picture], top: int = 5) -> list[list[tuple[str, float]]]:
         """The `top` most probable classes of each picture, by name, and their probabilities, the highest first."""
-        if not images:
-            return []
-        x = torch.stack([self.preprocess(image) for image in images]).to(self.head.weight.device)
-        probabilities, classes = self(x).softmax(1).topk(min(top, len(self.classes)), 1)
+        return self.named(torch.stack([self.preprocess(image) for image in images]), top) if images else []
+
+    @torch.no_grad()
+    def named(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The same of images [N, 3, S, S] as `preprocess` gives them."""
+        logits = self(x.to(self.head.weight.device))
+        probabilities, classes = logits.softmax(1).topk(min(top, len(self.classes)), 1)
         return [
             [(self.classes[i], p) for i, p in zip(row.tolist(), ps.tolist(), strict=True)]
             for row, ps in zip(classes, probabilities, strict=True)

@@ -187,11 +187,12 @@ def predict(argv: Sequence[str]) -> int:
     model, unreadable = dasgm.load(asked.model), 0
     for image in asked.images:
         try:
-            (found,) = model.predict([image], asked.top)
+            x = model.preprocess(image)
         except Exception as error:  # decoders raise whatever they stumble over
             print(f"error: {image}: {reason(error)}", file=sys.stderr)
             unreadable += 1
             continue
+        (found,) = model.named(x[None], asked.top)
         named = ((name if name.isprintable() else repr(name), p) for name, p in found)
         print(f"{image}: " + ", ".join(f"{name} {p:.1%}" for name, p in named), flush=True)
     return 2 if unreadable else 0
