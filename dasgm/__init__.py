@@ -1,3 +1,22 @@
 """Differentiable architecture search with a generative model (DASGM)."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dasgm.model import Model
+
 __version__ = "0.1.0"
+
+
+def load(path: str | Path, device: str = "cpu") -> Model:
+    """A trained network in eval mode, from a run's folder, its model.json or its model.safetensors: see `dasgm.model`.
+
+    Raises:
+        ValueError: in one line, why there is none or why it cannot be used.
+    """
+    from dasgm import model  # torch takes seconds to import
+
+    return model.load(path, device)

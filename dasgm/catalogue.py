@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dasgm.config import SearchConfig, key_of, to_json
+from dasgm.config import key_of, to_json
 from dasgm.presets import PRESETS, difference, preset
 
 
@@ -54,6 +55,6 @@ def differences(one: str, other: str) -> Table:
     return table
 
 
-def show_config(config: SearchConfig) -> None:
+def show_config(config: Any) -> None:
     """The whole configuration, as it is saved."""
     Console().print_json(json.dumps(to_json(config)))

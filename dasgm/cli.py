@@ -19,6 +19,9 @@ USAGE = """\
 dasgm: differentiable architecture search with a generative model
 
   dasgm search [PRESET]       search an architecture (one process; cluster/search.py: the same on many workers)
+  dasgm evaluate GENOTYPE     train its network from scratch: the test error, and the model as files
+  dasgm predict MODEL IMAGE   what a trained model says about pictures
+  dasgm export MODEL          a trained model as a PyTorch program or as ONNX
   dasgm presets [NAME]        the paper's rows and small sizes: settings, published results, what was decided and why
   dasgm random --seed N       a random architecture: the baseline
   dasgm draw GENOTYPE         draw both cells to a PNG, SVG or PDF file
@@ -55,33 +58,40 @@ class Chosen:
         return f"{Path(self.preset).stem}-{self.dataset}-s{self.config.seed}"
 
 
+def take(argv: Sequence[str], flags: Sequence[str], places: int) -> tuple[dict[str, str], list[str], list[str]]:
+    """The values of `flags`, up to `places` words that stand before all other arguments, and the rest.
+
+    Raises:
+        ValueError: a flag without its value.
+    """
+    values: dict[str, str] = {}
+    first: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag in flags:
+            value = value or next(words, "")
+            if not value or value.startswith("--"):
+                raise ValueError(f"{flag} needs a value, as in {flag} {'PATH' if flag == '--data-dir' else 'NAME'}")
+            values[flag] = value
+        elif len(first) < places and not rest and not word.startswith("-"):
+            first.append(word)
+        else:
+            rest.append(word)
+    return values, first, rest
+
+
 def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = True) -> Chosen:
     """Take the preset and its parts out of the arguments; the rest is for the parser, which then knows their flags.
 
     Raises:
         ValueError: an unknown preset or part; the nearest name is suggested.
     """
-    rest: list[str] = []
-    parts: dict[str, str] = {}
-    named: str | None = None
-    data_dir: str | None = None
-    words = iter(argv)
-    for word in words:
-        flag, _, value = word.partition("=")
-        if flag in (*PARTS, "--preset", "--data-dir"):
-            value = value or next(words, "")
-            if not value or value.startswith("--"):
-                raise ValueError(f"{flag} needs a value, as in {flag} {'PATH' if flag == '--data-dir' else 'NAME'}")
-            if flag == "--preset":
-                named = value
-            elif flag == "--data-dir":
-                data_dir = value
-            else:
-                parts[PARTS[flag]] = value
-        elif positional and named is None and not rest and not word.startswith("-"):
-            named = word
-        else:
-            rest.append(word)
+    values, first, rest = take(argv, (*PARTS, "--preset", "--data-dir"), int(positional))
+    named = values.pop("--preset", None) or next(iter(first), None)
+    data_dir = values.pop("--data-dir", None)
+    parts = {PARTS[flag]: value for flag, value in values.items()}
     found = preset(named or default)
     config = found.config
     if "data" in parts:
@@ -89,8 +99,12 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     if "gan" in parts:
         config = with_gan(config, parts.pop("gan"))
     config = override(config, parts)
-    place = str(Path(data_dir).absolute()) if data_dir else None  # workers may stand in other folders
-    return Chosen(named or default, replace(config, data_dir=place), rest, found.published)
+    return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published)
+
+
+def absolute(path: str | None) -> str | None:
+    """Workers may stand in other folders."""
+    return str(Path(path).absolute()) if path else None
 
 
 def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> Any:
@@ -127,11 +141,11 @@ class SearchOptions:
     """Print the configuration and the split's sizes, and start nothing."""
 
 
-def flattened(options: type) -> type:
+def flattened(options: type, kind: type = SearchConfig) -> type:
     """`options` with the settings of its field `config` as flags without a prefix."""
     import tyro
 
-    options.__annotations__["config"] = Annotated[SearchConfig, tyro.conf.arg(name="")]
+    options.__annotations__["config"] = Annotated[kind, tyro.conf.arg(name="")]
     return options
 
 
@@ -165,7 +179,7 @@ def _search(argv: Sequence[str]) -> int:
     from dasgm.search import SearchFailed
 
     about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
-    with _progress() as (say, watch):
+    with progress() as (say, watch):
         try:
             row = main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
         except Interrupted:
@@ -187,7 +201,7 @@ def _result(row: dict[str, Any], folder: Path) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int, int], None]]]:
+def progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int, int], None]]]:
     """(say, watch): a bar under the lines on a terminal, lines alone elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -212,8 +226,17 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int
         yield lambda line: console.print(line, markup=False), watch
 
 
+def _evaluate(argv: Sequence[str]) -> int:
+    from dasgm.evaluate_cli import evaluate
+
+    return evaluate(argv)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": _search,
+    "evaluate": _evaluate,
+    "predict": verbs.predict,
+    "export": verbs.export,
     "presets": verbs.presets,
     "random": verbs.random,
     "draw": verbs.draw,

@@ -274,7 +274,7 @@ def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
         raise ValueError(f"{path or 'configuration'}: {error}") from None
 
 
-def settings(config: SearchConfig) -> dict[str, Any]:
+def settings(config: Any) -> dict[str, Any]:
     """Flat {path: value} of all but placement and logging; a part's key is at `<part>.key`."""
 
     def flat(value: Any, path: str) -> dict[str, Any]:
@@ -289,11 +289,11 @@ def settings(config: SearchConfig) -> dict[str, Any]:
     return flat(config, "")
 
 
-def mathematics(config: SearchConfig) -> dict[str, Any]:
-    """`settings` without what may grow: the search's identity. More epochs continue a search of one stage; where a
-    stage begins with what the one before dropped, they do not."""
+def mathematics(config: Any) -> dict[str, Any]:
+    """`settings` without what may grow: the run's identity. More epochs continue a search of one stage; where a
+    stage begins with what the one before dropped, they do not, nor where they stretch an evaluation's schedule."""
     found = settings(config)
-    if len(config.method.outline()) == 1:
+    if isinstance(config, SearchConfig) and len(config.method.outline()) == 1:
         del found["method.epochs"]
     return found
 

@@ -11,12 +11,17 @@ from typing import Any
 
 import torch
 
+from dasgm import evaluate
 from dasgm.config import SearchConfig
 from dasgm.evaluate import proxy
-from dasgm.loop import device_of, fits
+from dasgm.genotype import Genotype
+from dasgm.loop import fits
 from dasgm.pretrain import train
+from dasgm.recipes import EvaluateConfig
 from dasgm.runs import hardware
 from dasgm.search import Search
+from dasgm.session import device_of
+from dasgm.training import Training
 
 TIMED = 3  # iterations, after one that is not counted
 
@@ -112,6 +117,40 @@ def _peak_memory(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def describe_training(genotype: Genotype, config: EvaluateConfig, workers: int = 1) -> str:
+    """What an evaluation of `workers` would cost, as lines to print: a few real steps of one; nothing is written.
+
+    Raises:
+        ValueError: input that the evaluation itself would refuse.
+    """
+    device = device_of(config.device)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    data = config.data.load(config.data_dir, device)
+    evaluate.fits(genotype, config, data)
+    evaluate.enough(data, config, workers)
+    training = Training(genotype, config, len(data.classes), device, config.seed, "evaluate")
+    training.schedule(config.epochs - 1)  # with drop-path
+    batches = evaluate.in_memory(data, config)
+    drawn = batches.training(0)
+    step = _timed(lambda: training.step(*next(drawn, None) or next(batches.training(0)), 0, 0), device)
+    iterations = max(1, batches.iterations // workers)
+    test = _timed(lambda: training.counts(batches), device, 1) / workers
+    hours = config.epochs * (iterations * step + test) / 3600
+    parameters = sum(p.numel() for p in training.network.parameters())
+    disk = sum(t.numel() * t.element_size() for t in _tensors(training.W.state_dict()))
+    return "\n".join(
+        [
+            f"data        {data.describe()}; learnt from: {len(evaluate.everything(data)):,}",
+            f"parameters  {parameters:,} (with the auxiliary head)",
+            f"device      {hardware(device)}, peak memory {_peak_memory(device) / 2**30:.2f} GiB",
+            f"time        {step:.3f} s a step ({TIMED} timed), {iterations} steps an epoch, test {test:.1f} s, "
+            f"{config.epochs} epochs: {hours:.2f} hours",
+            f"disk        {disk * (config.checkpoints + 1) / 2**20:.0f} MiB of checkpoints",
+            "nothing was started (--dry-run)",
+        ]
+    )
 
 
 def describe(config: SearchConfig, trials: int = 1, at_once: int = 1, workers: int = 1) -> str:

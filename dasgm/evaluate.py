@@ -1,22 +1,33 @@
-"""Trains a genotype's network from scratch. Here the proxy: briefly on J_1, measured on J_val, to rank genotypes."""
+"""What a genotype is worth: its network trained from scratch. The proxy ranks briefly; `main` is the real thing."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
-from dasgm.bilevel import Player, grad, replay, seed_of
-from dasgm.config import ProxyConfig
-from dasgm.distributed import rank, world_size
-from dasgm.networks.network import Network
+from dasgm import model
+from dasgm.config import ProxyConfig, digest
+from dasgm.data._base import DataConfig
+from dasgm.distributed import average, barrier, broadcast, rank, world_size
+from dasgm.genotype import Genotype
+from dasgm.measure import measure_genotype
+from dasgm.memory import batch_advice
+from dasgm.networks.network import check_image_size
+from dasgm.recipes import EvaluateConfig
+from dasgm.report import report as write_report
+from dasgm.runs import FORMAT, Run
+from dasgm.search import SearchFailed
+from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of
+from dasgm.training import TOP, Batches, InMemory, Training
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
-    from dasgm.genotype import Genotype
 
 
 def proxy(
@@ -27,27 +38,236 @@ def proxy(
     Measured on J_val; on J_2 where no J_val is set aside. The recipe is DARTS's (SGD, cosine to 0, clip 5). The error
     is Agresti and Coull's, which is not 0 where every image is right. `give_way` is called between steps.
     """
-    device = data.images.device
-    with replay(seed, "proxy"):
-        network = Network(genotype, config.channels, config.cells, len(data.classes)).to(device)
-    W = Player(network, lambda p: torch.optim.SGD(p, config.lr, 0.9, weight_decay=3e-4), clip=5.0)
-    b, n = config.batch_size, config.batch_size * world_size()
-    batches = max(1, len(data.J1) // n)
-    for epoch in range(config.epochs):
-        W.lr = config.lr * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
-        generator = torch.Generator().manual_seed(seed_of(seed, "proxy", epoch))
-        order = data.J1[torch.randperm(len(data.J1), generator=generator)]
-        for i in range(batches):
-            give_way()
-            some = order[i * n + rank() * b :][:b]
-            with replay(seed, "proxy", epoch, i, rank()):
-                x = data.augment(data.to_classifier(data.raw(some)), cutout=True)
-                W.step(*grad(F.cross_entropy(W.live(x), data.labels[some]), W))
+    brief = EvaluateConfig(
+        data=DataConfig(),
+        cells=config.cells,
+        channels=config.channels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        auxiliary=0.0,
+        drop_path=0.0,
+        precision="float32",
+        channels_last=False,
+    )
     held_out = data.Jval if len(data.Jval) else data.J2
-    network.eval()
-    with torch.no_grad():
-        right = [network(data.to_classifier(data.raw(i))).argmax(1) == data.labels[i] for i in held_out.split(256)]
-    accuracy = torch.cat(right).double().mean().item()
-    n = len(held_out) + 4
-    adjusted = (accuracy * len(held_out) + 2) / n
-    return accuracy, math.sqrt(adjusted * (1 - adjusted) / n)
+    batches = InMemory(data, data.J1, config.batch_size, seed, "proxy", held_out=held_out)
+    training = Training(genotype, brief, len(data.classes), data.images.device, seed, "proxy")
+    for epoch in range(config.epochs):
+        training.schedule(epoch)
+        for i, (x, y) in enumerate(batches.training(epoch)):
+            give_way()
+            training.step(x, y, epoch, i)
+    right, _, seen = training.counts(batches)
+    n = seen + 4
+    adjusted = (right + 2) / n
+    return right / seen, math.sqrt(adjusted * (1 - adjusted) / n)
+
+
+def everything(data: Data) -> torch.Tensor:
+    """Indices of the whole training set: J_1, J_2 and J_val."""
+    return torch.cat([data.J1, data.J2, data.Jval]).sort().values
+
+
+def in_memory(data: Data, config: EvaluateConfig) -> Batches:
+    """The whole training set to learn from, the test set to measure. ValueError where there are too few images."""
+    enough(data, config, world_size())
+    return InMemory(data, everything(data), config.batch_size, config.seed, "evaluate")
+
+
+def enough(data: Data, config: EvaluateConfig, workers: int) -> None:
+    """ValueError where the training set is less than a batch of all workers, or there is no test set."""
+    n, there = config.batch_size * workers, len(everything(data))
+    if n > there:
+        raise ValueError(
+            f"batch-size {config.batch_size} on {workers} worker(s) needs {n} training images, there are {there}; "
+            "choose a smaller --batch-size"
+        )
+    if not len(data.test_labels):
+        raise ValueError("the data set has no test images to measure the error on")
+
+
+def fits(genotype: Genotype, config: EvaluateConfig, data: Any) -> None:
+    """ValueError where there is no such network for these images."""
+    check_image_size(config.form, data.image_size)
+    with torch.device("meta"):
+        Training(genotype, config, len(data.classes), "meta", "never drawn from")
+
+
+def main(
+    genotype: Genotype,
+    config: EvaluateConfig,
+    folder: Path,
+    seams: Seams | None = None,
+    batches: Callable[[Any, EvaluateConfig], Batches] = in_memory,
+) -> Row:
+    """Run or continue the evaluation of `folder`; returns the last row, with `result/...`; leaves the model's files.
+
+    The test set is measured after every epoch and chooses nothing: the last epoch is the result. What is interrupted
+    goes on from the end of the last whole epoch.
+
+    Args:
+        batches: of the data and the configuration, where images come from.
+
+    Raises:
+        ValueError: input that cannot be used, a folder in use, or one that began with other mathematics.
+        SearchFailed: a loss is not finite, or memory does not suffice; the run is marked failed.
+        Interrupted: stopped on request.
+    """
+    seams = seams or Seams()
+    seams.about = {"kind": "evaluation", "measured_on": "the test set"} | seams.about
+
+    def prepare(data: Any) -> tuple[Go, dict[str, str]]:
+        fits(genotype, config, data)
+        loop = _Loop(genotype, config, data, batches(data, config))
+        return loop.go, {"genotype": digest(genotype.to_json())}
+
+    def advice(config: EvaluateConfig, data: Any) -> str:
+        def step(batch: int) -> None:
+            smaller = replace(config, batch_size=batch)
+            training = Training(genotype, smaller, len(data.classes), device_of(config.device), "tried")
+            training.step(*next(iter(batches(data, smaller).training(0))), 0, 0)
+
+        return batch_advice(config.batch_size, f"{config.cells} cells and {config.channels} channels", step)
+
+    return conduct(config, folder, seams, prepare, advice)
+
+
+class _Loop:
+    run: Run
+    seams: Seams
+    stop: list[int]
+
+    def __init__(self, genotype: Genotype, config: EvaluateConfig, data: Any, batches: Batches):
+        self.genotype, self.config, self.data, self.batches = genotype, config, data, batches
+        self.epoch, self.hours = 0, 0.0  # epochs done; device hours of all workers
+        self.best, self.best_epoch = math.inf, 0
+        self.last: Row = {}
+
+    def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
+        self.run, self.seams, self.stop = run, seams, stop
+        state = broadcast(run.load(seams.say) if rank() == 0 else None)
+        self._threads()
+        device, config = device_of(self.config.device), self.config
+        self.training = Training(self.genotype, config, len(self.data.classes), device, config.seed, "evaluate")
+        if state:
+            self._restore(state)
+            if finished := self._finished():
+                return finished
+        else:
+            self.training.W.load_state_dict(broadcast(self.training.W.state_dict()))
+            if rank() == 0:
+                run.cut(-1)
+                self.genotype.save(run.folder / "genotype.json")
+        barrier()
+        while self.epoch < self.config.epochs:
+            self._epoch()
+        return self._end()
+
+    def _threads(self) -> None:
+        """Sums depend on the number of threads: a run goes on with those it began with."""
+        begun = broadcast(self.run.about.get("threads") if rank() == 0 else None)
+        threads = begun or self.config.threads or torch.get_num_threads()
+        torch.set_num_threads(threads)
+        if rank() == 0:
+            self.run.note(threads=threads)
+
+    def _restore(self, state: Row) -> None:
+        self.training.W.load_state_dict(state["W"])
+        self.epoch, self.hours, self.last = state["epoch"], state["hours"], state["last"]
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        if state["workers"] != world_size():
+            self.seams.say(
+                f"it began on {state['workers']} worker(s) and goes on on {world_size()}: batches of "
+                f"{self.config.batch_size} a worker, so no longer what one run of either number gives"
+            )
+
+    def _finished(self) -> Row | None:
+        """The result, where there is one already; else what is after the checkpoint is dropped."""
+        rows = broadcast(self.run.rows() if rank() == 0 else None)
+        if self.epoch >= self.config.epochs and rows and rows[-1].get("phase") == "result":
+            if rank() == 0:
+                self.run.note(state="finished", reason="", ended=rows[-1]["time"])
+                if not (self.run.folder / "report.html").exists():
+                    write_report(self.run.folder)
+            return rows[-1]
+        if rank() == 0:
+            self.run.cut(self.epoch)
+        self.seams.say(f"going on after epoch {self.epoch} of {self.run.folder}")
+        return None
+
+    def _epoch(self) -> None:
+        config, training, begun, losses, wrong = self.config, self.training, time.monotonic(), [], []
+        training.schedule(self.epoch)
+        iterations = self.batches.iterations
+        for i, (x, y) in enumerate(self.batches.training(self.epoch)):
+            self.seams.watch(self.epoch + 1, config.epochs, i, iterations)
+            loss, missed = training.step(x, y, self.epoch, i)
+            losses.append(loss)
+            wrong.append(missed / len(y))
+            if self.stop and i + 1 < iterations:
+                raise Interrupted  # an epoch cut short is begun anew
+        means = torch.stack([torch.stack(losses), torch.stack(wrong)]).double().cpu()
+        seconds = time.monotonic() - begun
+        average([means])
+        epoch = self.epoch + 1
+        if not means[0].isfinite().all():
+            i = int((~means[0].isfinite()).nonzero()[0])
+            raise SearchFailed(f"epoch {epoch}, iteration {i + 1}: the loss is {means[0][i].item()}")
+        first, five, seen = training.counts(self.batches)
+        error = (seen - first) / seen
+        self.hours += (time.monotonic() - begun) * world_size() / 3600
+        row: Row = {"epoch": epoch, "phase": "evaluate", "time": time.time()}
+        row |= {"loss/train": means[0].mean().item(), "train/error": means[1].mean().item(), "test/error": error}
+        if len(self.data.classes) > TOP:
+            row["test/top5_error"] = (seen - five) / seen
+        images = iterations * config.batch_size * world_size()
+        row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
+        better = error < self.best
+        if better:
+            self.best, self.best_epoch = error, epoch
+        self.epoch, self.last = epoch, row
+        if rank() == 0:
+            self.run.log("metrics", row)
+            self._save(better)
+        self.seams.report(row)
+        self.seams.say(
+            f"epoch {epoch}/{config.epochs}  loss {row['loss/train']:.3f}  training error {row['train/error']:.1%}  "
+            f"test error {error:.2%}  {seconds:.1f} s"
+        )
+        if self.stop:
+            raise Interrupted
+
+    def _save(self, better: bool) -> None:
+        """Rank 0's state is the truth: gradients and floating buffers are averaged."""
+        state = {
+            "format": FORMAT,
+            "W": self.training.W.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "last": self.last,
+            "hours": self.hours,
+            "workers": world_size(),
+        }
+        self.run.save(state, self.epoch, self.config.checkpoints, better)
+
+    def _end(self) -> Row:
+        """The model's files, then the result, and the page."""
+        config, data, last = self.config, self.data, self.last
+        counts = measure_genotype(
+            self.genotype, config.form, config.channels, config.cells, len(data.classes), data.image_size
+        )
+        row: Row = {"epoch": self.epoch, "phase": "result", "result/error": last["test/error"]}
+        if "test/top5_error" in last:
+            row["result/top5_error"] = last["test/top5_error"]
+        row |= {"result/best_error": self.best, "result/best_epoch": self.best_epoch}
+        row |= {f"result/{name}": counts[name] for name in ("parameters", "multiply_adds")}
+        row |= {"cost/gpu_hours": self.hours, "time": time.time()}
+        if rank() == 0:
+            model.save(self.run.folder, self.training.network, self.genotype, config, data, row)
+            self.run.log("metrics", row)
+            self.run.note(state="finished", reason="", ended=time.time())
+            write_report(self.run.folder)
+        barrier()
+        return row

@@ -83,10 +83,14 @@ class Genotype:
 
     @classmethod
     def load(cls, source: str | Path) -> Genotype:
-        """The built-in genotype of that name, or the one in that file. ValueError names the source."""
+        """The built-in genotype of that name, or the one in that file or run's folder. ValueError names the source."""
         if str(source) in KNOWN:
             return KNOWN[str(source)]
         path = Path(source)
+        if path.is_dir():
+            path = path / "genotype.json"
+            if not path.is_file():
+                raise ValueError(f"genotype {source}: no genotype.json there; expected a JSON file or a run's folder")
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +12,20 @@ from torch import Tensor
 from dasgm.adversary import Adversary, sample
 from dasgm.bilevel import NotFinite, replay, seed_of
 from dasgm.config import SearchConfig
-from dasgm.distributed import alone, barrier, broadcast, disagreeing, rank, world_size
+from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
 from dasgm.evaluate import proxy
 from dasgm.fidelity import Fidelity, inception, quantised
 from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
-from dasgm.memory import advice, is_out_of_memory
+from dasgm.memory import advice
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrain import warm_up
 from dasgm.report import report as write_report
-from dasgm.runs import FORMAT, Locked, Run, hardware
+from dasgm.runs import FORMAT, Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
-
-Row = dict[str, Any]
-
-
-class Interrupted(Exception):
-    """Asked to stop; everything is saved, the same command goes on."""
-
-
-@dataclass
-class Seams:
-    """What a launcher hands to `main`; the defaults are a quiet lone process."""
-
-    report: Callable[[Row], None] = lambda row: None
-    """Called once an epoch by every rank, with the epoch's row."""
-    say: Callable[[str], None] = print
-    """A line for the user, from rank 0."""
-    watch: Callable[[int, int, int, int], None] = lambda epoch, epochs, iteration, iterations: None
-    """Called every iteration, for a progress bar."""
-    about: Row = field(default_factory=dict)
-    """Entries of run.json: name, title, command, sweep, swept parameters."""
-    cache: Path | None = None
-    """Where the judge and the GAN's warm-up are kept; beside the run's folder by default."""
-    stoppable: bool = False
-    """Whether Ctrl-C and SIGTERM save and stop (a lone process)."""
-
-
-def device_of(name: str) -> str:
-    """The device that `auto` means here. ValueError where the named one is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if not there.get(name.partition(":")[0], False):
-        raise ValueError(f"device {name!r}: there is none here; use --device cpu")
-    return name
+from dasgm.session import Go, Interrupted, Row, Seams, conduct
 
 
 def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
@@ -74,70 +36,12 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
         SearchFailed: a loss is not finite or the generator has collapsed; the run is marked failed.
         Interrupted: stopped on request after saving.
     """
-    seams = seams or Seams()
-    folder = Path(folder)
-    if rank() != 0:
-        seams.say = lambda line: None
-    device = device_of(config.device)
-    loaded: list[Any] = []
-    _together(lambda: loaded.append(config.data.load(config.data_dir, device)))  # first rank 0: it may download
-    data = loaded[0] if loaded else config.data.load(config.data_dir, device)
-    fits(config, data, world_size())
-    run = Run(folder)
-    with ExitStack() as stack:
-        stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
-        _together(lambda: _begin(stack, run, config, _about(config, device) | seams.about, data.digest))
-        for note in (data.describe(), *data.notes):
-            seams.say(note)
-        try:
-            return _with_advice(config, data, lambda: _Loop(config, data, run, seams, stop).go())
-        except SearchFailed as error:
-            if rank() == 0:
-                run.note(state="failed", reason=str(error), ended=time.time())
-                write_report(folder)
-            raise
-        except Interrupted:
-            run.note(state="interrupted", reason="stopped on request", ended=time.time())
-            write_report(folder)
-            raise
 
+    def prepare(data: Any) -> tuple[Go, dict[str, str]]:
+        fits(config, data, world_size())
+        return lambda run, seams, stop: _Loop(config, data, run, seams, stop).go(), {}
 
-def _with_advice(config: SearchConfig, data: Any, go: Callable[[], Row]) -> Row:
-    """What `go` gives; out of memory becomes one line that says what would fit."""
-    try:
-        return go()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # outside the handler, whose traceback holds on to the network
-    with alone():
-        line = advice(config, data)
-    if world_size() > 1:
-        raise RuntimeError(line)  # this worker has to die, or the others wait for it
-    raise SearchFailed(line)
-
-
-def _begin(stack: ExitStack, run: Run, config: SearchConfig, about: Row, data_digest: str) -> None:
-    stack.enter_context(run)
-    run.begin(config, about, data_digest)
-
-
-def _together(begin: Callable[[], None]) -> None:
-    """Rank 0 does it; what the user did wrong is an error on every rank."""
-    error: tuple[str, bool] | None = None
-    if rank() == 0:
-        try:
-            begin()
-        except ValueError as found:
-            error = (str(found), isinstance(found, Locked))
-    error = broadcast(error)
-    if error:
-        raise (Locked if error[1] else ValueError)(error[0])
-
-
-def _about(config: SearchConfig, device: str) -> Row:
-    on = "J_val" if config.data.holdout else "J_2"
-    return {"device": hardware(device), "workers": world_size(), "measured_on": on}
+    return conduct(config, folder, seams or Seams(), prepare, advice)
 
 
 def fits(config: SearchConfig, data: Any, workers: int) -> None:
@@ -163,28 +67,6 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
             if config.inception_weights:
                 inception(config.inception_weights)
-
-
-@contextmanager
-def _stopping(stoppable: bool, say: Callable[[str], None]) -> Iterator[list[int]]:
-    """A list that the first Ctrl-C or SIGTERM fills; the second one ends the process at once."""
-    asked: list[int] = []
-    if not stoppable:
-        yield asked
-        return
-
-    def ask(number: int, _: Any) -> None:
-        if asked:
-            os._exit(130)  # checkpoints are renamed into place: nothing is half-written
-        asked.append(number)
-        say("stopping after this step; once more ends at once")
-
-    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
 
 
 class _Loop:

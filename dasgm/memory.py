@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,11 +51,32 @@ def _smaller(config: SearchConfig) -> Any:
 
 
 def _fits(config: SearchConfig, data: Any) -> bool:
-    try:
+    def iterate() -> None:
         search = Search(config, data)
         search.schedule()
         search.left = max(1, search.stage.epochs - search.stage.arch_start_epoch)
         search.iterate()
+
+    return _succeeds(iterate)
+
+
+def batch_advice(batch: int, network: str, step: Callable[[int], None]) -> str:
+    """Names the batch that did not fit a training, and the first half, quarter, ... of it whose `step` does."""
+    if _succeeds(lambda: step(batch)):
+        return "out of memory beside the training's own step; free the device"
+    smaller = batch // 2
+    while smaller >= 2:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if _succeeds(partial(step, smaller)):
+            return f"out of memory: batch {batch} does not fit {network}; batch {smaller} does: --batch-size {smaller}"
+        smaller //= 2
+    return f"out of memory: {network} do not fit with any batch; free the device or choose a smaller network"
+
+
+def _succeeds(step: Callable[[], None]) -> bool:
+    try:
+        step()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -172,8 +172,8 @@ def with_gan(config: SearchConfig, key: str) -> SearchConfig:
     return override(config, {"gan": key})
 
 
-def with_dataset(config: SearchConfig, key: str) -> SearchConfig:
-    """The same search on another data set: what the two kinds of settings share (size, split) is kept."""
+def with_dataset(config: Any, key: str) -> Any:
+    """The same search (or evaluation) on another data set: what both kinds of settings share (size, split) is kept."""
     kind = plugin("data", key)
     if isinstance(config.data, kind):
         return config

@@ -159,9 +159,11 @@ def _unranked(one: Ranked) -> tuple[int, int, float]:
 
 def report(folder: str | Path) -> Path:
     """Write `report.html` into a run folder or a sweep folder and return its path; ValueError if it is neither."""
-    folder = Path(folder)
+    folder, template = Path(folder), "report.html.jinja"
     if (folder / "sweep.json").exists():
         content = _sweep(folder)
+    elif read_json(folder / "run.json").get("kind") == "evaluation":
+        content, template = _evaluation(folder), "evaluation.html.jinja"
     elif (folder / "run.json").exists() or (folder / "config.json").exists():
         content = _run(folder)
     else:
@@ -170,9 +172,7 @@ def report(folder: str | Path) -> Path:
         )
     environment = Environment(loader=PackageLoader("dasgm", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, number=number, moment=moment, duration=duration, breakable=breakable)
-    page = environment.get_template("report.html.jinja").render(
-        content, style=charts.STYLE, written=datetime.now().timestamp()
-    )
+    page = environment.get_template(template).render(content, style=charts.STYLE, written=datetime.now().timestamp())
     target = folder / "report.html"
     write_atomic(target, page.encode("utf-8", "replace"))
     return target
@@ -234,6 +234,24 @@ def _run(folder: Path) -> Json:
         "proxied": dict(flat(run.config)).get("proxy.epochs", "0") != "0",
         "curves": charts.line_chart([line], "accuracy", percent=True, width=820, height=300),
         "cost": run.last("cost/gpu_hours"),
+    }
+
+
+def _evaluation(folder: Path) -> Json:
+    """Of a network trained from scratch."""
+    run = read_run(folder)
+    test, train = (charts.Series(k, run.curve(f"{k}/error"), bold=k == "test") for k in ("test", "train"))
+    rows = [row for row in run.metrics if row.get("phase") == "result"]
+    result = {k.removeprefix("result/"): v for k, v in rows[-1].items() if k.startswith("result/")} if rows else {}
+    return _common(folder, run.info, run.config, folder.parent, run, None) | {
+        "kind": "evaluation",
+        "state": run.state,
+        "name": run.title,
+        "result": result if {"error", "best_error", "best_epoch", "parameters", "multiply_adds"} <= set(result) else {},
+        "epochs": run.config.get("epochs", "?"),
+        "curves": charts.line_chart([test, train], "error", percent=True, width=820, height=300),
+        "cost": run.last("cost/gpu_hours"),
+        "predict": shlex.join(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
     }
 
 

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dasgm.config import SearchConfig, digest, mathematics, to_json
+from dasgm.config import digest, mathematics, to_json
 
 FORMAT = 1
+ENDS = ("best", "result")  # phases of the one line after the last epoch
+OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -177,20 +179,24 @@ class Run:
         with exclusive(self.folder / "run.json.lock"):
             write_atomic(self.folder / "run.json", json.dumps(self.about | changes, indent=1))
 
-    def begin(self, config: SearchConfig, about: dict[str, Any], data_digest: str) -> None:
+    def begin(self, config: Any, about: dict[str, Any], digests: dict[str, str]) -> None:
         """Write down what is asked, or compare it with what this folder began with.
+
+        Args:
+            config: of a search or an evaluation.
+            digests: of what is read besides, which the identity includes: "data", "genotype".
 
         Raises:
             ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do.
         """
-        asked = mathematics(config) | {"data": data_digest}
+        asked = mathematics(config) | digests
         begun = self.about
         if begun.get("mathematics"):
             differing = [k for k in asked | begun["mathematics"] if asked.get(k) != begun["mathematics"].get(k)]
             if differing:
                 k = differing[0]
-                if k == "data":
-                    raise ValueError(f"run {self.folder} began with other images of this data set; use another --name")
+                if k in OTHERS:
+                    raise ValueError(f"run {self.folder} began with {OTHERS[k]}; use another --name")
                 raise ValueError(
                     f"run {self.folder} began with {k} = {begun['mathematics'].get(k)!r}, asked is {asked.get(k)!r}; "
                     "use another --name, or that value"
@@ -218,7 +224,9 @@ class Run:
         """Drop the lines after `epoch`: they are about to be computed again."""
         for name in ("metrics", "alphas"):
             path = self.folder / f"{name}.jsonl"
-            kept = [r for r in read_lines(path) if r.get("epoch", 0) <= epoch and r.get("phase") != "best"]
+            kept = [
+                r for r in read_lines(path) if r.get("epoch", 0) <= epoch and r.get("phase") not in ("best", "result")
+            ]
             write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
         for picture in (self.folder / "pictures").glob("*-*.png"):
             if int(picture.stem.rpartition("-")[2]) > epoch:

@@ -150,21 +150,76 @@ def _runs_table(storage: Path) -> Any:
 
     from dasgm.runs import Run, runs, state_of
 
-    table = Table("run", "state", "epoch", "accuracy", "proxy", "disk", title=f"runs in {storage}")
+    table = Table("run", "state", "epoch", "accuracy", "proxy", "test error", "disk", title=f"runs in {storage}")
     for folder in runs(storage):
         rows = Run(folder).rows()
-        epochs = [r for r in rows if "val/accuracy" in r]
+        epochs = [r for r in rows if "val/accuracy" in r or "test/error" in r]
+        last = epochs[-1] if epochs else {}
         best = next((r for r in rows if "best/proxy" in r), None)
         disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         table.add_row(
             str(folder.relative_to(storage)),
             state_of(folder),
-            str(epochs[-1]["epoch"]) if epochs else "0",
-            f"{epochs[-1]['val/accuracy']:.3f}" if epochs else "-",
+            str(last.get("epoch", 0)),
+            f"{last['val/accuracy']:.3f}" if "val/accuracy" in last else "-",
             f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
+            f"{last['test/error']:.2%}" if "test/error" in last else "-",
             f"{disk / 1e6:.1f} MB",
         )
     return table
+
+
+def predict(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dasgm predict",
+        description="Name what is on pictures: a line each, its most probable classes first. A picture that cannot be "
+        "read is named, the others are done all the same; the exit code is then 2.",
+    )
+    parser.add_argument("model", help="an evaluation's folder, its model.json or its model.safetensors")
+    parser.add_argument("images", nargs="+", help="JPEG, PNG, WebP or GIF files")
+    parser.add_argument("--top", type=int, default=5, help="how many classes a picture (default: 5)")
+    asked = parser.parse_args(list(argv))
+    if asked.top < 1:
+        raise ValueError(f"--top {asked.top}: expected at least 1")
+    import dasgm
+    from dasgm.data._pictures import reason
+
+    model, unreadable = dasgm.load(asked.model), 0
+    for image in asked.images:
+        try:
+            x = model.preprocess(image)
+        except Exception as error:  # decoders raise whatever they stumble over
+            print(f"error: {image}: {reason(error)}", file=sys.stderr)
+            unreadable += 1
+            continue
+        (found,) = model.named(x[None], asked.top)
+        named = ((name if name.isprintable() else repr(name), p) for name, p in found)
+        print(f"{image}: " + ", ".join(f"{name} {p:.1%}" for name, p in named), flush=True)
+    return 2 if unreadable else 0
+
+
+def export(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dasgm export",
+        description="Write a trained network for other programs, for batches of any size, once its outputs agree with "
+        "the network's to 1e-4. pt2: torch.export.load(FILE).module()(images); onnx: input images, output logits.",
+    )
+    parser.add_argument("model", help="an evaluation's folder, its model.json or its model.safetensors")
+    parser.add_argument("--format", choices=("pt2", "onnx"), required=True)
+    parser.add_argument("--output", type=Path, help="default: model.pt2 or model.onnx beside the model")
+    asked = parser.parse_args(list(argv))
+    import dasgm
+    from dasgm.export import BATCHES, export
+
+    model, place = dasgm.load(asked.model), Path(asked.model)
+    output = asked.output or (place if place.is_dir() else place.parent) / f"model.{asked.format}"
+    worst = export(model, output, asked.format)
+    sizes = ", ".join(map(str, BATCHES))
+    print(
+        f"{output}: outputs agree to {worst:.1e} at batches of {sizes}; images are [N, 3, {model.image_size}, "
+        f"{model.image_size}], normalised with mean {list(model.mean)} and std {list(model.std)}"
+    )
+    return 0
 
 
 def report(argv: Sequence[str]) -> int:

@@ -103,7 +103,7 @@ def test_unknown_name_and_unreadable_files(tmp_path: Path) -> None:
         Genotype.load("x")
     with pytest.raises(ValueError, match="no such file"):
         Genotype.load(tmp_path / "absent.json")
-    with pytest.raises(ValueError, match="expected a JSON file"):
+    with pytest.raises(ValueError, match="expected a JSON file or a run"):
         Genotype.load(tmp_path)
     (tmp_path / "picture").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ValueError, match="not a text file"):

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-Source = Path | bytes | None
+Source = Path | bytes | Image.Image | None
 
 
 def fitted(source: Source, size: int) -> bytes:
@@ -47,7 +47,7 @@ def read(
         try:
             return decode(source)
         except Exception as error:  # decoders raise whatever they stumble over
-            return _reason(error)
+            return reason(error)
 
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore")  # odd metadata: nothing that a user can act on
@@ -75,12 +75,17 @@ def _upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
     """First frame, turned as EXIF says, transparency on white; a JPEG larger than `reduce_to` may come reduced."""
     if source is None:
         raise ValueError("no bytes")
+    if isinstance(source, Image.Image):
+        return _rgb(ImageOps.exif_transpose(source))
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
         if reduce_to:
             file.draft(None, (reduce_to, reduce_to))
         file.load()
         ImageOps.exif_transpose(file, in_place=True)
-    image: Image.Image = file
+    return _rgb(file)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey: Pillow's own conversion would clip them at 255
         image = image.convert("I").point(lambda level: level * (1 / 257)).convert("L")
     if image.has_transparency_data:
@@ -89,7 +94,10 @@ def _upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a picture could not be read, in a few words."""
     if isinstance(error, UnidentifiedImageError):
         return "not a jpeg, png, webp or gif picture"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).splitlines() or [type(error).__name__])[0][:100]

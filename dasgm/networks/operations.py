@@ -78,7 +78,9 @@ class DepthwiseConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         # oneDNN has no fast gradient for dilated depthwise convolutions. Dilation 2 couples only pixels whose
         # coordinates are of equal parity, so on a CPU each of the four phases is convolved densely: the same numbers.
-        if self.dilation == (1, 1) or x.device.type != "cpu" or x.shape[2] % 2 or x.shape[3] % 2:
+        # An exported model, which needs no gradient, has the convolution as it is defined.
+        odd = x.shape[2] % 2 or x.shape[3] % 2
+        if self.dilation == (1, 1) or x.device.type != "cpu" or odd or torch.compiler.is_exporting():
             return super().forward(x)
         assert self.dilation == (2, 2)
         if self.stride == (2, 2):  # reads only the phase of even coordinates

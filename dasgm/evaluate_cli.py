@@ -1,0 +1,154 @@
+"""dasgm evaluate: argv -> (genotype, recipe, configuration) -> main."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dasgm import recipes
+from dasgm.cli import absolute, fail, flattened, parse, progress, take
+from dasgm.config import from_json, key_of, keys, plugin
+from dasgm.data._base import DataConfig
+from dasgm.genotype import KNOWN, Genotype
+from dasgm.presets import with_dataset
+from dasgm.recipes import EvaluateConfig
+from dasgm.runs import read_json, state_of
+
+
+@dataclass(frozen=True)
+class Training:
+    """What stands before the settings of an evaluation: GENOTYPE, RECIPE, --dataset, --data-dir."""
+
+    genotype: Genotype
+    source: str
+    """What the genotype is called: a name, a file or a run's folder."""
+    recipe: str
+    config: EvaluateConfig
+
+    def name(self) -> str:
+        """The run's name by default: <genotype>-<recipe>-<dataset>-s<seed>."""
+        run = _run(self.source)
+        sweep = f"{run.parent.name}-" if (run.parent / "sweep.json").is_file() else ""
+        stem = sweep + run.absolute().name if run.is_dir() else run.stem
+        parts = dict.fromkeys((stem or "genotype", self.recipe, key_of(self.config.data), f"s{self.config.seed}"))
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Where an evaluation lies, and its settings."""
+
+    config: Any
+    storage: Path = Path("runs")
+    """Root of everything."""
+    name: str = ""
+    """Of the run; <genotype>-<recipe>-<dataset>-s<seed> by default. The same name continues."""
+    dry_run: bool = False
+    """Print the configuration and what it would cost, and start nothing."""
+
+
+def choose_training(argv: Sequence[str], workers: int = 1) -> tuple[Training, list[str]]:
+    """Take the genotype, the recipe and the data set out of the arguments; the rest is for the parser.
+
+    Raises:
+        ValueError: no genotype, or an unknown name; the nearest is suggested.
+    """
+    values, first, rest = take(argv, ("--recipe", "--dataset", "--data-dir"), 2)
+    if not first:
+        raise ValueError("name a genotype: a file, a run's folder, or one of " + ", ".join(KNOWN))
+    source, ran = first[0], read_json(_run(first[0]) / "config.json")
+    searched = _data(ran)
+    key = values.get("--dataset") or (key_of(searched) if searched else "")
+    named = values.get("--recipe") or (first[1] if len(first) > 1 else recipes.BY_DATA.get(key, "cifar"))
+    config = recipes.per_worker(recipes.recipe(named).config, workers)
+    if searched and key == key_of(searched):
+        config = recipes.on(config, searched)
+        values.setdefault("--data-dir", ran.get("data_dir") or "")
+    elif key:
+        config = with_dataset(config, key)
+    config = replace(config, data_dir=absolute(values.get("--data-dir")))
+    return Training(Genotype.load(source), source, named, config), rest
+
+
+def _run(source: str) -> Path:
+    """The folder of the run that a genotype is of, if it is of one."""
+    path = Path(source)
+    return path.parent if path.name == "genotype.json" else path
+
+
+def _data(config: dict[str, Any]) -> DataConfig | None:
+    """The data set of a run's config.json."""
+    data = config.get("data")
+    return from_json(data, plugin("data", str(data.get("key"))), "data.") if isinstance(data, dict) else None
+
+
+def evaluate_options(
+    argv: Sequence[str], prog: str, options: type = EvaluateOptions, workers: int = 1
+) -> tuple[Training, Any]:
+    """The command line of one evaluation, alone or under Ray Train: what it is of, then its settings."""
+    about = (
+        "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "
+        "command. First GENOTYPE (a name, a file or a run's folder), RECIPE (or --recipe), --dataset (by default a "
+        f"run's own), --data-dir; then settings. Recipes: {', '.join(recipes.RECIPES)}. "
+        f"Data sets: {', '.join(keys('data'))}. Genotypes: {', '.join(KNOWN)}."
+    )
+    wants_help = bool({"-h", "--help"} & set(argv))
+    try:
+        chosen, rest = choose_training(["DARTS_V2", *argv] if wants_help else argv, workers)
+    except ValueError as error:
+        fail(str(error))
+    found = parse(flattened(options, EvaluateConfig), rest, options(chosen.config), prog, about)
+    return replace(chosen, config=found.config), found
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    from dasgm.catalogue import show_config
+
+    chosen, options = evaluate_options(argv, "dasgm evaluate")
+    config, folder = chosen.config, options.storage / (options.name or chosen.name())
+    command = shlex.join(["dasgm", "evaluate", *argv])
+    show_config(config)
+    found = recipes.recipe(chosen.recipe)
+    print(f"{chosen.source} by {chosen.recipe} ({found.about}): loading; the run's folder is {folder}", flush=True)
+    run = _run(chosen.source)
+    if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
+        print(f"the run {run} is {state}: this is its architecture so far")
+    if options.dry_run:
+        from dasgm.estimate import describe_training
+
+        for choice in found.choices:
+            print(f"  - {choice}")
+        print(describe_training(chosen.genotype, config))
+        return 0
+    from dasgm.evaluate import main
+    from dasgm.search import SearchFailed
+    from dasgm.session import Interrupted, Seams
+
+    about = {"name": folder.name, "title": folder.name, "command": command}
+    about |= {"recipe": chosen.recipe, "genotype": chosen.source}
+    with progress() as (say, watch):
+        try:
+            row = main(chosen.genotype, config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+        except Interrupted:
+            say(f"stopped; every whole epoch is saved in {folder}. To continue: {command}")
+            return 130
+        except SearchFailed as error:
+            fail(f"the training failed: {error}; what came before is in {folder}", 1)
+        say(_trained(row, folder))
+    return 0
+
+
+def _trained(row: dict[str, Any], folder: Path) -> str:
+    five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
+    return (
+        f"finished: test error {row['result/error']:.2%}{five} after the last epoch (best on the test set, which is "
+        f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})\n"
+        f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
+        f"{row['cost/gpu_hours']:.4f} device hours\n"
+        f"  page      {folder / 'report.html'}\n"
+        f"  try it    dasgm predict {folder} PICTURE\n"
+        f'  load it   import dasgm; model = dasgm.load("{folder}")'
+    )

@@ -1,0 +1,122 @@
+"""A trained network for other programs: an exported PyTorch program (pt2) or ONNX, checked before it is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dasgm.model import Model
+
+Format = Literal["pt2", "onnx"]
+FORMATS: tuple[Format, ...] = ("pt2", "onnx")
+BATCHES = (1, 2, 5)  # sizes at which the outputs are compared
+TOLERANCE = 1e-4
+OPSET = 20
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def export(model: Model, path: Path, format: Format) -> float:
+    """Write `model` (on the CPU) as `path`, for batches of any size, once its outputs agree with the module's.
+
+    pt2: torch.export.load(path).module()(images); a zip archive. onnx: input `images`, output `logits`.
+
+    Returns:
+        The largest difference of a logit.
+
+    Raises:
+        ValueError: what ONNX needs is not installed, a place that cannot be written, or outputs that differ by more
+            than 1e-4 (of the value, or absolutely); the file is not written then.
+    """
+    if format == "onnx" and (missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]):
+        raise ValueError(f"--format onnx needs {', '.join(missing)}: pip install 'dasgm[export]'")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{format}")
+    try:
+        with _quiet():
+            {"pt2": _write_pt2, "onnx": _write_onnx}[format](model, temporary)
+            run = {"pt2": _pt2, "onnx": _onnx}[format](temporary)
+            worst = max(_compare(model, run, x) for n in BATCHES for x in _inputs(model, n))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"--output {path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return worst
+
+
+def _example(model: Model) -> Tensor:
+    return torch.zeros(2, 3, model.image_size, model.image_size)
+
+
+def _write_pt2(model: Model, path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(model, (_example(model),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+
+
+def _write_onnx(model: Model, path: Path) -> None:
+    program = torch.onnx.export(
+        model,
+        (_example(model),),
+        input_names=["images"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _pt2(path: Path) -> Callable[[Tensor], Tensor]:
+    return torch.export.load(path).module()
+
+
+def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
+
+
+def _inputs(model: Model, n: int) -> list[Tensor]:
+    """Noise, and smooth pictures as `preprocess` would give them."""
+    size, generator = model.image_size, torch.Generator().manual_seed(n)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.mean, model.std))
+    coarse = torch.rand(n, 3, 4, 4, generator=generator)
+    smooth = F.interpolate(coarse, size=(size, size), mode="bilinear").mul(255).round() / 255
+    return [torch.randn(n, 3, size, size, generator=generator), (smooth - mean) / std]
+
+
+@torch.no_grad()
+def _compare(model: Model, run: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    expected, found = model(x), run(x)
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+        shape = f"{list(found.shape)} for {list(expected.shape)}"
+        worst = f"{(found - expected).abs().max():.2g}" if found.shape == expected.shape else shape
+        raise ValueError(f"the exported model's outputs differ from the network's by {worst} on {len(x)} images")
+    return (found - expected).abs().max().item()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings, no log lines of the exporters: what went wrong is an exception."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -1,0 +1,216 @@
+"""A trained network as files: `model.safetensors` (the weights) and `model.json` (all else). No pickle.
+
+model = dasgm.load("runs/mine")                      # in eval mode; a run's folder, or either of the files
+model.predict(["cat.jpg"])                           # [[("cat", 0.98), ...]]
+model(torch.stack([model.preprocess("cat.jpg")]))    # logits [1, classes]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as packed
+from torch import Tensor
+
+import dasgm
+from dasgm.config import key_of, to_json
+from dasgm.data._pictures import fitted
+from dasgm.genotype import Genotype
+from dasgm.networks.network import SHRINKS, Network, check_image_size
+from dasgm.recipes import EvaluateConfig
+from dasgm.runs import write_atomic
+
+if TYPE_CHECKING:
+    Picture = str | Path | bytes | Image.Image | Tensor
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+LARGEST = 16 * 2**20  # bytes of a model.json
+MOST = {"cells": 100, "channels": 4096, "image_size": 2048}  # of a network that is read
+MOST_EDGES = 32  # of a cell that is read
+
+
+class Model(Network):
+    """A trained network: normalised images [N, 3, S, S] -> logits [N, classes], in eval mode.
+
+    classes: names, in the logits' order; image_size: S; mean, std: of images in [0, 1]; about: all of model.json.
+    """
+
+    def __init__(self, genotype: Genotype, about: dict[str, Any]) -> None:
+        super().__init__(genotype, about["channels"], about["cells"], len(about["classes"]), form=about["form"])
+        self.about = about
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self.image_size: int = about["image_size"]
+        self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
+
+    def preprocess(self, image: Picture) -> Tensor:
+        """A picture as the network takes it: [3, S, S] on the CPU, as `--dataset folder` reads its pictures: upright,
+        RGB, the shorter side resized to S, the centre kept, normalised.
+
+        Args:
+            image: a file's path or its bytes, a PIL image, or uint8 [3, H, W].
+
+        Raises:
+            ValueError, OSError: it cannot be read.
+        """
+        if isinstance(image, Tensor):
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+                raise ValueError(f"an image of {image.dtype} {list(image.shape)}: expected uint8 [3, H, W]")
+            image = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
+        size = self.image_size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            pixels = fitted(Path(image) if isinstance(image, str) else image, size)
+        x = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return (x / 255 - mean) / std
+
+    def predict(self, images: Sequence[Picture], top: int = 5) -> list[list[tuple[str, float]]]:
+        """The `top` most probable classes of each picture, by name, and their probabilities, the highest first."""
+        return self.named(torch.stack([self.preprocess(image) for image in images]), top) if images else []
+
+    @torch.no_grad()
+    def named(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The same of images [N, 3, S, S] as `preprocess` gives them."""
+        logits = self(x.to(self.head.weight.device))
+        probabilities, classes = logits.softmax(1).topk(min(top, len(self.classes)), 1)
+        return [
+            [(self.classes[i], p) for i, p in zip(row.tolist(), ps.tolist(), strict=True)]
+            for row, ps in zip(classes, probabilities, strict=True)
+        ]
+
+
+def save(
+    folder: Path, network: Network, genotype: Genotype, config: EvaluateConfig, data: Any, result: dict[str, Any]
+) -> None:
+    """Write both files of a trained network, without its auxiliary head, each whole or not at all.
+
+    Args:
+        data: with the names of the classes, the images' size and their normalisation.
+        result: the run's last row, whose `result/...` are kept.
+    """
+    tensors = {
+        k: t.detach().cpu().contiguous() for k, t in network.state_dict().items() if k.split(".")[0] != "auxiliary"
+    }
+    content = packed(tensors, {"format": "pt"})
+    about = {
+        "format": FORMAT,
+        "dasgm": dasgm.__version__,
+        "genotype": json.loads(genotype.to_json()),
+        "form": config.form,
+        "cells": config.cells,
+        "channels": config.channels,
+        "classes": list(data.classes),
+        "image_size": data.image_size,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "result": {k.removeprefix("result/"): v for k, v in result.items() if k.startswith("result/")},
+        "data": key_of(config.data),
+        "recipe": to_json(config) | {"data_dir": None},
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_atomic(folder / WEIGHTS, content)
+    write_atomic(folder / DESCRIPTION, json.dumps(about, indent=1))
+
+
+def load(path: str | Path, device: str = "cpu") -> Model:
+    """The trained network at `path`, in eval mode on `device`.
+
+    Args:
+        path: the folder of a finished evaluation, its model.json or its model.safetensors.
+
+    Raises:
+        ValueError: in one line, why there is none or why it cannot be used.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    described, weights = folder / DESCRIPTION, folder / WEIGHTS
+    if not path.is_dir():
+        if path.suffix not in (".json", ".safetensors"):
+            raise ValueError(f"model {path}: expected a run's folder, a model.json or a model.safetensors")
+        described, weights = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    for file in (described, weights):
+        if not file.is_file():
+            raise ValueError(f"model {path}: there is no {file.name}; dasgm evaluate writes it when it has finished")
+    try:
+        about = _described(described)
+        genotype = Genotype.from_json(json.dumps(about["genotype"]))
+        if max(len(genotype.normal), len(genotype.reduce)) > MOST_EDGES:
+            raise ValueError(f"a cell of more than {MOST_EDGES} edges")
+        with torch.device("meta"):
+            model = Model(genotype, about)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"model {described}: {error}") from None
+    try:
+        tensors = _tensors(weights, model.state_dict())
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != about["sha256"]:
+            raise ValueError(f"not the weights that {described.name} describes; copy both files of one run")
+    except (ValueError, OSError, SafetensorError) as error:
+        raise ValueError(f"model {weights}: {_line(error)}") from None
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_(False).eval().to(device)
+
+
+def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors, once its header says that they are the expected ones: before that nothing is read."""
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+        if odd := sorted(names ^ expected.keys()):
+            raise ValueError(
+                f"{len(odd)} tensors too many or too few for the network of its description: {odd[0]!r:.80}"
+            )
+        for name, tensor in expected.items():
+            found = file.get_slice(name)
+            kind = {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype]
+            if list(found.get_shape()) != list(tensor.shape) or found.get_dtype() != kind:
+                raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not {kind} {list(tensor.shape)}")
+        return {name: file.get_tensor(name) for name in expected}
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """A model.json whose values a network can be built of."""
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path.stat().st_size} bytes are too many for a description")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError("no JSON") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else about
+        raise ValueError(f"format {found!r:.40}, expected {FORMAT}")
+    for name, most in MOST.items():
+        value = about.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ValueError(f"{name} {value!r:.40}: expected a whole number from 1 to {most}")
+    classes = about.get("classes")
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"classes {classes!r:.40}: expected a list of at least two names")
+    for name in ("mean", "std"):
+        value = about.get(name)
+        if not isinstance(value, list) or len(value) != 3 or not all(_finite(v, name == "std") for v in value):
+            raise ValueError(f"{name} {value!r:.40}: expected three numbers")
+    if about.get("form") not in SHRINKS:
+        raise ValueError(f"form {about.get('form')!r:.40}: expected {' or '.join(SHRINKS)}")
+    check_image_size(about["form"], about["image_size"])
+    if not isinstance(about.get("genotype"), dict) or not isinstance(about.get("sha256"), str):
+        raise ValueError("genotype or sha256 is missing")
+    return about
+
+
+def _finite(value: Any, positive: bool) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and (value > 0 or not positive)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,146 @@
+"""A genotype's network trained from scratch (DARTS, Section 3.2): its steps, and where its batches come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dasgm.bilevel import Player, grad, replay, seed_of
+from dasgm.distributed import average, rank, world_size
+from dasgm.networks.network import Network
+from dasgm.recipes import EvaluateConfig
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+    from dasgm.genotype import Genotype
+
+MEASURED = 256  # images of a batch that is only measured
+TOP = 5
+
+
+class Batches(Protocol):
+    """Where a training's images come from: the seam for data sets that do not fit in memory.
+
+    Images [b, 3, S, S] are normalised and on the device that computes, labels int64 [b] beside them.
+    """
+
+    iterations: int
+    """Of an epoch, the same on every worker."""
+
+    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This worker's `iterations` augmented batches of an epoch (from 0): a pure function of it."""
+
+    def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This worker's share of the images that the error is measured on, with a mask bool [b]: over all workers each
+        image is true once, however the shares are padded."""
+
+
+class InMemory:
+    """Batches of a data set in memory.
+
+    Args:
+        train: indices of the training images that are learnt from; what is left of a global batch is left out.
+        batch_size: of each worker.
+        stream: names the random streams.
+        held_out: indices of the training images that are measured; None: the test set.
+    """
+
+    def __init__(self, data: Data, train: Tensor, batch_size: int, *stream: object, held_out: Tensor | None = None):
+        self.data, self.train, self.batch_size, self.stream = data, train, batch_size, stream
+        self.held_out = held_out
+        self.iterations = max(1, len(train) // (batch_size * world_size()))
+
+    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        data, b, n = self.data, self.batch_size, self.batch_size * world_size()
+        generator = torch.Generator().manual_seed(seed_of(*self.stream, epoch))
+        order = self.train[torch.randperm(len(self.train), generator=generator)]
+        for i in range(self.iterations):
+            some = order[i * n + rank() * b :][:b]
+            with replay(*self.stream, epoch, i, rank()):
+                x = data.augment(data.to_classifier(data.raw(some)), cutout=True)
+            yield x, data.labels[some]
+
+    def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        data = self.data
+        if self.held_out is None:
+            J, raw, labels = torch.arange(len(data.test_labels)), data.test_raw, data.test_labels
+        else:
+            J, raw, labels = self.held_out, data.raw, data.labels
+        for i in J[rank() :: world_size()].split(MEASURED):
+            y = labels[i]
+            yield data.to_classifier(raw(i)), y, torch.ones_like(y, dtype=torch.bool)
+
+
+class Training:
+    """A genotype's network and the optimiser that trains it.
+
+    Args:
+        stream: names the random streams, the run's seed first.
+
+    Raises:
+        ValueError: a size that no network has.
+    """
+
+    def __init__(self, genotype: Genotype, config: EvaluateConfig, classes: int, device: Any, *stream: object):
+        self.config, self.stream, self.device = config, stream, torch.device(device)
+        with replay(*stream):
+            network = Network(
+                genotype, config.channels, config.cells, classes, form=config.form, auxiliary=config.auxiliary > 0
+            )
+        self.layout = torch.preserve_format
+        if self.device.type == "cuda" and config.channels_last:
+            self.layout = torch.channels_last
+        self.network = network.to(self.device).to(memory_format=self.layout)
+        self.classes = classes
+        self.W = Player(
+            self.network,
+            lambda p: torch.optim.SGD(p, config.lr, config.momentum, weight_decay=config.weight_decay),
+            clip=config.clip or None,
+        )
+        on_gpu = config.precision == "auto" and self.device.type == "cuda"
+        self.half = on_gpu or config.precision == "bfloat16"
+
+    def schedule(self, epoch: int) -> None:
+        """Write what depends on the epoch (from 0): a pure function of it, so nothing is to be restored."""
+        self.W.lr = self.config.learning_rate(epoch)
+        self.network.drop_path_rate = self.config.drop_path_rate(epoch)
+
+    def step(self, x: Tensor, y: Tensor, epoch: int, i: int) -> tuple[Tensor, Tensor]:
+        """One step on this worker's batch: its loss, and how many of it were wrong before the step."""
+        config, x = self.config, x.to(memory_format=self.layout)
+
+        def loss_of(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+
+        with (
+            replay(*self.stream, "step", epoch, i, rank()),
+            torch.autocast(self.device.type, torch.bfloat16, self.half),
+        ):
+            if config.auxiliary:
+                logits, auxiliary = self.network.forward_with_auxiliary(x)
+                loss = loss_of(logits) + config.auxiliary * loss_of(auxiliary)
+            else:
+                logits = self.network(x)
+                loss = loss_of(logits)
+        self.W.step(*grad(loss, self.W))
+        return loss.detach(), (logits.detach().argmax(1) != y).sum()
+
+    @torch.no_grad()
+    def counts(self, batches: Batches) -> tuple[int, int, int]:
+        """Images measured, over all workers: right, right among the first five, all. In float32."""
+        found = torch.zeros(3, dtype=torch.int64, device=self.device)
+        self.network.eval()
+        for x, y, mask in batches.testing():
+            logits = self.network(x.to(memory_format=self.layout))
+            best = logits.topk(min(TOP, self.classes), 1).indices
+            right = (logits.argmax(1) == y, (best == y[:, None]).any(1), torch.ones_like(mask))
+            found += torch.stack([(hit & mask).sum() for hit in right])
+        self.network.train()
+        shared = found.cpu().double()
+        average([shared])
+        first, five, seen = (shared * world_size()).round().long().tolist()
+        return first, five, seen
