@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import dasgm
-from dasgm.config import SearchConfig, key_of, keys, nearest, override
+from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.presets import PRESETS, preset, with_dataset
 
 USAGE = """\
 dasgm: differentiable architecture search with a generative model
 
   dasgm search [PRESET]       search an architecture (one process; cluster/search.py: the same on many workers)
+  dasgm pretrain [PRESET]     train the preset's GAN alone on J_2, for searches that begin with one or freeze it
   dasgm presets [NAME]        the paper's rows and small sizes: settings, published results, what was decided and why
   dasgm random --seed N       a random architecture: the baseline
   dasgm draw GENOTYPE         draw both cells to a PNG, SVG or PDF file
@@ -120,15 +121,32 @@ class SearchOptions:
     """Root of everything."""
     name: str = ""
     """Of the run; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    pretrain: bool = False
+    """Begin with a pre-trained GAN, and run the pre-training first unless it is there."""
     dry_run: bool = False
     """Print the configuration and the split's sizes, and start nothing."""
 
 
-def flattened(options: type) -> type:
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Where a pre-training lies, how long it is, and its settings."""
+
+    config: Any
+    iterations: int | None = None
+    """Generator steps: the same as --gan.pretrain-iterations. More continue a run of the same --name."""
+    storage: Path = Path("runs")
+    """Root of everything."""
+    name: str = ""
+    """Of the run; gan-<GAN>-<dataset>-s<seed>-<digest of its settings> by default, where --pretrain looks for it."""
+    dry_run: bool = False
+    """Print the configuration and what it would cost, and start nothing."""
+
+
+def flattened(options: type, config: type = SearchConfig) -> type:
     """`options` with the settings of its field `config` as flags without a prefix."""
     import tyro
 
-    options.__annotations__["config"] = Annotated[SearchConfig, tyro.conf.arg(name="")]
+    options.__annotations__["config"] = Annotated[config, tyro.conf.arg(name="")]
     return options
 
 
@@ -140,10 +158,32 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
         fail(str(error))
     about = f"Search an architecture. To continue, run the same command. {parts_help()}"
     found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about)
-    return replace(chosen, config=found.config), found
+    return replace(chosen, config=absolute(found.config)), found
 
 
-def show_config(config: SearchConfig) -> None:
+def absolute(config: SearchConfig) -> SearchConfig:
+    """With the place of the GAN's file as seen from anywhere: workers may stand in other folders."""
+    place = config.gan_checkpoint
+    return replace(config, gan_checkpoint=str(Path(place).absolute())) if place else config
+
+
+def pretrain_options(argv: Sequence[str], prog: str, options: type = PretrainOptions) -> tuple[Chosen, Any]:
+    """The command line of one pre-training, alone or under Ray Train."""
+    try:
+        chosen = choose(argv)
+        default = options(PretrainConfig.of(chosen.config))
+    except ValueError as error:
+        fail(str(error))
+    about = f"Train a GAN alone on J_2. To continue, run the same command. {parts_help()}"
+    found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about)
+    if found.iterations is not None:
+        if found.iterations < 1:
+            fail(f"iterations {found.iterations}: expected at least 1")
+        found = replace(found, config=override(found.config, {"gan.pretrain_iterations": found.iterations}))
+    return chosen, found
+
+
+def show_config(config: SearchConfig | PretrainConfig) -> None:
     """The whole configuration, as it is saved."""
     import json
 
@@ -163,22 +203,74 @@ def _search(argv: Sequence[str]) -> int:
     if options.dry_run:
         from dasgm.estimate import describe
 
-        print(describe(config))
+        print(describe(config, pretrain=options.pretrain))
         return 0
-    from dasgm.loop import Interrupted, Seams, main
-    from dasgm.search import SearchFailed
+    from dasgm import loop, pretrain
+    from dasgm.session import Seams
 
     about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
     with _progress() as (say, watch):
-        try:
-            row = main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
-        except Interrupted:
-            say(f"stopped; everything is saved in {folder}. To continue: {command}")
-            return 130
-        except SearchFailed as error:
-            fail(f"the search failed: {error}; what came before is in {folder}", 1)
+        if options.pretrain:
+
+            def first(wanted: PretrainConfig, place: Path) -> None:
+                named = {"name": place.name, "title": place.name, "command": command}
+                with _ending("pre-training", place, command, say):
+                    pretrain.main(wanted, place, Seams(say=say, watch=watch, about=named, stoppable=True))
+
+            config = pretrain.of_search(config, options.storage, first, say)
+        with _ending("search", folder, command, say):
+            row = loop.main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
         say(_result(row, folder))
     return 0
+
+
+@contextmanager
+def _ending(what: str, folder: Path, command: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Tells of a run that does not come to its end."""
+    from dasgm.search import SearchFailed
+    from dasgm.session import Interrupted
+
+    try:
+        yield
+    except Interrupted:
+        say(f"stopped; everything is saved in {folder}. To continue: {command}")
+        raise SystemExit(130) from None
+    except SearchFailed as error:
+        fail(f"the {what} failed: {error}; what came before is in {folder}", 1)
+
+
+def _pretrain(argv: Sequence[str]) -> int:
+    chosen, options = pretrain_options(argv, "dasgm pretrain")
+    config, folder = options.config, options.storage / (options.name or options.config.name)
+    command = shlex.join(["dasgm", "pretrain", *argv])
+    show_config(config)
+    print(f"{key_of(config.gan)} on {key_of(config.data)}: loading; the run's folder is {folder}", flush=True)
+    if options.dry_run:
+        from dasgm.estimate import describe_pretraining
+
+        print(describe_pretraining(config))
+        return 0
+    from dasgm.pretrain import main
+    from dasgm.session import Seams
+
+    about = {"name": folder.name, "title": folder.name, "command": command}
+    with _progress() as (say, watch):
+        with _ending("pre-training", folder, command, say):
+            main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+        say(pretrained_line(folder))
+    return 0
+
+
+def pretrained_line(folder: Path) -> str:
+    """What a pre-training came to, and how a search takes it."""
+    from dasgm.pretrained import read
+
+    found = read(folder)
+    return (
+        f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
+        f"says (of real ones {found.about['judge']:.3f})\n"
+        f"  use it    dasgm search PRESET --gan-checkpoint {folder} [--freeze-gan --val-portion 0.5]"
+    )
 
 
 def _result(row: dict[str, Any], folder: Path) -> str:
@@ -309,14 +401,14 @@ def _runs_table(storage: Path) -> Any:
     table = Table("run", "state", "epoch", "accuracy", "proxy", "disk", title=f"runs in {storage}")
     for folder in runs(storage):
         rows = Run(folder).rows()
-        epochs = [r for r in rows if "val/accuracy" in r]
+        epochs = [r for r in rows if r.get("phase") != "best"]
         best = next((r for r in rows if "best/proxy" in r), None)
         disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         table.add_row(
             str(folder.relative_to(storage)),
             state_of(folder),
             str(epochs[-1]["epoch"]) if epochs else "0",
-            f"{epochs[-1]['val/accuracy']:.3f}" if epochs else "-",
+            f"{epochs[-1]['val/accuracy']:.3f}" if epochs and "val/accuracy" in epochs[-1] else "-",
             f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
             f"{disk / 1e6:.1f} MB",
         )
@@ -336,6 +428,7 @@ def _report(argv: Sequence[str]) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": _search,
+    "pretrain": _pretrain,
     "presets": _presets,
     "random": _random,
     "draw": _draw,

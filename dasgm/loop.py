@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +10,22 @@ import torch
 from torch import Tensor
 
 from dasgm.adversary import Adversary, sample
-from dasgm.bilevel import NotFinite, replay, seed_of
+from dasgm.bilevel import NotFinite, Point, replay, seed_of
 from dasgm.config import SearchConfig
-from dasgm.distributed import alone, barrier, broadcast, rank, world_size
+from dasgm.distributed import barrier, broadcast, rank, world_size
 from dasgm.evaluate import proxy
 from dasgm.figures import draw, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, judge
-from dasgm.memory import advice, is_out_of_memory
+from dasgm.memory import advice
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Supernet
-from dasgm.pretrain import warm_up
+from dasgm.pretrained import Pretrained, chosen
 from dasgm.report import report as write_report
-from dasgm.runs import FORMAT, Locked, Run, hardware
+from dasgm.runs import FORMAT, Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
-
-Row = dict[str, Any]
-
-
-class Interrupted(Exception):
-    """Asked to stop; everything is saved, the same command goes on."""
-
-
-@dataclass
-class Seams:
-    """What a launcher hands to `main`; the defaults are a quiet lone process."""
-
-    report: Callable[[Row], None] = lambda row: None
-    """Called once an epoch by every rank, with the epoch's row."""
-    say: Callable[[str], None] = print
-    """A line for the user, from rank 0."""
-    watch: Callable[[int, int, int, int], None] = lambda epoch, epochs, iteration, iterations: None
-    """Called every iteration, for a progress bar."""
-    about: Row = field(default_factory=dict)
-    """Entries of run.json: name, title, command, sweep, swept parameters."""
-    cache: Path | None = None
-    """Where the judge and the GAN's warm-up are kept; beside the run's folder by default."""
-    stoppable: bool = False
-    """Whether Ctrl-C and SIGTERM save and stop (a lone process)."""
-
-
-def device_of(name: str) -> str:
-    """The device that `auto` means here. ValueError where the named one is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if not there.get(name.partition(":")[0], False):
-        raise ValueError(f"device {name!r}: there is none here; use --device cpu")
-    return name
+from dasgm.session import Go, Interrupted, Row, Seams, conduct
+from dasgm.warmup import warm_up
 
 
 def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
@@ -73,70 +36,14 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
         SearchFailed: a loss is not finite; the run is marked failed.
         Interrupted: stopped on request after saving.
     """
-    seams = seams or Seams()
-    folder = Path(folder)
-    if rank() != 0:
-        seams.say = lambda line: None
-    device = device_of(config.device)
-    loaded: list[Any] = []
-    _together(lambda: loaded.append(config.data.load(config.data_dir, device)))  # first rank 0: it may download
-    data = loaded[0] if loaded else config.data.load(config.data_dir, device)
-    fits(config, data, world_size())
-    run = Run(folder)
-    with ExitStack() as stack:
-        stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
-        _together(lambda: _begin(stack, run, config, _about(config, device) | seams.about, data.digest))
-        for note in (data.describe(), *data.notes):
-            seams.say(note)
-        try:
-            return _with_advice(config, data, lambda: _Loop(config, data, run, seams, stop).go())
-        except SearchFailed as error:
-            if rank() == 0:
-                run.note(state="failed", reason=str(error), ended=time.time())
-                write_report(folder)
-            raise
-        except Interrupted:
-            run.note(state="interrupted", reason="stopped on request", ended=time.time())
-            write_report(folder)
-            raise
 
+    def prepare(data: Any) -> tuple[Go, dict[str, str]]:
+        fits(config, data, world_size())
+        pretrained = chosen(config, data)
+        digests = {"gan_checkpoint": pretrained.digest} if pretrained else {}
+        return Loop(config, data, pretrained).go, digests
 
-def _with_advice(config: SearchConfig, data: Any, go: Callable[[], Row]) -> Row:
-    """What `go` gives; out of memory becomes one line that says what would fit."""
-    try:
-        return go()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # outside the handler, whose traceback holds on to the network
-    with alone():
-        line = advice(config, data)
-    if world_size() > 1:
-        raise RuntimeError(line)  # this worker has to die, or the others wait for it
-    raise SearchFailed(line)
-
-
-def _begin(stack: ExitStack, run: Run, config: SearchConfig, about: Row, data_digest: str) -> None:
-    stack.enter_context(run)
-    run.begin(config, about, data_digest)
-
-
-def _together(begin: Callable[[], None]) -> None:
-    """Rank 0 does it; what the user did wrong is an error on every rank."""
-    error: tuple[str, bool] | None = None
-    if rank() == 0:
-        try:
-            begin()
-        except ValueError as found:
-            error = (str(found), isinstance(found, Locked))
-    error = broadcast(error)
-    if error:
-        raise (Locked if error[1] else ValueError)(error[0])
-
-
-def _about(config: SearchConfig, device: str) -> Row:
-    on = "J_val" if config.data.holdout else "J_2"
-    return {"device": hardware(device), "workers": world_size(), "measured_on": on}
+    return conduct(config, folder, seams or Seams(), prepare, advice)
 
 
 def fits(config: SearchConfig, data: Any, workers: int) -> None:
@@ -162,32 +69,16 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
 
 
-@contextmanager
-def _stopping(stoppable: bool, say: Callable[[str], None]) -> Iterator[list[int]]:
-    """A list that the first Ctrl-C or SIGTERM fills; the second one ends the process at once."""
-    asked: list[int] = []
-    if not stoppable:
-        yield asked
-        return
+class Loop:
+    """A search, epoch by epoch; a pre-training is another (pretrain.py)."""
 
-    def ask(number: int, _: Any) -> None:
-        if asked:
-            os._exit(130)  # checkpoints are renamed into place: nothing is half-written
-        asked.append(number)
-        say("stopping after this step; once more ends at once")
+    search: Any  # Search, or what stands in for it
+    run: Run
+    seams: Seams
+    stop: list[int]
 
-    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-
-class _Loop:
-    def __init__(self, config: SearchConfig, data: Any, run: Run, seams: Seams, stop: list[int]):
-        self.config, self.data, self.run, self.seams, self.stop = config, data, run, seams, stop
-        self.cache = seams.cache or run.folder.parent / "cache"
+    def __init__(self, config: Any, data: Any, pretrained: Pretrained | None = None):
+        self.config, self.data, self.pretrained = config, data, pretrained
         self.epoch, self.best = 0, -1.0  # epochs over all stages
         self.means = Means()
         self.spent = 0.0  # device seconds of an epoch cut short
@@ -195,14 +86,17 @@ class _Loop:
         self.warmup_seconds = 0.0
         self.judge: Judge | None = None
 
-    def go(self) -> Row:
-        state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
-        self._threads(state)
-        search = self.search = Search(self.config, self.data)
+    def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
+        """Begin or continue in the run's folder; `stop` is filled when somebody asks for it. Returns the last row."""
+        self.run, self.seams, self.stop = run, seams, stop
+        self.cache = seams.cache or run.folder.parent / "cache"
+        return self._go()
+
+    def _go(self) -> Row:
+        state = self._last()
+        search = self.search = Search(self.config, self.data, self.pretrained)
         if self.config.gan is not None:
-            self.judge = judge(self.data, self.cache, self.seams.say)
-            self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
-            self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
+            self._call_judge()
         if state:
             self._restore(state)
             if finished := self._finished():
@@ -214,7 +108,8 @@ class _Loop:
         else:
             if rank() == 0:
                 self.run.cut(-1)
-            self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
+            if self.pretrained is None:
+                self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
         self._tell_stage()
@@ -231,12 +126,19 @@ class _Loop:
         if rank() == 0:
             self.run.note(**changes)
 
-    def _threads(self, state: Any) -> None:
-        """Sums depend on the number of threads: a run goes on with those it began with."""
+    def _last(self) -> Row | None:
+        """The last checkpoint. Sums depend on the number of threads: a run goes on with those it began with."""
+        state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
         begun = broadcast(self.run.about.get("threads") if rank() == 0 else None)
         threads = begun or self.config.threads or torch.get_num_threads()
         torch.set_num_threads(threads)
         self.run_note(threads=threads)
+        return state
+
+    def _call_judge(self) -> None:
+        self.judge = judge(self.data, self.cache, self.seams.say)
+        self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
+        self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
 
     def _restore(self, state: Row) -> None:
         self.search.load_state_dict(state["search"])
@@ -350,13 +252,17 @@ class _Loop:
         return out
 
     def _samples(self) -> tuple[Tensor, Tensor] | None:
-        """The live generator's images, classes in turn, from the same z at every epoch."""
+        """The generator's images, classes in turn, from the same z at every epoch."""
         gan = self.search.gan
         if not isinstance(gan, Adversary):
             return None
         classes = len(self.data.classes)
         labels = torch.arange(classes).repeat_interleave(max(10, min(50, 500 // classes)))
-        return sample(gan, gan.G.fixed, labels, seed_of(self.config.seed, "samples")), labels.to(self.search.device)
+        return sample(gan, self._shown(), labels, seed_of(self.config.seed, "samples")), labels.to(self.search.device)
+
+    def _shown(self) -> Point:
+        """Whose images are looked at: the live generator's, which a search learns from."""
+        return self.search.gan.G.fixed
 
     def _draw_samples(self, images: Tensor, path: Path) -> None:
         classes = min(len(self.data.classes), 20)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dasgm.config import SearchConfig, digest, mathematics, to_json
+from dasgm.config import PretrainConfig, SearchConfig, digest, mathematics, to_json
 
 FORMAT = 1
 
@@ -177,13 +177,16 @@ class Run:
         with exclusive(self.folder / "run.json.lock"):
             write_atomic(self.folder / "run.json", json.dumps(self.about | changes, indent=1))
 
-    def begin(self, config: SearchConfig, about: dict[str, Any], data_digest: str) -> None:
+    def begin(self, config: SearchConfig | PretrainConfig, about: dict[str, Any], digests: dict[str, str]) -> None:
         """Write down what is asked, or compare it with what this folder began with.
+
+        Args:
+            digests: of what is read besides: "data", and "gan_checkpoint" where a search begins with one.
 
         Raises:
             ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do.
         """
-        asked = mathematics(config) | {"data": data_digest}
+        asked = mathematics(config) | digests
         begun = self.about
         if begun.get("mathematics"):
             differing = [k for k in asked | begun["mathematics"] if asked.get(k) != begun["mathematics"].get(k)]
@@ -191,6 +194,8 @@ class Run:
                 k = differing[0]
                 if k == "data":
                     raise ValueError(f"run {self.folder} began with other images of this data set; use another --name")
+                if k == "gan_checkpoint":
+                    raise ValueError(f"run {self.folder} {_another_gan(begun['mathematics'].get(k), asked.get(k))}")
                 raise ValueError(
                     f"run {self.folder} began with {k} = {begun['mathematics'].get(k)!r}, asked is {asked.get(k)!r}; "
                     "use another --name, or that value"
@@ -265,6 +270,11 @@ class Run:
             say(f"checkpoint {path.name} is torn; going on from the one before")
             path.unlink()
         return None
+
+
+def _another_gan(begun: str | None, asked: str | None) -> str:
+    old, new = (f"a pre-trained GAN ({digest[:8]})" if digest else "a GAN of its own" for digest in (begun, asked))
+    return f"began with {old}, asked is {new}; use another --name, or the --gan-checkpoint it began with"
 
 
 def _text(path: Path) -> str:

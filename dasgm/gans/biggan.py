@@ -26,6 +26,7 @@ class Config(GanConfig):
     orthogonal: float = 1e-4  # strength of the orthogonal regularisation of the generator
     average_decay: float = 0.9999  # of the generator's moving average
     average_start: int = 1000  # iteration from which it averages; before, it copies
+    pretrain_discriminator_steps: int = 4  # per generator step when pre-training: the authors' for CIFAR
     b_init: float = 2.0  # logit by which the default operations of a searched discriminator are ahead
 
     def __post_init__(self) -> None:

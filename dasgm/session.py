@@ -1,0 +1,161 @@
+"""What frames a run, a search's or a pre-training's: data, folder and lock, stopping on request, how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dasgm.config import PretrainConfig, SearchConfig
+from dasgm.distributed import alone, broadcast, rank, world_size
+from dasgm.memory import is_out_of_memory
+from dasgm.report import report as write_report
+from dasgm.runs import Locked, Run, hardware
+from dasgm.search import SearchFailed
+
+Row = dict[str, Any]
+
+
+class Interrupted(Exception):
+    """Asked to stop; everything is saved, the same command goes on."""
+
+
+@dataclass
+class Seams:
+    """What a launcher hands to `main`; the defaults are a quiet lone process."""
+
+    report: Callable[[Row], None] = lambda row: None
+    """Called once an epoch by every rank, with the epoch's row."""
+    say: Callable[[str], None] = print
+    """A line for the user, from rank 0."""
+    watch: Callable[[int, int, int, int], None] = lambda epoch, epochs, iteration, iterations: None
+    """Called every iteration, for a progress bar."""
+    about: Row = field(default_factory=dict)
+    """Entries of run.json: name, title, command, sweep, swept parameters."""
+    cache: Path | None = None
+    """Where the judge and the GAN's warm-up are kept; beside the run's folder by default."""
+    stoppable: bool = False
+    """Whether Ctrl-C and SIGTERM save and stop (a lone process)."""
+
+
+Go = Callable[[Run, Seams, list[int]], Row]
+
+
+def device_of(name: str) -> str:
+    """The device that `auto` means here. ValueError where the named one is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there.get(name.partition(":")[0], False):
+        raise ValueError(f"device {name!r}: there is none here; use --device cpu")
+    return name
+
+
+def conduct(
+    config: SearchConfig | PretrainConfig,
+    folder: Path,
+    seams: Seams,
+    prepare: Callable[[Any], tuple[Go, dict[str, str]]],
+    advice: Callable[[Any, Any], str],
+) -> Row:
+    """Load the data, hold the run's folder, and do in it what there is to do; how it ends is written down.
+
+    Args:
+        prepare: of the data, what to do and the digests of what else is read; ValueError for what cannot be used.
+        advice: of the configuration and the data, what would fit where memory does not suffice.
+    """
+    folder = Path(folder)
+    if rank() != 0:
+        seams.say = lambda line: None
+    device = device_of(config.device)
+    loaded: list[Any] = []
+    _together(lambda: loaded.append(config.data.load(config.data_dir, device)))  # first rank 0: it may download
+    data = loaded[0] if loaded else config.data.load(config.data_dir, device)
+    go, digests = prepare(data)
+    run = Run(folder)
+    with ExitStack() as stack:
+        stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
+        about = _about(config, device) | seams.about
+        _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests))
+        for note in (data.describe(), *data.notes):
+            seams.say(note)
+        try:
+            return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
+        except SearchFailed as error:
+            if rank() == 0:
+                run.note(state="failed", reason=str(error), ended=time.time())
+                write_report(folder)
+            raise
+        except Interrupted:
+            run.note(state="interrupted", reason="stopped on request", ended=time.time())
+            write_report(folder)
+            raise
+
+
+def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
+    """What `go` gives; out of memory becomes one line that says what would fit."""
+    try:
+        return go()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside the handler, whose traceback holds on to the network
+    with alone():
+        line = advice()
+    if world_size() > 1:
+        raise RuntimeError(line)  # this worker has to die, or the others wait for it
+    raise SearchFailed(line)
+
+
+def _begin(
+    stack: ExitStack, run: Run, config: SearchConfig | PretrainConfig, about: Row, digests: dict[str, str]
+) -> None:
+    stack.enter_context(run)
+    run.begin(config, about, digests)
+
+
+def _together(begin: Callable[[], None]) -> None:
+    """Rank 0 does it; what the user did wrong is an error on every rank."""
+    error: tuple[str, bool] | None = None
+    if rank() == 0:
+        try:
+            begin()
+        except ValueError as found:
+            error = (str(found), isinstance(found, Locked))
+    error = broadcast(error)
+    if error:
+        raise (Locked if error[1] else ValueError)(error[0])
+
+
+def _about(config: SearchConfig | PretrainConfig, device: str) -> Row:
+    on = "J_val" if config.data.holdout else "J_2"
+    return {"device": hardware(device), "workers": world_size(), "measured_on": on}
+
+
+@contextmanager
+def _stopping(stoppable: bool, say: Callable[[str], None]) -> Iterator[list[int]]:
+    """A list that the first Ctrl-C or SIGTERM fills; the second one ends the process at once."""
+    asked: list[int] = []
+    if not stoppable:
+        yield asked
+        return
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            os._exit(130)  # checkpoints are renamed into place: nothing is half-written
+        asked.append(number)
+        say("stopping after this step; once more ends at once")
+
+    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
