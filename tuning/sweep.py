@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import job
-from cluster.search import look_at_data, payload
-from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, show_config
+from cluster.search import look_at_data, payload, pretrained_first
+from dasgm.cli import Chosen, absolute, choose, fail, flattened, parse, parts_help, show_config
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.runs import FORMAT, Run, read_json, write_atomic
 
@@ -52,6 +52,8 @@ class Options:
     """Seconds after which no more is begun and what runs is stopped, to be continued."""
     wait: float = 600.0
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    pretrain: bool = False
+    """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
     dry_run: bool = False
     """Print the configuration and what it would cost, and start nothing."""
 
@@ -79,9 +81,13 @@ class Sweep:
 
     def begin(self) -> None:
         """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
+        from dasgm.pretrained import read
+
         asked = mathematics(self.base) | {"space": self.options.space, "grace": self.options.grace}
         asked["workers_per_trial"] = self.options.workers_per_trial  # each adds a batch
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
+        if self.base.gan_checkpoint:
+            asked["gan_checkpoint"] = read(self.base.gan_checkpoint).digest
         begun = read_json(self.folder / "sweep.json")
         for key in asked | begun.get("mathematics", {}) if begun else {}:
             old, new = begun["mathematics"].get(key), asked.get(key)
@@ -285,12 +291,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
-    sweep = Sweep(replace(chosen, config=options.config), options, words)
+    sweep = Sweep(replace(chosen, config=absolute(options.config)), options, words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _dry_run(sweep) if options.dry_run else _run(sweep)
     except (ValueError, OSError) as error:
         fail(str(error))
+    except RuntimeError as error:  # of the pre-training
+        fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {sweep.folder}. To continue: {sweep.command}")
         return 130
@@ -316,7 +324,7 @@ def _dry_run(sweep: Sweep) -> int:
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     slots = max(1, workers.slots(job.cpus(), job.visible_gpus()))
     at_once = min(slots, options.max_concurrent or slots)
-    print(describe(sweep.base, options.num_trials, at_once, options.workers_per_trial))
+    print(describe(sweep.base, options.num_trials, at_once, options.workers_per_trial, options.pretrain))
     return 0
 
 
@@ -332,8 +340,10 @@ def _run(sweep: Sweep) -> int:
     job.prepare()  # a user's space may import Ray
     load(options.space)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
-    for line in look_at_data(sweep.base, workers):
+    for line in look_at_data(sweep.base, workers, options.pretrain):
         print(line, flush=True)
+    if options.pretrain:
+        sweep.base = pretrained_first(sweep.base, options.storage, workers, options.wait, sweep.command)
     with Run(sweep.folder):
         sweep.begin()
         complete = sweep.run(workers)
