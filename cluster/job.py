@@ -1,4 +1,4 @@
-"""One search on many workers: `launch` is the only TorchTrainer, `connected` the only ray.init."""
+"""One search or pre-training on many workers: `launch` is the only TorchTrainer, `connected` the only ray.init."""
 
 from __future__ import annotations
 
@@ -310,22 +310,37 @@ def search(payload: dict[str, Any]) -> str | None:
     Returns what is wrong with what the user asked, in one line. A search that failed is not tried again: its folder
     says why.
     """
+    from dasgm.config import SearchConfig
+    from dasgm.loop import main
+
+    return _work(payload, SearchConfig, main)
+
+
+def pretrain(payload: dict[str, Any]) -> str | None:
+    """The same for a pre-training."""
+    from dasgm.config import PretrainConfig
+    from dasgm.pretrain import main
+
+    return _work(payload, PretrainConfig, main)
+
+
+def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str | None:
     import ray
     import ray.train
 
     from dasgm.config import from_json
-    from dasgm.loop import Seams, main
     from dasgm.runs import Locked
     from dasgm.search import SearchFailed
+    from dasgm.session import Seams
 
     group = ray.util.get_current_placement_group()
     mark = {"placement_group": group.id.hex()} if group else {}
 
     def report(row: dict[str, Any]) -> None:
-        ray.train.report({"epoch": row["epoch"], "val/accuracy": row["val/accuracy"]} | mark)
+        ray.train.report({key: row[key] for key in ("epoch", "val/accuracy") if key in row} | mark)
 
     folder = Path(payload["folder"])
-    config = from_json(json.loads(payload["config"]))
+    config = from_json(json.loads(payload["config"]), kind)
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
 
     def say(line: str) -> None:

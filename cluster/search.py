@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cluster.job import Workers, connected, launch, workers_for
 from cluster.job import search as work
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, search_options
-from dasgm.config import SearchConfig, to_json
+from dasgm.config import PretrainConfig, SearchConfig, to_json
 
 
 @dataclass(frozen=True)
@@ -33,70 +34,119 @@ class Options(SearchOptions):
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
 
 
-def payload(config: SearchConfig, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """A search as plain data, for the workers."""
+def payload(config: SearchConfig | PretrainConfig, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """A run as plain data, for the workers."""
     folder, cache = folder.absolute(), cache.absolute()
     text = json.dumps(to_json(config))
     return {"config": text, "folder": str(folder), "cache": str(cache), "about": about}
 
 
-def look_at_data(config: SearchConfig, workers: Workers) -> list[str]:
-    """Load the data set once here, so that what is wrong with it is said before anything starts; what it is."""
+def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False) -> list[str]:
+    """Load the data set once here, so that what is wrong with it, or with the pre-trained GAN, is said before anything
+    starts; what it is. `pretrain`: that GAN is still to be made."""
     from dasgm.loop import fits
+    from dasgm.pretrain import wanted_by
+    from dasgm.pretrained import chosen
 
     data = config.data.load(config.data_dir, "cpu")
     fits(config, data, workers.number)
+    if pretrain:
+        wanted_by(config)
+    else:
+        chosen(config, data)
     return [data.describe(), *data.notes]
+
+
+def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, wait: float, what: str) -> None:
+    """`work` on every worker, as one job that MLflow mirrors; what the workers say is printed.
+
+    Raises:
+        ValueError: a user's mistake, or a folder in use.
+        RuntimeError: one line: why the run, called `what`, failed.
+        KeyboardInterrupt: stopped.
+    """
+    from cluster.tracking import Mirror
+    from dasgm.runs import Run
+
+    folder = Path(asked["folder"])
+    scratch = folder / f".ray-{os.getpid()}"
+    with Run(folder):  # refused here if another process has it
+        pass
+    over = threading.Event()
+    mirror = Mirror(folder).start()
+    with connected(workers, wait):
+        follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
+        follower.start()
+        try:
+            launch(work, asked, workers, scratch)
+        except RuntimeError as error:
+            raise RuntimeError(f"the {what} failed: {error}; to continue, run the same command") from None
+        finally:
+            over.set()
+            follower.join(2)
+            told = mirror.stop(20)
+            shutil.rmtree(scratch, ignore_errors=True)
+    if told:
+        print(told)
+    about = Run(folder).about
+    if about.get("state") == "failed":
+        raise RuntimeError(f"the {what} failed: {about['reason']}; what came before is in {folder}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; the exit code as `dasgm search`'s."""
     words = sys.argv[1:] if argv is None else argv
     chosen, options = search_options(words, "cluster/search.py", Options)
-    folder = options.storage / (options.name or chosen.name())
+    config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = shlex.join(["python", "cluster/search.py", *words])
-    show_config(chosen.config)
+    show_config(config)
     if options.dry_run:
         from dasgm.estimate import describe
 
-        print(describe(chosen.config, workers=options.workers))
+        print(describe(config, workers=options.workers, pretrain=options.pretrain))
         return 0
     print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {folder}", flush=True)
-    from cluster.tracking import Mirror
-    from dasgm.runs import Run
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    scratch = folder.absolute() / f".ray-{os.getpid()}"
-    try:
+    def job() -> None:
         workers = workers_for(options.workers, options.gpus)
-        look_at_data(chosen.config, workers)
-        with Run(folder):  # refused here if another process has it
-            pass
+        look_at_data(config, workers, options.pretrain)
+        begun = (
+            pretrained_first(config, options.storage, workers, options.wait, command) if options.pretrain else config
+        )
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
-        said, over = (folder / "log.txt"), threading.Event()
-        mirror = Mirror(folder).start()
-        with connected(workers, options.wait):
-            follower = threading.Thread(target=_follow, args=(said, over), daemon=True)
-            follower.start()
-            try:
-                launch(work, payload(chosen.config, folder, options.storage / "cache", about), workers, scratch)
-            finally:
-                over.set()
-                follower.join(2)
-                told = mirror.stop(20)
-                shutil.rmtree(scratch, ignore_errors=True)
+        run(work, payload(begun, folder, options.storage / "cache", about), workers, options.wait, "search")
+
+    return ended(job, folder, command)
+
+
+def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, wait: float, command: str) -> SearchConfig:
+    """The search's configuration with its pre-trained GAN, made first, as a job of as many workers, unless it is there.
+
+    Raises:
+        ValueError, RuntimeError, KeyboardInterrupt: see `run`.
+    """
+    from cluster.job import pretrain
+    from dasgm.pretrain import of_search
+
+    def first(wanted: PretrainConfig, folder: Path) -> None:
+        about = {"name": folder.name, "title": folder.name, "command": command}
+        run(pretrain, payload(wanted, folder, storage / "cache", about), workers, wait, "pre-training")
+
+    return of_search(config, storage, first, lambda line: print(line, flush=True))
+
+
+def ended(job: Callable[[], None], folder: Path, command: str) -> int:
+    """Do the job; its end in one line, and the command's exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        job()
     except (ValueError, OSError) as error:
         fail(str(error))
     except RuntimeError as error:
-        fail(f"the search failed: {error}; to continue, run the same command", 1)
+        fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {folder}. To continue: {command}")
         return 130
-    if told:
-        print(told)
-    run = Run(folder).about
-    if run.get("state") == "failed":
-        fail(f"the search failed: {run['reason']}; what came before is in {folder}", 1)
     print(f"finished; the result page is {folder / 'report.html'}")
     return 0
 

@@ -179,7 +179,7 @@ class _Content:
 def _read_run(folder: Path, sweep: str = "", **defaults: Any) -> _Content:
     record = _record(folder, **defaults)
     texts = _texts(folder, record, "config.json", "genotype.json")
-    tags = _tags("trial" if sweep else "search", record, record["reason"], texts.get("config.json", ""))
+    tags = _tags("trial" if sweep else record["kind"], record, record["reason"], texts.get("config.json", ""))
     pictures = [(*path.stem.rpartition("-")[::2], path) for path in folder.glob("pictures/*.png")]
     return _Content(
         key=f"{sweep}/{folder.name}" if sweep else _key(folder, record),
@@ -244,7 +244,15 @@ def _sweep_note(record: dict[str, Any], trials: list[_Content], top: int = 20) -
 def _record(folder: Path, **defaults: Any) -> dict[str, Any]:
     """sweep.json or run.json; what a run that died early left out is filled in. ValueError if it is not one of ours."""
     path = folder / ("sweep.json" if (folder / "sweep.json").is_file() else "run.json")
-    record = {"title": folder.name, "reason": "", "command": "", "parameters": {}, "started": 0.0, "ended": None}
+    record = {
+        "kind": "search",
+        "title": folder.name,
+        "reason": "",
+        "command": "",
+        "parameters": {},
+        "started": 0.0,
+        "ended": None,
+    }
     record |= {"format": FORMAT} | defaults | read_json(path)
     if record["format"] != FORMAT or record.get("state") not in STATUS:
         raise ValueError(

@@ -10,7 +10,16 @@ from torch import Tensor
 from dasgm.bilevel import Player, Point, Response, grad, nobody, replay, seed_of
 
 if TYPE_CHECKING:
-    from dasgm.gans._base import Gan
+    from dasgm.data._images import Data
+    from dasgm.gans._base import Gan, GanConfig
+
+
+def networks(config: GanConfig, data: Data, relaxed: bool) -> Gan:
+    """A fresh GAN for these images, on their device; `relaxed`: with the discriminator that a search of B has."""
+    gan = config.build(len(data.classes), data.image_size, relaxed)
+    for module in (gan.generator, gan.discriminator, gan.architecture):
+        module.to(data.images.device)
+    return gan
 
 
 class Adversary:

@@ -12,13 +12,14 @@ from typing import Annotated, Any, NoReturn
 
 import dasgm
 from dasgm import verbs
-from dasgm.config import SearchConfig, key_of, keys, nearest, override
+from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan
 
 USAGE = """\
 dasgm: differentiable architecture search with a generative model
 
   dasgm search [PRESET]       search an architecture (one process; cluster/search.py: the same on many workers)
+  dasgm pretrain [PRESET]     train the preset's GAN alone on J_2, for searches that begin with one or freeze it
   dasgm evaluate GENOTYPE     train its network from scratch: the test error, and the model as files
   dasgm predict MODEL IMAGE   what a trained model says about pictures
   dasgm export MODEL          a trained model as a PyTorch program or as ONNX
@@ -137,8 +138,25 @@ class SearchOptions:
     """Root of everything."""
     name: str = ""
     """Of the run; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    pretrain: bool = False
+    """Begin with a pre-trained GAN, and run the pre-training first unless it is there."""
     dry_run: bool = False
     """Print the configuration and the split's sizes, and start nothing."""
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Where a pre-training lies, how long it is, and its settings."""
+
+    config: Any
+    iterations: int | None = None
+    """Generator steps: the same as --gan.pretrain-iterations. More continue a run of the same --name."""
+    storage: Path = Path("runs")
+    """Root of everything."""
+    name: str = ""
+    """Of the run; gan-<GAN>-<dataset>-s<seed>-<digest of its settings> by default, where --pretrain looks for it."""
+    dry_run: bool = False
+    """Print the configuration and what it would cost, and start nothing."""
 
 
 def flattened(options: type, kind: type = SearchConfig) -> type:
@@ -157,9 +175,29 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
         fail(str(error))
     about = f"Search an architecture. To continue, run the same command. {parts_help()}"
     found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about)
-    if weights := found.config.inception_weights:  # workers may stand in other folders
-        found = replace(found, config=replace(found.config, inception_weights=str(Path(weights).absolute())))
-    return replace(chosen, config=found.config), found
+    return replace(chosen, config=placed(found.config)), found
+
+
+def placed(config: SearchConfig) -> SearchConfig:
+    """With the places of its files as seen from anywhere."""
+    gan, inception = absolute(config.gan_checkpoint), absolute(config.inception_weights)
+    return replace(config, gan_checkpoint=gan, inception_weights=inception)
+
+
+def pretrain_options(argv: Sequence[str], prog: str, options: type = PretrainOptions) -> tuple[Chosen, Any]:
+    """The command line of one pre-training, alone or under Ray Train."""
+    try:
+        chosen = choose(argv)
+        default = options(PretrainConfig.of(chosen.config))
+    except ValueError as error:
+        fail(str(error))
+    about = f"Train a GAN alone on J_2. To continue, run the same command. {parts_help()}"
+    found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about)
+    if found.iterations is not None:
+        if found.iterations < 1:
+            fail(f"iterations {found.iterations}: expected at least 1")
+        found = replace(found, config=override(found.config, {"gan.pretrain_iterations": found.iterations}))
+    return chosen, found
 
 
 def _search(argv: Sequence[str]) -> int:
@@ -173,22 +211,76 @@ def _search(argv: Sequence[str]) -> int:
     if options.dry_run:
         from dasgm.estimate import describe
 
-        print(describe(config))
+        print(describe(config, pretrain=options.pretrain))
         return 0
-    from dasgm.loop import Interrupted, Seams, main
-    from dasgm.search import SearchFailed
+    from dasgm import loop, pretrain
+    from dasgm.session import Seams
 
     about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
     with progress() as (say, watch):
-        try:
-            row = main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
-        except Interrupted:
-            say(f"stopped; everything is saved in {folder}. To continue: {command}")
-            return 130
-        except SearchFailed as error:
-            fail(f"the search failed: {error}; what came before is in {folder}", 1)
+        if options.pretrain:
+
+            def first(wanted: PretrainConfig, place: Path) -> None:
+                named = {"name": place.name, "title": place.name, "command": command}
+                with _ending("pre-training", place, command, say):
+                    pretrain.main(wanted, place, Seams(say=say, watch=watch, about=named, stoppable=True))
+
+            config = pretrain.of_search(config, options.storage, first, say)
+        with _ending("search", folder, command, say):
+            row = loop.main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
         say(_result(row, folder))
     return 0
+
+
+@contextmanager
+def _ending(what: str, folder: Path, command: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Tells of a run that does not come to its end."""
+    from dasgm.search import SearchFailed
+    from dasgm.session import Interrupted
+
+    try:
+        yield
+    except Interrupted:
+        say(f"stopped; everything is saved in {folder}. To continue: {command}")
+        raise SystemExit(130) from None
+    except SearchFailed as error:
+        fail(f"the {what} failed: {error}; what came before is in {folder}", 1)
+
+
+def _pretrain(argv: Sequence[str]) -> int:
+    from dasgm.catalogue import show_config
+
+    chosen, options = pretrain_options(argv, "dasgm pretrain")
+    config, folder = options.config, options.storage / (options.name or options.config.name)
+    command = shlex.join(["dasgm", "pretrain", *argv])
+    show_config(config)
+    print(f"{key_of(config.gan)} on {key_of(config.data)}: loading; the run's folder is {folder}", flush=True)
+    if options.dry_run:
+        from dasgm.estimate import describe_pretraining
+
+        print(describe_pretraining(config))
+        return 0
+    from dasgm.pretrain import main
+    from dasgm.session import Seams
+
+    about = {"name": folder.name, "title": folder.name, "command": command}
+    with progress() as (say, watch):
+        with _ending("pre-training", folder, command, say):
+            main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+        say(pretrained_line(folder))
+    return 0
+
+
+def pretrained_line(folder: Path) -> str:
+    """What a pre-training came to, and how a search takes it."""
+    from dasgm.pretrained import read
+
+    found = read(folder)
+    return (
+        f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
+        f"says (of real ones {found.about['judge']:.3f})\n"
+        f"  use it    dasgm search PRESET --gan-checkpoint {folder} [--freeze-gan --val-portion 0.5]"
+    )
 
 
 def _result(row: dict[str, Any], folder: Path) -> str:
@@ -234,6 +326,7 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": _search,
+    "pretrain": _pretrain,
     "evaluate": _evaluate,
     "predict": verbs.predict,
     "export": verbs.export,

@@ -31,6 +31,13 @@ def _check(config: Any, **bounds: tuple[float | None, float | None]) -> None:
             raise ValueError(f"{name.replace('_', '-')} {value}: expected a number {span}")
 
 
+def _check_placement(config: Any) -> None:
+    if config.threads is not None:
+        _check(config, threads=(1, None))
+    if config.device not in ("auto", "cpu", "cuda", "mps") and not config.device.startswith("cuda:"):
+        raise ValueError(f"device {config.device!r}: expected auto, cpu, cuda or mps")
+
+
 @dataclass(frozen=True)
 class ProxyConfig:
     """The short training from scratch on J_1 that ranks genotypes, measured on J_val."""
@@ -128,10 +135,7 @@ class SearchConfig:
             pictures_every=(1, None),
             fidelity_every=(0, None),
         )
-        if self.threads is not None:
-            _check(self, threads=(1, None))
-        if self.device not in ("auto", "cpu", "cuda", "mps") and not self.device.startswith("cuda:"):
-            raise ValueError(f"device {self.device!r}: expected auto, cpu, cuda or mps")
+        _check_placement(self)
 
     @property
     def real_portion(self) -> float:
@@ -147,6 +151,49 @@ class SearchConfig:
         """Classifier's rate in `epoch` (from 0) of `epochs`: cosine, constant within an epoch (as the originals')."""
         low, high = min(self.classifier_lr_min, self.classifier_lr), self.classifier_lr
         return low + (high - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training: a GAN alone on J_2 (Eq. 4 and 5), with its own optimisers and number of discriminator steps."""
+
+    gan: GanConfig
+    data: DataConfig
+    search_discriminator: bool = False
+    """Whether the discriminator is the one that a search of B begins with, or the GAN's stock one."""
+    batch_size: int = 64
+    """Per worker."""
+    seed: int = 0
+    """0 unless named, whatever a search's is: all seeds of a search share a pre-training."""
+    data_dir: str | None = field(default=None, metadata=PLACEMENT)
+    """Where the data set's files lie; what they hold is compared by its digest."""
+    device: str = field(default="auto", metadata=PLACEMENT)
+    """auto, cpu, cuda or mps."""
+    threads: int | None = field(default=None, metadata=PLACEMENT)
+    """CPU threads a worker; a continued run takes those it began with."""
+    checkpoints: int = field(default=2, metadata=PLACEMENT)
+    """How many of the last checkpoints are kept."""
+    pictures_every: int = field(default=5, metadata=PLACEMENT)
+    """Epochs between pictures of samples."""
+
+    def __post_init__(self) -> None:
+        _check(self, batch_size=(2, None), checkpoints=(1, None), pictures_every=(1, None))
+        _check_placement(self)
+
+    @classmethod
+    def of(cls, config: SearchConfig) -> PretrainConfig:
+        """The pre-training that a search can begin with. ValueError where it has no GAN."""
+        if config.gan is None:
+            raise ValueError("there is no GAN to pre-train: choose one with --gan, such as --gan biggan")
+        shared = ("data", "batch_size", "data_dir", "device", "threads", "checkpoints", "pictures_every")
+        settings = {name: getattr(config, name) for name in shared}
+        return cls(config.gan, search_discriminator=config.searches_discriminator, **settings)
+
+    @property
+    def name(self) -> str:
+        """Of its run: what it depends on, so that whoever needs the same one finds it."""
+        what = digest([mathematics(self), self.gan.pretraining_length, self.data_dir])[:8]
+        return f"gan-{key_of(self.gan)}-{key_of(self.data)}-s{self.seed}-{what}"
 
 
 # plug-ins: a file's name is its key
@@ -290,12 +337,17 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def mathematics(config: Any) -> dict[str, Any]:
-    """`settings` without what may grow: the run's identity. More epochs continue a search of one stage; where a
-    stage begins with what the one before dropped, they do not, nor where they stretch an evaluation's schedule."""
-    found = settings(config)
-    if isinstance(config, SearchConfig) and len(config.method.outline()) == 1:
-        del found["method.epochs"]
-    return found
+    """`settings` without what may grow or belongs to another run: the identity. More epochs continue a search of one
+    stage; where a stage begins with what the one before dropped, they do not, nor where they stretch an evaluation's
+    schedule. More iterations continue a pre-training, whose own settings are no part of a search: that compares the
+    file."""
+    if isinstance(config, PretrainConfig):
+        left_out: tuple[str, ...] = ("gan.warmup", "gan.pretrain_iterations", "data.cutout")
+    elif isinstance(config, SearchConfig):
+        left_out = ("gan.pretrain_", *(["method.epochs"] if len(config.method.outline()) == 1 else []))
+    else:
+        left_out = ()
+    return {path: value for path, value in settings(config).items() if not path.startswith(left_out)}
 
 
 def digest(value: Any) -> str:

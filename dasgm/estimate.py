@@ -12,29 +12,32 @@ from typing import Any
 import torch
 
 from dasgm import evaluate
-from dasgm.config import SearchConfig
+from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.evaluate import proxy
 from dasgm.genotype import Genotype
 from dasgm.loop import fits
-from dasgm.pretrain import train
+from dasgm.pretrain import Pretraining, wanted_by
+from dasgm.pretrain import fits as fits_alone
+from dasgm.pretrained import chosen
 from dasgm.recipes import EvaluateConfig
 from dasgm.runs import hardware
 from dasgm.search import Search
 from dasgm.session import device_of
 from dasgm.training import Training
+from dasgm.warmup import train
 
 TIMED = 3  # iterations, after one that is not counted
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one search on this machine, one process."""
+    """Of one search or pre-training on this machine, one process."""
 
     device: str
     split: str
     parameters: dict[str, int]
     iterations: int
-    """Of the search itself."""
+    """Of the run itself."""
     seconds_per_iteration: float
     """The mean over stages, and over iterations with architecture steps and without."""
     other_seconds: dict[str, float]
@@ -50,8 +53,11 @@ class Estimate:
         return (self.iterations * self.seconds_per_iteration + sum(self.other_seconds.values())) / 3600
 
 
-def estimate(config: SearchConfig, workers: int = 1) -> Estimate:
+def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> Estimate:
     """Load the data, build the networks, take a few steps of one worker; nothing is written.
+
+    Args:
+        pretrain: the GAN will be a pre-trained one, which is not there yet.
 
     Raises:
         ValueError: input that the search itself would refuse.
@@ -60,7 +66,8 @@ def estimate(config: SearchConfig, workers: int = 1) -> Estimate:
     torch.set_num_threads(config.threads or torch.get_num_threads())
     data = config.data.load(config.data_dir, device)
     fits(config, data, workers)
-    search = Search(config, data)
+    pretrained = None if pretrain else chosen(config, data)
+    search = Search(config, data, pretrained)
     iterations = search_seconds = 0.0
     for stage in config.method.outline():
         search.enter(stage)
@@ -72,7 +79,7 @@ def estimate(config: SearchConfig, workers: int = 1) -> Estimate:
                 here = epochs * max(1, search.batches // workers)
                 iterations, search_seconds = iterations + here, search_seconds + here * _timed(search.iterate, device)
     other = {}
-    if config.gan is not None and config.gan.warmup:
+    if config.gan is not None and config.gan.warmup and not (pretrain or pretrained):
         few = replace(config, gan=replace(config.gan, warmup=1))
         one = _timed(lambda: train(Search(few, data), lambda line: None, lambda: None), device)
         other["warm-up"] = one * config.gan.warmup
@@ -91,6 +98,30 @@ def estimate(config: SearchConfig, workers: int = 1) -> Estimate:
         other,
         _peak_memory(device),
         state * (config.checkpoints + 1),
+    )
+
+
+def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
+    """The same of a pre-training."""
+    device = device_of(config.device)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    data = config.data.load(config.data_dir, device)
+    fits_alone(config, data, workers)
+    training = Pretraining(config, data)
+    seconds = _timed(training.iterate, device)
+    state = sum(t.numel() * t.element_size() for t in _tensors(training.state_dict()))
+    return Estimate(
+        hardware(device),
+        data.describe(),
+        {
+            n: sum(p.numel() for p in player.params.values())
+            for n, player in zip("GEB", training.gan.players, strict=True)
+        },
+        config.gan.pretraining_length,
+        seconds,
+        {},
+        _peak_memory(device),
+        state * config.checkpoints,
     )
 
 
@@ -153,21 +184,38 @@ def describe_training(genotype: Genotype, config: EvaluateConfig, workers: int =
     )
 
 
-def describe(config: SearchConfig, trials: int = 1, at_once: int = 1, workers: int = 1) -> str:
-    """`estimate` as lines to print, for `trials` searches of `workers` each, of which `at_once` run side by side."""
-    e = estimate(config, workers)
-    counts = ", ".join(f"{name} {n:,}" for name, n in e.parameters.items())
+def describe(config: SearchConfig, trials: int = 1, at_once: int = 1, workers: int = 1, pretrain: bool = False) -> str:
+    """`estimate` as lines to print, for `trials` searches of `workers` each, of which `at_once` run side by side;
+    `pretrain`: after a pre-training, once for all."""
+    first = estimate_pretraining(wanted_by(config), workers) if pretrain else None
+    e = estimate(config, workers, pretrain)
     whole = e.hours * trials / at_once
-    besides = "".join(f", {name} {seconds:.0f} s" for name, seconds in e.other_seconds.items())
-    lines = [
-        f"data        {e.split}",
-        f"parameters  {counts}",
-        f"device      {e.device}, peak memory {e.peak_memory / 2**30:.2f} GiB",
-        f"time        {e.seconds_per_iteration:.3f} s an iteration ({TIMED} timed), {e.iterations} iterations"
-        f"{besides}: "
-        f"{e.hours:.2f} hours a search",
-        f"disk        {e.disk * trials / 2**20:.0f} MiB of checkpoints",
-    ]
+    lines = _lines(e, "a search", trials)
+    if first:
+        lines.insert(-1, f"before      {_time(first, 'a pre-training, once for all searches with this GAN')}")
     if trials > 1:
         lines.append(f"sweep       {trials} searches, {at_once} at once: about {whole:.2f} hours without early stops")
     return "\n".join([*lines, "nothing was started (--dry-run)"])
+
+
+def describe_pretraining(config: PretrainConfig, workers: int = 1) -> str:
+    """`estimate_pretraining` as lines to print."""
+    return "\n".join([*_lines(estimate_pretraining(config, workers), "in all"), "nothing was started (--dry-run)"])
+
+
+def _lines(e: Estimate, what: str, times: int = 1) -> list[str]:
+    return [
+        f"data        {e.split}",
+        f"parameters  {', '.join(f'{name} {n:,}' for name, n in e.parameters.items())}",
+        f"device      {e.device}, peak memory {e.peak_memory / 2**30:.2f} GiB",
+        f"time        {_time(e, what)}",
+        f"disk        {e.disk * times / 2**20:.0f} MiB of checkpoints",
+    ]
+
+
+def _time(e: Estimate, what: str) -> str:
+    besides = "".join(f", {name} {seconds:.0f} s" for name, seconds in e.other_seconds.items())
+    return (
+        f"{e.seconds_per_iteration:.3f} s an iteration ({TIMED} timed), {e.iterations} iterations{besides}: "
+        f"{e.hours:.2f} hours {what}"
+    )

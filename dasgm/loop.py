@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dasgm.adversary import Adversary, sample
-from dasgm.bilevel import NotFinite, replay, seed_of
+from dasgm.bilevel import NotFinite, Point, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
 from dasgm.evaluate import proxy
@@ -21,11 +21,12 @@ from dasgm.judge import Judge, collapse, judge
 from dasgm.memory import advice
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Supernet
-from dasgm.pretrain import warm_up
+from dasgm.pretrained import Pretrained, chosen
 from dasgm.report import report as write_report
 from dasgm.runs import FORMAT, Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
 from dasgm.session import Go, Interrupted, Row, Seams, conduct
+from dasgm.warmup import warm_up
 
 
 def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
@@ -39,7 +40,9 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
 
     def prepare(data: Any) -> tuple[Go, dict[str, str]]:
         fits(config, data, world_size())
-        return lambda run, seams, stop: _Loop(config, data, run, seams, stop).go(), {}
+        pretrained = chosen(config, data)
+        digests = {"gan_checkpoint": pretrained.digest} if pretrained else {}
+        return Loop(config, data, pretrained).go, digests
 
     return conduct(config, folder, seams or Seams(), prepare, advice)
 
@@ -69,10 +72,16 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
                 inception(config.inception_weights)
 
 
-class _Loop:
-    def __init__(self, config: SearchConfig, data: Any, run: Run, seams: Seams, stop: list[int]):
-        self.config, self.data, self.run, self.seams, self.stop = config, data, run, seams, stop
-        self.cache = seams.cache or run.folder.parent / "cache"
+class Loop:
+    """A search, epoch by epoch; a pre-training is another (pretrain.py)."""
+
+    search: Any  # Search, or what stands in for it
+    run: Run
+    seams: Seams
+    stop: list[int]
+
+    def __init__(self, config: Any, data: Any, pretrained: Pretrained | None = None):
+        self.config, self.data, self.pretrained = config, data, pretrained
         self.epoch, self.best = 0, -1.0  # epochs over all stages
         self.means = Means()
         self.spent = 0.0  # device seconds of an epoch cut short
@@ -81,14 +90,17 @@ class _Loop:
         self.judge: Judge | None = None
         self.fidelity: Fidelity | None = None  # of rank 0
 
-    def go(self) -> Row:
-        state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
-        self._threads(state)
-        search = self.search = Search(self.config, self.data)
+    def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
+        """Begin or continue in the run's folder; `stop` is filled when somebody asks for it. Returns the last row."""
+        self.run, self.seams, self.stop = run, seams, stop
+        self.cache = seams.cache or run.folder.parent / "cache"
+        return self._go()
+
+    def _go(self) -> Row:
+        state = self._last()
+        search = self.search = Search(self.config, self.data, self.pretrained)
         if self.config.gan is not None:
-            self.judge = judge(self.data, self.cache, self.seams.say)
-            self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
-            self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
+            self._call_judge()
         if state:
             self._restore(state)
             if finished := self._finished():
@@ -100,7 +112,8 @@ class _Loop:
         else:
             if rank() == 0:
                 self.run.cut(-1)
-            self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
+            if self.pretrained is None:
+                self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
         if self.judge and rank() == 0:
@@ -120,12 +133,19 @@ class _Loop:
         if rank() == 0:
             self.run.note(**changes)
 
-    def _threads(self, state: Any) -> None:
-        """Sums depend on the number of threads: a run goes on with those it began with."""
+    def _last(self) -> Row | None:
+        """The last checkpoint. Sums depend on the number of threads: a run goes on with those it began with."""
+        state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
         begun = broadcast(self.run.about.get("threads") if rank() == 0 else None)
         threads = begun or self.config.threads or torch.get_num_threads()
         torch.set_num_threads(threads)
         self.run_note(threads=threads)
+        return state
+
+    def _call_judge(self) -> None:
+        self.judge = judge(self.data, self.cache, self.seams.say)
+        self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
+        self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
 
     def _restore(self, state: Row) -> None:
         self.search.load_state_dict(state["search"])
@@ -251,13 +271,17 @@ class _Loop:
         return out
 
     def _samples(self) -> tuple[Tensor, Tensor] | None:
-        """The live generator's images, classes in turn, from the same z at every epoch."""
+        """The generator's images, classes in turn, from the same z at every epoch."""
         gan = self.search.gan
         if not isinstance(gan, Adversary):
             return None
         classes = len(self.data.classes)
         labels = torch.arange(classes).repeat_interleave(max(10, min(50, 500 // classes)))
-        return sample(gan, gan.G.fixed, labels, seed_of(self.config.seed, "samples")), labels.to(self.search.device)
+        return sample(gan, self._shown(), labels, seed_of(self.config.seed, "samples")), labels.to(self.search.device)
+
+    def _shown(self) -> Point:
+        """Whose images are looked at: the live generator's, which a search learns from."""
+        return self.search.gan.G.fixed
 
     def _draw_samples(self, images: Tensor, epoch: int) -> None:
         """A class a row; and beside them the training images that come nearest (the paper's Figure 4)."""

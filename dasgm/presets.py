@@ -30,6 +30,7 @@ SMALL_BIGGAN = biggan.Config(
     warmup=750,
     warmup_lr=5e-4,
     warmup_batch_size=16,
+    pretrain_discriminator_steps=1,  # as the warm-up: minutes count
 )
 
 SMALL_GANS: dict[str, GanConfig] = {

@@ -1,4 +1,4 @@
-"""Trains a GAN alone on J_2: Eq. 4 and 5 without the rest. Here the warm-up that small searches begin with."""
+"""Pre-training: a GAN alone on J_2 (Eq. 4 and 5), resumable like a search. Its result is what pretrained.py reads."""
 
 from __future__ import annotations
 
@@ -8,72 +8,233 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from dasgm.adversary import Adversary, networks
+from dasgm.bilevel import Point, Tensors, replay
+from dasgm.config import PretrainConfig, SearchConfig
+from dasgm.distributed import alone, broadcast, rank, world_size
+from dasgm.loop import Loop
+from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
+from dasgm.report import report as write_report
+from dasgm.runs import Run, ensure_writable, exclusive, state_of
+from dasgm.search import Means, SearchFailed, batch
+from dasgm.session import Go, Interrupted, Row, Seams, conduct
+from dasgm.warmup import iterate
 
-from dasgm.bilevel import replay, seed_of
-from dasgm.config import SearchConfig, digest, mathematics
-from dasgm.distributed import alone
-from dasgm.runs import exclusive, packed, write_atomic
-from dasgm.search import Search, SearchFailed
+LEAST = 100  # iterations of an epoch: of small data several passes, or checkpoints would come one upon the other
 
 
-def warm_up(
-    search: Search, cache: Path, say: Callable[[str], None] = print, give_way: Callable[[], None] = lambda: None
-) -> float:
-    """Train G and E for `gan.warmup` iterations on J_2, or take them from `cache`.
+def main(config: PretrainConfig, folder: Path, seams: Seams | None = None) -> Row:
+    """Run or continue the pre-training of `folder`, which then has gan.safetensors and gan.json; returns the last row.
 
-    One warm-up serves every search with the same GAN, data and seed: one process trains it, others wait.
-    Returns the device seconds that it cost. `give_way` is called between steps.
+    Raises:
+        ValueError, SearchFailed, Interrupted: as a search does (loop.main).
     """
-    config = search.config
-    if config.gan is None or not config.gan.warmup:
-        return 0.0
-    name = f"gan-{_key(config, search)[:16]}"
-    path, players = cache / f"{name}.pt", dict(zip("GEB", search.gan.players, strict=True))
-    with exclusive(cache / f"{name}.lock"), alone():
-        if not path.exists():
-            say(f"GAN warm-up: {config.gan.warmup} iterations on J_2, once for all searches with this GAN")
-            seconds = train(search, say, give_way)
-            if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
-                raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
-            state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
-            write_atomic(path, packed(state))
-    state = torch.load(path, weights_only=True, map_location=search.device)
-    for letter, player in players.items():
-        player.load_state_dict(state[letter])
-    return state["seconds"]
+
+    def prepare(data: Any) -> tuple[Go, dict[str, str]]:
+        fits(config, data, world_size())
+        return _Pretraining(config, data).go, {}
+
+    seams = seams or Seams()
+    return conduct(config, folder, replace(seams, about={"kind": "pretrain"} | seams.about), prepare, _advice)
 
 
-def _key(config: SearchConfig, search: Search) -> str:
-    """What the warm-up depends on: not what trials vary afterwards."""
-    assert config.gan is not None
-    gan = replace(config.gan, generator_lr=config.gan.warmup_lr)
-    settings = mathematics(replace(config, gan=gan))
-    kept = ("gan.", "data.", "seed", "discriminator_steps")
-    relevant = {k: v for k, v in settings.items() if k.startswith(kept)}
-    searched = config.searches_discriminator
-    return digest([relevant, search.data.digest, search.data.J2.tolist(), searched])
+def fits(config: PretrainConfig, data: Any, workers: int) -> None:
+    """ValueError where the GAN cannot be trained on these images: a batch too large, a size that it does not make."""
+    n = config.batch_size * workers
+    if n > len(data.J2):
+        raise ValueError(
+            f"batch-size {config.batch_size} on {workers} worker(s) needs {n} images in J_2, there are "
+            f"{len(data.J2)}; choose a smaller --batch-size"
+        )
+    with replay("never drawn from"):
+        config.gan.build(len(data.classes), data.image_size, config.search_discriminator)
 
 
-def train(search: Search, say: Callable[[str], None], give_way: Callable[[], None]) -> float:
-    """The warm-up itself; returns its device seconds."""
-    config, data, gan = search.config, search.data, search.gan
-    assert config.gan is not None
-    G, begun, told = gan.players[0], time.monotonic(), time.monotonic()
-    lr, G.lr = G.lr, config.gan.warmup_lr
-    for i in range(config.gan.warmup):
-        give_way()
-        stream: Any = ("warm-up", config.seed, i)
-        j = search.batch(data.J2, "warm-up", i, min(config.gan.warmup_batch_size, len(data.J2)))
-        with replay(*stream, "augment"):
-            x = data.flip_raw(data.raw(j))
-        z, y = gan.draw(len(x), seed_of(*stream, "z"))
-        fake, _, _ = gan.generator_step(z, y, seed_of(*stream, "gan"))
-        gan.discriminator_step(x, data.labels[j], fake, y, seed_of(*stream, "discriminator"))
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            say(f"GAN warm-up: iteration {i + 1} of {config.gan.warmup}")
-    G.lr = lr
-    if data.images.is_cuda:
-        torch.cuda.synchronize()
-    return time.monotonic() - begun
+def _advice(config: PretrainConfig, data: Any) -> str:
+    return (
+        f"out of memory: batch {config.batch_size} and gan.channels {config.gan.channels} do not fit; choose a smaller "
+        "--batch-size or --gan.channels"
+    )
+
+
+def of_search(
+    config: SearchConfig,
+    storage: Path,
+    run: Callable[[PretrainConfig, Path], None],
+    say: Callable[[str], None] = print,
+) -> SearchConfig:
+    """`--pretrain`: the search's configuration with the file of its pre-training, which `run` runs or continues first.
+
+    The run lies at <storage>/<its own name>, shared by all searches with the same GAN, data, split and settings; who
+    comes second waits.
+
+    Raises:
+        ValueError: there is no GAN, or a file is named already.
+    """
+    wanted = wanted_by(config)
+    folder = storage.absolute() / wanted.name
+    ensure_writable(storage)
+    if Run(folder).busy:
+        say(f"the pre-training {folder} is being run by another process: waiting for it")
+    with exclusive(storage / "cache" / f"{wanted.name}.lock"):
+        if state_of(folder) == "finished" and (folder / WEIGHTS).exists():
+            say(f"pre-trained already: {folder}")
+        else:
+            say(f"pre-training first: {wanted.gan.pretraining_length} iterations on J_2, in {folder}")
+            run(wanted, folder)
+    return replace(config, gan_checkpoint=str(folder / WEIGHTS))
+
+
+def wanted_by(config: SearchConfig) -> PretrainConfig:
+    """What `--pretrain` asks for. ValueError: there is no GAN, or a file is named already."""
+    if config.gan_checkpoint:
+        raise ValueError(f"--pretrain with --gan-checkpoint {config.gan_checkpoint}: leave one of the two out")
+    return PretrainConfig.of(config)
+
+
+class Pretraining:
+    """The GAN: what a checkpoint holds and an iteration moves."""
+
+    def __init__(self, config: PretrainConfig, data: Any):
+        self.config, self.data, self.device = config, data, data.images.device
+        with replay(config.seed, "gan"):
+            gan = networks(config.gan, data, config.search_discriminator)
+            self.gan = Adversary(gan, steps=config.gan.pretrain_discriminator_steps)
+        self.iteration = 0
+
+    @property
+    def batches(self) -> int:
+        """Iterations of an epoch: whole passes over J_2, at least LEAST."""
+        one = max(1, len(self.data.J2) // (self.config.batch_size * world_size()))
+        return one * -(-LEAST // one)
+
+    def iterate(self) -> Tensors:
+        """Eq. 4 and 5 on this worker's next batch of J_2; the losses."""
+        i, seed = self.iteration, self.config.seed
+        j = batch(self.data.J2, self.config.batch_size, i, seed, "pre-training")
+        self.iteration += 1
+        return iterate(self.gan, self.data, j, "pre-training", seed, rank(), i)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors."""
+        players = zip("GEB", self.gan.players, strict=True)
+        return {"iteration": self.iteration} | {name: player.state_dict() for name, player in players}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.iteration = state["iteration"]
+        for name, player in zip("GEB", self.gan.players, strict=True):
+            player.load_state_dict(state[name])
+
+
+class _Pretraining(Loop):
+    """Shares with a search its checkpoints, resume, pictures and judge; what is looked at is the averaged generator."""
+
+    search: Pretraining
+    config: PretrainConfig
+
+    def _go(self) -> Row:
+        last = self._last()
+        self.search = Pretraining(self.config, self.data)
+        self._call_judge()
+        if last:
+            self._restore(last)
+            if finished := self._finished():
+                self.run_note(state="finished", reason="", ended=finished["time"])
+                return finished
+            self._go_on()
+        else:
+            if rank() == 0:
+                self.run.cut(-1)
+            self.search.load_state_dict(broadcast(self.search.state_dict()))  # one truth, whatever the machines
+            self._look(0)
+        while self._left:
+            self._epoch()
+        return self._end()
+
+    @property
+    def _left(self) -> int:
+        """Iterations from the beginning of this epoch to the end."""
+        return max(0, self.config.gan.pretraining_length - self.search.iteration + self.means.iterations)
+
+    def _finished(self) -> Row | None:
+        found = None
+        if rank() == 0 and not self._left and (self.run.folder / ABOUT).exists():
+            rows, there = self.run.rows(), read(self.run.folder)
+            written = there.about["iterations"] == self.search.iteration
+            found = rows[-1] if written and rows and rows[-1]["phase"] == "best" else None
+        return broadcast(found)
+
+    def _epoch(self) -> None:
+        search, begun, before = self.search, time.monotonic(), self.means.iterations
+        epoch, batches = self.epoch + 1, min(search.batches, self._left)
+        epochs = self.epoch + -(-self._left // search.batches)
+        for i in range(before, batches):
+            self.seams.watch(epoch, epochs, i, search.batches)
+            self.means.add(search.iterate())
+            if self.stop and i + 1 < batches:
+                self.spent += time.monotonic() - begun
+                self._save(False)
+                raise Interrupted
+        row: Row = {"epoch": epoch, "phase": "pretrain", "time": time.time(), "iteration": search.iteration}
+        row |= self.means.close(epoch)
+        if not all(p.isfinite().all() for player in search.gan.players for p in player.params.values()):
+            raise SearchFailed(f"epoch {epoch}: the GAN's weights are not finite; lower --gan.generator-lr")
+        seconds = self.spent + time.monotonic() - begun
+        self.hours += seconds * world_size() / 3600
+        images = batches * self.config.batch_size * world_size()
+        row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
+        self.epoch, self.means, self.spent = epoch, Means(), 0.0
+        row |= self._look(epoch)
+        if rank() == 0:
+            self.run.log("metrics", row)
+        self._save(False)
+        self.seams.report(row)
+        self._tell(row, epochs)
+        if self.stop:
+            raise Interrupted
+
+    def _tell(self, row: Row, epochs: int) -> None:
+        self.seams.say(
+            f"epoch {row['epoch']}/{epochs}  iteration {row['iteration']}  generator {row['loss/generator']:.3f}  "
+            f"discriminator {row['loss/discriminator']:.3f}  synthetic {row['gan/synthetic_accuracy']:.3f}  "
+            f"{row['speed/seconds']:.1f} s"
+        )
+
+    def _shown(self) -> Point:
+        return self.search.gan.G.averaged()
+
+    def _look(self, epoch: int) -> Row:
+        """What the judge says of the generator at the end of an epoch (0: before the first step), and a picture."""
+        samples = self._samples()
+        assert samples is not None and self.judge is not None
+        if rank() == 0 and (epoch % self.config.pictures_every == 0 or not self._left):
+            self._draw_samples(samples[0], epoch)
+        return self.judge.measure(*samples, self.data)
+
+    def _end(self) -> Row:
+        """The result: both files, and what they are worth."""
+        row, workers = None, world_size()
+        if rank() == 0:
+            with alone():
+                row = self._write(workers)
+            self.run.log("metrics", row)
+            self.run.note(state="finished", reason="", ended=time.time())
+            write_report(self.run.folder)
+        row = broadcast(row)
+        assert row is not None
+        return row
+
+    def _write(self, workers: int) -> Row:
+        gan, config = self.search.gan, self.config
+        tensors = state("G", gan.gan.generator) | state("E", gan.gan.discriminator) | state("B", gan.gan.architecture)
+        with at_average(gan, config.batch_size, config.seed, "settle"):
+            tensors |= state("G_average", gan.gan.generator)
+            samples = self._samples()
+        assert samples is not None and self.judge is not None
+        measured = self.judge.measure(*samples, self.data)
+        worth = {name.removeprefix("gan/"): value for name, value in measured.items()}
+        about = {"iterations": self.search.iteration, "workers": workers, "judge": self.judge.accuracy}
+        write(self.run.folder, config, self.data, tensors, **about, **worth)
+        row: Row = {"epoch": self.epoch, "phase": "best", "time": time.time(), "cost/gpu_hours": self.hours}
+        return row | {f"best/{name}": value for name, value in worth.items()}

@@ -223,9 +223,12 @@ def _sweep(folder: Path) -> Json:
 def _run(folder: Path) -> Json:
     run = read_run(folder)
     sweep = run.info.get("sweep")
-    line = charts.Series("supernet", run.curve("val/accuracy"), bold=True, cut=run.state == "stopped")
+    pretraining = run.info.get("kind") == "pretrain"
+    name, key = ("generated images", "gan/synthetic_accuracy") if pretraining else ("supernet", "val/accuracy")
+    line = charts.Series(name, run.curve(key), bold=True, cut=run.state == "stopped")
     return _common(folder, run.info, run.config, folder.parent.parent if sweep else folder.parent, run, run) | {
         "kind": "run",
+        "pretraining": pretraining,
         "state": run.state,
         "name": run.title,
         "objective": OBJECTIVE,

@@ -183,8 +183,8 @@ class Run:
         """Write down what is asked, or compare it with what this folder began with.
 
         Args:
-            config: of a search or an evaluation.
-            digests: of what is read besides, which the identity includes: "data", "genotype".
+            config: of a search, a pre-training or an evaluation.
+            digests: of what is read besides, which the identity includes: "data", "genotype", "gan_checkpoint".
 
         Raises:
             ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do.
@@ -197,6 +197,8 @@ class Run:
                 k = differing[0]
                 if k in OTHERS:
                     raise ValueError(f"run {self.folder} began with {OTHERS[k]}; use another --name")
+                if k == "gan_checkpoint":
+                    raise ValueError(f"run {self.folder} {_another_gan(begun['mathematics'].get(k), asked.get(k))}")
                 raise ValueError(
                     f"run {self.folder} began with {k} = {begun['mathematics'].get(k)!r}, asked is {asked.get(k)!r}; "
                     "use another --name, or that value"
@@ -273,6 +275,11 @@ class Run:
             say(f"checkpoint {path.name} is torn; going on from the one before")
             path.unlink()
         return None
+
+
+def _another_gan(begun: str | None, asked: str | None) -> str:
+    old, new = (f"a pre-trained GAN ({digest[:8]})" if digest else "a GAN of its own" for digest in (begun, asked))
+    return f"began with {old}, asked is {new}; use another --name, or the --gan-checkpoint it began with"
 
 
 def _text(path: Path) -> str:

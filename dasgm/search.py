@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dasgm.adversary import Adversary, NoGan
+from dasgm.adversary import Adversary, NoGan, networks
 from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import average, rank, world_size
@@ -21,6 +21,7 @@ from dasgm.networks.supernet import Architecture, Supernet
 if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.genotype import Genotype
+    from dasgm.pretrained import Pretrained
 
 RADIUS_W, RADIUS_G = 0.01, 0.1  # of the central differences: design/algorithm, measured against macroscopic slopes
 LOSSES = ("classifier", "generator", "discriminator", "architecture")  # in the order of Algorithm 1
@@ -37,26 +38,30 @@ class Search:
     Args:
         config: everything that changes the mathematics.
         data: images on the device that computes.
+        pretrained: the GAN to begin with, or to stay with where it is frozen; None: a fresh one.
     """
 
-    def __init__(self, config: SearchConfig, data: Data):
+    def __init__(self, config: SearchConfig, data: Data, pretrained: Pretrained | None = None):
         self.config, self.data, self.device = config, data, data.images.device
         self.iteration = 0
         with replay(config.seed, "gan"):
-            self.gan: Any = self._adversary()
+            self.gan: Any = self._adversary(pretrained)
         exact = config.hypergradient == "exact"
         self.radius_W: float | None = None if exact else RADIUS_W
         self.radius_G: float | None = None if exact else RADIUS_G
         self.enter(config.method.first())
 
-    def _adversary(self) -> Adversary | NoGan:
+    def _adversary(self, pretrained: Pretrained | None) -> Adversary | NoGan:
         config = self.config
         if config.gan is None:
             return NoGan()
-        gan = config.gan.build(len(self.data.classes), self.data.image_size, config.searches_discriminator)
-        for module in (gan.generator, gan.discriminator, gan.architecture):
-            module.to(self.device)
-        return Adversary(gan, config.inner, config.discriminator_arch_lr, config.discriminator_steps)
+        gan = networks(config.gan, self.data, pretrained.relaxed if pretrained else config.searches_discriminator)
+        found = Adversary(
+            gan, config.inner, config.discriminator_arch_lr, config.discriminator_steps, config.freeze_gan
+        )
+        if pretrained:
+            pretrained.into(found)
+        return found
 
     def enter(self, stage: Stage) -> None:
         """A fresh W and A for `stage`; the GAN goes on."""
@@ -155,13 +160,8 @@ class Search:
         return max(1, len(self.data.J1) // (self.config.batch_size * world_size()))
 
     def batch(self, J: Tensor, name: str, iteration: int, size: int | None = None) -> Tensor:
-        """This worker's indices of J at a global iteration: J is permuted anew each pass, no image twice in a pass."""
-        b = size or self.config.batch_size
-        n = b * world_size()
-        turn, place = divmod(iteration, max(1, len(J) // n))
-        generator = torch.Generator().manual_seed(seed_of(self.config.seed, name, turn))
-        start = place * n + rank() * b
-        return J[torch.randperm(len(J), generator=generator)[start : start + b]]
+        """This worker's indices of J at a global iteration."""
+        return batch(J, size or self.config.batch_size, iteration, self.config.seed, name)
 
     def iterate(self) -> Tensors:
         """Draw the iteration's batches and take the step."""
@@ -257,6 +257,15 @@ class Search:
             player.load_state_dict(state[name])
 
 
+def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:
+    """This worker's indices of J at a global iteration: J is permuted anew each pass, no image twice in a pass."""
+    n = size * world_size()
+    turn, place = divmod(iteration, max(1, len(J) // n))
+    generator = torch.Generator().manual_seed(seed_of(*stream, turn))
+    start = place * n + rank() * size
+    return J[torch.randperm(len(J), generator=generator)[start : start + size]]
+
+
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
@@ -287,7 +296,7 @@ class Means:
 
     @property
     def iterations(self) -> int:
-        return len(self.values.get("classifier", []))
+        return max(map(len, self.values.values()), default=0)
 
     def plain(self) -> dict[str, list[float]]:
         """For the checkpoint of an epoch cut short; exact."""

@@ -1,4 +1,4 @@
-"""What frames a run, a search's or an evaluation's: data, folder and lock, stopping on request, how it ended."""
+"""What frames a run, a search's, a pre-training's or an evaluation's: data, folder and lock, how it ended."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dasgm.config import SearchConfig, mathematics, override
+from dasgm.config import PretrainConfig, SearchConfig, mathematics, override
 from dasgm.presets import preset
 
 
@@ -63,6 +63,13 @@ BAD: list[tuple[str, list[str], str]] = [
     ("drawing format", ["draw", "DARTS_V2", "--output", "x.gif"], "x.gif"),
     ("no storage", ["runs", "--storage", "nowhere"], "nowhere"),
     ("preset file", ["search", "bad.json"], "bad.json"),
+    ("frozen GAN from nowhere", ["search", "--freeze-gan"], "--pretrain"),
+    ("frozen GAN that is none", ["search", "--freeze-gan", "--gan", "none"], "freeze-gan with gan none"),
+    ("no such GAN file", ["search", "--gan-checkpoint", "nowhere"], "gan-checkpoint"),
+    ("GAN file twice", ["search", "--gan-checkpoint", "x", "--pretrain"], "leave one of the two out"),
+    ("pre-training of none", ["pretrain", "--gan", "none"], "no GAN to pre-train"),
+    ("pre-training's batch", ["pretrain", "--batch-size", "5000"], "choose a smaller --batch-size"),
+    ("pre-training's length", ["pretrain", "--iterations", "0"], "at least 1"),
 ]
 
 
@@ -204,6 +211,7 @@ def test_flags_are_a_promise():
     """A new setting of every search is a decision, not a side effect: variants are presets."""
     from dataclasses import fields
 
+    from cluster.pretrain import Options as PretrainJob
     from cluster.search import Options as Job
     from tuning.sweep import Options as Sweep
 
@@ -257,7 +265,24 @@ def test_flags_are_a_promise():
             "name",
             "time_budget",
             "wait",
+            "pretrain",
             "dry_run",
         ]
     )
-    assert {f.name for f in fields(Job)} == set(["config", "storage", "name", "dry_run", "workers", "gpus", "wait"])
+    shared = {"config", "storage", "name", "dry_run", "workers", "gpus", "wait"}
+    assert {f.name for f in fields(Job)} == shared | {"pretrain"}
+    assert {f.name for f in fields(PretrainJob)} == shared | {"iterations"}
+    assert {f.name for f in fields(PretrainConfig)} == set(
+        [
+            "gan",
+            "data",
+            "search_discriminator",
+            "batch_size",
+            "seed",
+            "data_dir",
+            "device",
+            "threads",
+            "checkpoints",
+            "pictures_every",
+        ]
+    )

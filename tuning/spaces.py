@@ -23,7 +23,7 @@ Space = Callable[["BaseTrial", SearchConfig], dict[str, Any]]
 def default(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
     """Classifier, architecture and generator rates (log-uniform around the preset's), validation portion, GAN type.
 
-    The generator's rate and the portion exist only under a GAN.
+    The generator's rate and the portion exist only under a GAN, the rate only where it is trained.
     """
 
     def around(name: str, middle: float, factor: float) -> float:
@@ -35,9 +35,12 @@ def default(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
     }
     offered = ["none", key_of(base.gan)] if base.gan else ["none"]
     gan = changes["gan"] = trial.suggest_categorical("gan", offered)
-    if gan != "none":
+    if gan == "none":
+        changes |= {"freeze_gan": False, "gan_checkpoint": None} if base.gan_checkpoint else {}
+    else:
         assert base.gan is not None
-        changes["gan.generator_lr"] = around("generator_lr", base.gan.generator_lr, 4)
+        if not base.freeze_gan:
+            changes["gan.generator_lr"] = around("generator_lr", base.gan.generator_lr, 4)
         changes["val_portion"] = trial.suggest_categorical("val_portion", [0.0, 0.3, 0.5, 0.7])
     return changes
 

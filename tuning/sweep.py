@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster import job
-from cluster.search import look_at_data, payload
+from cluster.search import look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
-from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help
+from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.runs import FORMAT, Run, read_json, write_atomic
 from tuning import spaces
@@ -50,6 +50,8 @@ class Placement:
     """Seconds after which no more is begun and what runs is stopped, to be continued."""
     wait: float = 600.0
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    pretrain: bool = False
+    """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
     dry_run: bool = False
     """Print the configuration and what it would cost, and start nothing."""
 
@@ -99,9 +101,13 @@ class Sweep:
 
     def begin(self) -> None:
         """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
+        from dasgm.pretrained import read
+
         asked = mathematics(self.base) | self.plan.identity
         asked["workers_per_trial"] = self.options.workers_per_trial  # each adds a batch
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
+        if self.base.gan_checkpoint:
+            asked["gan_checkpoint"] = read(self.base.gan_checkpoint).digest
         begun = read_json(self.folder / "sweep.json")
         for key in asked | begun.get("mathematics", {}) if begun else {}:
             old, new = begun["mathematics"].get(key), asked.get(key)
@@ -303,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
     command = shlex.join([*_called(), *words])
-    code = carry_out(Sweep(replace(chosen, config=options.config), options, options.plan(), command))
+    code = carry_out(Sweep(replace(chosen, config=placed(options.config)), options, options.plan(), command))
     if not code and not options.dry_run:
         print(f"  {shlex.join([*_called(), *_own_pictures(words)])}")
     return code
@@ -317,6 +323,8 @@ def carry_out(sweep: Sweep) -> int:
         return _dry_run(sweep) if options.dry_run else _run(sweep)
     except (ValueError, OSError) as error:
         fail(str(error))
+    except RuntimeError as error:  # of the pre-training
+        fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {sweep.folder}. To continue: {sweep.command}")
         return 130
@@ -342,7 +350,7 @@ def _dry_run(sweep: Sweep) -> int:
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     slots = max(1, workers.slots(job.cpus(), job.visible_gpus()))
     at_once = min(slots, options.max_concurrent or slots)
-    print(describe(sweep.base, sweep.plan.num_trials, at_once, options.workers_per_trial))
+    print(describe(sweep.base, sweep.plan.num_trials, at_once, options.workers_per_trial, options.pretrain))
     return 0
 
 
@@ -356,8 +364,10 @@ def _run(sweep: Sweep) -> int:
     job.prepare()  # a user's space may import Ray
     sweep.plan.space()
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
-    for line in look_at_data(sweep.base, workers):
+    for line in look_at_data(sweep.base, workers, options.pretrain):
         print(line, flush=True)
+    if options.pretrain:
+        sweep.base = pretrained_first(sweep.base, options.storage, workers, options.wait, sweep.command)
     with Run(sweep.folder):
         sweep.begin()
         complete = sweep.run(workers)

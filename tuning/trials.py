@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from dasgm.bilevel import seed_of
-from dasgm.config import SearchConfig, override, to_json
+from dasgm.config import SearchConfig, key_of, override, to_json
 from dasgm.runs import Run, ensure_writable
 from tuning.plan import Plan
 from tuning.spaces import title
@@ -159,7 +159,7 @@ class Proposer(Searcher):
         if "overrides" not in trial.user_attrs:
             try:
                 changes = self.space(trial, self.base)
-                override(self.base, changes)
+                _fits_checkpoint(self.base, override(self.base, changes))
                 trial.set_user_attr("overrides", changes)
             except Exception as error:  # a user's space may fail in any way
                 self.study.tell(number, state=TrialState.FAIL)
@@ -201,6 +201,16 @@ class Proposer(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep goes on from its folder, never from Ray's snapshots")
+
+
+def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
+    """ValueError where a trial is to begin with the pre-trained GAN of another kind, or with one but has no GAN."""
+    one, other = key_of(base.gan), key_of(config.gan)
+    if config.gan_checkpoint and config.gan_checkpoint == base.gan_checkpoint and one != other:
+        raise ValueError(
+            f"gan {other!r} cannot begin with the pre-trained {one!r} of this sweep: let the space set gan_checkpoint "
+            "too (for none freeze_gan as well), or sweep each GAN by itself"
+        )
 
 
 def settle(folder: Path) -> None:

@@ -1,0 +1,55 @@
+"""One pre-training as a Ray Train job, the same as `dasgm pretrain`'s: python cluster/pretrain.py PRESET --workers 2"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+
+from cluster.job import pretrain as work
+from cluster.job import workers_for
+from cluster.search import ended, payload, run
+from dasgm.catalogue import show_config
+from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
+
+
+@dataclass(frozen=True)
+class Options(PretrainOptions):
+    """Where a pre-training lies, how many workers run it, how long it is, and its settings."""
+
+    workers: int = 1
+    """Processes that share the pre-training; each has its own batch of --batch-size."""
+    gpus: float | None = None
+    """Of all workers together; by default one a worker where this machine has as many."""
+    wait: float = 600.0
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; the exit code as `dasgm pretrain`'s."""
+    words = sys.argv[1:] if argv is None else argv
+    _, options = pretrain_options(words, "cluster/pretrain.py", Options)
+    config, folder = options.config, options.storage / (options.name or options.config.name)
+    command = shlex.join(["python", "cluster/pretrain.py", *words])
+    show_config(config)
+    if options.dry_run:
+        from dasgm.estimate import describe_pretraining
+
+        print(describe_pretraining(config, options.workers))
+        return 0
+    print(f"pre-training: starting Ray; the run's folder is {folder}", flush=True)
+
+    def job() -> None:
+        from dasgm.pretrain import fits
+
+        workers = workers_for(options.workers, options.gpus)
+        fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
+        about = {"name": folder.name, "title": folder.name, "command": command}
+        run(work, payload(config, folder, options.storage / "cache", about), workers, options.wait, "pre-training")
+        print(pretrained_line(folder))
+
+    return ended(job, folder, command)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,214 @@
+"""A pre-trained GAN as two files: gan.safetensors (tensors) and gan.json (what it is). Written, found, checked, loaded.
+
+gan.safetensors has G. (the live generator), G_average. (the averaged one, with buffers of its own), E. and, where the
+discriminator is the one that a search of B begins with, B. before each tensor's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dasgm.adversary import Adversary
+from dasgm.bilevel import replay, seed_of
+from dasgm.config import GanConfig, PretrainConfig, SearchConfig, digest, key_of, override, to_json
+from dasgm.runs import read_json, write_atomic
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+
+FORMAT = 1
+WEIGHTS, ABOUT = "gan.safetensors", "gan.json"
+SETTLING = 50  # passes of the averaged generator: its running statistics keep 0.9^50 = 0.5 % of the live one's
+TOLD = {"sha256", "gan", "discriminator", "data", "classes", "data_digest", "J2_digest", "iterations"}
+NEEDED = (
+    "freeze-gan needs a pre-trained GAN: name its folder with --gan-checkpoint (`dasgm pretrain` with the same preset "
+    "makes one), or let --pretrain run that first"
+)
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pre-trained GAN's files, read and whole."""
+
+    path: Path
+    """Of gan.safetensors."""
+    about: dict[str, Any]
+    """gan.json."""
+    tensors: Tensors
+    digest: str
+    """sha256 of gan.safetensors: what a search that begins with it is known by."""
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether its discriminator is the one that a search of B begins with."""
+        return self.about["discriminator"] == "relaxed"
+
+    def part(self, name: str) -> Tensors:
+        """The tensors of G, G_average, E or B, as its module names them."""
+        return {k.removeprefix(f"{name}."): t for k, t in self.tensors.items() if k.startswith(f"{name}.")}
+
+    def into(self, gan: Adversary) -> None:
+        """Put it in place. A frozen generator is the averaged one (design/algorithm), one that goes on the live one."""
+        G, average = gan.G, self.part("G_average")
+        G.module.load_state_dict(average if G.frozen else self.part("G"))
+        gan.E.module.load_state_dict(self.part("E"))
+        gan.B.module.load_state_dict(self.part("B"))
+        G.steps = self.about["iterations"]
+        for name, mean in (G.mean or {}).items():
+            mean.copy_(average[name])
+
+
+@contextmanager
+def at_average(gan: Adversary, n: int, *stream: object) -> Iterator[None]:
+    """Inside, G stands at its moving average, with buffers that n images a pass have settled there: spectral norms and
+    running statistics follow the weights, and the live generator's do not fit the averaged ones."""
+    module = gan.G.module
+    before = {k: t.clone() for k, t in module.state_dict().items()}
+    try:
+        module.load_state_dict(before | (gan.G.mean or {}))
+        for i in range(SETTLING):
+            z, y = gan.draw(n, seed_of(*stream, i, "z"))
+            with torch.no_grad(), replay(*stream, i):
+                gan.G.live(z, y)
+        yield
+    finally:
+        module.load_state_dict(before)
+
+
+def state(name: str, module: torch.nn.Module) -> Tensors:
+    """Copies of a module's parameters and buffers on the CPU, under the name of their part."""
+    return {f"{name}.{k}": t.detach().cpu().clone().contiguous() for k, t in module.state_dict().items()}
+
+
+def write(folder: Path, config: PretrainConfig, data: Data, tensors: Tensors, **about: Any) -> None:
+    """Both files, each renamed into place; gan.json, the last, names the other by its digest."""
+    from safetensors.torch import save
+
+    content = save(tensors)
+    plain = to_json(config)
+    what = {
+        "format": FORMAT,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "gan": plain["gan"],
+        "discriminator": "relaxed" if config.search_discriminator else "stock",
+        "data": plain["data"],
+        "classes": list(data.classes),
+        "data_digest": data.digest,
+        "J2_digest": digest(data.J2.tolist()),
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+    }
+    write_atomic(folder / WEIGHTS, content)
+    write_atomic(folder / ABOUT, json.dumps(what | about, indent=1))
+
+
+def read(place: str | Path) -> Pretrained:
+    """The files at `place`: a pre-training's folder, or either file.
+
+    Raises:
+        ValueError: there are none, they do not belong together, or are of another format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    place = Path(place)
+    folder = place if place.is_dir() else place.parent
+    weights, about = folder / WEIGHTS, read_json(folder / ABOUT)
+    if not place.is_dir() and place.name not in (WEIGHTS, ABOUT):
+        raise ValueError(f"gan-checkpoint {place}: expected a pre-training's folder, or its {WEIGHTS}")
+    if not about or not weights.is_file():
+        missing = WEIGHTS if about else ABOUT
+        raise ValueError(f"gan-checkpoint {place}: there is no {missing}; `dasgm pretrain` writes it when it ends")
+    if about.get("format") == FORMAT and not set(about) >= TOLD:
+        raise ValueError(
+            f"gan-checkpoint {folder / ABOUT}: it lacks {', '.join(sorted(TOLD - set(about)))}; copy it again"
+        )
+    if about.get("format") != FORMAT:
+        raise ValueError(f"gan-checkpoint {folder / ABOUT}: format {about.get('format')}, expected {FORMAT}")
+    content = weights.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != about.get("sha256"):
+        raise ValueError(f"gan-checkpoint {weights}: it is not the file that its {ABOUT} tells of; copy both again")
+    try:
+        return Pretrained(weights, about, load(content), sha256)
+    except SafetensorError as error:
+        raise ValueError(f"gan-checkpoint {weights}: not a safetensors file ({error})") from None
+
+
+def chosen(config: SearchConfig, data: Data) -> Pretrained | None:
+    """The pre-trained GAN that a search is to begin with, if any.
+
+    Raises:
+        ValueError: in one line, both sides and what to do: it does not fit this search, or a frozen search has none.
+    """
+    if config.gan is None:
+        if config.freeze_gan or config.gan_checkpoint:
+            asked = "freeze-gan" if config.freeze_gan else "gan-checkpoint"
+            raise ValueError(f"{asked} with gan none: there is no GAN; choose one with --gan, or leave it out")
+        return None
+    if config.gan_checkpoint is None:
+        if config.freeze_gan:
+            raise ValueError(NEEDED)
+        return None
+    found = read(config.gan_checkpoint)
+    for told, there, asked, mend in _compared(found, config, data):
+        if there != asked:
+            raise ValueError(f"gan-checkpoint {found.path}: {told} {there}, this search's {asked}; {mend}")
+    return found
+
+
+def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[tuple[str, Any, Any, str]]:
+    """(what, of the file, of the search, what to do), the coarse before the fine."""
+    about, gan, here = found.about, config.gan, to_json(config)["data"]
+    assert gan is not None
+    anew = "or pre-train with this search's settings (dasgm pretrain)"
+    there = about["data"]
+    yield "its GAN is", about["gan"]["key"], key_of(gan), f"use --gan {about['gan']['key']}, {anew}"
+    yield "its data set is", there["key"], here["key"], f"use --dataset {there['key']}, {anew}"
+    yield "its classes are", _brief(about["classes"]), _brief(data.classes), f"use its data, {anew}"
+    size = there["image_size"]
+    yield "its image size is", size, here["image_size"], f"use --data.image-size {size}, {anew}"
+    for name in ("split", "split_seed", "weight_portion", "holdout", "limit"):
+        flag = f"--data.{name.replace('_', '-')} {there[name]}"
+        yield f"it has seen another J_2: its data.{name} is", there[name], here[name], f"use {flag}, {anew}"
+    images, J2 = about["data_digest"], digest(data.J2.tolist())
+    yield "its images are those of", images[:8], data.digest[:8], f"use the files that it was pre-trained on, {anew}"
+    yield "it has seen another J_2:", about["J2_digest"][:8], J2[:8], f"use its split, {anew}"
+    if not config.freeze_gan:  # nobody asks the discriminator of a frozen GAN
+        asked = "relaxed" if config.searches_discriminator else "stock"
+        flag = "--search-discriminator" if found.relaxed else "--no-search-discriminator"
+        yield "its discriminator is", about["discriminator"], asked, f"use {flag}, {anew}"
+    yield from _shapes(found, gan, data, anew)
+
+
+def _brief(classes: Any) -> str:
+    return f"{len(classes)} ({', '.join(list(classes)[:3])}{', ...' if len(classes) > 3 else ''})"
+
+
+def _shapes(found: Pretrained, gan: GanConfig, data: Data, anew: str) -> Iterator[tuple[str, Any, Any, str]]:
+    """Where a tensor differs: the setting that shapes it, else the tensor."""
+
+    def shapes(gan: GanConfig) -> dict[str, tuple[int, ...]]:
+        with replay("never drawn from"):
+            built = gan.build(len(data.classes), data.image_size, found.relaxed)
+        parts = {"G": built.generator, "G_average": built.generator, "E": built.discriminator, "B": built.architecture}
+        return {f"{p}.{k}": tuple(t.shape) for p, module in parts.items() for k, t in module.state_dict().items()}
+
+    here, there = shapes(gan), {k: tuple(t.shape) for k, t in found.tensors.items()}
+    differing = [k for k in here | there if here.get(k) != there.get(k)]
+    if differing:
+        k, old, new = differing[0], found.about["gan"], to_json(gan)
+        for s in (s for s in new if s in old and old[s] != new[s]):
+            if shapes(override(gan, {s: old[s]})) != here:
+                yield f"its gan.{s} is", old[s], new[s], f"use --gan.{s.replace('_', '-')} {old[s]}, {anew}"
+        yield f"its {k} is", there.get(k), here.get(k), anew.removeprefix("or ")

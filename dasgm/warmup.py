@@ -1,0 +1,90 @@
+"""A GAN alone on J_2, Eq. 4 and 5 without the rest: the iteration, and the warm-up that small searches begin with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dasgm.adversary import Adversary
+from dasgm.bilevel import Tensors, replay, seed_of
+from dasgm.config import SearchConfig, digest, mathematics
+from dasgm.distributed import alone
+from dasgm.runs import exclusive, packed, write_atomic
+from dasgm.search import Search, SearchFailed
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+
+
+def iterate(gan: Adversary, data: Data, j: Tensor, *stream: object) -> Tensors:
+    """One iteration of Eq. 4 and 5 on the images `j` of J_2, with the draws named by `stream`. Returns the losses."""
+    with replay(*stream, "augment"):
+        x = data.flip_raw(data.raw(j))
+    z, y = gan.draw(len(x), seed_of(*stream, "z"))
+    fake, _, generator = gan.generator_step(z, y, seed_of(*stream, "gan"))
+    discriminator = gan.discriminator_step(x, data.labels[j], fake, y, seed_of(*stream, "discriminator"))
+    assert generator is not None and discriminator is not None
+    return {"generator": generator, "discriminator": discriminator}
+
+
+def warm_up(
+    search: Search, cache: Path, say: Callable[[str], None] = print, give_way: Callable[[], None] = lambda: None
+) -> float:
+    """Train G and E for `gan.warmup` iterations on J_2, or take them from `cache`.
+
+    One warm-up serves every search with the same GAN, data and seed: one process trains it, others wait.
+    Returns the device seconds that it cost. `give_way` is called between steps.
+    """
+    config = search.config
+    if config.gan is None or not config.gan.warmup:
+        return 0.0
+    name = f"gan-{_key(config, search)[:16]}"
+    path, players = cache / f"{name}.pt", dict(zip("GEB", search.gan.players, strict=True))
+    with exclusive(cache / f"{name}.lock"), alone():
+        if not path.exists():
+            say(f"GAN warm-up: {config.gan.warmup} iterations on J_2, once for all searches with this GAN")
+            seconds = train(search, say, give_way)
+            if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
+                raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
+            state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
+            write_atomic(path, packed(state))
+    state = torch.load(path, weights_only=True, map_location=search.device)
+    for letter, player in players.items():
+        player.load_state_dict(state[letter])
+    return state["seconds"]
+
+
+def _key(config: SearchConfig, search: Search) -> str:
+    """What the warm-up depends on: not what trials vary afterwards."""
+    assert config.gan is not None
+    gan = replace(config.gan, generator_lr=config.gan.warmup_lr)
+    settings = mathematics(replace(config, gan=gan))
+    kept = ("gan.", "data.", "seed", "discriminator_steps")
+    relevant = {k: v for k, v in settings.items() if k.startswith(kept)}
+    searched = config.searches_discriminator
+    return digest([relevant, search.data.digest, search.data.J2.tolist(), searched])
+
+
+def train(search: Search, say: Callable[[str], None], give_way: Callable[[], None]) -> float:
+    """The warm-up itself; returns its device seconds."""
+    config, data, gan = search.config, search.data, search.gan
+    assert config.gan is not None
+    G, begun, told = gan.players[0], time.monotonic(), time.monotonic()
+    lr, G.lr = G.lr, config.gan.warmup_lr
+    for i in range(config.gan.warmup):
+        give_way()
+        j = search.batch(data.J2, "warm-up", i, min(config.gan.warmup_batch_size, len(data.J2)))
+        iterate(gan, data, j, "warm-up", config.seed, i)
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            say(f"GAN warm-up: iteration {i + 1} of {config.gan.warmup}")
+    G.lr = lr
+    if data.images.is_cuda:
+        torch.cuda.synchronize()
+    return time.monotonic() - begun
