@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from commands import finish, start, wait_for
-from test_distributed import WORKERS, join
+from test_distributed import join
 from torch.nn import functional as F
 
 from dasgm import cli, training
@@ -37,6 +37,7 @@ TINY = EvaluateConfig(
     data=digits.Config(limit=120, cutout=4), cells=3, channels=2, epochs=3, batch_size=32, drop_path=0.3, threads=1
 )
 TIMES = ("time", "speed/", "cost/")
+WORKERS = 2
 
 
 # schedules and recipes: the numbers of the papers' code (facts/nas-methods 1.3)
@@ -190,7 +191,7 @@ def test_step_is_sgd_on_the_smoothed_loss_with_the_auxiliary_heads_clipped():
 
 
 def own_batch(rank: int, folder: str) -> None:
-    join(rank, folder)
+    join(rank, folder, WORKERS)
     one, batches = for_step()
     one.step(*batches[rank], 2, 0)
     torch.save(one.network.state_dict(), f"{folder}/{rank}.pt")
