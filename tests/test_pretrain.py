@@ -105,7 +105,7 @@ def test_folder_is_a_runs(made):
 def test_killed_pretraining_goes_on_to_the_same_bits(made, tmp_path):
     shutil.copytree(made.parent / "cache", tmp_path / "cache")
     process = pretraining(tmp_path)
-    wait_for(process, lambda: read_lines(tmp_path / "gan" / "metrics.jsonl"))
+    wait_for(process, lambda: Run(tmp_path / "gan").checkpoints())
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert state_of(tmp_path / "gan") == "interrupted"
