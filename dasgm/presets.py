@@ -44,6 +44,7 @@ SMALL_GANS: dict[str, GanConfig] = {
         b_init=4.0,
         contrast_dim=64,
         temperature=0.3,
+        pretrain_discriminator_steps=1,
         generator_lr=1e-3,
         discriminator_lr=2e-3,
         warmup=1000,

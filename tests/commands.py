@@ -34,7 +34,7 @@ def two_cpus() -> None:
 
 def start(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """`python WORDS`."""
-    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(TESTS)}
+    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd,

@@ -36,6 +36,7 @@ class Config(ResnetConfig):
     contrast_dim: int = 512  # of the space where images and the classes' proxies are compared
     conditional_strength: float = 1.0  # of 2C beside the hinge
     temperature: float = 1.0  # of 2C
+    pretrain_discriminator_steps: int = 5  # per generator step when pre-training: the reference's
     positives_in_numerator: bool = False  # of 2C: True is the paper, False keeps labels what they say
 
     def __post_init__(self) -> None:
