@@ -91,7 +91,7 @@ def leave_for_data(workers: Workers, cpus: float) -> None:
     left = cpus - workers.number * workers.cpus
     if left < 1 - 1e-6:
         raise ValueError(
-            f"{workers} of {cpus:g} leave {max(0.0, left):g} CPUs to decode pictures, which takes at least 1: "
+            f"{workers} leave Ray Data {max(0.0, left):g} of {cpus:g} CPUs, and it needs 1 to decode pictures: "
             "ask for fewer workers or for fewer CPUs of each, or take --loader torch"
         )
 

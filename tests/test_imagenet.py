@@ -297,6 +297,12 @@ def test_processes_change_nothing(data: Photographs) -> None:
     assert not same(batches, taken(alone, 3)) and not same(batches, taken(TorchLoader(data, 5, 4), 2))
 
 
+@pytest.mark.slow
+def test_processes_read_a_uri(root: Path, data: Photographs) -> None:
+    there = imagenet.Config(image_size=32).photographs(root.as_uri())
+    assert same(list(TorchLoader(there, 4, processes=1).testing()), list(TorchLoader(data, 4).testing()))
+
+
 def test_an_images_draws_do_not_depend_on_its_company(data: Photographs) -> None:
     recipe = Recipe(data.train, 32, False, 3, 2)
     together, _, _ = recipe(np.arange(8))
@@ -527,3 +533,25 @@ def test_a_search_on_it_is_refused_in_one_line(
     err = capsys.readouterr().err
     assert stop.value.code == 2 and "search on cifar10" in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+# ---- the two classes of the demonstration
+
+
+def test_two_classes_out_of_a_photograph_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from imagenet_sample import two_classes
+
+    for number in range(500):
+        (tmp_path / "all" / f"n{number:08d}").mkdir(parents=True)
+        picture = encoded(Image.new("RGB", (8, 8), (number % 256, number // 256, 9)), "JPEG")
+        (tmp_path / "all" / f"n{number:08d}" / f"n{number:08d}_x.JPEG").write_bytes(picture)
+    layouts = [listings(str(place)) for place in two_classes(tmp_path / "all", tmp_path / "out", 100)]
+    for train, val in layouts:
+        assert train.classes == ("animal", "other")
+        assert np.bincount(train.labels).tolist() == [318, 82] and np.bincount(val.labels).tolist() == [80, 20]
+    (folder, _), (shards, _) = layouts
+    assert sorted(folder.source.read(range(400))) == sorted(shards.source.read(range(400)))  # type: ignore[type-var]
+    assert {Path(folder.source.name(i)).name for i in range(318)} <= {f"n{n:08d}_x.JPEG" for n in range(398)}
+    with pytest.raises(ValueError, match="WordNet"):
+        two_classes(tmp_path / "out", tmp_path / "again")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,28 @@ MIXED = 4  # row groups whose rows are mixed: each batch reads the whole of them
 LARGE = 1000  # rows of a row group that is worth a note
 
 
+@lru_cache(maxsize=8)
+def opened(root: str, process: int) -> tuple[fs.FileSystem, str]:
+    """Once a process: a client of s3:// takes a while to make, and does not outlive a fork."""
+    if Store(root).is_uri:
+        filesystem, path = fs.FileSystem.from_uri(root)
+        return filesystem, path.rstrip("/")
+    return fs.LocalFileSystem(), str(Path(root).absolute())
+
+
+@dataclass(frozen=True)
 class Store:
-    """A folder on any pyarrow filesystem, given as a path or a URI; opened again where it is unpickled."""
+    """A folder on any pyarrow filesystem, given as a path or a URI."""
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    root: str
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.root,)
+    @property
+    def is_uri(self) -> bool:
+        return "://" in self.root
 
-    @cached_property
+    @property
     def _opened(self) -> tuple[fs.FileSystem, str]:
-        if "://" in self.root:
-            filesystem, path = fs.FileSystem.from_uri(self.root)
-            return filesystem, path.rstrip("/")
-        return fs.LocalFileSystem(), str(Path(self.root).absolute())
+        return opened(self.root, os.getpid())
 
     def entries(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
         """What lies in `folder`, sorted by path; [] if there is no such folder."""

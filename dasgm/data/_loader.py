@@ -223,7 +223,10 @@ class TorchLoader(Loader):
         self.processes = processes
 
     def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
-        yield from DataLoader(_Batches(recipe, batches), batch_size=None, num_workers=self.processes)
+        begun = "spawn" if self.processes and recipe.listing.source.store.is_uri else None  # clients dislike forks
+        yield from DataLoader(
+            _Batches(recipe, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=begun
+        )
 
 
 class _Batches(Dataset):
