@@ -82,6 +82,20 @@ def workers_for(number: int, gpus_per_search: float | None) -> Workers:
     return workers
 
 
+def leave_for_data(workers: Workers, cpus: float) -> None:
+    """Ray Data decodes pictures in tasks of one CPU; where the workers hold every CPU it would wait for ever.
+
+    Raises:
+        ValueError: the workers leave it none of the cluster's `cpus`.
+    """
+    left = cpus - workers.number * workers.cpus
+    if left < 1 - 1e-6:
+        raise ValueError(
+            f"{workers} leave Ray Data {max(0.0, left):g} of {cpus:g} CPUs, and it needs 1 to decode pictures: "
+            "ask for fewer workers or for fewer CPUs of each, or take --loader torch"
+        )
+
+
 def joined() -> bool:
     """Whether there is a cluster to join: $RAY_ADDRESS is set."""
     return bool(os.environ.get("RAY_ADDRESS"))

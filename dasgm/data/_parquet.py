@@ -58,7 +58,7 @@ def _table(path: Path, labels: tuple[str, ...], classes: int) -> tuple[list[byte
     """Encoded pictures and labels of one file."""
     try:
         schema = pq.read_schema(path)
-        picture, label = _column(path, schema, ("img", "image")), _column(path, schema, labels)
+        picture, label = column(path, schema, ("img", "image")), column(path, schema, labels)
         table = pq.read_table(path, columns=[picture, label])
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -70,7 +70,8 @@ def _table(path: Path, labels: tuple[str, ...], classes: int) -> tuple[list[byte
     return encoded, _labels(path, label, table[label], classes)
 
 
-def _column(path: Path, schema: pa.Schema, names: tuple[str, ...]) -> str:
+def column(path: Path | str, schema: pa.Schema, names: tuple[str, ...]) -> str:
+    """Which of `names` the file has. Raises ValueError if none."""
     for name in names:
         if name in schema.names:
             return name

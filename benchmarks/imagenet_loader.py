@@ -1,0 +1,154 @@
+"""Can the CPUs feed the GPUs? Images/s of decoding and augmenting, of each loader, and of the network's step.
+
+    python benchmarks/imagenet_loader.py --data-dir PATH [--batch-size N] [--images N]
+
+PATH is ImageNet in either layout, or one folder of photographs per WordNet id (then split in a temporary folder).
+"Per core" is per second of CPU time, of all processes that took part, so that other work on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from imagenet_sample import two_classes
+from torch.nn import functional as F
+
+from cluster.job import Workers, connected, cpus
+from cluster.stream import RayLoader
+from dasgm.data import imagenet
+from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
+from dasgm.genotype import KNOWN
+from dasgm.loop import device_of
+from dasgm.networks.network import Network
+from dasgm.runs import hardware
+
+GPUS = 8
+WARM = 2  # batches, or steps, that are not timed
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all below it, the ended ones as well."""
+    total = 0.0
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def timed(name: str, work: Callable[[], int]) -> float:
+    """Prints and returns images per CPU second."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    images = work()
+    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    print(f"{name:44} {images / cpu:8.1f} images/s a core {images / wall:8.1f} images/s in all", flush=True)
+    return images / cpu
+
+
+def made(data: Photographs, epoch: int | None, images: int) -> int:
+    """Decoding and transforms alone."""
+    recipe = Recipe(data.train, data.image_size, data.skip_unreadable, 0, epoch)
+    indices = data.train.permuted(0, 0)[:images]
+    for some in np.array_split(indices, max(1, len(indices) // 16)):
+        recipe(some)
+    return len(indices)
+
+
+def loaded(loader: Loader, images: int) -> int:
+    """A loader's training batches, epoch after epoch until there are enough images."""
+    seen = 0
+
+    def endless() -> Iterator[int]:
+        for epoch in range(10**6):
+            yield from (len(y) for _, y in loader.training(epoch))
+
+    for n in endless():
+        seen += n
+        if seen >= images:
+            return seen
+    raise AssertionError
+
+
+def network_images_per_second(device: str, batch_size: int, size: int, steps: int) -> float:
+    """DARTS_V2 in the ImageNet recipe's size: 14 cells of 48 channels, auxiliary head; bfloat16 on a GPU."""
+    network = Network(KNOWN["DARTS_V2"], 48, 14, 1000, form="imagenet", auxiliary=True)
+    network = network.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=3e-5)
+    x = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(1000, (batch_size,), device=device)
+    begun = 0.0
+    for step in range(WARM + steps):
+        if step == WARM:
+            _wait(device)
+            begun = time.perf_counter()
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device.startswith("cuda")):
+            logits, auxiliary = network.forward_with_auxiliary(x)
+            loss = F.cross_entropy(logits, y) + 0.4 * F.cross_entropy(auxiliary, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    _wait(device)
+    return batch_size * steps / (time.perf_counter() - begun)
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Images/s of decoding, of each loader and of the network.")
+    parser.add_argument("--data-dir", required=True, help="ImageNet, or one folder of photographs per WordNet id")
+    parser.add_argument("--device", default="auto", help="of the network: auto, cpu, cuda or mps")
+    parser.add_argument("--batch-size", type=int, help="default: 64 on a GPU, 8 on a CPU")
+    parser.add_argument("--images", type=int, default=1600, help="to load for each measurement")
+    asked = parser.parse_args()
+    device = device_of(asked.device)
+    batch_size = asked.batch_size or (8 if device == "cpu" else 64)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(asked.data_dir)
+        if place.is_dir() and not (place / "train").is_dir() and not any(place.rglob("*.parquet")):
+            asked.data_dir = str(two_classes(place, Path(folder))[0])
+        try:
+            data = imagenet.Config(skip_unreadable=True).photographs(asked.data_dir)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
+        measure(data, device, batch_size, asked.images)
+
+
+def measure(data: Photographs, device: str, batch_size: int, images: int) -> None:
+    print(f"{data.describe()}; {hardware(device)}; {cpus()} CPUs, load {os.getloadavg()[0]:.1f}")
+    loading = 64 if len(data.train) >= 256 else 16
+    torch.set_num_threads(1)
+    made(data, 0, 32)
+    timed("decode, augment", lambda: made(data, 0, images))
+    timed("decode, centre crop", lambda: made(data, None, images))
+    cores = {}
+    name = f"--loader torch, {cpus()} processes"
+    cores[name] = timed(name, lambda: loaded(TorchLoader(data, loading, processes=cpus()), images))
+    with connected(Workers(1)):
+        loader = RayLoader(data, loading, prefetch=max(4, 3 * cpus()))
+        loaded(loader, loading * cpus() * 2)  # its workers import torch
+        name = f"--loader ray, {cpus()} CPUs"
+        cores[name] = timed(name, lambda: loaded(loader, images))
+    torch.set_num_threads(cpus())
+    steps = 3 if device == "cpu" else 30
+    network = network_images_per_second(device, batch_size, data.image_size, steps)
+    print(f"{f'network, batch {batch_size} on {device}':44} {network:8.1f} images/s")
+    for name, rate in cores.items():
+        print(f"cores that {GPUS} such devices need, {name}: {GPUS * network / rate:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""ImageNet through Ray Data: photographs decoded and augmented on all the cluster's CPUs. Its only importer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dasgm.data._loader import Loader, Photographs, Recipe
+
+
+class RayLoader(Loader):
+    """A worker's batches, each made by a task of one CPU anywhere in the cluster, also where there is no GPU.
+
+    At most `prefetch` batches are in the making or waiting, so memory does not grow with the data: a batch is
+    batch_size x 3 x size^2 bytes in Ray's object store. Ray Data counts more than one block for a running task and so
+    runs about a third of `prefetch` at once: three times this worker's share of the cluster's CPUs uses them all.
+    """
+
+    def __init__(
+        self,
+        data: Photographs,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        workers: int = 1,
+        device: str = "cpu",
+        prefetch: int = 12,
+    ) -> None:
+        super().__init__(data, batch_size, seed, rank, workers, device)
+        if prefetch < 2:
+            raise ValueError(f"prefetch {prefetch}: choose at least 2 batches")
+        self.prefetch = prefetch
+
+    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        import pyarrow as pa
+        import ray
+        import ray.data
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its import has set it anew
+        rows = ray.data.from_arrow([pa.table({"index": batch}) for batch in batches])  # a block a batch, so a task
+        options = rows.context.execution_options
+        options.preserve_order = True
+        options.resource_limits = ray.data.ExecutionResources(
+            object_store_memory=self.prefetch * self.batch_size * 3 * recipe.size**2
+        )
+        rows.context.enable_progress_bars = rows.context.print_on_execution_start = False
+        made = rows.map_batches(
+            _Make(ray.put(recipe)),
+            batch_size=None,
+            batch_format="numpy",
+            num_cpus=1,
+            concurrency=min(self.prefetch, len(batches)),
+        )
+        for batch in made.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=0):
+            pixels, labels = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label"))  # Ray's: read-only
+            yield pixels, labels, batch["wrong"].tolist()
+
+
+class _Make:
+    """A task's work. The listing may be large: Ray keeps one copy on each machine."""
+
+    def __init__(self, recipe: Any) -> None:
+        self.recipe = recipe
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import ray
+
+        pixels, labels, wrong = ray.get(self.recipe)(block["index"])
+        return {"pixels": pixels.numpy(), "label": labels.numpy(), "wrong": np.array(wrong, dtype=object)}

@@ -1,0 +1,242 @@
+"""Batches of streamed photographs in an order that is ours, and the loader for one machine: torch's DataLoader."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dasgm.data._listing import Listing, listings
+from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
+from dasgm.data._split import share
+
+if TYPE_CHECKING:
+    from dasgm.data.imagenet import Config
+
+PAD = -1  # index, and label, of a place that no picture fills
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A data set that is streamed: what is known of it without reading a picture."""
+
+    train: Listing
+    test: Listing
+    image_size: int
+    skip_unreadable: bool = False
+    name: str = "imagenet"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.train.notes + self.test.notes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both listings, for a run's identity."""
+        return hashlib.sha256(f"{self.train.digest} {self.test.digest}".encode()).hexdigest()
+
+    def describe(self) -> str:
+        """One line: classes, size and counts."""
+        counts = f"{len(self.train):,} images to train on, {len(self.test):,} to test on"
+        return f"{self.name}: {len(self.classes)} classes, {self.image_size}x{self.image_size} pixels; {counts}"
+
+
+def photographs(config: Config, data_dir: str | None) -> Photographs:
+    """See `imagenet.Config.photographs`."""
+    if not find_spec("torchcodec"):
+        raise ValueError("imagenet is decoded by torchcodec, which is not installed: pip install 'torchcodec>=0.16'")
+    if data_dir is None:
+        raise ValueError("--dataset imagenet needs --data-dir: give a folder or a URI with train/ and val/, or Parquet")
+    train, test = listings(data_dir)
+    if 0 < config.limit < len(train):
+        generator = torch.Generator().manual_seed(config.split_seed)
+        kept, _ = share(torch.from_numpy(train.labels), config.limit / len(train), generator)
+        chosen = np.zeros(len(train.labels), dtype=bool)
+        chosen[kept.numpy()] = True
+        train = replace(train, chosen=chosen)
+    return Photographs(train, test, config.image_size, config.skip_unreadable)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """From indices to one worker's batch; the same wherever it runs. `epoch` None is evaluation."""
+
+    listing: Listing
+    size: int
+    skip: bool
+    seed: int
+    epoch: int | None
+
+    def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor, list[str]]:
+        """uint8 [b, 3, S, S], labels int64 [b], and what cannot be read: '' or 'NAME (reason)' for each.
+
+        With `skip`, training takes in such a picture's place the next one of the listing that can be read, with its own
+        label and the other's draws; evaluation leaves the place empty, as the padding's: black, its label `PAD`.
+        """
+        pixels = torch.zeros(len(indices), 3, self.size, self.size, dtype=torch.uint8)
+        labels = torch.full((len(indices),), PAD, dtype=torch.int64)
+        wrong = [""] * len(indices)
+        places = np.flatnonzero(indices != PAD)
+        pictures = self.listing.source.read(indices[places].tolist())
+        for place, encoded in zip(places.tolist(), pictures, strict=True):
+            index = taken = int(indices[place])
+            try:
+                image = self._square(encoded, index)
+            except Unreadable as error:
+                wrong[place] = f"{self.listing.source.name(index)} ({error})"
+                if self.epoch is None or not self.skip:
+                    continue
+                taken, image = self._next(index)
+            pixels[place], labels[place] = image, int(self.listing.labels[taken])
+        return pixels, labels, wrong
+
+    def _square(self, encoded: bytes | Exception, index: int) -> Tensor:
+        if isinstance(encoded, Exception):
+            raise Unreadable(_reason(encoded))
+        try:
+            image = decoded(encoded)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # decoders raise whatever they stumble over
+            raise Unreadable(_reason(error)) from None
+        if self.epoch is None:
+            return centred(image, self.size)
+        # 1 + index: numpy takes (seed, epoch) and (seed, epoch, 0) for the same
+        return augmented(image, self.size, np.random.default_rng((self.seed, self.epoch, 1 + index)))
+
+    def _next(self, index: int) -> tuple[int, Tensor]:
+        """The next picture in use that can be read, and its pixels."""
+        order = self.listing.in_order()
+        for taken in np.roll(order, -int(np.searchsorted(order, index)) - 1)[:-1].tolist():
+            try:
+                return taken, self._square(self.listing.source.read([taken])[0], index)
+            except Unreadable:
+                continue
+        raise ValueError(f"no training picture can be read, among them {self.listing.source.name(index)}")
+
+
+class Unreadable(Exception):
+    """A picture that cannot be read: the reason, in one line."""
+
+
+def _reason(error: Exception) -> str:
+    """One short line, without the place in torchcodec's source that it begins with."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^.*\.cpp:\d+, ", "", line)[:120]
+
+
+class Loader:
+    """This worker's share of every global batch of `workers` x `batch_size` images.
+
+    The order of an epoch is a function of (seed, epoch), the draws of an image of (seed, epoch, image): neither depends
+    on who loads it where. In training no image comes twice in an epoch and fewer than one global batch is left out.
+    In evaluation each counts once: every worker makes equally many batches, and what pads them is masked.
+
+    unreadable: what this worker could not read so far, 'NAME (reason)', once each.
+    """
+
+    def __init__(
+        self, data: Photographs, batch_size: int, seed: int = 0, rank: int = 0, workers: int = 1, device: str = "cpu"
+    ) -> None:
+        assert 0 <= rank < workers and batch_size > 0
+        self.data, self.batch_size, self.rank, self.workers, self.device = data, batch_size, rank, workers, device
+        self.seed = seed % 2**64  # numpy takes none below 0
+        self.unreadable: dict[str, None] = {}
+        together = workers * batch_size
+        if together > len(data.train):
+            raise ValueError(
+                f"a batch of {together} images on {workers} worker(s) is more than the {len(data.train)} to train on: "
+                "lower --batch-size"
+            )
+        self.iterations = len(data.train) // together
+        """Batches of an epoch, as many on every worker."""
+
+    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training: x float32 [b, 3, S, S], normalised, and y int64 [b], on the device.
+
+        Raises ValueError naming a picture that cannot be read, unless they are skipped.
+        """
+        order = self.data.train.permuted(self.seed, epoch)[: self.iterations * self.workers * self.batch_size]
+        for pixels, labels in self._checked(self.data.train, epoch, self._mine(order)):
+            yield normalised(pixels, self.device), labels.to(self.device)
+
+    def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Evaluation: x and y as in training and mask bool [b], which of them count; y is 0 where it is False."""
+        order = self.data.test.in_order()
+        missing = -len(order) % (self.workers * self.batch_size)
+        order = np.concatenate([order, np.full(missing, PAD)])
+        for pixels, labels in self._checked(self.data.test, None, self._mine(order)):
+            y = labels.to(self.device)
+            yield normalised(pixels, self.device), y.clamp(min=0), y != PAD
+
+    def _mine(self, order: np.ndarray) -> list[np.ndarray]:
+        return list(order.reshape(-1, self.workers, self.batch_size)[:, self.rank])
+
+    def _checked(
+        self, listing: Listing, epoch: int | None, batches: list[np.ndarray]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        recipe = Recipe(listing, self.data.image_size, self.data.skip_unreadable, self.seed, epoch)
+        for pixels, labels, wrong in self._stream(recipe, batches):
+            found = [line for line in wrong if line]
+            if found and not self.data.skip_unreadable:
+                raise ValueError(
+                    f"{found[0]} cannot be read: mend or remove it, or go on without with --data.skip-unreadable"
+                )
+            self.unreadable |= dict.fromkeys(found)
+            yield pixels, labels
+
+    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        """`recipe` of each of `batches`, in this order."""
+        raise NotImplementedError
+
+
+class TorchLoader(Loader):
+    """For one machine: `processes` of this worker's own decode ahead; 0: none, it decodes itself."""
+
+    def __init__(
+        self,
+        data: Photographs,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        workers: int = 1,
+        device: str = "cpu",
+        processes: int = 0,
+    ) -> None:
+        super().__init__(data, batch_size, seed, rank, workers, device)
+        if processes < 0:
+            raise ValueError(f"{processes} loading processes: choose 0 or more")
+        self.processes = processes
+
+    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        begun = "spawn" if self.processes and recipe.listing.source.store.is_uri else None  # clients dislike forks
+        yield from DataLoader(
+            _Batches(recipe, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=begun
+        )
+
+
+class _Batches(Dataset):
+    """A batch a place."""
+
+    def __init__(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> None:
+        self.recipe, self.batches = recipe, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor, list[str]]:
+        return self.recipe(self.batches[place])

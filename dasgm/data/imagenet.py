@@ -1,0 +1,47 @@
+"""ImageNet (ILSVRC 2012), or other photographs laid out like it: streamed from files, never held in memory.
+
+`train/<class>/*.JPEG` with `val/<class>/*.JPEG`, or Parquet shards in Hugging Face's layout. No torch at the top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dasgm.data._base import DataConfig
+
+if TYPE_CHECKING:
+    from dasgm.data._images import Data
+    from dasgm.data._loader import Photographs
+
+
+@dataclass(frozen=True)
+class Config(DataConfig):
+    """The settings of J_1, J_2 and J_val mean nothing here: a network is trained on all of `train`."""
+
+    image_size: int = 224  # pixels a side; in evaluation the shorter side is resized to 256/224 of it before the crop
+    skip_unreadable: bool = False  # go on without unreadable pictures
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.image_size <= 1024:
+            raise ValueError(f"data.image_size is {self.image_size}: choose one from 16 to 1024, such as 224")
+        if self.limit < 0:
+            raise ValueError(f"data.limit is {self.limit}: choose a number of images, or 0 for all")
+        if self.cutout:
+            raise ValueError(f"data.cutout is {self.cutout}: imagenet is trained without; leave it at 0")
+
+    def load(self, data_dir: str | None, device: str = "cpu") -> Data:
+        """Raises ValueError: it does not fit into memory."""
+        raise ValueError(
+            "imagenet is streamed, not held in memory, so no search is made on it: search on cifar10, cifar100 or "
+            "folder, then evaluate the genotype on imagenet"
+        )
+
+    def photographs(self, data_dir: str | None) -> Photographs:
+        """Lists `data_dir`, a path or a URI (s3://bucket/prefix). Raises ValueError where files are not as they should.
+
+        Both parts are listed, no picture is read. With `limit` a stratified draw of the training images is used.
+        """
+        from dasgm.data._loader import photographs
+
+        return photographs(self, data_dir)

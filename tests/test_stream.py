@@ -1,0 +1,139 @@
+"""ImageNet through Ray Data, on a real private Ray: the DataLoader's tensors, bounded memory, one line of error."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from photographs import both_parts, digit_pictures, write_folder, write_shards
+
+from cluster import job
+from cluster.job import Workers, connected, leave_for_data
+from cluster.stream import RayLoader
+from dasgm.data import imagenet
+from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(HERE))
+        patch.setattr(job, "cpus", lambda: 2)
+        with connected(Workers(1)):
+            import ray
+
+            yield ray
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    parts = both_parts()
+    folder, shards = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("shards")
+    return [str(write_folder(folder, **parts)), str(write_shards(shards, 2, 4, **parts))]
+
+
+def same(one: Loader, other: Loader, epoch: int) -> bool:
+    pairs = [*zip(one.training(epoch), other.training(epoch), strict=True)]
+    pairs += [*zip(one.testing(), other.testing(), strict=True)]
+    return all(torch.equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True))
+
+
+def test_workers_that_hold_the_last_cpu_are_refused() -> None:
+    leave_for_data(Workers(2, cpus=0.5), 2)
+    leave_for_data(Workers(8, gpus=1.0, cpus=1.0), 96)
+    leave_for_data(Workers(10, cpus=0.1), 2)
+    for workers, cpus in ((Workers(2), 2), (Workers(1), 1), (Workers(8, cpus=12.0), 96), (Workers(3, cpus=0.5), 2)):
+        with pytest.raises(ValueError, match="decode pictures") as error:
+            leave_for_data(workers, cpus)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_dataloaders_tensors(ray: Any, roots: list[str]) -> None:
+    for root, rank in zip(roots, (0, 1), strict=True):
+        data = imagenet.Config(image_size=32).photographs(root)
+        assert same(RayLoader(data, 4, 5, rank, 2), TorchLoader(data, 4, 5, rank, 2), 1)
+    assert not ray.data.DataContext.get_current().execution_options.preserve_order  # others' settings are theirs
+
+
+class Told(Recipe):
+    """Leaves a note of every batch that is made."""
+
+    def __call__(self, indices: np.ndarray) -> Any:
+        with open(Path(self.listing.source.store.root) / "made", "a") as file:
+            file.write("made\n")
+        return super().__call__(indices)
+
+
+@pytest.mark.parametrize("prefetch", [2, 5])
+def test_prefetch_bounds_what_is_made_ahead(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: int
+) -> None:
+    """However many batches there are, and however slowly they are taken."""
+    monkeypatch.setattr("dasgm.data._loader.Recipe", Told)
+    write_folder(tmp_path, train=digit_pictures((70, 70, 70)), val=digit_pictures((1, 1, 1)))
+    data = imagenet.Config(image_size=64).photographs(str(tmp_path))
+    batches = RayLoader(data, 4, prefetch=prefetch).training(0)
+    ahead = []
+    for number in range(1, 9):
+        next(batches)
+        time.sleep(0.2)
+        ahead.append(len((tmp_path / "made").read_text().splitlines()) - number)
+    assert 1 <= max(ahead) <= prefetch, ahead
+    batches.close()
+    made = (tmp_path / "made").read_text()
+    time.sleep(0.5)
+    assert (tmp_path / "made").read_text() == made  # broken off, no more is made
+
+
+def test_unreadable_picture_is_one_line_or_skipped(ray: Any, tmp_path: Path) -> None:
+    write_folder(tmp_path, **both_parts())
+    broken = sorted((tmp_path / "val").rglob("*.JPEG"))[5]
+    broken.write_bytes(broken.read_bytes()[:300])
+    data = imagenet.Config(image_size=32).photographs(str(tmp_path))
+    with pytest.raises(ValueError, match=rf"{broken.name} \(.*truncated.*\) cannot be read") as error:
+        list(RayLoader(data, 4).testing())
+    assert len(str(error.value).splitlines()) == 1
+    skipping = RayLoader(imagenet.Config(image_size=32, skip_unreadable=True).photographs(str(tmp_path)), 4)
+    assert sum(int(mask.sum()) for _, _, mask in skipping.testing()) == 10
+    assert len(skipping.unreadable) == 1 and broken.name in next(iter(skipping.unreadable))
+
+
+def test_no_prefetch_is_refused(roots: list[str]) -> None:
+    with pytest.raises(ValueError, match="prefetch 1"):
+        RayLoader(imagenet.Config().photographs(roots[0]), 4, prefetch=1)
+
+
+def digests(payload: dict[str, Any]) -> None:
+    """A Train worker: sums of its batches, to a file."""
+    from ray.train import get_context
+
+    rank, workers = get_context().get_world_rank(), get_context().get_world_size()
+    data: Photographs = imagenet.Config(image_size=32).photographs(payload["root"])
+    loader = RayLoader(data, 3, 5, rank, workers)
+    found = {
+        "training": [[x.double().sum().item(), y.tolist()] for x, y in loader.training(2)],
+        "testing": [[x.double().sum().item(), y.tolist(), m.tolist()] for x, y, m in loader.testing()],
+    }
+    Path(payload["out"], f"{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.slow
+def test_two_train_workers_of_half_a_cpu(ray: Any, tmp_path: Path, roots: list[str]) -> None:
+    workers = Workers(2, cpus=0.5)
+    leave_for_data(workers, 2)
+    job.launch(digests, {"root": roots[0], "out": str(tmp_path)}, workers, tmp_path / "scratch")
+    data = imagenet.Config(image_size=32).photographs(roots[0])
+    for rank in range(2):
+        loader = TorchLoader(data, 3, 5, rank, 2)
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["training"] == [[x.double().sum().item(), y.tolist()] for x, y in loader.training(2)]
+        assert [line[1:] for line in found["testing"]] == [[y.tolist(), m.tolist()] for _, y, m in loader.testing()]
