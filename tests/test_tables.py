@@ -29,13 +29,15 @@ ROOT = Path(__file__).parents[1]
 def test_a_row_is_made_from_any_other_by_all_its_settings(name):
     for base in ("quickstart", "darts-1st", "dasgm-pcdarts"):
         made = override(preset(base).config, _everything(preset(name).config))
+        assert made.gan_checkpoint is None
         assert mathematics(made) == mathematics(preset(name).config)
 
 
 @pytest.mark.parametrize("name", sorted({row for table in TABLES.values() for row in table}))
 def test_rows_of_the_tables_keep_what_they_are_at_small_size(name):
-    config = Options(rows=(name,), small=True).configs()[name]
-    full = Options(rows=(name,)).configs()[name]
+    frozen = "val" in name
+    config = Options(rows=(name,), small=True, pretrain=frozen).configs()[name]
+    full = Options(rows=(name,), pretrain=frozen).configs()[name]
     for same in ("order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip"):
         assert getattr(config, same) == getattr(full, same)
     assert key_of(config.gan) == key_of(full.gan) and key_of(config.method) == key_of(full.method)
@@ -138,6 +140,8 @@ def test_rows_are_compared_with_their_own_baseline():
         (["--rows", "pdarts", "--set", "method.epoch=3"], "did you mean 'epochs'"),
         (["--rows", "pdarts", "--set", "nothing"], "method.epochs=3"),
         (["--rows", "pdarts", "--seeds", "0"], "at least 1"),
+        (["--rows", "dasgm-pdarts-val30"], "add --pretrain"),
+        (["--rows", "dasgm-pdarts", "--pretrain"], "leave it out"),
         (["--rows", "pdarts", "--data-dir", "nowhere"], "nowhere"),
     ],
 )

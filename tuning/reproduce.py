@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from cluster.job import Workers
+from cluster.search import pretrained_first
 from dasgm.cli import Chosen, fail
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.presets import preset, small, with_dataset, with_gan
@@ -77,6 +79,11 @@ class Options(Placement):
             raise ValueError("name a table (--table 2) or rows (--rows darts-1st dasgm-darts), and not both")
         if self.table and self.table not in TABLES:
             raise ValueError(f"table {self.table!r}: rows of searches are in Tables {', '.join(TABLES)}")
+        frozen = [name for name in self.names if preset(name.partition(":")[0]).config.freeze_gan]
+        if frozen and not self.pretrain:
+            raise ValueError(f"row {frozen[0]} has a pre-trained GAN: add --pretrain, which trains it first")
+        if self.pretrain and not frozen:
+            raise ValueError("--pretrain: no row has a pre-trained GAN; leave it out")
         for name in ("seeds", "workers_per_trial"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
@@ -105,8 +112,24 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _everything(config: SearchConfig) -> dict[str, Any]:
-    """All settings of a configuration as changes of any other: parts by their key, then their leaves."""
-    return {path.removesuffix(".key"): value for path, value in settings(config).items()}
+    """All settings of a configuration as changes of any other: parts by key, then leaves; the GAN's file."""
+    changes = {path.removesuffix(".key"): value for path, value in settings(config).items()}
+    return changes | {"gan_checkpoint": config.gan_checkpoint}
+
+
+class Table(Sweep):
+    """A sweep over rows: each has a configuration of its own."""
+
+    def __init__(self, chosen: Chosen, options: Options, configs: dict[str, SearchConfig], command: str):
+        super().__init__(chosen, options, options.plan(configs), command)
+        self.configs = configs
+
+    def pretrain(self, workers: Workers) -> None:
+        """One pre-training for all rows, and all seeds, that freeze the same GAN."""
+        options = self.options
+        for name, config in self.configs.items():
+            if config.freeze_gan:
+                self.configs[name] = pretrained_first(config, options.storage, workers, options.wait, self.command)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,11 +143,10 @@ def main(argv: list[str] | None = None) -> int:
         size = "-small" if options.small else ""
         name = f"table{options.table}{size}" if options.table else f"rows{size}"
         chosen = Chosen(name, first, [])
-        plan = options.plan(configs)
     except ValueError as error:
         fail(str(error))
     options = replace(options, name=options.name or f"{name}-{chosen.dataset}", config=first)
-    sweep = Sweep(chosen, options, plan, shlex.join([*prog.split(), *words]))
+    sweep = Table(chosen, options, configs, shlex.join([*prog.split(), *words]))
     code = carry_out(sweep)
     if not options.dry_run:
         _show(sweep, options)

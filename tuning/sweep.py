@@ -138,6 +138,11 @@ class Sweep:
         path = self.folder / "sweep.json"
         write_atomic(path, json.dumps(read_json(path) | changes, indent=1))
 
+    def pretrain(self, workers: job.Workers) -> None:
+        """Make the pre-trained GAN that the searches begin with, unless it is there."""
+        options = self.options
+        self.base = pretrained_first(self.base, options.storage, workers, options.wait, self.command)
+
     def describe(self, name: str, title: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Entries of a trial's run.json."""
         return {
@@ -367,7 +372,7 @@ def _run(sweep: Sweep) -> int:
     for line in look_at_data(sweep.base, workers, options.pretrain):
         print(line, flush=True)
     if options.pretrain:
-        sweep.base = pretrained_first(sweep.base, options.storage, workers, options.wait, sweep.command)
+        sweep.pretrain(workers)
     with Run(sweep.folder):
         sweep.begin()
         complete = sweep.run(workers)
