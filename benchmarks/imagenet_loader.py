@@ -12,7 +12,9 @@ import argparse
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,24 +36,23 @@ GPUS = 8
 WARM = 2  # batches, or steps, that are not timed
 
 
-def cpu_seconds() -> float:
-    """Of this process and of all below it, the ended ones as well."""
-    total = 0.0
-    me = psutil.Process()
+def cpu_seconds() -> Counter[tuple[int, float]]:
+    """Of each process from this one down; of those that this one has seen end, under (0, 0)."""
+    me, found = psutil.Process(), Counter[tuple[int, float]]()
     for process in (me, *me.children(recursive=True)):
-        try:
+        with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+            found[process.pid, process.create_time()] = times.user + times.system
+    times = me.cpu_times()
+    found[0, 0.0] = times.children_user + times.children_system
+    return found
 
 
 def timed(name: str, work: Callable[[], int]) -> float:
     """Prints and returns images per CPU second."""
-    wall, cpu = time.perf_counter(), cpu_seconds()
+    wall, before = time.perf_counter(), cpu_seconds()
     images = work()
-    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    wall, cpu = time.perf_counter() - wall, (cpu_seconds() - before).total()  # what ended in between does not count
     print(f"{name:44} {images / cpu:8.1f} images/s a core {images / wall:8.1f} images/s in all", flush=True)
     return images / cpu
 
@@ -129,6 +130,9 @@ def main() -> None:
 
 def measure(data: Photographs, device: str, batch_size: int, images: int) -> None:
     print(f"{data.describe()}; {hardware(device)}; {cpus()} CPUs, load {os.getloadavg()[0]:.1f}")
+    steps = 3 if device == "cpu" else 30
+    network = network_images_per_second(device, batch_size, data.image_size, steps)
+    print(f"{f'network, batch {batch_size} on {device}':44} {network:8.1f} images/s", flush=True)
     loading = 64 if len(data.train) >= 256 else 16
     torch.set_num_threads(1)
     made(data, 0, 32)
@@ -142,10 +146,6 @@ def measure(data: Photographs, device: str, batch_size: int, images: int) -> Non
         loaded(loader, loading * cpus() * 2)  # its workers import torch
         name = f"--loader ray, {cpus()} CPUs"
         cores[name] = timed(name, lambda: loaded(loader, images))
-    torch.set_num_threads(cpus())
-    steps = 3 if device == "cpu" else 30
-    network = network_images_per_second(device, batch_size, data.image_size, steps)
-    print(f"{f'network, batch {batch_size} on {device}':44} {network:8.1f} images/s")
     for name, rate in cores.items():
         print(f"cores that {GPUS} such devices need, {name}: {GPUS * network / rate:.1f}")
 
