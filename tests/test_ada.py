@@ -56,7 +56,7 @@ COLOUR = ("bright", "contrast", "invert", "hue", "saturation")
             lambda x: np.pad(np.rot90(x[..., ::-1], 1, (2, 3)), ((0, 0), (0, 0), (0, 0), (1, 0)), "reflect")[..., :-1],
         ),
     ],
-    ids=str,
+    ids=["flip", "quarter", "half", "three quarters", "shift", "in order"],
 )
 def test_whole_pixels_are_moved_exactly(fires, draws, expected):
     x = torch.randn(2, 3, 16, 16)
