@@ -135,13 +135,13 @@ def flattened(options: type) -> type:
     return options
 
 
-def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions) -> tuple[Chosen, Any]:
-    """The command line of one search, alone or under Ray Train: its parts, then its settings."""
+def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions, more: str = "") -> tuple[Chosen, Any]:
+    """The command line of one search, alone or under Ray Train: its parts, then its settings; `more` for --help."""
     try:
         chosen = choose(argv)
     except ValueError as error:
         fail(str(error))
-    about = f"Search an architecture. To continue, run the same command. {parts_help()}"
+    about = f"Search an architecture. To continue, run the same command. {more} {parts_help()}"
     found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about)
     return replace(chosen, config=found.config), found
 

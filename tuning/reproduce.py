@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from cluster.handover import HELP, hand_over
 from dasgm.cli import Chosen, fail
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.presets import preset, small, with_dataset, with_gan
@@ -112,9 +113,11 @@ def _everything(config: SearchConfig) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """The command; exit codes as the sweep's."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if (code := hand_over("tuning.reproduce", words)) is not None:
+        return code
     prog = "python tuning/reproduce.py"
     try:
-        options = tyro.cli(Options, args=words, prog=prog, description=__doc__)
+        options = tyro.cli(Options, args=words, prog=prog, description=f"{__doc__}\n{HELP}")
         configs = options.configs()
         first = next(iter(configs.values()))
         size = "-small" if options.small else ""
