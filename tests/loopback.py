@@ -126,10 +126,12 @@ def main(place: Path, venv: Path) -> None:
     )
     os.chdir(place / "project")
     with ssh_server(place):
-        cluster(settings(place, venv), place)
+        result = cluster(settings(place, venv), place)
+    (place / "result.json").write_text(json.dumps(result | {"left": left()}))
 
 
-def cluster(config: Path, place: Path) -> None:
+def cluster(config: Path, place: Path) -> dict[str, Any]:
+    """The whole story of the page; what was seen."""
     yaml_file, result = str(config), {}
     runs = place / "shared" / "two words"
     words = [*TINY, "--gan=none", "--num-trials=2", "--storage", f"'{runs}'"]  # quoted twice: `ray submit` takes one
@@ -151,9 +153,17 @@ def cluster(config: Path, place: Path) -> None:
     result["listening"] = listening()
     run("ray", "exec", yaml_file, "pkill -f '[m]lflow.server'")
     run("ray", "down", "-y", yaml_file)
-    time.sleep(2)
-    result["left"] = [" ".join(p.cmdline()) for p in psutil.process_iter() if p.pid not in (1, os.getpid())]
-    (place / "result.json").write_text(json.dumps(result))
+    return result
+
+
+def left(seconds: float = 30) -> list[str]:
+    """Processes that are still there after `seconds`; `ssh` keeps a connection for 10."""
+    end = time.monotonic() + seconds
+    while True:
+        others = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in (1, os.getpid())]
+        if not others or time.monotonic() > end:
+            return [" ".join(p.info["cmdline"] or [str(p.pid)]) for p in others]
+        time.sleep(1)
 
 
 def listening() -> dict[str, list[str]]:

@@ -17,7 +17,8 @@ import yaml
 from commands import TESTS, TINY, finish, wait_for
 from commands import start as started
 
-from cluster import doctor, handover, launcher
+from cluster import doctor, handover, job, launcher
+from cluster.job import Workers
 from dasgm.runs import Run, read_json
 
 ROOT = TESTS.parent
@@ -180,6 +181,51 @@ def test_versions_of_both_sides():
     ((good, line), _) = doctor.look_at_versions(pins | {"ray": "2.0.0"})
     assert good is False and "2.0.0 on the nodes" in line
     assert doctor.pinned(ROOT, yaml.safe_load(FILES["local"].read_text())) == pins
+
+
+# ------------------------------------------------------------------------------------------------ machines that come
+
+
+def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
+    import ray.autoscaler.sdk
+
+    seen: list[Any] = []
+    states = iter([{}, {"CPU": 2.0}, {"CPU": 192.0, "GPU": 8.0}])
+    monkeypatch.setenv("DASGM_SLOTS", "16")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: next(states))
+    monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: seen.append(bundles))
+    monkeypatch.setattr(job.time, "sleep", lambda seconds: None)
+    wide = Workers(2, 1.0, private=False)
+    assert job._wait_for_room(wide, 60, lambda line: None) == 8  # two machines with 8 GPUs may come
+    assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    with pytest.raises(ValueError, match="2 GPUs"):
+        job._wait_for_room(wide, -1, lambda line: None)
+    assert seen[-1] == [] or len(seen) == 2  # nothing was asked for, or it was withdrawn
+
+
+@pytest.mark.parametrize(
+    ("workers", "slots"),
+    [(Workers(1, 1.0), 1.0), (Workers(2, 1.0), 2.0), (Workers(1, 0.5), 0.5), (Workers(3, 0.5), 2.0), (Workers(4), 4.0)],
+)
+def test_a_search_takes_a_slot_for_each_gpu_or_else_cpu(workers, slots, monkeypatch):
+    import ray
+
+    nodes = [{"Alive": True, "Resources": {"CPU": 0.0}}, {"Alive": True, "Resources": {"slot": 8.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert job.driver(workers) == {"slot": slots}
+    assert job.driver(Workers(16, 1.0)) == {"slot": 8.0}  # wider than a machine
+    monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
+    assert job.driver(workers) == job.HOLDS_NOTHING
+
+
+def test_a_cluster_says_how_many_gpus_a_worker_gets(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("DASGM_GPUS", "1")
+    assert job.workers_for(4, None) == Workers(4, 1.0, private=False)
+    assert job.workers_for(4, 2.0) == Workers(4, 0.5, private=False)
+    monkeypatch.delenv("DASGM_GPUS")
+    assert job.workers_for(4, None) == Workers(4, 0.0, private=False)
 
 
 # ------------------------------------------------------------------------------------------------ handing over

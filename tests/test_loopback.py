@@ -35,7 +35,8 @@ def tried():
     had = Path("/tmp/ray").exists()
     place = Path(tempfile.mkdtemp(prefix="lo-", dir="/tmp"))  # short: Ray's sockets lie below
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, str(TESTS / "loopback.py"), str(place), sys.prefix]
+    words = ["sh", "-c", '"$@"; exit $?', "sh"]  # the first process of a pid namespace has to reap the others
+    words += [sys.executable, str(TESTS / "loopback.py"), str(place), sys.prefix]
     done = subprocess.run([*APART, *words], env=environment, capture_output=True, text=True, timeout=1400)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
