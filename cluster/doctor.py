@@ -208,7 +208,7 @@ def look(options: argparse.Namespace) -> Iterator[Finding]:
         yield from look_at_yaml(options.yaml)
         with suppress(yaml.YAMLError):  # said above
             found = yaml.safe_load(options.yaml.read_text())
-            config = found if isinstance(found, dict) and not schema(found) else None
+            config = None if schema(found) else found
     pins = pinned(root, config)
     yield from look_at_versions(pins)
     yield from look_at_tools()

@@ -74,7 +74,7 @@ def look_at_yaml(path: Path) -> Iterator[Finding]:
         return
     wrong = schema(config)
     yield (False, f"{path}: {wrong}") if wrong else (True, f"{path}: Ray's schema accepts it")
-    if not isinstance(config, dict) or wrong:
+    if wrong:
         return
     unknown = list(typos(config))
     yield from ((False, f"{path}: {line}") for line in unknown)
@@ -89,6 +89,8 @@ def schema(config: Any) -> str:
     """What Ray's own validation says, in one line; empty if it accepts the file."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    if not isinstance(config, dict) or not isinstance(config.get("provider"), dict):
+        return "expected keys and values, among them cluster_name and provider with its type"
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             validate_config(prepare_config(config))

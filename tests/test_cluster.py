@@ -98,6 +98,7 @@ def test_every_parameter_of_a_machine_is_ec2s():
         ("--host 127.0.0.1", "", "--host 127.0.0.1 is missing"),
         ("SecurityGroupIds: [sg-0]", "EbsOptimized: true", "give every node type SecurityGroupIds"),
         ("cluster_name: dasgm", "cluster_name: [", "is no YAML"),
+        ("  type: aws", "  - aws", "is no YAML"),
     ],
 )
 def test_what_ray_would_let_pass_is_found(old, new, says, tmp_path):
