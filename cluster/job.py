@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -34,6 +35,8 @@ PRIVATE = {
     "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
 }
+JOINED = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800"}  # a machine that is rented first takes minutes to come
+SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
 HOLDS_NOTHING: dict[str, float] = {
     "memory": 1
 }  # one byte: what a trial's driver asks for, so that it takes no CPU from the workers
@@ -56,6 +59,11 @@ class Workers:
         by_gpu = int(gpus // (self.number * self.gpus)) if self.gpus else 10**6
         return min(by_cpu, by_gpu)
 
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray gives each of them."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
     def __str__(self) -> str:
         gpus = f" and {self.number * self.gpus:g} GPUs" if self.gpus else ""
         return f"{self.number} worker(s) with {self.number * self.cpus:g} CPUs{gpus} in all"
@@ -64,6 +72,8 @@ class Workers:
 def workers_for(number: int, gpus_per_search: float | None) -> Workers:
     """Workers of a search: GPUs are used where there are some, unless a number is named.
 
+    Of a cluster that is told by $DASGM_GPUS: GPUs of a worker where none are asked for.
+
     Raises:
         ValueError: fewer than one worker, GPUs below zero, or more than a private Ray has.
     """
@@ -71,8 +81,8 @@ def workers_for(number: int, gpus_per_search: float | None) -> Workers:
         raise ValueError(f"{number} workers: expected at least 1")
     if gpus_per_search is not None and gpus_per_search < 0:
         raise ValueError(f"{gpus_per_search} GPUs: expected 0 or more")
-    enough = not joined() and visible_gpus() >= number  # NCCL takes no two workers on one GPU
-    gpus = float(number if enough else 0) if gpus_per_search is None else gpus_per_search
+    each = float(os.environ.get("DASGM_GPUS", 0)) if joined() else float(visible_gpus() >= number)
+    gpus = number * each if gpus_per_search is None else gpus_per_search  # NCCL takes no two workers on one GPU
     workers = Workers(number, gpus / number, private=not joined())
     if workers.private and not workers.slots(cpus(), visible_gpus()):
         raise ValueError(
@@ -119,7 +129,7 @@ def visible_gpus() -> int:
 
 def prepare() -> None:
     """Set what Ray reads from the environment when it is imported: to be called before that."""
-    for name, value in QUIET.items():
+    for name, value in (QUIET | (JOINED if joined() else {})).items():
         os.environ.setdefault(name, value)
     if not joined():
         os.environ.update(PRIVATE)
@@ -202,7 +212,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
-    kept = {k: os.environ[k] for k in (*QUIET, "GLOO_SOCKET_IFNAME") if k in os.environ}
+    kept = {k: os.environ[k] for k in (*QUIET, *JOINED, "GLOO_SOCKET_IFNAME") if k in os.environ}
     return {"env_vars": kept | (more or {})}
 
 
@@ -213,22 +223,49 @@ def _free_port() -> int:
 
 
 def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) -> int:
-    """How many searches the cluster has room for now; others may be using it."""
+    """How many searches the cluster has room for now; others may be using it.
+
+    Where machines come and go ($DASGM_SLOTS: slots of all that may come), they are asked for, and what may come counts.
+    """
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    most = int(os.environ.get("DASGM_SLOTS", 0))
+    end, told = time.monotonic() + wait, False
+    try:
+        while True:
+            free = ray.cluster_resources() if most else ray.available_resources()
+            if slots := workers.slots(free.get("CPU", 0), free.get("GPU", 0)):
+                return max(1, int(most // _slots(workers))) if most else slots
+            have = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs{'' if most else ' free'}"
+            if time.monotonic() > end:
+                raise ValueError(f"a search asks for {workers}; after {wait:g} s the cluster has {have} (see --wait)")
+            if not told:
+                say(f"waiting up to {wait:g} s for room on the cluster: a search asks for {workers}, it has {have}")
+                if most:
+                    request_resources(bundles=[workers.bundle] * workers.number)
+                told = True
+            time.sleep(2)
+    finally:
+        if most and told:
+            request_resources(bundles=[])  # or they would never be returned
+
+
+def _slots(workers: Workers) -> float:
+    """What a search takes of SLOT: a GPU, or a CPU where it uses none. Ray takes fractions below 1 only."""
+    asked = workers.number * (workers.gpus or workers.cpus)
+    return asked if asked < 1 else float(math.ceil(asked))
+
+
+def driver(workers: Workers) -> dict[str, float]:
+    """What the driver of a search asks for, so that machines come for it and it begins where its workers fit.
+
+    Where no machine of the cluster has slots, nothing.
+    """
     import ray
 
-    end, told = time.monotonic() + wait, False
-    while True:
-        free = ray.available_resources()
-        slots = workers.slots(free.get("CPU", 0), free.get("GPU", 0))
-        if slots:
-            return slots
-        have = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free"
-        if time.monotonic() > end:
-            raise ValueError(f"a search asks for {workers}; after {wait:g} s the cluster has {have} (see --wait)")
-        if not told:
-            say(f"waiting up to {wait:g} s for room on the cluster: a search asks for {workers}, it has {have}")
-            told = True
-        time.sleep(2)
+    widest = max((node["Resources"].get(SLOT, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    return {SLOT: min(widest, _slots(workers))} if widest else HOLDS_NOTHING
 
 
 def _last_line(error: BaseException) -> str:
@@ -265,7 +302,7 @@ def launch(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.number,
             use_gpu=workers.gpus > 0,
-            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+            resources_per_worker=workers.bundle,
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,

@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 
+from cluster.handover import HELP, hand_over
 from cluster.job import pretrain as work
 from cluster.job import workers_for
 from cluster.search import ended, payload, run
@@ -21,14 +22,16 @@ class Options(PretrainOptions):
     """Processes that share the pre-training; each has its own batch of --batch-size."""
     gpus: float | None = None
     """Of all workers together; by default one a worker where this machine has as many."""
-    wait: float = 600.0
+    wait: float = 1800.0
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; the exit code as `dasgm pretrain`'s."""
     words = sys.argv[1:] if argv is None else argv
-    _, options = pretrain_options(words, "cluster/pretrain.py", Options)
+    if (code := hand_over("cluster.pretrain", words)) is not None:
+        return code
+    _, options = pretrain_options(words, "cluster/pretrain.py", Options, HELP)
     config, folder = options.config, options.storage / (options.name or options.config.name)
     command = shlex.join(["python", "cluster/pretrain.py", *words])
     show_config(config)

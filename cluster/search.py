@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.handover import HELP, hand_over
 from cluster.job import Workers, connected, launch, workers_for
 from cluster.job import search as work
 from dasgm.catalogue import show_config
@@ -30,7 +31,7 @@ class Options(SearchOptions):
     """Processes that share the search; each has its own batch of --batch-size."""
     gpus: float | None = None
     """Of all workers together; by default one a worker where this machine has as many."""
-    wait: float = 600.0
+    wait: float = 1800.0
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
 
 
@@ -96,7 +97,9 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
 def main(argv: list[str] | None = None) -> int:
     """The command; the exit code as `dasgm search`'s."""
     words = sys.argv[1:] if argv is None else argv
-    chosen, options = search_options(words, "cluster/search.py", Options)
+    if (code := hand_over("cluster.search", words)) is not None:
+        return code
+    chosen, options = search_options(words, "cluster/search.py", Options, HELP)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = shlex.join(["python", "cluster/search.py", *words])
     show_config(config)

@@ -167,13 +167,13 @@ def flattened(options: type, kind: type = SearchConfig) -> type:
     return options
 
 
-def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions) -> tuple[Chosen, Any]:
-    """The command line of one search, alone or under Ray Train: its parts, then its settings."""
+def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions, more: str = "") -> tuple[Chosen, Any]:
+    """The command line of one search, alone or under Ray Train: its parts, then its settings; `more` for --help."""
     try:
         chosen = choose(argv)
     except ValueError as error:
         fail(str(error))
-    about = f"Search an architecture. To continue, run the same command. {parts_help()}"
+    about = f"Search an architecture. To continue, run the same command. {more} {parts_help()}"
     found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about)
     return replace(chosen, config=placed(found.config)), found
 
@@ -184,14 +184,16 @@ def placed(config: SearchConfig) -> SearchConfig:
     return replace(config, gan_checkpoint=gan, inception_weights=inception)
 
 
-def pretrain_options(argv: Sequence[str], prog: str, options: type = PretrainOptions) -> tuple[Chosen, Any]:
-    """The command line of one pre-training, alone or under Ray Train."""
+def pretrain_options(
+    argv: Sequence[str], prog: str, options: type = PretrainOptions, more: str = ""
+) -> tuple[Chosen, Any]:
+    """The command line of one pre-training, alone or under Ray Train; `more` for --help."""
     try:
         chosen = choose(argv)
         default = options(PretrainConfig.of(chosen.config))
     except ValueError as error:
         fail(str(error))
-    about = f"Train a GAN alone on J_2. To continue, run the same command. {parts_help()}"
+    about = f"Train a GAN alone on J_2. To continue, run the same command. {more} {parts_help()}"
     found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about)
     if found.iterations is not None:
         if found.iterations < 1:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from cluster.handover import HELP, hand_over
 from cluster.job import Workers
 from cluster.search import pretrained_first
 from dasgm.cli import Chosen, fail
@@ -135,9 +136,11 @@ class Table(Sweep):
 def main(argv: list[str] | None = None) -> int:
     """The command; exit codes as the sweep's."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if (code := hand_over("tuning.reproduce", words)) is not None:
+        return code
     prog = "python tuning/reproduce.py"
     try:
-        options = tyro.cli(Options, args=words, prog=prog, description=__doc__)
+        options = tyro.cli(Options, args=words, prog=prog, description=f"{__doc__}\n{HELP}")
         configs = options.configs()
         first = next(iter(configs.values()))
         size = "-small" if options.small else ""

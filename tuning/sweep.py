@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import job
+from cluster.handover import HELP, hand_over
 from cluster.search import look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
@@ -48,7 +49,7 @@ class Placement:
     """Of the sweep; <preset>-<dataset>-s<seed> by default. The same name continues."""
     time_budget: float | None = None
     """Seconds after which no more is begun and what runs is stopped, to be continued."""
-    wait: float = 600.0
+    wait: float = 1800.0
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
     pretrain: bool = False
     """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
@@ -195,7 +196,7 @@ class Sweep:
         shutil.rmtree(self.scratch, ignore_errors=True)  # of one that was killed
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tune.Tuner(
-                tune.with_resources(Trial(self.cache, self.scratch, workers), job.HOLDS_NOTHING),
+                tune.with_resources(Trial(self.cache, self.scratch, workers), job.driver(workers)),
                 tune_config=tune.TuneConfig(
                     num_samples=left,
                     max_concurrent_trials=at_once,
@@ -304,12 +305,14 @@ def _synthetic(runs: list[Any]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """The command; exit codes: 0 done, 1 failed, 2 the user's mistake, 130 stopped."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if (code := hand_over("tuning.sweep", words)) is not None:
+        return code
     try:
         chosen = choose(words, positional=False)
         chosen = replace(chosen, config=for_a_sweep(chosen.config))
     except ValueError as error:
         fail(str(error))
-    about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {parts_help()}"
+    about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP} {parts_help()}"
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")

@@ -1,0 +1,248 @@
+"""What would fail, before it costs anything: python cluster/doctor.py [cluster/gpu.yaml | cluster/local.yaml].
+
+Every line is a pass, one sentence that says what to do, or what could not be looked at and why. Exit code 1: something
+fails. Nothing is started or rented; of machines reached over SSH one question each is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, schema
+from dasgm.config import key_of, keys, nearest
+from dasgm.presets import preset, with_dataset
+
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+TOKEN = "~/.ray/auth_token"
+
+PROBE = """
+for tool in bash rsync uptime curl; do command -v $tool > /dev/null || echo "missing $tool"; done
+echo "gpus $(nvidia-smi -L 2> /dev/null | grep -c ^GPU)"
+test -x ~/venv/bin/python && ~/venv/bin/python -c 'import platform, importlib.metadata as m
+print("python", platform.python_version())
+for name in ("ray", "torch"): print(name, m.version(name))' 2> /dev/null
+for path in {paths}; do test -e "$path" || echo "absent $path"; done
+true
+"""
+
+
+# ------------------------------------------------------------------------------------------------ machines over SSH
+
+
+def look_at_machines(config: dict[str, Any], pins: dict[str, str], paths: Sequence[str]) -> Iterator[Finding]:
+    """One question to every machine of a local cluster: tools, versions, GPUs, data and storage."""
+    provider, auth = config["provider"], config.get("auth", {})
+    for host in dict.fromkeys([provider["head_ip"], *provider["worker_ips"]]):
+        answer = _ask(host, auth, PROBE.replace("{paths}", " ".join(f"'{path}'" for path in paths)))
+        if isinstance(answer, str):
+            yield False, f"{host}: {answer}"
+            continue
+        missing = [value for key, value in answer if key == "missing"]
+        absent = [value for key, value in answer if key == "absent"]
+        there = {key: value for key, value in answer if key in pins}
+        if missing:
+            yield False, f"{host}: install {', '.join(missing)}"
+        yield from ((False, f"{host}: {path} is not there: every machine needs it at this path") for path in absent)
+        others = [f"{key} {value} for {pins[key]}" for key, value in there.items() if pins[key] != value]
+        if others:
+            yield False, f"{host}: has {', '.join(others)}: remove ~/venv there, `ray up` makes it anew"
+        if not missing and not absent and not others:
+            installed = " ".join(f"{key} {value}" for key, value in there.items()) or "nothing installed yet"
+            yield (
+                True,
+                f"{host}: reached, rsync and the rest are there, {dict(answer).get('gpus', 0)} GPUs, {installed}",
+            )
+
+
+def _ask(host: str, auth: dict[str, Any], script: str) -> list[tuple[str, str]] | str:
+    """The lines of its answer, each a key and a value; else why there is none."""
+    key = ["-i", os.path.expanduser(auth["ssh_private_key"])] if "ssh_private_key" in auth else []
+    known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]  # as Ray
+    command = ["ssh", *key, *known, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", f"{auth.get('ssh_user')}@{host}"]
+    try:
+        done = subprocess.run([*command, "bash", "-s"], input=script, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no answer over SSH ({type(error).__name__}): is it on, and is its port 22 (else ~/.ssh/config)?"
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return f"`{' '.join(command[-1:])}` is refused ({last[:120]}): check auth in the YAML and the key there"
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in done.stdout.splitlines() if " " in line]
+
+
+# ------------------------------------------------------------------------------------------------ this machine
+
+
+def pinned(root: Path, config: dict[str, Any] | None) -> dict[str, str]:
+    """Versions that every node gets: Ray's and torch's from constraints.txt, Python's from the YAML file."""
+    path = root / "constraints.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = {line.partition("==")[0]: line.partition("==")[2] for line in lines}
+    commands = "\n".join((config or {}).get("setup_commands", []))
+    python = re.search(r"--python (3\.\d+\.\d+)", commands)
+    return {k: found[k] for k in ("ray", "torch") if k in found} | ({"python": python[1]} if python else {})
+
+
+def look_at_versions(pins: dict[str, str]) -> Iterator[Finding]:
+    """Ours against the nodes'. Only Ray has to agree: what runs here speaks to the cluster through SSH and HTTP."""
+    here = {name: importlib.metadata.version(name) for name in ("ray", "torch")}
+    here["python"] = platform.python_version()
+    if "ray" in pins and pins["ray"] != here["ray"]:
+        yield False, f"Ray {here['ray']} here, {pins['ray']} on the nodes: pip install -c constraints.txt ."
+    said = ", ".join(f"{name} {here[name]}" for name in here)
+    others = [f"{name} {pins[name]}" for name in pins if name != "ray" and pins[name].split("+")[0] != here[name]]
+    differ = f"; nodes have {', '.join(others)}, which is well as long as the driver runs on the head" if others else ""
+    yield True, f"versions here: {said}{differ}"
+
+
+def look_at_tools() -> Iterator[Finding]:
+    for tool in ("ssh", "rsync"):
+        found = shutil.which(tool)
+        yield (True, f"{tool}: {found}") if found else (False, f"{tool} is missing: install it, `ray up` needs it")
+
+
+def look_at_storage(storage: str) -> Iterator[Finding]:
+    """A file written, read and removed through pyarrow, as runs are."""
+    from pyarrow import fs
+
+    uri = storage if "://" in storage else str(Path(storage).expanduser().absolute())
+    try:
+        system, path = fs.FileSystem.from_uri(uri)
+        made = isinstance(system, fs.LocalFileSystem) and not os.path.exists(path)
+        system.create_dir(path) if isinstance(system, fs.LocalFileSystem) else None
+        probe = f"{path.rstrip('/')}/.doctor-{platform.node()}-{os.getpid()}"
+        with system.open_output_stream(probe) as file:
+            file.write(b"dasgm")
+        with system.open_input_stream(probe) as file:
+            assert file.read() == b"dasgm"
+        system.delete_file(probe)
+        if made:
+            os.rmdir(path)
+        yield True, f"storage {storage}: written and read"
+    except Exception as error:  # pyarrow's ArrowInvalid and OSError, with whole HTTP answers
+        line = " ".join(str(error).split())[:200]
+        yield False, f"storage {storage}: cannot be written ({line}): check its name and your rights"
+
+
+def look_at_gpus() -> Iterator[Finding]:
+    from cluster.job import visible_gpus
+
+    seen, listed = visible_gpus(), 0
+    if shutil.which("nvidia-smi"):
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+        listed = done.stdout.count("GPU ")
+    if listed > seen:
+        yield False, f"nvidia-smi lists {listed} GPUs, torch sees {seen}: install a torch for the driver's CUDA version"
+    else:
+        yield True, f"GPUs here: {seen or 'none, so searches here run on the CPU'}"
+
+
+def look_at_data(dataset: str, data_dir: str | None) -> Iterator[Finding]:
+    if dataset not in keys("data"):
+        yield False, f"data set {dataset!r} is not known{nearest(dataset, keys('data'))}"
+    elif data_dir is None and dataset != "digits":
+        yield None, f"data set {dataset}: without --data-dir it is not looked for here (CIFAR is downloaded)"
+    else:
+        config = with_dataset(preset("quickstart").config, dataset).data
+        try:
+            yield True, f"data set {key_of(config)}: {config.load(data_dir, 'cpu').describe()}"
+        except (ValueError, OSError) as error:
+            yield False, str(error).splitlines()[0]
+
+
+def look_at_ports() -> Iterator[Finding]:
+    """Sockets of Ray's processes here that listen beyond loopback."""
+    import ray  # noqa: F401  (it brings psutil)
+
+    import psutil  # isort: skip
+
+    ports = set()
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            ours = any("/ray/" in word or word.startswith("ray::") for word in words[:3])
+            connections = process.net_connections("inet") if ours else []
+        except psutil.Error:  # gone, or another user's
+            continue
+        listening = (c.laddr for c in connections if c.status == psutil.CONN_LISTEN)
+        ports |= {laddr.port for laddr in listening if not laddr.ip.startswith(LOOPBACK)}
+    if ports:
+        shown = ", ".join(map(str, sorted(ports)[:12])) + (f" and {len(ports) - 12} more" if len(ports) > 12 else "")
+        yield False, f"Ray listens on every interface at {shown}: let a firewall shut them to all but the cluster"
+    else:
+        yield True, "Ray listens nowhere on this machine beyond loopback"
+
+
+def look_at_token(needed: bool) -> Iterator[Finding]:
+    path = Path(TOKEN).expanduser()
+    if not path.exists():
+        make = f"ray get-auth-token --generate && chmod 600 {TOKEN}"
+        yield (False, f"{TOKEN} is missing: {make}") if needed else (True, f"no {TOKEN}: a private Ray makes its own")
+    elif stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield False, f"{TOKEN} can be read by others: chmod 600 {TOKEN}"
+    else:
+        yield True, f"{TOKEN}: for you alone"
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def look(options: argparse.Namespace) -> Iterator[Finding]:
+    """Everything, in the order in which it would fail."""
+    config: dict[str, Any] | None = None
+    root = Path(__file__).parents[1]
+    if options.yaml:
+        import yaml
+
+        yield from look_at_yaml(options.yaml)
+        with suppress(yaml.YAMLError):  # said above
+            found = yaml.safe_load(options.yaml.read_text())
+            config = None if schema(found) else found
+    pins = pinned(root, config)
+    yield from look_at_versions(pins)
+    yield from look_at_tools()
+    yield from look_at_token(needed=options.yaml is not None)
+    yield from look_at_ports()
+    paths = [path for path in (options.data_dir, options.storage) if path and "://" not in path]
+    kind = config["provider"]["type"] if config else None
+    if kind == "local" and config and not PLACEHOLDER.search(str(config["provider"]) + str(config.get("auth"))):
+        yield from look_at_machines(config, pins, paths)
+    if kind == "aws" and options.storage and "://" not in options.storage:
+        yield False, f"storage {options.storage}: a machine's own disk goes with it; name s3://BUCKET/PREFIX"
+    elif options.storage or kind is None:
+        yield from look_at_storage(options.storage or "runs")
+    else:
+        yield None, "storage: name it with --storage"
+    yield from look_at_gpus()
+    yield from look_at_data(options.dataset, options.data_dir)
+
+
+def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = print) -> int:
+    parser = argparse.ArgumentParser(prog="python cluster/doctor.py", description=__doc__)
+    parser.add_argument("yaml", nargs="?", type=Path, metavar="YAML", help="a cluster's file; without: this machine")
+    parser.add_argument("--storage", help="where runs are to lie: a path or s3://BUCKET/PREFIX")
+    parser.add_argument("--dataset", default="digits", help="key of the data set (default: digits)")
+    parser.add_argument("--data-dir", help="where its files lie, on every machine")
+    options = parser.parse_args(arguments)
+    if options.yaml and not options.yaml.is_file():
+        parser.error(f"{options.yaml}: there is no such file")
+    failed = False
+    for good, line in look(options):
+        failed |= good is False
+        say(f"{ {True: 'ok', False: 'FAIL', None: 'not looked at'}[good]:<13} {line}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,379 @@
+"""Clusters: their files, the doctor, and commands that hand themselves to Ray's job server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import TESTS, TINY, finish, wait_for
+from commands import start as started
+
+from cluster import doctor, handover, job, launcher
+from cluster.job import Workers
+from dasgm.runs import Run, read_json
+
+ROOT = TESTS.parent
+FILES = {name: ROOT / "cluster" / f"{name}.yaml" for name in ("gpu", "local")}
+VALUES = {"<REGION>": "us-west-2", "<ZONES>": "us-west-2a", "<IMAGE>": "ami-0", "<SECURITY_GROUP>": "sg-0"}
+VALUES |= {"<FILE_SYSTEM>": "fs-0", "<BUCKET>": "bucket", "<HEAD>": "10.0.0.1", "<WORKER>": "10.0.0.2"}
+VALUES |= {"<USER>": "me", "<KEY_FILE>": "~/key", "<SHARED>": "/shared"}
+
+
+def start(*words: str, **more: Any) -> subprocess.Popen[str]:
+    """`python WORDS` with this checkout's source, wherever the package is installed from."""
+    return started(*words, **{"PYTHONPATH": f"{ROOT}:{TESTS}"} | more)
+
+
+def filled(name: str, path: Path, **changes: str) -> Path:
+    """A file of ours with its placeholders filled in, and text replaced."""
+    text = FILES[name].read_text()
+    for old, new in (VALUES | changes).items():
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+def failures(path: Path) -> list[str]:
+    return [line for good, line in launcher.look_at_yaml(path) if good is False]
+
+
+# ------------------------------------------------------------------------------------------------ the files
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_placeholders_are_refused_and_nothing_else(name):
+    (line,) = failures(FILES[name])
+    named = {word for word in VALUES if word in FILES[name].read_text()}
+    assert all(word in line for word in named) and len(named) >= 5
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_filled_in_files_pass_rays_own_validation(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        launcher, "_security_group", lambda config: iter(())
+    )  # credentials and network of whoever tests
+    path = filled(name, tmp_path / "c.yaml")
+    assert failures(path) == []
+    config = yaml.safe_load(path.read_text())
+    for key, source in config["file_mounts"].items():  # single folders: a mount is hashed whole
+        assert source == "~/.ray/auth_token" or (ROOT / source).exists()
+        assert key.startswith("~/") and source != "."
+
+
+def test_every_parameter_of_a_machine_is_ec2s():
+    model = pytest.importorskip("botocore.session").get_session().get_service_model("ec2")
+    shape = model.operation_model("RunInstances").input_shape
+
+    def check(known: dict[str, Any], shape: Any, path: str) -> None:
+        shape = getattr(shape, "member", shape)
+        for key, below in known.items():
+            if key != "SubnetIds":
+                assert key in shape.members, f"{path}.{key}"
+                check(below or {}, shape.members[key], f"{path}.{key}")
+
+    check(launcher.INSTANCE, shape, "RunInstances")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("  region:", "  regoin:", "provider.regoin is not known, did you mean 'region'?"),
+        ("      InstanceType: g5", "      InstanceTyp: g5", "did you mean 'InstanceType'?"),
+        ("VolumeSize", "VolumeSzie", "did you mean 'VolumeSize'?"),
+        ("SpotInstanceType", "SpotType", "gpu8.node_config.InstanceMarketOptions.SpotOptions.SpotType"),
+        ("DASGM_SLOTS=16", "DASGM_SLOTS=8", "set DASGM_SLOTS=16"),
+        ("idle_timeout_minutes", "idle_timeout_minute", "idle_timeout_minute"),
+        ("head_node_type: head", "head_node_type: haed", "head_node_type"),
+        ("RAY_AUTH_MODE=token", "", "RAY_AUTH_MODE=token is missing"),
+        ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "0.0.0.0 is every interface"),
+        ("--host 127.0.0.1", "", "--host 127.0.0.1 is missing"),
+        ("SecurityGroupIds: [sg-0]", "EbsOptimized: true", "give every node type SecurityGroupIds"),
+        ("cluster_name: dasgm", "cluster_name: [", "is no YAML"),
+        ("  type: aws", "  - aws", "is no YAML"),
+    ],
+)
+def test_what_ray_would_let_pass_is_found(old, new, says, tmp_path):
+    path = filled("gpu", tmp_path / "c.yaml")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert any(says in line for line in failures(path)), failures(path)
+
+
+def test_spot_is_one_line():
+    lines = FILES["gpu"].read_text().splitlines()
+    (spot,) = [line for line in lines if "spot" in line and "MarketType" in line]
+    kinds = yaml.safe_load("\n".join(line for line in lines if line != spot))["available_node_types"]
+    assert (
+        "InstanceMarketOptions" not in kinds["gpu8"]["node_config"] and "InstanceType" in kinds["gpu8"]["node_config"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "good"),
+    [
+        ({"FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "203.0.113.7/32"}]}, True),
+        ({"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-1"}]}, True),
+        ({"FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}, False),
+        ({"FromPort": 22, "ToPort": 22, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}, False),
+        ({"FromPort": 8265, "ToPort": 8265, "IpRanges": [{"CidrIp": "203.0.113.7/32"}]}, False),
+        ({"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-2"}]}, False),
+    ],
+)
+def test_rules_of_a_security_group(rule, good):
+    ((verdict, line),) = launcher.rules([{"GroupId": "sg-1", "IpPermissions": [rule]}])
+    assert verdict is good, line
+
+
+# ------------------------------------------------------------------------------------------------ the doctor
+
+
+def test_doctor_on_this_machine(tmp_path):
+    words = ["--storage", str(tmp_path / "new")]
+    code, out, err = finish(start(str(ROOT / "cluster" / "doctor.py"), *words, HOME=str(tmp_path)))
+    said = [line for line in out.splitlines() if "rsync" not in line and "ssh" not in line]
+    assert err == "" and said and all(line.startswith("ok ") for line in said if "interface" not in line), out
+    assert "digits: 10 classes" in out and "written and read" in out and not (tmp_path / "new").exists()
+
+
+def test_doctor_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said: list[str] = []
+    (tmp_path / ".ray").mkdir()
+    token = tmp_path / ".ray" / "auth_token"
+    token.write_text("0" * 64)
+    token.chmod(0o644)
+    (tmp_path / "file").write_text("")
+    words = ["--storage", str(tmp_path / "file"), "--dataset", "folder", "--data-dir", "nowhere", str(FILES["gpu"])]
+    assert doctor.main(words, said.append) == 1
+    failed = [line.removeprefix("FAIL").strip() for line in said if line.startswith("FAIL")]
+    for part in ("fill in <REGION>", "chmod 600", "a machine's own disk", "nowhere"):
+        assert sum(part in line for line in failed) == 1, (part, failed)
+    assert all(len(line.splitlines()) == 1 for line in said)
+    assert [good for good, _ in doctor.look_at_storage(str(tmp_path / "file"))] == [False]
+
+
+def test_doctor_sees_ray_listening_everywhere(tmp_path):
+    (tmp_path / "ray").mkdir()
+    script = tmp_path / "ray" / "raylet.py"
+    script.write_text(
+        "import socket, sys\ns = socket.create_server(('', 0))\nprint(s.getsockname()[1], flush=True)\nsys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    port = process.stdout.readline().strip()
+    ((good, line),) = doctor.look_at_ports()
+    process.communicate("")
+    assert good is False and port in line and "firewall" in line
+
+
+def test_versions_of_both_sides():
+    pins = doctor.pinned(ROOT, yaml.safe_load(FILES["gpu"].read_text()))
+    assert sorted(pins) == ["python", "ray", "torch"]
+    assert [good for good, _ in doctor.look_at_versions(pins)] == [True]
+    ((good, line), _) = doctor.look_at_versions(pins | {"ray": "2.0.0"})
+    assert good is False and "2.0.0 on the nodes" in line
+    assert doctor.pinned(ROOT, yaml.safe_load(FILES["local"].read_text())) == pins
+
+
+# ------------------------------------------------------------------------------------------------ machines that come
+
+
+def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
+    import ray.autoscaler.sdk
+
+    seen: list[Any] = []
+    states = iter([{}, {"CPU": 2.0}, {"CPU": 192.0, "GPU": 8.0}])
+    monkeypatch.setenv("DASGM_SLOTS", "16")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: next(states))
+    monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: seen.append(bundles))
+    monkeypatch.setattr(job.time, "sleep", lambda seconds: None)
+    wide = Workers(2, 1.0, private=False)
+    assert job._wait_for_room(wide, 60, lambda line: None) == 8  # two machines with 8 GPUs may come
+    assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    with pytest.raises(ValueError, match="2 GPUs"):
+        job._wait_for_room(wide, -1, lambda line: None)
+    assert seen[-1] == [] or len(seen) == 2  # nothing was asked for, or it was withdrawn
+
+
+@pytest.mark.parametrize(
+    ("workers", "slots"),
+    [(Workers(1, 1.0), 1.0), (Workers(2, 1.0), 2.0), (Workers(1, 0.5), 0.5), (Workers(3, 0.5), 2.0), (Workers(4), 4.0)],
+)
+def test_a_search_takes_a_slot_for_each_gpu_or_else_cpu(workers, slots, monkeypatch):
+    import ray
+
+    nodes = [{"Alive": True, "Resources": {"CPU": 0.0}}, {"Alive": True, "Resources": {"slot": 8.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert job.driver(workers) == {"slot": slots}
+    assert job.driver(Workers(16, 1.0)) == {"slot": 8.0}  # wider than a machine
+    monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
+    assert job.driver(workers) == job.HOLDS_NOTHING
+
+
+def test_a_cluster_says_how_many_gpus_a_worker_gets(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("DASGM_GPUS", "1")
+    assert job.workers_for(4, None) == Workers(4, 1.0, private=False)
+    assert job.workers_for(4, 2.0) == Workers(4, 0.5, private=False)
+    monkeypatch.delenv("DASGM_GPUS")
+    assert job.workers_for(4, None) == Workers(4, 0.0, private=False)
+
+
+# ------------------------------------------------------------------------------------------------ handing over
+
+
+def test_no_option_is_one_of_ray_submits(monkeypatch):
+    from ray.scripts.scripts import submit
+
+    theirs = {name for option in submit.params for name in option.opts if name.startswith("-")}
+    assert "--stop" in theirs
+    for script in ("tuning/sweep.py", "tuning/reproduce.py", "cluster/search.py"):
+        _, out, _ = finish(start(str(ROOT / script), "--help"))
+        ours = {word.strip(",│") for word in out.split() if word.startswith("--")}
+        assert {"--follow", "--cancel", "--storage"} <= ours and not ours & theirs, ours & theirs
+
+
+def test_only_a_command_on_a_joined_cluster_is_handed_over(monkeypatch, capsys):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert handover.hand_over("tuning.sweep", ["--num-trials=1"]) is None
+    for words in (["--follow", "x"], ["--cancel=x"], ["--follow"], ["--cancel", "x", "--name=y"]):
+        with pytest.raises(SystemExit) as error:
+            handover.hand_over("tuning.sweep", words)
+        said = capsys.readouterr().err
+        assert error.value.code == 2 and len(said.splitlines()) == 1, said
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert handover.hand_over("tuning.sweep", ["--preset", "pdarts", "--dry-run"]) is None
+    assert handover.hand_over("tuning.sweep", ["--help"]) is None
+    monkeypatch.setenv(handover.INSIDE, "sweep-1")
+    assert handover.hand_over("tuning.sweep", []) is None
+
+
+def test_no_job_server_is_one_line():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{s.getsockname()[1]}"
+    process = start(str(ROOT / "tuning" / "sweep.py"), RAY_ADDRESS=address)
+    code, _, err = finish(process)
+    assert code == 2 and address in err and "no job server answers" in err and len(err.splitlines()) == 1, err
+
+
+HAND_OVER = "import sys; from cluster.handover import hand_over; sys.exit(hand_over('echo_job', sys.argv[1:]))"
+RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 32, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+RAY |= {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class Simulated:
+    """tests/simulated.py, running."""
+
+    def __init__(self, nodes: int):
+        self.folder = tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True)
+        words = [sys.executable, str(TESTS / "simulated.py"), self.folder.name, str(nodes)]
+        environment = os.environ | RAY | {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.address = self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line[0] in "[0123456789":  # Ray says something now and then
+                return line.strip()
+        raise AssertionError("the simulated cluster did not come up")
+
+    def nodes_used(self) -> list[str]:
+        assert self.process.stdin
+        print(file=self.process.stdin, flush=True)
+        return json.loads(self._line())
+
+    def run(self, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+        return start(*words, cwd=cwd, RAY_ADDRESS=self.address, **RAY)
+
+    def stop(self) -> None:
+        self.process.communicate("", timeout=60)
+        self.folder.cleanup()
+
+
+@pytest.fixture(scope="module")
+def one_node():
+    cluster = Simulated(1)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.mark.slow
+def test_arguments_arrive_intact_and_the_exit_code_comes_back(one_node, tmp_path):
+    words = ["--note", "two words", "--json", '{"a": "*"}', "--code", "7", "--name", "a name"]
+    code, out, err = finish(one_node.run("-c", HAND_OVER, *words, cwd=tmp_path))
+    said = next(json.loads(line) for line in out.splitlines() if line.startswith("{"))
+    assert code == 7 and said["words"] == words and said["cwd"] == str(tmp_path), (out, err)
+    assert said["inside"].startswith("a-name-") and f"job {said['inside']} runs on the cluster" in out
+    code, again, _ = finish(one_node.run("-c", HAND_OVER, "--follow", "a name"))
+    assert code == 7 and "two words" in again and "the end" in again
+    code, _, err = finish(one_node.run("-c", HAND_OVER, "--follow", "nothing"))
+    assert code == 2 and "'nothing' is not known" in err and said["inside"] in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_a_lost_terminal_only_stop_following(one_node, tmp_path):
+    end = tmp_path / "end"
+    for number, how in enumerate((signal.SIGINT, signal.SIGHUP)):
+        name = f"f{number}"
+        log = (tmp_path / name).open("w")
+        process = one_node.run("-c", HAND_OVER, "--until", str(end), "--name", name)
+        assert process.stdout
+        seen = ""
+        while '"words"' not in seen:
+            seen += process.stdout.readline()
+        os.killpg(process.pid, how)
+        code, out, _ = finish(process, 30)
+        log.close()
+        if how == signal.SIGINT:
+            assert code == 130 and "no longer following" in out and f"--follow {name}-" in out, out
+        end.touch()
+        code, out, err = finish(one_node.run("-c", HAND_OVER, "--follow", name))
+        assert code == 0 and "the end" in out, (out, err)
+        end.unlink()
+
+
+@pytest.mark.slow
+def test_cancel_ends_a_job(one_node, tmp_path):
+    process = one_node.run("-c", HAND_OVER, "--until", str(tmp_path / "never"), "--name", "c")
+    assert process.stdout
+    seen = ""
+    while '"words"' not in seen:
+        seen += process.stdout.readline()
+    code, out, err = finish(one_node.run("-c", HAND_OVER, "--cancel", "c"))
+    assert code == 0 and "was cancelled" in out, (out, err)
+    code, out, _ = finish(process)
+    assert code == 130 and "the end" not in out
+    code, out, _ = finish(one_node.run("-c", HAND_OVER, "--cancel", "c"))
+    assert code == 0 and "had ended already" in out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_trials_spread_over_the_machines_of_a_cluster(tmp_path):
+    cluster = Simulated(3)
+    try:
+        words = ["--gan=none", "--num-trials=3", "--space=toy_spaces:mixed", "--grace=4", *TINY]
+        process = cluster.run(str(ROOT / "tuning" / "sweep.py"), "--storage", str(tmp_path), "--name", "s", *words)
+        wait_for(process, lambda: len(list(tmp_path.glob("s/t*/metrics.jsonl"))) == 3, 400)
+        used = cluster.nodes_used()
+        code, out, err = finish(process, 400)
+        assert code == 0 and "best genotype" in out, (out, err)
+        assert len(set(used)) == 3  # a slot each
+        assert read_json(tmp_path / "s" / "sweep.json")["state"] == "finished"
+        assert {Run(tmp_path / "s" / f"t00{n}").about["state"] for n in range(3)} <= {"finished", "failed", "stopped"}
+    finally:
+        cluster.stop()
