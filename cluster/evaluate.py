@@ -67,9 +67,8 @@ class Options:
     """Print the configuration and what it would cost, and start nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
+        if self.seeds < 1:
+            raise ValueError(f"seeds {self.seeds}: expected at least 1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
 
@@ -297,7 +296,7 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Grou
     candidates = of_sweep(sweep, storage, top) if sweep else named(sources)
     ran = next((one.config for one in candidates if one.config), {})
     workers = _whole("--workers", values.get("--workers") or str(_default_workers(configured(values, ran)[1])))
-    recipe, config = configured(values, ran, max(1, workers))
+    recipe, config = configured(values, ran, workers)
     about = (
         "Train genotypes from scratch, side by side. To continue, run the same command. First GENOTYPE... (names, "
         "files or runs' folders) or --from-sweep NAME --top K, then --recipe, --dataset, --data-dir; then settings. "
@@ -320,10 +319,9 @@ def _default_workers(config: EvaluateConfig) -> int:
 
 
 def _whole(flag: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{flag} {text!r}: expected a whole number") from None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{flag} {text}: expected a whole number, at least 1")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
