@@ -1,4 +1,4 @@
-"""One search or pre-training on many workers: `launch` is the only TorchTrainer, `connected` the only ray.init."""
+"""One run on many workers: `launch` is the only TorchTrainer, `connected` the only ray.init."""
 
 from __future__ import annotations
 
@@ -69,21 +69,23 @@ class Workers:
         return f"{self.number} worker(s) with {self.number * self.cpus:g} CPUs{gpus} in all"
 
 
-def workers_for(number: int, gpus_per_search: float | None) -> Workers:
+def workers_for(number: int, gpus_per_search: float | None, cpus_each: float = 1.0) -> Workers:
     """Workers of a search: GPUs are used where there are some, unless a number is named.
 
     Of a cluster that is told by $DASGM_GPUS: GPUs of a worker where none are asked for.
 
     Raises:
-        ValueError: fewer than one worker, GPUs below zero, or more than a private Ray has.
+        ValueError: fewer than one worker, GPUs below zero, no CPUs, or more than a private Ray has.
     """
+    if not 0 < cpus_each < math.inf:
+        raise ValueError(f"{cpus_each} CPUs of each worker: expected more than 0")
     if number < 1:
         raise ValueError(f"{number} workers: expected at least 1")
     if gpus_per_search is not None and gpus_per_search < 0:
         raise ValueError(f"{gpus_per_search} GPUs: expected 0 or more")
     each = float(os.environ.get("DASGM_GPUS", 0)) if joined() else float(visible_gpus() >= number)
     gpus = number * each if gpus_per_search is None else gpus_per_search  # NCCL takes no two workers on one GPU
-    workers = Workers(number, gpus / number, private=not joined())
+    workers = Workers(number, gpus / number, cpus_each, private=not joined())
     if workers.private and not workers.slots(cpus(), visible_gpus()):
         raise ValueError(
             f"a search asks for {workers}; this machine has {cpus()} CPUs and {visible_gpus()} GPUs: "
@@ -373,6 +375,21 @@ def pretrain(payload: dict[str, Any]) -> str | None:
     from dasgm.pretrain import main
 
     return _work(payload, PretrainConfig, main)
+
+
+def evaluate(payload: dict[str, Any]) -> str | None:
+    """The same for an evaluation, whose photographs, if it has any, Ray Data or torch's DataLoader loads."""
+    from dasgm.evaluate import local, main
+    from dasgm.genotype import Genotype
+    from dasgm.recipes import EvaluateConfig
+
+    genotype = Genotype.from_json(payload["genotype"])
+    batches: Callable[[Any, EvaluateConfig], Any] = local
+    if payload["prefetch"]:
+        from cluster.stream import streamed
+
+        batches = streamed(payload["prefetch"])
+    return _work(payload, EvaluateConfig, lambda config, folder, seams: main(genotype, config, folder, seams, batches))
 
 
 def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str | None:

@@ -35,8 +35,8 @@ class Options(SearchOptions):
     """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
 
 
-def payload(config: SearchConfig | PretrainConfig, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """A run as plain data, for the workers."""
+def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """A run, of whatever kind, as plain data for the workers."""
     folder, cache = folder.absolute(), cache.absolute()
     text = json.dumps(to_json(config))
     return {"config": text, "folder": str(folder), "cache": str(cache), "about": about}

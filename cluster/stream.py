@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from dasgm.data._loader import Loader, Photographs, Recipe
+from dasgm.distributed import rank, world_size
+from dasgm.recipes import EvaluateConfig
+from dasgm.session import device_of
 
 
 class RayLoader(Loader):
@@ -59,6 +62,16 @@ class RayLoader(Loader):
         for batch in made.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=0):
             pixels, labels = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label"))  # Ray's: read-only
             yield pixels, labels, batch["wrong"].tolist()
+
+
+def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader]:
+    """What makes the batches of a Train worker."""
+
+    def batches(data: Photographs, config: EvaluateConfig) -> RayLoader:
+        device = device_of(config.device)
+        return RayLoader(data, config.batch_size, config.seed, rank(), world_size(), device, prefetch)
+
+    return batches
 
 
 class _Make:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from dasgm.runs import FORMAT, read_json, read_lines
+from dasgm.runs import ENDS, FORMAT, read_json, read_lines
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -38,6 +38,9 @@ EXPERIMENT = "dasgm"
 LOCAL = "http://127.0.0.1:5000"  # where ui_command() serves
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
+MODEL = ("model.json", "model.safetensors")
+LOAD = """    import dasgm, mlflow
+    model = dasgm.load(mlflow.artifacts.download_artifacts("runs:/{}/model"))"""
 PICTURES = ("cells", "samples", "nearest")  # pictures/cells-003.png is epoch 3's
 CHARTS = "&compareRunsMode=CHART"
 TRAINING = "workflowType=machine_learning"  # without it MLflow opens its pages for language models
@@ -80,9 +83,8 @@ def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: s
     """The link to MLflow's comparison (parallel coordinates) of run folders; ValueError if one was never sent."""
     runs = []
     for folder in (Path(folder).resolve() for folder in folders):
-        root = _root(folder)
-        key = _key(root, _record(root)) + (f"/{folder.name}" if folder != root else "")
-        store = _Store(uri, experiment, root.parent, key)
+        key = identity(folder)
+        store = _Store(uri, experiment, _root(folder).parent, key)
         if key not in store.runs:
             raise ValueError(f"{folder} is not in MLflow yet: `python -m cluster.tracking {folder}` sends it")
         runs.append(store.runs[key].info)
@@ -90,9 +92,15 @@ def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: s
     return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(experiments))}"
 
 
+def identity(folder: Path) -> str:
+    """What MLflow's tag `dasgm.run` calls a folder: NAME@started of a sweep or a lone run, and /TRIAL."""
+    root = _root(folder)
+    return _key(root, _record(root)) + (f"/{folder.name}" if folder != root else "")
+
+
 def ui_command(storage: str | Path, uri: str | None = None) -> str:
     """The command that serves the store of `storage` at 127.0.0.1:5000, lightly; empty if a server has it already."""
-    uri = _resolve(uri, Path(storage))
+    uri = store_of(uri, Path(storage))
     if uri.startswith("http"):
         return ""
     light = "DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"  # else 15 processes and 2.4 GiB
@@ -101,7 +109,7 @@ def ui_command(storage: str | Path, uri: str | None = None) -> str:
 
 def address(link: str, storage: str | Path, uri: str | None = None) -> str:
     """A link of sync() or compare() as a browser takes it: at the server, or where ui_command() serves."""
-    uri = _resolve(uri, Path(storage))
+    uri = store_of(uri, Path(storage))
     return (uri.rstrip("/") if uri.startswith("http") else LOCAL) + link
 
 
@@ -134,7 +142,7 @@ class Mirror:
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
         later = f"`python -m cluster.tracking {shlex.quote(str(self.folder))}` sends what is missing"
-        return f"MLflow at {_resolve(self.uri, _root(self.folder).parent)}: {error}; {later}" if error else ""
+        return f"MLflow at {store_of(self.uri, _root(self.folder).parent)}: {error}; {later}" if error else ""
 
     def _run(self) -> None:
         while True:
@@ -170,16 +178,20 @@ class _Content:
     lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
     texts: dict[str, str] = field(default_factory=dict)  # artifact's name -> its text
     pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # key, step, PNG
+    files: list[Path] = field(default_factory=list)  # of a trained network
 
     @property
     def best(self) -> dict[str, Any]:
-        return next((line for line in reversed(self.lines) if line["phase"] == "best"), {})
+        """The line after the last epoch."""
+        return next((line for line in reversed(self.lines) if line["phase"] in ENDS), {})
 
 
 def _read_run(folder: Path, sweep: str = "", **defaults: Any) -> _Content:
     record = _record(folder, **defaults)
     texts = _texts(folder, record, "config.json", "genotype.json")
-    tags = _tags("trial" if sweep else record["kind"], record, record["reason"], texts.get("config.json", ""))
+    kind = "trial" if sweep and record["kind"] == "search" else record["kind"]
+    tags = _tags(kind, record, record["reason"], texts.get("config.json", ""))
+    tags |= {f"searched.{name}": value for name, value in record.get("searched", {}).items()}
     pictures = [(*path.stem.rpartition("-")[::2], path) for path in folder.glob("pictures/*.png")]
     return _Content(
         key=f"{sweep}/{folder.name}" if sweep else _key(folder, record),
@@ -188,6 +200,7 @@ def _read_run(folder: Path, sweep: str = "", **defaults: Any) -> _Content:
         lines=read_lines(folder / "metrics.jsonl"),
         texts=texts,
         pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdigit()),
+        files=[path for name in MODEL if (path := folder / name).is_file()] if record["state"] == "finished" else [],
     )
 
 
@@ -203,8 +216,9 @@ def _read_sweep(folder: Path) -> tuple[_Content, dict[str, _Content]]:
     key, started, config = _key(folder, record), record["started"], json.dumps(record["config"], indent=2)
     found = (path.parent for path in sorted(folder.glob("*/run.json")))
     trials = {trial.name: _read_run(trial, key, started=started) for trial in found}
-    tags = _tags("sweep", record, _sweep_note(record, list(trials.values())), config)
-    return _Content(key, record, tags, texts=_texts(folder, record) | {"config.json": config}), trials
+    kind = "evaluations" if record["kind"] == "evaluations" else "sweep"
+    tags = _tags(kind, record, _sweep_note(record, list(trials.values())), config)
+    return _Content(key, record, tags, texts=_texts(folder, record, "table.md") | {"config.json": config}), trials
 
 
 def _texts(folder: Path, record: dict[str, Any], *names: str) -> dict[str, str]:
@@ -235,10 +249,16 @@ def _sweep_note(record: dict[str, Any], trials: list[_Content], top: int = 20) -
         return f"| {trial.record['title']} | {score} | {trial.record['state']} |"
 
     objective = record["objective"]
-    ranked = sorted(trials, key=lambda trial: trial.best.get(objective, -math.inf), reverse=True)[:top]
+    sign = -1 if _is_error(record) else 1
+    ranked = sorted(trials, key=lambda trial: sign * trial.best.get(objective, -sign * math.inf), reverse=True)[:top]
     what = f"{record['preset']} on {record['dataset']}, seed {record['seed']}, {record['machine']}"
     head = f"{what}: **{record['state']}** {record['reason']}"
     return "\n".join([head, "", f"| trial | {objective} | state |", "|---|---|---|", *map(row, ranked)])
+
+
+def _is_error(record: dict[str, Any]) -> bool:
+    """Whether less is better."""
+    return record["objective"].endswith("error")
 
 
 def _record(folder: Path, **defaults: Any) -> dict[str, Any]:
@@ -286,7 +306,7 @@ def _alone(folder: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ writing to MLflow
 
 
-def _resolve(uri: str | None, storage: Path) -> str:
+def store_of(uri: str | None, storage: Path) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
 
 
@@ -299,7 +319,7 @@ class _Store:
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every retry
         from mlflow import MlflowClient
 
-        uri = _resolve(uri, storage)
+        uri = store_of(uri, storage)
         self.client = MlflowClient(uri)
         served = uri.startswith(("http", "databricks"))
         self.experiment = self._experiment(experiment, None if served else str(storage.resolve() / "mlartifacts"))
@@ -354,11 +374,26 @@ class _Store:
                 self.client.log_text(run_id, text, name)
                 sent[name] = checksum
         self._send_pictures(run_id, content.pictures, sent)
-        wanted = content.tags | {"mlflow.runName": content.record["title"], "dasgm.sent": json.dumps(sent)}
+        for path in content.files:
+            if sent.get(path.name) != (written := _milliseconds(path.stat().st_mtime)):
+                self.client.log_artifact(run_id, str(path), "model")
+                sent[path.name] = written
+        wanted = content.tags | self._searched(content) | {"mlflow.runName": content.record["title"]}
+        wanted["dasgm.sent"] = json.dumps(sent)
+        if content.files:
+            wanted["mlflow.note.content"] += "\n\n" + LOAD.format(run_id)
         changed = [RunTag(name, value) for name, value in wanted.items() if run.data.tags.get(name, "") != value]
         self.client.log_batch(run_id, tags=changed, synchronous=True)
         self._set_status(run, content)
         return run_id
+
+    def _searched(self, content: _Content) -> dict[str, str]:
+        """Of an evaluation, as a tag: MLflow's run of the search that gave the genotype, where it is here."""
+        searched = content.record.get("searched", {})
+        known = self.open(content).data.tags.get("searched.mlflow_run") or searched.get("mlflow_run")
+        if not known and (key := searched.get("run")) and (run := self._search(key).get(key)):
+            known = run.info.run_id
+        return {"searched.mlflow_run": known} if known else {}
 
     def _send_pictures(self, run_id: str, pictures: list[tuple[str, int, Path]], sent: dict[str, int]) -> None:
         from PIL import Image
@@ -400,6 +435,9 @@ class _Store:
         every = list(dict.fromkeys(name for parameters in swept for name in parameters))
         common = [name for name in every if all(name in parameters for parameters in swept)]
         metrics = [objective, f"{objective}_error", "val/accuracy"]
+        if error := _is_error(sweep.record):
+            metrics = [objective, "result/top5_error", *(f"result/{name}" for name in ("parameters", "multiply_adds"))]
+            metrics += ["speed/images_per_s", "cost/gpu_hours"]
         charts: list[dict[str, Any]] = [  # a trial that lacks a parameter is not drawn: hence the second one
             {"type": "PARALLEL", "selectedParams": names, "selectedMetrics": [objective], "showAllRuns": True}
             for names in ([common, every] if common != every else [every])
@@ -417,7 +455,7 @@ class _Store:
             "compareRunSections": [{"uuid": "sweep", "name": "sweep", "display": True, "isReordered": False}],
             "isAccordionReordered": True,  # else sections are sorted by name
         }
-        view |= {"orderByAsc": False, "startTime": "ALL", "lifecycleFilter": "Active"}
+        view |= {"orderByAsc": error, "startTime": "ALL", "lifecycleFilter": "Active"}
         view |= {"modelVersionFilter": "All Runs", "datasetsFilter": []}
         name = f"mlflow.sharedViewState.{parent}"
         value = "deflate;" + base64.b64encode(zlib.compress(json.dumps(view).encode())).decode()

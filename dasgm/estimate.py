@@ -5,8 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from dasgm.recipes import EvaluateConfig
 from dasgm.runs import hardware
 from dasgm.search import Search
 from dasgm.session import device_of
-from dasgm.training import Training
+from dasgm.training import Batches, Training
 from dasgm.warmup import train
 
 TIMED = 3  # iterations, after one that is not counted
@@ -150,35 +151,54 @@ def _peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def describe_training(genotype: Genotype, config: EvaluateConfig, workers: int = 1) -> str:
-    """What an evaluation of `workers` would cost, as lines to print: a few real steps of one; nothing is written.
+class _First:
+    """The first batches of what is measured."""
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+
+    def testing(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        return islice(self.batches.testing(), TIMED)
+
+
+def describe_training(
+    genotype: Genotype, config: EvaluateConfig, workers: int = 1, runs: int = 1, at_once: int = 1
+) -> str:
+    """What `runs` evaluations of `workers` each, of which `at_once` run side by side, would cost, as lines to print: a
+    few real steps of one worker; nothing is written.
 
     Raises:
         ValueError: input that the evaluation itself would refuse.
     """
     device = device_of(config.device)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    data = config.data.load(config.data_dir, device)
+    data = config.data.open(config.data_dir, device)
     evaluate.fits(genotype, config, data)
     evaluate.enough(data, config, workers)
+    train, tested = data.counts
     training = Training(genotype, config, len(data.classes), device, config.seed, "evaluate")
     training.schedule(config.epochs - 1)  # with drop-path
-    batches = evaluate.in_memory(data, config)
+    batches = evaluate.local(data, config)
     drawn = batches.training(0)
     step = _timed(lambda: training.step(*next(drawn, None) or next(batches.training(0)), 0, 0), device)
     iterations = max(1, batches.iterations // workers)
-    test = _timed(lambda: training.counts(batches), device, 1) / workers
+    begun = time.monotonic()
+    measured = training.counts(_First(batches))[2]
+    test = (time.monotonic() - begun) * tested / measured / workers
     hours = config.epochs * (iterations * step + test) / 3600
     parameters = sum(p.numel() for p in training.network.parameters())
     disk = sum(t.numel() * t.element_size() for t in _tensors(training.W.state_dict()))
+    disk = disk * (config.checkpoints + 1) // 2**20
+    together = f"{runs} evaluations, {at_once} at once: about {hours * runs / at_once:.2f} hours, {disk * runs} MiB"
     return "\n".join(
         [
-            f"data        {data.describe()}; learnt from: {len(evaluate.everything(data)):,}",
+            f"data        {data.describe()}; learnt from: {train:,}",
             f"parameters  {parameters:,} (with the auxiliary head)",
             f"device      {hardware(device)}, peak memory {_peak_memory(device) / 2**30:.2f} GiB",
             f"time        {step:.3f} s a step ({TIMED} timed), {iterations} steps an epoch, test {test:.1f} s, "
             f"{config.epochs} epochs: {hours:.2f} hours",
-            f"disk        {disk * (config.checkpoints + 1) / 2**20:.0f} MiB of checkpoints",
+            f"disk        {disk} MiB of checkpoints",
+            *([f"in all      {together}"] if runs > 1 else []),
             "nothing was started (--dry-run)",
         ]
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,20 +72,30 @@ def everything(data: Data) -> torch.Tensor:
 
 
 def in_memory(data: Data, config: EvaluateConfig) -> Batches:
-    """The whole training set to learn from, the test set to measure. ValueError where there are too few images."""
-    enough(data, config, world_size())
+    """The whole training set to learn from, the test set to measure."""
     return InMemory(data, everything(data), config.batch_size, config.seed, "evaluate")
 
 
-def enough(data: Data, config: EvaluateConfig, workers: int) -> None:
+def local(data: Any, config: EvaluateConfig) -> Batches:
+    """Batches of what this machine holds in memory, or reads by torch's DataLoader: on a GPU by all of its CPUs."""
+    if not config.data.streamed:
+        return in_memory(data, config)
+    from dasgm.data._loader import TorchLoader
+
+    device = device_of(config.device)
+    processes = 0 if device == "cpu" else max(1, (os.cpu_count() or 1) // world_size())
+    return TorchLoader(data, config.batch_size, config.seed, rank(), world_size(), device, processes)
+
+
+def enough(data: Any, config: EvaluateConfig, workers: int) -> None:
     """ValueError where the training set is less than a batch of all workers, or there is no test set."""
-    n, there = config.batch_size * workers, len(everything(data))
+    n, (there, tested) = config.batch_size * workers, data.counts
     if n > there:
         raise ValueError(
             f"batch-size {config.batch_size} on {workers} worker(s) needs {n} training images, there are {there}; "
             "choose a smaller --batch-size"
         )
-    if not len(data.test_labels):
+    if not tested:
         raise ValueError("the data set has no test images to measure the error on")
 
 
@@ -99,7 +111,7 @@ def main(
     config: EvaluateConfig,
     folder: Path,
     seams: Seams | None = None,
-    batches: Callable[[Any, EvaluateConfig], Batches] = in_memory,
+    batches: Callable[[Any, EvaluateConfig], Batches] = local,
 ) -> Row:
     """Run or continue the evaluation of `folder`; returns the last row, with `result/...`; leaves the model's files.
 
@@ -119,6 +131,7 @@ def main(
 
     def prepare(data: Any) -> tuple[Go, dict[str, str]]:
         fits(genotype, config, data)
+        enough(data, config, world_size())
         loop = _Loop(genotype, config, data, batches(data, config))
         return loop.go, {"genotype": digest(genotype.to_json())}
 
@@ -130,7 +143,16 @@ def main(
 
         return batch_advice(config.batch_size, f"{config.cells} cells and {config.channels} channels", step)
 
-    return conduct(config, folder, seams, prepare, advice)
+    return conduct(config, folder, seams, prepare, advice, lambda device: config.data.open(config.data_dir, device))
+
+
+@contextmanager
+def _for_all() -> Iterator[None]:
+    """What one worker cannot read ends them all: the others wait for it until it dies."""
+    try:
+        yield
+    except ValueError as error:
+        raise (RuntimeError(str(error)) if world_size() > 1 else error) from None
 
 
 class _Loop:
@@ -200,13 +222,14 @@ class _Loop:
         config, training, begun, losses, wrong = self.config, self.training, time.monotonic(), [], []
         training.schedule(self.epoch)
         iterations = self.batches.iterations
-        for i, (x, y) in enumerate(self.batches.training(self.epoch)):
-            self.seams.watch(self.epoch + 1, config.epochs, i, iterations)
-            loss, missed = training.step(x, y, self.epoch, i)
-            losses.append(loss)
-            wrong.append(missed / len(y))
-            if self.stop and i + 1 < iterations:
-                raise Interrupted  # an epoch cut short is begun anew
+        with _for_all():
+            for i, (x, y) in enumerate(self.batches.training(self.epoch)):
+                self.seams.watch(self.epoch + 1, config.epochs, i, iterations)
+                loss, missed = training.step(x, y, self.epoch, i)
+                losses.append(loss)
+                wrong.append(missed / len(y))
+                if self.stop and i + 1 < iterations:
+                    raise Interrupted  # an epoch cut short is begun anew
         means = torch.stack([torch.stack(losses), torch.stack(wrong)]).double().cpu()
         seconds = time.monotonic() - begun
         average([means])
@@ -214,7 +237,8 @@ class _Loop:
         if not means[0].isfinite().all():
             i = int((~means[0].isfinite()).nonzero()[0])
             raise SearchFailed(f"epoch {epoch}, iteration {i + 1}: the loss is {means[0][i].item()}")
-        first, five, seen = training.counts(self.batches)
+        with _for_all():
+            first, five, seen = training.counts(self.batches)
         error = (seen - first) / seen
         self.hours += (time.monotonic() - begun) * world_size() / 3600
         row: Row = {"epoch": epoch, "phase": "evaluate", "time": time.time()}

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dasgm import recipes
 from dasgm.cli import absolute, fail, flattened, parse, progress, take
@@ -30,7 +30,7 @@ class Training:
 
     def name(self) -> str:
         """The run's name by default: <genotype>-<recipe>-<dataset>-s<seed>."""
-        run = _run(self.source)
+        run = run_of(self.source)
         sweep = f"{run.parent.name}-" if (run.parent / "sweep.json").is_file() else ""
         stem = sweep + run.absolute().name if run.is_dir() else run.stem
         parts = dict.fromkeys((stem or "genotype", self.recipe, key_of(self.config.data), f"s{self.config.seed}"))
@@ -46,6 +46,8 @@ class EvaluateOptions:
     """Root of everything."""
     name: str = ""
     """Of the run; <genotype>-<recipe>-<dataset>-s<seed> by default. The same name continues."""
+    loader: Literal["torch"] = "torch"
+    """Of photographs that are streamed (imagenet): torch's DataLoader; cluster/evaluate.py has Ray Data too."""
     dry_run: bool = False
     """Print the configuration and what it would cost, and start nothing."""
 
@@ -59,21 +61,32 @@ def choose_training(argv: Sequence[str], workers: int = 1) -> tuple[Training, li
     values, first, rest = take(argv, ("--recipe", "--dataset", "--data-dir"), 2)
     if not first:
         raise ValueError("name a genotype: a file, a run's folder, or one of " + ", ".join(KNOWN))
-    source, ran = first[0], read_json(_run(first[0]) / "config.json")
+    source = first[0]
+    if len(first) > 1:
+        values.setdefault("--recipe", first[1])
+    recipe, config = configured(values, read_json(run_of(source) / "config.json"), workers)
+    return Training(Genotype.load(source), source, recipe, config), rest
+
+
+def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) -> tuple[str, EvaluateConfig]:
+    """The recipe's name and the configuration that --recipe, --dataset and --data-dir choose.
+
+    Args:
+        ran: config.json of the search that gave the genotype; its data set is the default. {}: there is none.
+    """
     searched = _data(ran)
     key = values.get("--dataset") or (key_of(searched) if searched else "")
-    named = values.get("--recipe") or (first[1] if len(first) > 1 else recipes.BY_DATA.get(key, "cifar"))
+    named = values.get("--recipe") or recipes.BY_DATA.get(key, "cifar")
     config = recipes.per_worker(recipes.recipe(named).config, workers)
+    place = values.get("--data-dir")
     if searched and key == key_of(searched):
-        config = recipes.on(config, searched)
-        values.setdefault("--data-dir", ran.get("data_dir") or "")
+        config, place = recipes.on(config, searched), place or ran.get("data_dir")
     elif key:
         config = with_dataset(config, key)
-    config = replace(config, data_dir=absolute(values.get("--data-dir")))
-    return Training(Genotype.load(source), source, named, config), rest
+    return named, replace(config, data_dir=place if place and "://" in place else absolute(place))
 
 
-def _run(source: str) -> Path:
+def run_of(source: str) -> Path:
     """The folder of the run that a genotype is of, if it is of one."""
     path = Path(source)
     return path.parent if path.name == "genotype.json" else path
@@ -113,7 +126,7 @@ def evaluate(argv: Sequence[str]) -> int:
     show_config(config)
     found = recipes.recipe(chosen.recipe)
     print(f"{chosen.source} by {chosen.recipe} ({found.about}): loading; the run's folder is {folder}", flush=True)
-    run = _run(chosen.source)
+    run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
         print(f"the run {run} is {state}: this is its architecture so far")
     if options.dry_run:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import dasgm
 from dasgm.config import key_of, to_json
-from dasgm.data._pictures import fitted
+from dasgm.data._pictures import fitted, shorter_side, upright_rgb
 from dasgm.genotype import Genotype
 from dasgm.networks.network import SHRINKS, Network, check_image_size
 from dasgm.recipes import EvaluateConfig
@@ -42,7 +42,8 @@ MOST_EDGES = 32  # of a cell that is read
 class Model(Network):
     """A trained network: normalised images [N, 3, S, S] -> logits [N, classes], in eval mode.
 
-    classes: names, in the logits' order; image_size: S; mean, std: of images in [0, 1]; about: all of model.json.
+    classes: names, in the logits' order; image_size: S; resize: of a picture's shorter side before the centre
+    of S is kept; mean, std: of images in [0, 1]; about: all of model.json.
     """
 
     def __init__(self, genotype: Genotype, about: dict[str, Any]) -> None:
@@ -50,11 +51,12 @@ class Model(Network):
         self.about = about
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.image_size: int = about["image_size"]
+        self.resize: int = about.get("resize", self.image_size)
         self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
 
     def preprocess(self, image: Picture) -> Tensor:
-        """A picture as the network takes it: [3, S, S] on the CPU, as `--dataset folder` reads its pictures: upright,
-        RGB, the shorter side resized to S, the centre kept, normalised.
+        """A picture as the network takes it: [3, S, S] on the CPU: upright, RGB, the shorter side resized to `resize`
+        (S; of a network trained on ImageNet 256/224 of it), the centre kept, normalised.
 
         Args:
             image: a file's path or its bytes, a PIL image, or uint8 [3, H, W].
@@ -66,14 +68,22 @@ class Model(Network):
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
                 raise ValueError(f"an image of {image.dtype} {list(image.shape)}: expected uint8 [3, H, W]")
             image = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
-        size = self.image_size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels = fitted(Path(image) if isinstance(image, str) else image, size)
-        x = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1)
+            x = self._square(Path(image) if isinstance(image, str) else image)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (x / 255 - mean) / std
+
+    def _square(self, image: Any) -> Tensor:
+        """uint8 [3, S, S], resized as the test images were when the network was measured."""
+        size = self.image_size
+        if self.resize == size:
+            return _pixels(fitted(image, size), size, size)
+        from dasgm.data._photographs import centred
+
+        whole = upright_rgb(image)
+        return centred(_pixels(whole.tobytes(), whole.height, whole.width), size)
 
     def predict(self, images: Sequence[Picture], top: int = 5) -> list[list[tuple[str, float]]]:
         """The `top` most probable classes of each picture, by name, and their probabilities, the highest first."""
@@ -88,6 +98,10 @@ class Model(Network):
             [(self.classes[i], p) for i, p in zip(row.tolist(), ps.tolist(), strict=True)]
             for row, ps in zip(classes, probabilities, strict=True)
         ]
+
+
+def _pixels(rgb: bytes, height: int, width: int) -> Tensor:
+    return torch.frombuffer(bytearray(rgb), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
 
 
 def save(
@@ -112,6 +126,7 @@ def save(
         "channels": config.channels,
         "classes": list(data.classes),
         "image_size": data.image_size,
+        "resize": data.resize,
         "mean": list(data.mean),
         "std": list(data.std),
         "result": {k.removeprefix("result/"): v for k, v in result.items() if k.startswith("result/")},
@@ -202,6 +217,9 @@ def _described(path: Path) -> dict[str, Any]:
     if about.get("form") not in SHRINKS:
         raise ValueError(f"form {about.get('form')!r:.40}: expected {' or '.join(SHRINKS)}")
     check_image_size(about["form"], about["image_size"])
+    size = about["image_size"]
+    if about.get("resize", size) not in (size, shorter_side(size)):
+        raise ValueError(f"resize {about['resize']!r:.40}: expected {size} or {shorter_side(size)}")
     if not isinstance(about.get("genotype"), dict) or not isinstance(about.get("sha256"), str):
         raise ValueError("genotype or sha256 is missing")
     return about

@@ -12,6 +12,7 @@ from typing import Any
 
 from dasgm.config import ProxyConfig, SearchConfig, key_of, nearest, override, plugin, settings
 from dasgm.data import cifar10, digits
+from dasgm.data._base import SIZES
 from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import GanConfig
 from dasgm.methods import darts, pcdarts, pdarts
@@ -181,4 +182,9 @@ def with_dataset(config: Any, key: str) -> Any:
         return config
     own = kind()
     shared = ("split_seed", "split", "weight_portion", "holdout", "limit", "cutout", "image_size")
-    return replace(config, data=replace(own, **{name: getattr(config.data, name) for name in shared}))
+    kept = {name: getattr(config.data, name) for name in shared}
+    if own.streamed:
+        kept["cutout"] = 0
+    elif config.data.streamed:
+        kept["image_size"] = min(max(SIZES), config.data.image_size)
+    return replace(config, data=replace(own, **kept))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dasgm.config import PLACEMENT, _check, nearest
-from dasgm.data import cifar10, digits, folder
+from dasgm.data import cifar10, digits, imagenet
 from dasgm.data._base import DataConfig
 
 LAST = 5  # epochs in which the linear schedule goes down more slowly
@@ -115,7 +115,7 @@ class Recipe:
 
 IMAGENET = EvaluateConfig(
     form="imagenet",
-    data=folder.Config(image_size=64),
+    data=imagenet.Config(image_size=224),
     cells=14,
     channels=48,
     epochs=250,
@@ -178,11 +178,20 @@ RECIPES: dict[str, Recipe] = {
         "the digits, 5 cells of 8 channels, 10 epochs: a minute on two cores",
     ),
     "imagenet-small": Recipe(
-        replace(IMAGENET, cells=5, channels=8, epochs=10, batch_size=32, lr=0.05, warmup_epochs=1),
+        replace(
+            IMAGENET,
+            data=imagenet.Config(image_size=64),
+            cells=5,
+            channels=8,
+            epochs=10,
+            batch_size=32,
+            lr=0.05,
+            warmup_epochs=1,
+        ),
         "the ImageNet form on pictures of 64 pixels, 5 cells of 8 channels, 10 epochs",
     ),
 }
-BY_DATA = {"digits": "digits-small"}  # the recipe of a data set by default; of all others: cifar
+BY_DATA = {"digits": "digits-small", "imagenet": "imagenet"}  # a data set's by default; of all others: cifar
 
 
 def recipe(name: str) -> Recipe:

@@ -160,6 +160,8 @@ def _unranked(one: Ranked) -> tuple[int, int, float]:
 def report(folder: str | Path) -> Path:
     """Write `report.html` into a run folder or a sweep folder and return its path; ValueError if it is neither."""
     folder, template = Path(folder), "report.html.jinja"
+    if read_json(folder / "sweep.json").get("kind") == "evaluations":
+        raise ValueError(f"{folder}: evaluations side by side; their table is table.md, each has a page of its own")
     if (folder / "sweep.json").exists():
         content = _sweep(folder)
     elif read_json(folder / "run.json").get("kind") == "evaluation":
@@ -246,7 +248,8 @@ def _evaluation(folder: Path) -> Json:
     test, train = (charts.Series(k, run.curve(f"{k}/error"), bold=k == "test") for k in ("test", "train"))
     rows = [row for row in run.metrics if row.get("phase") == "result"]
     result = {k.removeprefix("result/"): v for k, v in rows[-1].items() if k.startswith("result/")} if rows else {}
-    return _common(folder, run.info, run.config, folder.parent, run, None) | {
+    storage = folder.parent.parent if (folder.parent / "sweep.json").exists() else folder.parent
+    return _common(folder, run.info, run.config, storage, run, None) | {
         "kind": "evaluation",
         "state": run.state,
         "name": run.title,

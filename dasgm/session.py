@@ -63,6 +63,7 @@ def conduct(
     seams: Seams,
     prepare: Callable[[Any], tuple[Go, dict[str, str]]],
     advice: Callable[[Any, Any], str],
+    read: Callable[[str], Any] | None = None,
 ) -> Row:
     """Load the data, hold the run's folder, and do in it what there is to do; how it ends is written down.
 
@@ -70,14 +71,16 @@ def conduct(
         config: with `data`, `data_dir` and `device`; what makes the run's identity.
         prepare: of the data, what to do and the digests of what else is read; ValueError for what cannot be used.
         advice: of the configuration and the data, what would fit where memory does not suffice.
+        read: of the device, the data; by default loaded into its memory.
     """
     folder = Path(folder)
     if rank() != 0:
         seams.say = lambda line: None
     device = device_of(config.device)
-    loaded: list[Any] = []
-    _together(lambda: loaded.append(config.data.load(config.data_dir, device)))  # first rank 0: it may download
-    data = loaded[0] if loaded else config.data.load(config.data_dir, device)
+    read = read or (lambda device: config.data.load(config.data_dir, device))
+    found: list[Any] = []
+    _together(lambda: found.append(read(device)))  # first rank 0: it may download
+    data = found[0] if found else read(device)
     go, digests = prepare(data)
     run = Run(folder)
     with ExitStack() as stack:

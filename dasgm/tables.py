@@ -39,11 +39,11 @@ class Row:
     planned: int
     """Seeds asked for."""
     values: tuple[float, ...]
-    """Accuracy of each finished run."""
+    """Accuracy, or test error, of each finished run."""
     hours: tuple[float, ...]
-    """Device hours of each finished search, without warm-up and proxy."""
+    """Device hours of each finished run, without warm-up and proxy."""
     seconds: tuple[float, ...]
-    """Of one iteration, in each finished search."""
+    """Of one iteration, in each finished run."""
 
     @property
     def state(self) -> str:
@@ -56,18 +56,26 @@ class Row:
         return statistics.fmean(self.values)
 
     @property
+    def text(self) -> str:
+        """In %: the mean over seeds ± standard deviation, and what is missing."""
+        if not self.values:
+            return self.state
+        spread = f" ± {100 * self.deviation:.2f}" if len(self.values) > 1 else ""
+        return f"{100 * self.mean:.2f}{spread}" + (f" ({self.state})" if self.state else "")
+
+    @property
     def deviation(self) -> float:
         """Sample standard deviation; NaN of fewer than two."""
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
 
-def rows(runs: Sequence[RunView], names: Sequence[str], seeds: int) -> list[Row]:
+def rows(runs: Sequence[RunView], names: Sequence[str], seeds: int, objective: str = OBJECTIVE) -> list[Row]:
     """Runs grouped by their parameter `row`, in the order of `names`; a row without a finished run is there too."""
 
     def of(name: str) -> Row:
         mine = [run for run in runs if run.parameters.get("row") == name and run.state == "finished"]
-        mine = [run for run in mine if run.last(OBJECTIVE) is not None]
-        values = tuple(run.last(OBJECTIVE) or 0.0 for run in mine)
+        mine = [run for run in mine if run.last(objective) is not None]
+        values = tuple(run.last(objective) or 0.0 for run in mine)
         hours = tuple(run.last("cost/gpu_hours") or 0.0 for run in mine)
         return Row(name, seeds, values, hours, tuple(map(_seconds_per_iteration, mine)))
 
@@ -110,9 +118,36 @@ def markdown(found: Sequence[Row]) -> str:
         p = f"{tests[row.name][1]:.3f} ({tests[row.name][0]})" if row.name in tests else "-"
         cells: list[Any] = [row.name, row.state or "-", len(row.values), "-", "-", "-"]
         if row.values:
-            note = f" ({row.state})" if row.state else ""
-            spread = f" ± {100 * row.deviation:.2f}" if len(row.values) > 1 else ""
-            cells = [row.name, f"{100 * row.mean:.2f}{spread}{note}", len(row.values)]
+            cells = [row.name, row.text, len(row.values)]
             cells += [f"{statistics.fmean(row.hours):.4f}", f"{statistics.fmean(row.seconds):.3f}", p]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def errors(runs: Sequence[RunView], names: Sequence[str], seeds: int) -> str:
+    """Evaluations as Markdown, a row a genotype: test errors in %, the mean over seeds ± standard deviation.
+
+    With two genotypes also p of Welch's two-sided test (Table 6).
+    """
+    found, five = (rows(runs, names, seeds, f"result/{kind}") for kind in ("error", "top5_error"))
+    lines = ["| genotype | test error, % | n | top-5 error, % | parameters | multiply-adds | images/s | device hours |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row, fifth in zip(found, five, strict=True):
+        cells: list[Any] = [row.name, row.text or "-", len(row.values), fifth.text if fifth.values else "-"]
+        mine = [run for run in runs if run.parameters.get("row") == row.name and run.state == "finished"]
+        cells += [_mean(mine, f"result/{name}", ",.0f") for name in ("parameters", "multiply_adds")]
+        cells += [_mean(mine, "speed/images_per_s", ",.0f")]
+        cells.append(f"{statistics.fmean(row.hours):.4f}" if row.hours else "-")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    table = "\n".join(lines) + "\n"
+    if len(found) == 2:
+        p = welch(found[0].values, found[1].values)
+        said = "not enough runs" if math.isnan(p) else f"p = {p:.3g}"
+        table += f"\nWelch's two-sided test that {names[0]} and {names[1]} have the same mean test error: {said}\n"
+    return table
+
+
+def _mean(runs: Sequence[RunView], key: str, form: str) -> str:
+    """Over runs, of a run over its epochs."""
+    means = [statistics.fmean(value for _, value in curve) for run in runs if (curve := run.curve(key))]
+    return format(statistics.fmean(means), form) if means else "-"

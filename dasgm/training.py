@@ -22,7 +22,15 @@ MEASURED = 256  # images of a batch that is only measured
 TOP = 5
 
 
-class Batches(Protocol):
+class Measured(Protocol):
+    """Where the images come from that an error is measured on."""
+
+    def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This worker's share of the images that the error is measured on, with a mask bool [b]: over all workers each
+        image is true once, however the shares are padded."""
+
+
+class Batches(Measured, Protocol):
     """Where a training's images come from: the seam for data sets that do not fit in memory.
 
     Images [b, 3, S, S] are normalised and on the device that computes, labels int64 [b] beside them.
@@ -33,10 +41,6 @@ class Batches(Protocol):
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's `iterations` augmented batches of an epoch (from 0): a pure function of it."""
-
-    def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """This worker's share of the images that the error is measured on, with a mask bool [b]: over all workers each
-        image is true once, however the shares are padded."""
 
 
 class InMemory:
@@ -130,7 +134,7 @@ class Training:
         return loss.detach(), (logits.detach().argmax(1) != y).sum()
 
     @torch.no_grad()
-    def counts(self, batches: Batches) -> tuple[int, int, int]:
+    def counts(self, batches: Measured) -> tuple[int, int, int]:
         """Images measured, over all workers: right, right among the first five, all. In float32."""
         found = torch.zeros(3, dtype=torch.int64, device=self.device)
         self.network.eval()

@@ -73,10 +73,16 @@ class Options(Placement):
     """Epochs before a search can be stopped early."""
     space: str = ""
     """What varies: module:function, by default rates, validation portion and GAN type."""
+    then_imagenet: str = ""
+    """Folder of ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
+    top: int = 1
+    """How many they are."""
+    imagenet_set: tuple[str, ...] = ()
+    """Settings of that command, as in --imagenet-set recipe=imagenet-small workers=2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_trials", "grace"):
+        for name in ("num_trials", "grace", "top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if self.config.data.holdout <= 0:
@@ -317,7 +323,12 @@ def main(argv: list[str] | None = None) -> int:
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
     command = shlex.join([*_called(), *words])
-    code = carry_out(Sweep(replace(chosen, config=placed(options.config)), options, options.plan(), command))
+    sweep = Sweep(replace(chosen, config=placed(options.config)), options, options.plan(), command)
+    if options.then_imagenet:
+        from tuning import last_stage
+
+        return last_stage.after(sweep, options)
+    code = carry_out(sweep)
     if not code and not options.dry_run:
         print(f"  {shlex.join([*_called(), *_own_pictures(words)])}")
     return code

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
+    from dasgm.data._loader import Photographs
 
 SIZES = (16, 32, 64)  # what the GANs generate
 
@@ -14,6 +15,9 @@ SIZES = (16, 32, 64)  # what the GANs generate
 @dataclass(frozen=True)
 class DataConfig:
     """Settings of a data set; `load` reads it. Raises ValueError for a value out of range."""
+
+    streamed: ClassVar[bool] = False
+    """Whether it is too large for memory: networks are trained on it, no search is made."""
 
     image_size: int = 32  # pixels a side: 16, 32 or 64
     split_seed: int = 0  # fixes J_1, J_2 and J_val, apart from the run's seed
@@ -44,3 +48,7 @@ class DataConfig:
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
         """Reads the data set onto `device`. Raises ValueError, one line, where the files are not as they should be."""
         raise NotImplementedError
+
+    def open(self, data_dir: str | None, device: str = "cpu") -> Data | Photographs:
+        """What a network is trained on: `load`'s, or where it is streamed, what its files hold."""
+        return self.load(data_dir, device)

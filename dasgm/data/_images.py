@@ -52,6 +52,16 @@ class Data:
         self._mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(self.std, device=device).view(3, 1, 1)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Images to train on (J_1, J_2 and J_val) and to test on."""
+        return len(self.labels), len(self.test_labels)
+
+    @property
+    def resize(self) -> int:
+        """To what a picture's shorter side is resized, before its centre of `image_size` is kept."""
+        return self.image_size
+
     def describe(self) -> str:
         """One line: classes, size and counts."""
         size, counts = self.image_size, (len(self.J1), len(self.J2), len(self.Jval), len(self.test_labels))

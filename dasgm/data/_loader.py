@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dasgm.data._listing import Listing, listings
 from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
+from dasgm.data._pictures import shorter_side
 from dasgm.data._split import share
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ class Photographs:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Images to train on and to test on."""
+        return len(self.train), len(self.test)
+
+    @property
+    def resize(self) -> int:
+        """To what a picture's shorter side is resized, before its centre of `image_size` is kept."""
+        return shorter_side(self.image_size)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from dasgm.data._pictures import shorter_side
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of RandomResizedCrop: share of the picture's area, width / height
 JITTER, HUE = 0.4, 0.2  # brightness, contrast and saturation by 0.6 to 1.4; hue by up to a fifth of the circle
@@ -65,7 +67,7 @@ def crop_box(height: int, width: int, random: np.random.Generator) -> tuple[int,
 
 def centred(image: Tensor, size: int) -> Tensor:
     """Of evaluation: uint8 [3, H, W] -> [3, size, size], the centre once the shorter side is 256/224 of `size`."""
-    image = F.resize(image, [round(size * 256 / 224)], antialias=True)
+    image = F.resize(image, [shorter_side(size)], antialias=True)
     return F.center_crop(image, [size, size])
 
 

@@ -17,13 +17,18 @@ Source = Path | bytes | Image.Image | None
 
 def fitted(source: Source, size: int) -> bytes:
     """A picture of any size: its shorter side becomes `size`, then the centre is kept."""
-    image = _upright_rgb(source, reduce_to=4 * size)
+    image = upright_rgb(source, reduce_to=4 * size)
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR).tobytes()
+
+
+def shorter_side(size: int) -> int:
+    """Of ImageNet in evaluation: to what the shorter side is resized before the centre of `size` is kept."""
+    return round(size * 256 / 224)
 
 
 def exact(source: Source, size: int) -> bytes:
     """A picture that must be `size` x `size` already."""
-    image = _upright_rgb(source)
+    image = upright_rgb(source)
     if image.size != (size, size):
         raise ValueError(f"{image.width}x{image.height} pixels, not {size}x{size}")
     return image.tobytes()
@@ -71,7 +76,7 @@ def first_ten(names: Iterable[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
+def upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
     """First frame, turned as EXIF says, transparency on white; a JPEG larger than `reduce_to` may come reduced."""
     if source is None:
         raise ValueError("no bytes")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dasgm.data._base import DataConfig
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Config(DataConfig):
     """The settings of J_1, J_2 and J_val mean nothing here: a network is trained on all of `train`."""
 
+    streamed: ClassVar[bool] = True
     image_size: int = 224  # pixels a side; in evaluation the shorter side is resized to 256/224 of it before the crop
     skip_unreadable: bool = False  # go on without unreadable pictures
 
@@ -36,6 +37,9 @@ class Config(DataConfig):
             "imagenet is streamed, not held in memory, so no search is made on it: search on cifar10, cifar100 or "
             "folder, then evaluate the genotype on imagenet"
         )
+
+    def open(self, data_dir: str | None, device: str = "cpu") -> Photographs:
+        return self.photographs(data_dir)
 
     def photographs(self, data_dir: str | None) -> Photographs:
         """Lists `data_dir`, a path or a URI (s3://bucket/prefix). Raises ValueError where files are not as they should.

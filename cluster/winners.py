@@ -1,0 +1,147 @@
+"""Genotypes to evaluate: named ones, those of runs, and the best of a sweep, from its folder or from MLflow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dasgm.evaluate_cli import run_of
+from dasgm.genotype import Genotype
+from dasgm.report import OBJECTIVE, ranking, read_trials
+from dasgm.runs import Run, read_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A genotype and where it comes from."""
+
+    name: str
+    """Of its row, and of its evaluations' folders: DARTS_V2, t003."""
+    genotype: Genotype
+    source: str
+    config: dict[str, Any] = field(default_factory=dict)
+    """config.json of the search that gave it."""
+    searched: dict[str, str] = field(default_factory=dict)
+    """That search: sweep, trial, its MLflow tag `dasgm.run` as `run`, and its MLflow run where it came from there."""
+
+
+def named(sources: Sequence[str]) -> list[Candidate]:
+    """Of built-in names, files and runs' folders. ValueError: no genotype, or two of one name."""
+    found = [_named(source) for source in sources]
+    names = [one.name for one in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two genotypes are called {twice}: rename one of the files, or evaluate them one by one")
+    return found
+
+
+def _named(source: str) -> Candidate:
+    run = run_of(source)
+    if not (run / "run.json").is_file():
+        return Candidate(run.absolute().name if run.is_dir() else run.stem, Genotype.load(source), source)
+    run = run.absolute()
+    in_sweep = (run.parent / "sweep.json").is_file()
+    name = f"{run.parent.name}-{run.name}" if in_sweep else run.name
+    sweep = run.parent.name if in_sweep else ""
+    return Candidate(name, Genotype.load(source), source, read_json(run / "config.json"), _searched(run, sweep))
+
+
+def _searched(run: Path, sweep: str) -> dict[str, str]:
+    from cluster.tracking import identity
+
+    return ({"sweep": sweep} if sweep else {}) | {"trial": run.name, "run": identity(run.resolve())}
+
+
+def of_sweep(name: str, storage: Path, top: int) -> list[Candidate]:
+    """The `top` best genotypes of the sweep called `name`, best first.
+
+    Raises:
+        ValueError: there is no such sweep, it still runs, or fewer of its searches finished.
+    """
+    if top < 1:
+        raise ValueError(f"--top {top}: expected at least 1")
+    folder = storage / name
+    info = read_json(folder / "sweep.json")
+    if not info:
+        return _from_mlflow(name, storage, top)
+    if info.get("kind") == "evaluations":
+        raise ValueError(f"{folder} holds evaluations, no sweep of searches: name one with --from-sweep")
+    if Run(folder).busy:
+        raise ValueError(f"the sweep {folder} is still running: wait for its end")
+    ranked = ranking(read_trials(folder), str(info.get("objective") or OBJECTIVE))
+    best = [one.run for one in ranked if one.rank is not None and one.run.genotype is not None]
+    _enough(str(folder), len(best), top)
+    return [
+        Candidate(
+            run.folder.name,
+            run.genotype,
+            str(run.folder.absolute()),
+            run.config,
+            _searched(run.folder.absolute(), folder.name),
+        )
+        for run in best[:top]
+        if run.genotype is not None
+    ]
+
+
+def _enough(where: str, finished: int, top: int) -> None:
+    if finished < top:
+        raise ValueError(f"--top {top}: in {where} {finished} searches with a genotype have finished; ask for fewer")
+
+
+def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
+    """The same from what the sweep's mirror sent: ranked by the objective, genotype.json and config.json."""
+    from cluster.tracking import ENVIRONMENT, one_line, store_of
+
+    uri = store_of(None, storage)
+    missing = f"--from-sweep {name}: there is no sweep in {storage / name}"
+    if uri.startswith("sqlite") and not (storage / "mlflow.db").is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
+        raise ValueError(f"{missing}; name its --storage, or set MLFLOW_TRACKING_URI")
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(uri)
+    try:
+        runs = _trials(client, name)
+        if runs is None:
+            raise ValueError(f"{missing}, and none of that name in MLflow at {uri}")
+        _enough(f"MLflow's sweep {name}", len(runs), top)
+        return [_downloaded(client, run, name) for run in runs[:top]]
+    except MlflowException as error:
+        raise ValueError(f"{missing}, and MLflow at {uri} fails: {one_line(error)}") from None
+
+
+def _trials(client: MlflowClient, name: str) -> list[Any] | None:
+    """MLflow's runs of the finished trials of the sweep begun last under this name, best first; None: no such sweep."""
+    from cluster.tracking import EXPERIMENT
+
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    where = [experiment.experiment_id]
+    every = client.search_runs(where, "tags.kind = 'sweep'", max_results=1000)
+    sweeps = [run for run in every if run.data.tags["dasgm.run"].rpartition("@")[0] == name]
+    if not sweeps:
+        return None
+    sweep = max(sweeps, key=lambda run: run.info.start_time)
+    found = client.search_runs(where, f"tags.`mlflow.parentRunId` = '{sweep.info.run_id}'", max_results=1000)
+    done = [run for run in found if run.data.tags.get("state") == "finished" and OBJECTIVE in run.data.metrics]
+    return sorted(done, key=lambda run: run.data.metrics[OBJECTIVE], reverse=True)
+
+
+def _downloaded(client: MlflowClient, run: Any, sweep: str) -> Candidate:
+    number, key = run.info.run_id, run.data.tags["dasgm.run"]
+    trial = key.rpartition("/")[2]
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(client.download_artifacts(number, "genotype.json", folder)).read_text(encoding="utf-8")
+        config = read_json(Path(client.download_artifacts(number, "config.json", folder)))
+    searched = {"sweep": sweep, "trial": trial, "run": key, "mlflow_run": number}
+    return Candidate(trial, Genotype.from_json(text), f"MLflow run {number} ({sweep} {trial})", config, searched)
