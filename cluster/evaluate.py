@@ -308,7 +308,7 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Grou
     options = parse(flattened(Options, EvaluateConfig), [*rest, *placed], Options(config), prog, about)
     few = [one.name for one in candidates[:2]]
     few += [f"and-{len(candidates) - 2}"] if len(candidates) > 2 else []
-    first = [f"{sweep}-top{top}"] if sweep else few
+    first = [f"{Path(sweep).name}-top{top}"] if sweep else few
     name = "-".join(dict.fromkeys([*first, recipe, key_of(options.config.data)]))
     return Group(candidates, recipe, options, name, shlex.join([*prog.split(), *argv]))
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import finish, start, wait_for
+from commands import family, finish, left_over, start, wait_for
 from photographs import digit_pictures, encoded, write_folder
 from PIL import Image
 from scipy.stats import ttest_ind
@@ -339,7 +339,7 @@ def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch,
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
-    words = ["DARTS_V2", "--dataset=digits", "--epochs=6", "--data.limit=200", "--drop-path=0.3", *TINY]
+    words = ["DARTS_V2", "--dataset=digits", "--epochs=20", "--data.limit=200", "--drop-path=0.3", *TINY]
     words += ["--storage", str(tmp_path)]
     alone = start("-m", "dasgm", "evaluate", *words, "--name=alone")
     folder = tmp_path / "group"
@@ -349,6 +349,13 @@ def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
     wait_for(cut, lambda: len(read_lines(folder / "DARTS_V2-s0" / "metrics.jsonl")) >= 2)
     cut.send_signal(signal.SIGKILL)
     cut.communicate()
+    cut = start(*group)
+    wait_for(cut, lambda: "going on after" in (folder / "DARTS_V2-s0" / "log.txt").read_text())
+    everyone = family(cut)
+    cut.send_signal(signal.SIGINT)
+    code, out, err = finish(cut)
+    assert (code, err) == (130, "") and "To continue: python cluster/evaluate.py DARTS_V2" in out, (code, out, err)
+    assert not left_over(everyone) and Run(folder / "DARTS_V2-s0").about["state"] == "interrupted"
     code, out, err = finish(start(*group), 400)
     assert (code, err) == (0, ""), (code, out[-2000:], err)
     assert outcome(folder / "DARTS_V2-s0") == outcome(tmp_path / "alone")
@@ -360,7 +367,10 @@ def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
     before = [outcome(run.folder) for run in runs]
     code, out, err = finish(start(*group))
     assert (code, err) == (0, "") and "starting Ray" not in out and before == [outcome(run.folder) for run in runs]
-    assert client_of(tmp_path).get_experiment_by_name("dasgm")
+    code, out, err = finish(start(*group, "--seeds=3", "--time-budget=1"))
+    assert (code, err) == (0, "") and "not every evaluation came to its end" in out, (code, out[-2000:], err)
+    assert "(2 of 3 finished)" in (folder / "table.md").read_text()
+    assert before == [outcome(run.folder) for run in runs] and len(runs_of(client_of(tmp_path))) == 3
 
 
 @pytest.mark.slow
