@@ -6,6 +6,8 @@ python tests/loopback.py FOLDER VENV      FOLDER is scratch; the transcript goes
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import os
 import shutil
@@ -42,6 +44,8 @@ words=() last=
 for word; do [ "$last" = -i ] && word=${{word/#\\~/$HOME}}; words+=("$word"); last=$word; done
 exec /usr/bin/ssh -F {place}/ssh_config "${{words[@]}}"
 """
+# what Ray has for all clusters of a machine, whatever $TMPDIR says: here folders of our own are mounted over them
+SHARED = (Path("/tmp/ray"), Path(f"/tmp/ray_ssh_{hashlib.sha256(getpass.getuser().encode()).hexdigest()[:10]}"))
 NODES = {"head": "127.0.0.1", "worker": "127.0.0.2"}
 
 
@@ -107,14 +111,15 @@ def settings(place: Path, venv: Path) -> Path:
 
 
 def main(place: Path, venv: Path) -> None:
-    for name in (*NODES, "client", "tmp", "shared", "ray"):
+    for name in (*NODES, "client", "tmp", "shared", "ray", "ssh"):
         (place / name).mkdir()
     for name in ("dasgm", "cluster", "tuning", "pyproject.toml", "README.md", "constraints.txt"):
         source, copy = ROOT / name, place / "project" / name
         copy.parent.mkdir(exist_ok=True)
         shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
-    Path("/tmp/ray").mkdir(exist_ok=True)
-    subprocess.run(["mount", "--bind", place / "ray", "/tmp/ray"], check=True)
+    for name, folder in zip(("ray", "ssh"), SHARED, strict=True):
+        folder.mkdir(exist_ok=True)
+        subprocess.run(["mount", "--bind", place / name, folder], check=True)
     os.environ.update(
         HOME=str(place / "client"),
         PATH=f"{place}/bin:{venv}/bin:{os.environ['PATH']}",
