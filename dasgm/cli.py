@@ -167,6 +167,14 @@ def flattened(options: type, kind: type = SearchConfig) -> type:
     return options
 
 
+def without_config(options: type) -> type:
+    """`options` without flags for its field `config`."""
+    import tyro
+
+    options.__annotations__["config"] = Annotated[Any, tyro.conf.Suppress]
+    return options
+
+
 def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions, more: str = "") -> tuple[Chosen, Any]:
     """The command line of one search, alone or under Ray Train: its parts, then its settings; `more` for --help."""
     try:

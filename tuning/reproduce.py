@@ -12,14 +12,12 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from cluster.handover import HELP, hand_over
 from cluster.job import Workers
 from cluster.search import pretrained_first
-from dasgm.cli import Chosen, fail
+from dasgm.cli import Chosen, fail, parse, without_config
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.runs import write_atomic
@@ -32,7 +30,7 @@ from tuning.sweep import Placement, Sweep, carry_out, for_a_sweep
 class Options(Placement):
     """Which rows, with how many seeds, at what size."""
 
-    config: Annotated[Any, tyro.conf.Suppress] = None
+    config: Any = None
     table: str = ""
     """2, 4 or 6: the rows of that table."""
     rows: tuple[str, ...] = ()
@@ -140,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     prog = "python tuning/reproduce.py"
     try:
-        options = tyro.cli(Options, args=words, prog=prog, description=f"{__doc__}\n{HELP}")
+        options = parse(without_config(Options), words, Options(), prog, f"{__doc__}\n{HELP}")
         configs = options.configs()
         first = next(iter(configs.values()))
         size = "-small" if options.small else ""
