@@ -266,6 +266,9 @@ def test_flags_are_a_promise():
             "time_budget",
             "wait",
             "pretrain",
+            "then_imagenet",
+            "imagenet_set",
+            "top",
             "dry_run",
         ]
     )
