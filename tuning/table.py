@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dasgm.report import RunView, ranking, read_trials
@@ -52,7 +53,8 @@ def time_left(
             tails.append(ended - t[-1])
         if ended and run.state in ("finished", "stopped", "failed"):
             lasted.append(ended - asked[id(run)])
-    start, tail = _mean(starts), _mean(tails) if tails else typical
+    start = median(starts) if starts else 0.0  # one of them may have trained the GAN's warm-up for all
+    tail = _mean(tails) if tails else typical
     whole = start + epochs * typical + tail
     remaining = []
     for run in runs:
