@@ -6,7 +6,6 @@ python cluster/evaluate.py --from-sweep NAME --top 2 --dataset imagenet --data-d
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import shlex
@@ -22,7 +21,7 @@ from typing import Any, Literal
 
 from cluster import job
 from cluster.handover import HELP, hand_over
-from cluster.search import payload
+from cluster.search import attempt, payload
 from cluster.winners import Candidate, named, of_sweep
 from dasgm import recipes
 from dasgm.catalogue import show_config
@@ -32,7 +31,7 @@ from dasgm.evaluate_cli import configured
 from dasgm.genotype import KNOWN
 from dasgm.recipes import EvaluateConfig
 from dasgm.report import read_trials
-from dasgm.runs import FORMAT, Run, read_json, write_atomic
+from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_json, write_atomic
 from dasgm.tables import errors
 
 PLACES = ("--recipe", "--dataset", "--data-dir", "--storage", "--workers", "--from-sweep", "--top")
@@ -144,12 +143,8 @@ class Group:
         begun = read_json(self.folder / "sweep.json")
         if begun and begun.get("kind") != "evaluations":
             raise ValueError(f"{self.folder} is a sweep of searches; use another --name")
-        for key in asked | begun.get("mathematics", {}) if begun else {}:
-            old, new = begun["mathematics"].get(key), asked.get(key)
-            if old != new:
-                raise ValueError(
-                    f"{self.folder} began with {key} = {old!r}, asked is {new!r}; use another --name, or that value"
-                )
+        if begun and (key := first_difference(begun["mathematics"], asked)):
+            raise another(str(self.folder), key, begun["mathematics"], asked)
         for one in self.evaluations:
             known = Run(self.folder / one.name).about.get("mathematics", {}).get("genotype", one.digest)
             if known != one.digest:
@@ -169,8 +164,7 @@ class Group:
 
     def note(self, **changes: Any) -> None:
         """Change entries of sweep.json."""
-        path = self.folder / "sweep.json"
-        write_atomic(path, json.dumps(read_json(path) | changes, indent=1))
+        amend(self.folder / "sweep.json", **changes)
 
     def state(self, one: Evaluation) -> str:
         return str(Run(self.folder / one.name).about.get("state", ""))
@@ -273,14 +267,7 @@ def _lines(path: Path) -> list[str]:
 
 def one_evaluation(asked: dict[str, Any], workers: job.Workers, scratch: Path) -> str:
     """One evaluation as a Ray Train run in its own folder; '' or why it did not come to its end."""
-    try:
-        job.launch(job.evaluate, asked, workers, scratch)
-    except (RuntimeError, ValueError) as error:
-        # what befell the machine may pass, and the same command tries again; a user's mistake stays one
-        state = "failed" if isinstance(error, ValueError) else "interrupted"
-        Run(asked["folder"]).note(state=state, reason=str(error), ended=time.time())
-        return str(error)
-    return ""
+    return attempt(job.evaluate, asked, workers, scratch)
 
 
 def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Group:

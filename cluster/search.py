@@ -58,6 +58,28 @@ def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False)
     return [data.describe(), *data.notes]
 
 
+def attempt(
+    work: Callable[[dict[str, Any]], Any],
+    asked: dict[str, Any],
+    workers: Workers,
+    scratch: Path,
+    callbacks: list[Any] | None = None,
+) -> str:
+    """`work` on every worker, one of several such runs; its folder says how it ended. '' or why it did not end well."""
+    from dasgm.runs import Run
+
+    try:
+        launch(work, asked, workers, scratch, callbacks)
+    except (RuntimeError, ValueError) as error:
+        its = Run(asked["folder"])
+        if its.about.get("state") != "stopped":  # a stopped trial's workers are taken away from under it
+            # what befell the machine may pass, and the same command tries again; a user's mistake stays one
+            state = "failed" if isinstance(error, ValueError) else "interrupted"
+            its.note(state=state, reason=str(error), ended=time.time())
+        return str(error)
+    return ""
+
+
 def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, wait: float, what: str) -> None:
     """`work` on every worker, as one job that MLflow mirrors; what the workers say is printed.
 

@@ -232,26 +232,28 @@ def _search(argv: Sequence[str]) -> int:
 
             def first(wanted: PretrainConfig, place: Path) -> None:
                 named = {"name": place.name, "title": place.name, "command": command}
-                with _ending("pre-training", place, command, say):
+                with ending("pre-training", place, command, say):
                     pretrain.main(wanted, place, Seams(say=say, watch=watch, about=named, stoppable=True))
 
             config = pretrain.of_search(config, options.storage, first, say)
-        with _ending("search", folder, command, say):
+        with ending("search", folder, command, say):
             row = loop.main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
         say(_result(row, folder))
     return 0
 
 
 @contextmanager
-def _ending(what: str, folder: Path, command: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Tells of a run that does not come to its end."""
+def ending(
+    what: str, folder: Path, command: str, say: Callable[[str], None], saved: str = "everything"
+) -> Iterator[None]:
+    """Tells of a run that does not come to its end, and what of it is `saved`."""
     from dasgm.search import SearchFailed
     from dasgm.session import Interrupted
 
     try:
         yield
     except Interrupted:
-        say(f"stopped; everything is saved in {folder}. To continue: {command}")
+        say(f"stopped; {saved} is saved in {folder}. To continue: {command}")
         raise SystemExit(130) from None
     except SearchFailed as error:
         fail(f"the {what} failed: {error}; what came before is in {folder}", 1)
@@ -275,7 +277,7 @@ def _pretrain(argv: Sequence[str]) -> int:
 
     about = {"name": folder.name, "title": folder.name, "command": command}
     with progress() as (say, watch):
-        with _ending("pre-training", folder, command, say):
+        with ending("pre-training", folder, command, say):
             main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
         say(pretrained_line(folder))
     return 0

@@ -25,7 +25,17 @@ from dasgm.recipes import EvaluateConfig
 from dasgm.report import report as write_report
 from dasgm.runs import FORMAT, Run
 from dasgm.search import SearchFailed
-from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of
+from dasgm.session import (
+    Go,
+    Interrupted,
+    Row,
+    Seams,
+    called_again,
+    conduct,
+    device_of,
+    steady_threads,
+    tell_of_workers,
+)
 from dasgm.training import TOP, Batches, InMemory, Training
 
 if TYPE_CHECKING:
@@ -169,7 +179,7 @@ class _Loop:
     def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
         self.run, self.seams, self.stop = run, seams, stop
         state = broadcast(run.load(seams.say) if rank() == 0 else None)
-        self._threads()
+        steady_threads(run, self.config)
         device, config = device_of(self.config.device), self.config
         self.training = Training(self.genotype, config, len(self.data.classes), device, config.seed, "evaluate")
         if state:
@@ -186,32 +196,17 @@ class _Loop:
             self._epoch()
         return self._end()
 
-    def _threads(self) -> None:
-        """Sums depend on the number of threads: a run goes on with those it began with."""
-        begun = broadcast(self.run.about.get("threads") if rank() == 0 else None)
-        threads = begun or self.config.threads or torch.get_num_threads()
-        torch.set_num_threads(threads)
-        if rank() == 0:
-            self.run.note(threads=threads)
-
     def _restore(self, state: Row) -> None:
         self.training.W.load_state_dict(state["W"])
         self.epoch, self.hours, self.last = state["epoch"], state["hours"], state["last"]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
-        if state["workers"] != world_size():
-            self.seams.say(
-                f"it began on {state['workers']} worker(s) and goes on on {world_size()}: batches of "
-                f"{self.config.batch_size} a worker, so no longer what one run of either number gives"
-            )
+        tell_of_workers(state["workers"], self.config.batch_size, self.seams.say)
 
     def _finished(self) -> Row | None:
         """The result, where there is one already; else what is after the checkpoint is dropped."""
         rows = broadcast(self.run.rows() if rank() == 0 else None)
         if self.epoch >= self.config.epochs and rows and rows[-1].get("phase") == "result":
-            if rank() == 0:
-                self.run.note(state="finished", reason="", ended=rows[-1]["time"])
-                if not (self.run.folder / "report.html").exists():
-                    write_report(self.run.folder)
+            called_again(self.run, rows[-1])
             return rows[-1]
         if rank() == 0:
             self.run.cut(self.epoch)

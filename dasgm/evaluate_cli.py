@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dasgm import recipes
-from dasgm.cli import absolute, fail, flattened, parse, progress, take
+from dasgm.cli import absolute, ending, fail, flattened, parse, progress, take
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype
@@ -137,19 +137,13 @@ def evaluate(argv: Sequence[str]) -> int:
         print(describe_training(chosen.genotype, config))
         return 0
     from dasgm.evaluate import main
-    from dasgm.search import SearchFailed
-    from dasgm.session import Interrupted, Seams
+    from dasgm.session import Seams
 
     about = {"name": folder.name, "title": folder.name, "command": command}
     about |= {"recipe": chosen.recipe, "genotype": chosen.source}
     with progress() as (say, watch):
-        try:
+        with ending("training", folder, command, say, "every whole epoch"):
             row = main(chosen.genotype, config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
-        except Interrupted:
-            say(f"stopped; every whole epoch is saved in {folder}. To continue: {command}")
-            return 130
-        except SearchFailed as error:
-            fail(f"the training failed: {error}; what came before is in {folder}", 1)
         say(_trained(row, folder))
     return 0
 

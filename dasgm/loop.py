@@ -25,7 +25,7 @@ from dasgm.pretrained import Pretrained, chosen
 from dasgm.report import report as write_report
 from dasgm.runs import FORMAT, Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
-from dasgm.session import Go, Interrupted, Row, Seams, conduct
+from dasgm.session import Go, Interrupted, Row, Seams, called_again, conduct, steady_threads, tell_of_workers
 from dasgm.warmup import warm_up
 
 
@@ -104,9 +104,7 @@ class Loop:
         if state:
             self._restore(state)
             if finished := self._finished():
-                self.run_note(state="finished", reason="", ended=finished["time"])
-                if rank() == 0 and not (self.run.folder / "report.html").exists():
-                    write_report(self.run.folder)
+                called_again(self.run, finished)
                 return finished
             self._go_on()
         else:
@@ -134,12 +132,9 @@ class Loop:
             self.run.note(**changes)
 
     def _last(self) -> Row | None:
-        """The last checkpoint. Sums depend on the number of threads: a run goes on with those it began with."""
+        """The last checkpoint."""
         state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
-        begun = broadcast(self.run.about.get("threads") if rank() == 0 else None)
-        threads = begun or self.config.threads or torch.get_num_threads()
-        torch.set_num_threads(threads)
-        self.run_note(threads=threads)
+        steady_threads(self.run, self.config)
         return state
 
     def _call_judge(self) -> None:
@@ -159,11 +154,7 @@ class Loop:
         barrier()
         where = f", iteration {self.means.iterations}" if self.means.iterations else ""
         self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
-        if self.workers != world_size():
-            self.seams.say(
-                f"it began on {self.workers} worker(s) and goes on on {world_size()}: batches of "
-                f"{self.config.batch_size} a worker, so no longer what one run of either number gives"
-            )
+        tell_of_workers(self.workers, self.config.batch_size, self.seams.say)
 
     def _give_way(self) -> None:
         """Between two steps of what is not checkpointed: begun anew when the run goes on."""

@@ -56,6 +56,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def amend(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON object in a file."""
+    write_atomic(path, json.dumps(read_json(path) | changes, indent=1))
+
+
+def first_difference(begun: dict[str, Any], asked: dict[str, Any]) -> str | None:
+    """The first setting in which what is asked is not what was begun."""
+    return next((key for key in asked | begun if begun.get(key) != asked.get(key)), None)
+
+
+def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -> ValueError:
+    """`what` began with another value of the setting `key` than is asked now."""
+    return ValueError(
+        f"{what} began with {key} = {begun.get(key)!r}, asked is {asked.get(key)!r}; use another --name, or that value"
+    )
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a torn last line is left out."""
     rows = []
@@ -177,7 +194,7 @@ class Run:
     def note(self, **changes: Any) -> None:
         """Change entries of run.json; a sweep and its worker may both."""
         with exclusive(self.folder / "run.json.lock"):
-            write_atomic(self.folder / "run.json", json.dumps(self.about | changes, indent=1))
+            amend(self.folder / "run.json", **changes)
 
     def begin(self, config: Any, about: dict[str, Any], digests: dict[str, str]) -> None:
         """Write down what is asked, or compare it with what this folder began with.
@@ -192,17 +209,12 @@ class Run:
         asked = mathematics(config) | digests
         begun = self.about
         if begun.get("mathematics"):
-            differing = [k for k in asked | begun["mathematics"] if asked.get(k) != begun["mathematics"].get(k)]
-            if differing:
-                k = differing[0]
+            if k := first_difference(begun["mathematics"], asked):
                 if k in OTHERS:
                     raise ValueError(f"run {self.folder} began with {OTHERS[k]}; use another --name")
                 if k == "gan_checkpoint":
                     raise ValueError(f"run {self.folder} {_another_gan(begun['mathematics'].get(k), asked.get(k))}")
-                raise ValueError(
-                    f"run {self.folder} began with {k} = {begun['mathematics'].get(k)!r}, asked is {asked.get(k)!r}; "
-                    "use another --name, or that value"
-                )
+                raise another(f"run {self.folder}", k, begun["mathematics"], asked)
         else:
             begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
         fresh = {"state": "running", "reason": "", "ended": None} | who_am_i()
@@ -226,9 +238,7 @@ class Run:
         """Drop the lines after `epoch`: they are about to be computed again."""
         for name in ("metrics", "alphas"):
             path = self.folder / f"{name}.jsonl"
-            kept = [
-                r for r in read_lines(path) if r.get("epoch", 0) <= epoch and r.get("phase") not in ("best", "result")
-            ]
+            kept = [r for r in read_lines(path) if r.get("epoch", 0) <= epoch and r.get("phase") not in ENDS]
             write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
         for picture in (self.folder / "pictures").glob("*-*.png"):
             if int(picture.stem.rpartition("-")[2]) > epoch:

@@ -47,6 +47,32 @@ class Seams:
 Go = Callable[[Run, Seams, list[int]], Row]
 
 
+def steady_threads(run: Run, config: Any) -> None:
+    """Sums depend on the number of threads: a run goes on with those it began with."""
+    begun = broadcast(run.about.get("threads") if rank() == 0 else None)
+    threads = begun or config.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    if rank() == 0:
+        run.note(threads=threads)
+
+
+def tell_of_workers(began: int, batch_size: int, say: Callable[[str], None]) -> None:
+    """Says where a run goes on on another number of workers than the `began` that it began on."""
+    if began != world_size():
+        say(
+            f"it began on {began} worker(s) and goes on on {world_size()}: batches of "
+            f"{batch_size} a worker, so no longer what one run of either number gives"
+        )
+
+
+def called_again(run: Run, row: Row) -> None:
+    """A finished run, whose last row this is: its state is put right, and its page is there."""
+    if rank() == 0:
+        run.note(state="finished", reason="", ended=row["time"])
+        if not (run.folder / "report.html").exists():
+            write_report(run.folder)
+
+
 def device_of(name: str) -> str:
     """The device that `auto` means here. ValueError where the named one is not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -21,13 +21,6 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def count(module) -> int:
     return sum(p.numel() for p in module.parameters())
 

@@ -31,13 +31,6 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def weights(*modules: nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 

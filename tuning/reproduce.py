@@ -83,9 +83,9 @@ class Options(Placement):
             raise ValueError(f"row {frozen[0]} has a pre-trained GAN: add --pretrain, which trains it first")
         if self.pretrain and not frozen:
             raise ValueError("--pretrain: no row has a pre-trained GAN; leave it out")
-        for name in ("seeds", "workers_per_trial"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.seeds < 1:
+            raise ValueError(f"seeds {self.seeds}: expected at least 1")
+        super().__post_init__()
 
     def plan(self, configs: dict[str, SearchConfig]) -> Plan:
         """Seed by seed, so that what there is when it is cut short can be compared, and more seeds extend."""

@@ -23,11 +23,11 @@ from typing import Any
 
 from cluster import job
 from cluster.handover import HELP, hand_over
-from cluster.search import look_at_data, payload, pretrained_first
+from cluster.search import attempt, look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
-from dasgm.runs import FORMAT, Run, read_json, write_atomic
+from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_json
 from tuning import spaces
 from tuning.plan import Plan, rungs
 
@@ -116,13 +116,8 @@ class Sweep:
         if self.base.gan_checkpoint:
             asked["gan_checkpoint"] = read(self.base.gan_checkpoint).digest
         begun = read_json(self.folder / "sweep.json")
-        for key in asked | begun.get("mathematics", {}) if begun else {}:
-            old, new = begun["mathematics"].get(key), asked.get(key)
-            if old != new:
-                raise ValueError(
-                    f"sweep {self.folder} began with {key} = {old!r}, asked is {new!r}; "
-                    "use another --name, or that value"
-                )
+        if begun and (key := first_difference(begun["mathematics"], asked)):
+            raise another(f"sweep {self.folder}", key, begun["mathematics"], asked)
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
         machine = f"{job.cpus()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
         now = {
@@ -142,8 +137,7 @@ class Sweep:
 
     def note(self, **changes: Any) -> None:
         """Change entries of sweep.json."""
-        path = self.folder / "sweep.json"
-        write_atomic(path, json.dumps(read_json(path) | changes, indent=1))
+        amend(self.folder / "sweep.json", **changes)
 
     def pretrain(self, workers: job.Workers) -> None:
         """Make the pre-trained GAN that the searches begin with, unless it is there."""
@@ -230,14 +224,7 @@ class Trial:
 
         folder, about = Path(config["folder"]), json.loads(config["about"])
         asked = payload(from_json(json.loads(config["config"])), folder, self.cache, about)
-        try:
-            job.launch(job.search, asked, self.workers, self.scratch, [TuneReportCallback()])
-        except (RuntimeError, ValueError) as error:
-            run = Run(folder)
-            if run.about.get("state") != "stopped":  # a stopped trial's workers are taken away from under it
-                # what befell the machine may pass, and the same command tries again; a user's mistake stays one
-                state = "failed" if isinstance(error, ValueError) else "interrupted"
-                run.note(state=state, reason=str(error), ended=time.time())
+        attempt(job.search, asked, self.workers, self.scratch, [TuneReportCallback()])
 
 
 def _dirname(trial: Any) -> str:
