@@ -20,7 +20,7 @@ from dasgm.report import RunView
 from dasgm.runs import Run
 from tuning import spaces
 from tuning.plan import Plan, rungs
-from tuning.table import time_left
+from tuning.table import time_left, told
 from tuning.trials import METRIC, Halving, Proposer, open_study, settle
 
 BASE = preset("quickstart").config
@@ -296,6 +296,9 @@ def test_time_left_expects_a_trial_to_stop_as_often_as_others_did():
     guess = time_left(runs, 10, 7, 1, now + offset, offset, [2])
     assert guess == pytest.approx(20 + 0.5 * 80, rel=0.02)
     assert time_left(runs, 10, 7, 1, now + offset, offset) == pytest.approx(100, rel=0.02)  # where no rung is ahead
+    assert (sooner := time_left(runs, 10, 7, 1, now + offset, offset, [2], 0.0)) == pytest.approx(20, rel=0.02)
+    assert told(guess, sooner) == "about 60 s left (20 s if stopped at the next rung)"
+    assert told(100.0, 90.0) == "about 1.7 min left" and told(None, None) == ""
 
 
 def test_time_left_after_a_night_forgets_the_night():

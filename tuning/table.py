@@ -30,13 +30,16 @@ def time_left(
     now: float,
     since: float = 0.0,
     rungs: Sequence[int] = (),
+    chance: float | None = None,
 ) -> float | None:
     """Seconds until the sweep ends, or None before the first epochs say anything.
 
     A trial takes a while to start, its epochs, and what comes after the last one. A running trial goes by its own
-    pace, and past a rung as often as trials did so far; one not begun by the mean of those that ended (stopped ones
-    too). Only what happened after `since` counts: a sweep may have been continued after a night.
+    pace, and past a rung with this `chance`, by default as often as trials did so far; one not begun by the mean of
+    those that ended (stopped ones too). Only what happened after `since` counts: a sweep may have been continued after
+    a night.
     """
+    chance = _chance(runs, rungs) if chance is None else chance
     starts, tails, lasted = [], [], []
     asked = {id(run): run.info.get("asked") or run.info.get("started") or now for run in runs}
     times = {id(run): [r["time"] for r in run.metrics if METRIC in r and r["time"] >= since] for run in runs}
@@ -61,7 +64,7 @@ def time_left(
         if run.state in ("running", "waiting"):
             t, own = times[id(run)], pace.get(id(run), typical)
             ends = [*rungs, run.info.get("epochs", epochs)]
-            left = _expected(run.epochs, ends, _chance(runs, rungs), own, tail) + (0.0 if t else start)
+            left = _expected(run.epochs, ends, chance, own, tail) + (0.0 if t else start)
             remaining.append(max(0.0, left - (now - (t[-1] if t else asked[id(run)]))))
     begun = len([run for run in runs if run.state != "interrupted"])
     total = sum(remaining) + max(0, num_trials - begun) * (_mean(lasted) if lasted else whole)
@@ -83,6 +86,18 @@ def _expected(done: int, ends: Sequence[int], chance: float, pace: float, tail: 
             seconds, done = seconds + sure * (end - done) * pace, end
             sure *= chance if end != ends[-1] else 1.0
     return seconds + sure * tail
+
+
+def told(left: float | None, stopped: float | None) -> str:
+    """The time left, and where that differs much, what it is if the running trials are stopped at their next rung."""
+    if left is None or stopped is None:
+        return ""
+    sooner = f" ({_duration(stopped)} if stopped at the next rung)" if stopped < 0.75 * left else ""
+    return f"about {_duration(left)} left{sooner}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -123,8 +138,12 @@ class Board:
                 live.update(self._table())
 
     def _left(self, runs: Sequence[RunView]) -> str:
-        left = time_left(runs, self.epochs, self.num_trials, self.at_once, time.time(), self.begun, self.rungs)
-        return "" if left is None else f"about {left / 60:.1f} min left" if left >= 90 else f"about {left:.0f} s left"
+        return told(
+            *(
+                time_left(runs, self.epochs, self.num_trials, self.at_once, time.time(), self.begun, self.rungs, chance)
+                for chance in (None, 0.0)
+            )
+        )
 
     def _lines(self) -> None:
         """What is new since the last look, one line each."""
