@@ -54,7 +54,8 @@ def presets(argv: Sequence[str]) -> int:
     from dasgm import catalogue
     from dasgm.presets import preset
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    console = Console(highlight=False)
+    console.width = max(console.width, 180)  # a narrow terminal folds the table's lines, rather than a word be cut
     if asked.diff:
         console.print(catalogue.differences(*asked.diff))
     elif asked.name:
