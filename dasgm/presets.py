@@ -135,8 +135,8 @@ def small(config: SearchConfig) -> SearchConfig:
     return replace(size, gan=gan, **{name: getattr(config, name) for name in kept})
 
 
-def preset(name: str) -> Preset:
-    """The preset called `name`, or of the user's JSON file at that path.
+def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
+    """The preset called `name`, or of the user's JSON file at that path; `children`: the files that lead to it.
 
     Raises:
         ValueError: no such preset (the nearest is named), or a file that is not a preset.
@@ -150,14 +150,17 @@ def preset(name: str) -> Preset:
         own = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"preset {name}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"preset {name}: not JSON ({error})") from None
-    if not isinstance(own, dict) or set(own) - {"parent", "overrides"} or "parent" not in own:
+    overrides = own.get("overrides", {}) if isinstance(own, dict) else None
+    if not isinstance(overrides, dict) or set(own) - {"parent", "overrides"} or not isinstance(own.get("parent"), str):
         raise ValueError(f'preset {name}: expected {{"parent": NAME, "overrides": {{"gan.generator_lr": 1e-4}}}}')
-    parent = preset(str(own["parent"]))
+    if name in children:
+        raise ValueError(f"preset {name}: it is its own ancestor ({' -> '.join((*children, name))})")
+    parent = preset(own["parent"], (*children, name))
     try:
-        return Preset(override(parent.config, own.get("overrides", {})), f"{name}, from {own['parent']}")
-    except (ValueError, AttributeError) as error:
+        return Preset(override(parent.config, overrides), f"{name}, from {own['parent']}")
+    except ValueError as error:
         raise ValueError(f"preset {name}: {error}") from None
 
 

@@ -123,15 +123,28 @@ def test_listing_describing_and_comparing(tmp_path):
         ('{"parent": "pdarts", "overrides": {"method.operations": "8 5 3"}}', "method.operations"),
         ('{"parent": "pcdart"}', "did you mean 'pcdarts'"),
         ('{"overrides": {}}', "parent"),
+        ('{"parent": 3}', "expected"),
+        ('{"parent": "pdarts", "overrides": [1]}', "expected"),
+        ('{"parent": "mine.json"}', "its own ancestor (mine.json -> mine.json)"),
         ("[1]", "parent"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
-def test_own_preset_that_is_wrong_is_one_line(tmp_path, text, words):
-    path = tmp_path / "mine.json"
-    path.write_text(text)
-    done = dasgm("presets", "mine.json", cwd=tmp_path)
-    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_own_preset_that_is_wrong_is_one_line(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(ValueError) as refusal:
+        preset("mine.json")
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_own_preset_by_its_path(tmp_path):
+    (tmp_path / "mine.json").write_text('{"parent": "pdarts", "overrides": {"method.max_skips": 4}}')
+    assert preset(str(tmp_path / "mine.json")).config.method == replace(preset("pdarts").config.method, max_skips=4)
+    (tmp_path / "wrong.json").write_text('{"parent": "pdart"}')
+    done = dasgm("presets", "wrong.json", cwd=tmp_path)
+    assert done.returncode == 2 and "did you mean 'pdarts'" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_random_genotypes_are_uniform():
@@ -159,4 +172,10 @@ def test_random_command_writes_a_genotype(tmp_path):
     done = dasgm("random", "--seed", "7", "--output", "g.json", cwd=tmp_path)
     assert done.returncode == 0 and Genotype.load(tmp_path / "g.json") == Genotype.random(7)
     lost = dasgm("random", "--output", "nowhere/g.json", cwd=tmp_path)
-    assert lost.returncode == 2 and "nowhere" in lost.stderr and len(lost.stderr.splitlines()) == 1
+    assert lost.returncode == 2 and "'nowhere/g.json'" in lost.stderr and len(lost.stderr.splitlines()) == 1
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        Genotype.random(7).save(tmp_path / "folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"g.json", "folder"}, "nothing half-written is left"
+    with pytest.raises(ValueError, match="seed -7: expected at least 0"):
+        Genotype.random(-7)
