@@ -190,7 +190,7 @@ class Loop:
             raise SearchFailed(f"epoch {epoch}, stage 3 (architecture): its parameters are not finite")
         self._agree(epoch)
         row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
-        row |= architecture_metrics(search.relaxation(), search.genotype())
+        row |= architecture_metrics(search.stage, search.relaxation())
         if self.config.hessian_every and epoch % self.config.hessian_every == 0:
             row["arch/hessian_eigenvalue"] = search.hessian()
         seconds = self.spent + time.monotonic() - begun

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from dasgm.bilevel import Player, dominant_eigenvalue
 from dasgm.config import SearchConfig, mathematics, override
-from dasgm.genotype import PRIMITIVES, Genotype
+from dasgm.genotype import PRIMITIVES
 from dasgm.loop import Seams, main
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import EDGES, Relaxation
@@ -236,12 +236,20 @@ def test_collapse_ends_a_stage_once_architecture_steps_have_begun():
 
 
 def test_skips_and_entropy_are_counted():
-    cell = tuple((name, 0) for name in ("skip_connect", "skip_connect", *("sep_conv_3x3",) * 6))
-    other = tuple((name, 1) for name in ("skip_connect", *("max_pool_3x3",) * 7))
-    even = [[0.125] * 8] * EDGES
-    sharp = [[1.0] + [0.0] * 7] * EDGES
-    found = architecture_metrics(Relaxation(even, sharp), Genotype(cell, INPUTS, other, INPUTS))
-    assert found["arch/skips_normal"] == 2 and found["arch/skips_reduce"] == 1
+    """On hand-made weights: of the edges 0 to 4, into the first two nodes, those with a skip connection ahead."""
+
+    def weights(skips: tuple[int, ...]) -> list[list[float]]:
+        ahead = [3 if edge in skips else 4 for edge in range(EDGES)]  # of PRIMITIVES: skip_connect, sep_conv_3x3
+        return [[0.3 if i == best else 0.1 for i in range(8)] for best in ahead]
+
+    even, sharp = [[0.125] * 8] * EDGES, [[0.0] * 4 + [1.0] + [0.0] * 3] * EDGES
+    relaxation = Relaxation(weights((0, 1, 2, 3)), weights((1,)))
+    for method in (darts, pdarts):  # whose genotype has 2 at most
+        found = architecture_metrics(method.Config().first(), relaxation)
+        assert found["arch/skips_normal"] == 4 and found["arch/skips_reduce"] == 1
+    capped = pdarts.Config().genotype(pdarts.Config().first(), relaxation)
+    assert sum(name == "skip_connect" for name, _ in capped.normal) == 2
+    found = architecture_metrics(darts.Config().first(), Relaxation(even, sharp))
     assert found["arch/entropy_normal"] == pytest.approx(2.0794415) and found["arch/entropy_reduce"] < 1e-9
 
 
@@ -278,6 +286,29 @@ def test_stage_change_keeps_the_gan_and_renews_the_rest():
         assert all(p.requires_grad for p in player.params.values())
     assert {len(names) for names in search.stage.normal_operations} == {5}
     assert len(set(search.stage.normal_operations)) > 1
+
+
+@dataclass(frozen=True)
+class Uneven(darts.Config):
+    """Two stages, the second longer than the first."""
+
+    def outline(self):
+        first = self.first()
+        return first, replace(first, index=1, epochs=3 * first.epochs)
+
+    def next(self, stage, relaxation):
+        return self.outline()[1] if stage.index == 0 else None
+
+
+def test_stages_of_different_lengths_go_on_where_they_were():
+    config = small()
+    config = replace(config, method=Uneven(epochs=2, cells=3, channels=2))
+    search, again = (Search(config, config.data.load(None)) for _ in range(2))
+    assert config.method.total_epochs == 8
+    search.enter(config.method.next(search.stage, search.relaxation()))
+    search.left = 4
+    again.load_state_dict(copy.deepcopy(search.state_dict()))
+    assert (again.stage, again.left, again.epoch) == (search.stage, 4, 2)
 
 
 class Killed(BaseException):
