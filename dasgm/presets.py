@@ -178,6 +178,15 @@ def with_gan(config: SearchConfig, key: str) -> SearchConfig:
     return override(config, {"gan": key})
 
 
+def with_method(config: SearchConfig, key: str) -> SearchConfig:
+    """The same search by another method; a small search gets it at its small size."""
+    sizes = {method: PRESETS[name].config.method for method, name in SMALL.items()}
+    small_ones = (PRESETS["quickstart"].config.method, *sizes.values())
+    if key in sizes and config.method in small_ones and key != key_of(config.method):
+        return replace(config, method=sizes[key])
+    return override(config, {"method": key})
+
+
 def with_dataset(config: Any, key: str) -> Any:
     """The same search (or evaluation) on another data set: what both kinds of settings share (size, split) is kept."""
     kind = plugin("data", key)

@@ -13,7 +13,7 @@ import pytest
 
 from dasgm.config import from_json, key_of, override, to_json
 from dasgm.genotype import CHOOSABLE, Genotype
-from dasgm.presets import PRESETS, difference, preset
+from dasgm.presets import PRESETS, difference, preset, with_method
 
 SMALL = {"quickstart", "cifar10-smoke", "cifar10-smoke-pdarts", "cifar10-smoke-pcdarts"}
 PAPER = sorted(set(PRESETS) - SMALL)
@@ -64,6 +64,8 @@ def test_rows_differ_in_what_their_name_says(name):
         portion = next((n / 100 for n in (30, 50, 70) if f"val{n}" in name), 0.0)
         assert config.val_portion == config.real_portion == portion
         assert config.freeze_gan == (portion > 0)
+        of_order = any("the order is not given: second" in choice for choice in preset(name).choices)
+        assert of_order == (portion > 0 and config.order == "second")
         assert config.searches_discriminator == (name == "dasgm-darts")  # first order keeps the stock discriminator
     else:
         assert config.gan is None and config.real_portion == 1.0
@@ -100,6 +102,18 @@ def test_difference_is_what_sets_two_apart():
     found = difference(config, other)
     assert found["method.key"] == ("pcdarts", "pdarts") and found["method.partial"] == (4, None)
     assert difference(config, config) == {}
+
+
+def test_a_small_search_gets_another_method_at_its_small_size():
+    for name in ("quickstart", "cifar10-smoke", "cifar10-smoke-pdarts"):
+        config = preset(name).config
+        for key in ("darts", "pdarts", "pcdarts"):
+            method = with_method(config, key).method
+            assert key_of(method) == key and method.cells <= 3 and method.channels <= 8 and method.total_epochs <= 6
+        assert with_method(config, key_of(config.method)) == config
+    assert with_method(preset("dasgm-darts").config, "pdarts").method == preset("pdarts").config.method
+    with pytest.raises(ValueError, match="did you mean 'pdarts'"):
+        with_method(preset("quickstart").config, "pdart")
 
 
 def test_listing_describing_and_comparing(tmp_path):
