@@ -19,7 +19,7 @@ from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
 from dasgm.memory import advice
-from dasgm.networks.network import Network
+from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.report import report as write_report
@@ -55,6 +55,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             f"batch-size {config.batch_size} on {workers} worker(s) needs {n} images in J_1 and in J_2, "
             f"there are {smallest}; choose a smaller --batch-size"
         )
+    check_image_size("cifar", data.image_size)
     with torch.device("meta"):
         for stage in config.method.outline():
             Supernet(stage, len(data.classes))

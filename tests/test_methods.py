@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dasgm.config import keys, override, plugin
 from dasgm.genotype import Genotype
+from dasgm.loop import fits
 from dasgm.presets import preset
 from dasgm.search import Search, _tuples
 
@@ -36,6 +38,16 @@ def test_stages_end_with_a_valid_genotype(key):
         assert following.index == search.stage.index + 1
         search.enter(following)
         assert stages < 20, "the stages do not end"
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_images_that_the_supernet_cannot_take_are_refused_before_work_starts(key):
+    config = replace(preset("darts-1st").config, method=plugin("methods", key)())
+    data = SimpleNamespace(J1=range(99), J2=range(99), classes=range(7), image_size=28)  # as of a data set of one's own
+    fits(config, data, 1)
+    data.image_size = 30
+    with pytest.raises(ValueError, match="image size 30: .* multiple of 4"):
+        fits(config, data, 1)
 
 
 @pytest.mark.parametrize("key", METHODS)
