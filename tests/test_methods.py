@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from test_data import cifar_like, png, random_pictures, write_parquet
 
 from dasgm.config import keys, override, plugin
 from dasgm.genotype import Genotype
 from dasgm.loop import fits
-from dasgm.presets import preset
-from dasgm.search import Search, _tuples
+from dasgm.presets import preset, with_dataset
+from dasgm.search import LOSSES, Search, _tuples
 
 METHODS = keys("methods")
 
@@ -38,6 +40,25 @@ def test_stages_end_with_a_valid_genotype(key):
         assert following.index == search.stage.index + 1
         search.enter(following)
         assert stages < 20, "the stages do not end"
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_hundred_classes_with_a_gan(tmp_path, key):
+    """CIFAR-100's layout: its fine labels reach the supernet's head and the generator."""
+    cifar_like(tmp_path, 200, {"fine_label": [i % 100 for i in range(200)], "coarse_label": [0] * 200})
+    fine = {"fine_label": [i % 100 for i in range(20)]}
+    write_parquet(tmp_path / "test.parquet", [png(p) for p in random_pictures(20)], fine)
+    tiny = {"gan.channels": 4, "gan.shared_dim": 8, "batch_size": 16, "data.image_size": 16, "val_portion": 0.3}
+    config = override(with_dataset(preset("quickstart").config, "cifar100"), {**tiny, "data.holdout": 0.0})
+    config = replace(config, method=plugin("methods", key)(epochs=1, cells=3, channels=8, arch_start_epoch=0))
+    data = config.data.load(str(tmp_path))
+    fits(config, data, 1)
+    search = Search(config, data)
+    search.schedule()
+    losses = search.iterate()
+    assert search.supernet.head.out_features == 100
+    assert set(LOSSES) <= set(losses) and all(value.isfinite() for value in losses.values())
+    assert float(losses["classifier"]) == pytest.approx(math.log(100), rel=0.2)  # nothing is learnt yet
 
 
 @pytest.mark.parametrize("key", METHODS)
