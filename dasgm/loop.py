@@ -230,6 +230,11 @@ class Loop:
                 f"stage {stage.index + 1} of {stages}: {stage.cells} cells, {operations} operations an edge, "
                 f"{search.size:,} weights in the supernet"
             )
+        if search.stage.arch_start_epoch >= search.stage.epochs:
+            self.seams.say(
+                f"no architecture step is taken: they begin at epoch {search.stage.arch_start_epoch} (from 0) of "
+                f"{search.stage.epochs}, so the architecture stays as it was drawn; lower --method.arch-start-epoch"
+            )
 
     def _tell(self, row: Row, epochs: int) -> None:
         gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""

@@ -347,6 +347,29 @@ def test_a_kill_in_any_stage_goes_on_exactly_there(tmp_path):
         assert any(line.startswith(f"going on after epoch {kill[0] - 1}") for line in said)
 
 
+def test_collapse_ends_every_stage_and_the_search_ends_once(tmp_path):
+    torch.set_num_threads(1)
+    config = small(**{"stop_entropy": 9.0, "proxy.epochs": 0, "data.limit": 80})
+    method = pdarts.Config(epochs=3, cells=3, channels=2, arch_start_epoch=1, added_cells=(0, 0, 0))
+    config = replace(config, method=method)
+    said: list[str] = []
+    row = main(config, tmp_path / "run", Seams(say=said.append))
+    phases = [line["phase"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert phases == [*(f"search {s}" for s in (1, 1, 2, 2, 3, 3)), "best"]
+    assert [line.split(":")[0] for line in said if "stopped early" in line] == [
+        f"stopped early after epoch {epoch}" for epoch in (2, 4, 6)
+    ]
+    assert not any("no architecture step" in line for line in said)
+    assert main(config, tmp_path / "run", Seams(say=said.append)) == row
+
+
+def test_a_stage_without_architecture_steps_says_so(tmp_path):
+    config = small(**{"proxy.epochs": 0, "data.limit": 80, "method.epochs": 1, "method.arch_start_epoch": 1})
+    said: list[str] = []
+    main(config, tmp_path / "run", Seams(say=said.append))
+    assert sum("no architecture step is taken: they begin at epoch 1 (from 0) of 1" in line for line in said) == 1
+
+
 def test_more_epochs_of_a_stage_are_another_search():
     """What a stage dropped after 2 epochs is not what it drops after 3."""
     assert "method.epochs" in mathematics(staged()) and "method.epochs" not in mathematics(small())

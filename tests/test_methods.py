@@ -21,7 +21,7 @@ METHODS = keys("methods")
 
 def search_with(key: str) -> Search:
     config = override(preset("quickstart").config, {"gan": "none", "batch_size": 16, "data.limit": 200})
-    config = replace(config, method=plugin("methods", key)(epochs=1, cells=3, channels=8))
+    config = replace(config, method=plugin("methods", key)(epochs=1, cells=3, channels=8, arch_start_epoch=0))
     return Search(config, config.data.load(None))
 
 
@@ -104,5 +104,6 @@ def test_resume_is_bit_equal(key):
     for search in (one, other):
         search.schedule()
         search.iterate()
+    assert one.A.steps == other.A.steps == 2
     for a, b in ((one.W, other.W), (one.A, other.A)):
         assert all(torch.equal(p, b.params[k]) for k, p in a.params.items())

@@ -156,6 +156,10 @@ def test_own_preset_that_is_wrong_is_one_line(tmp_path, monkeypatch, text, words
 def test_own_preset_by_its_path(tmp_path):
     (tmp_path / "mine.json").write_text('{"parent": "pdarts", "overrides": {"method.max_skips": 4}}')
     assert preset(str(tmp_path / "mine.json")).config.method == replace(preset("pdarts").config.method, max_skips=4)
+    two = {"method.operations": [8, 4], "method.added-cells": [0, 3], "method.skip_dropout_rates": [0.0, 0.5]}
+    (tmp_path / "two.json").write_text(json.dumps({"parent": "pdarts", "overrides": two}))
+    stages = preset(str(tmp_path / "two.json")).config.method.outline()
+    assert [(stage.cells, len(stage.normal_operations[0])) for stage in stages] == [(5, 8), (8, 4)]
     (tmp_path / "wrong.json").write_text('{"parent": "pdart"}')
     done = dasgm("presets", "wrong.json", cwd=tmp_path)
     assert done.returncode == 2 and "did you mean 'pdarts'" in done.stderr and len(done.stderr.splitlines()) == 1
