@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import dasgm
 from dasgm import verbs
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
-from dasgm.presets import PRESETS, preset, with_dataset, with_gan
+from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 
 USAGE = """\
 dasgm: differentiable architecture search with a generative model
@@ -99,7 +99,8 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
         config = with_dataset(config, parts.pop("data"))
     if "gan" in parts:
         config = with_gan(config, parts.pop("gan"))
-    config = override(config, parts)
+    if "method" in parts:
+        config = with_method(config, parts["method"])
     return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published)
 
 

@@ -106,7 +106,9 @@ class Genotype:
     @classmethod
     def random(cls, seed: int) -> Genotype:
         """Uniform over the cells of the DARTS space: two different inputs into each of four nodes, any operation but
-        `none` on each edge. The same for the same seed."""
+        `none` on each edge. The same for the same seed, a number of at least 0 (else ValueError)."""
+        if seed < 0:  # Random(-7) is Random(7)
+            raise ValueError(f"seed {seed}: expected at least 0")
         draw = random.Random(seed)
 
         def cell() -> tuple[Edge, ...]:
@@ -117,11 +119,15 @@ class Genotype:
         return cls(cell(), nodes, cell(), nodes)
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON form, whole or not at all."""
+        """Write the JSON form, whole or not at all. OSError names the path."""
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def derive(

@@ -19,7 +19,7 @@ from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
 from dasgm.memory import advice
-from dasgm.networks.network import Network
+from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.report import report as write_report
@@ -55,6 +55,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             f"batch-size {config.batch_size} on {workers} worker(s) needs {n} images in J_1 and in J_2, "
             f"there are {smallest}; choose a smaller --batch-size"
         )
+    check_image_size("cifar", data.image_size)
     with torch.device("meta"):
         for stage in config.method.outline():
             Supernet(stage, len(data.classes))
@@ -190,7 +191,7 @@ class Loop:
             raise SearchFailed(f"epoch {epoch}, stage 3 (architecture): its parameters are not finite")
         self._agree(epoch)
         row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
-        row |= architecture_metrics(search.relaxation(), search.genotype())
+        row |= architecture_metrics(search.stage, search.relaxation())
         if self.config.hessian_every and epoch % self.config.hessian_every == 0:
             row["arch/hessian_eigenvalue"] = search.hessian()
         seconds = self.spent + time.monotonic() - begun
@@ -228,6 +229,11 @@ class Loop:
             self.seams.say(
                 f"stage {stage.index + 1} of {stages}: {stage.cells} cells, {operations} operations an edge, "
                 f"{search.size:,} weights in the supernet"
+            )
+        if search.stage.arch_start_epoch >= search.stage.epochs:
+            self.seams.say(
+                f"no architecture step is taken: they begin at epoch {search.stage.arch_start_epoch} (from 0) of "
+                f"{search.stage.epochs}, so the architecture stays as it was drawn; lower --method.arch-start-epoch"
             )
 
     def _tell(self, row: Row, epochs: int) -> None:

@@ -22,7 +22,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def advice(config: SearchConfig, data: Any) -> str:
     """Names the batch, cells and channels that did not fit, and the first smaller ones that do.
 
-    Takes a real iteration with half the batch, a quarter, ..., then with half the channels; on one device.
+    Takes a real iteration of each stage, with half the batch, a quarter, ..., then half the channels; on one device.
     """
     asked = f"batch {config.batch_size}, {config.method.cells} cells and {config.method.channels} channels do not fit"
     if _fits(config, data):
@@ -44,18 +44,21 @@ def _smaller(config: SearchConfig) -> Any:
     while batch >= 2:
         yield replace(config, batch_size=batch)
         batch //= 2
-    channels = config.method.channels // 4 * 2
-    while channels >= 2:
+    least = 2 * config.method.first().partial  # a supernet's width is a multiple of it
+    channels = config.method.channels // (2 * least) * least
+    while channels:
         yield override(replace(config, batch_size=2), {"method.channels": channels})
-        channels = channels // 4 * 2
+        channels = channels // (2 * least) * least
 
 
 def _fits(config: SearchConfig, data: Any) -> bool:
     def iterate() -> None:
         search = Search(config, data)
-        search.schedule()
-        search.left = max(1, search.stage.epochs - search.stage.arch_start_epoch)
-        search.iterate()
+        for stage in config.method.outline():
+            search.enter(stage)
+            search.left = max(1, stage.epochs - stage.arch_start_epoch)
+            search.schedule()
+            search.iterate()
 
     return _succeeds(iterate)
 

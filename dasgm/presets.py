@@ -135,8 +135,8 @@ def small(config: SearchConfig) -> SearchConfig:
     return replace(size, gan=gan, **{name: getattr(config, name) for name in kept})
 
 
-def preset(name: str) -> Preset:
-    """The preset called `name`, or of the user's JSON file at that path.
+def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
+    """The preset called `name`, or of the user's JSON file at that path; `children`: the files that lead to it.
 
     Raises:
         ValueError: no such preset (the nearest is named), or a file that is not a preset.
@@ -150,14 +150,17 @@ def preset(name: str) -> Preset:
         own = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"preset {name}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"preset {name}: not JSON ({error})") from None
-    if not isinstance(own, dict) or set(own) - {"parent", "overrides"} or "parent" not in own:
+    overrides = own.get("overrides", {}) if isinstance(own, dict) else None
+    if not isinstance(overrides, dict) or set(own) - {"parent", "overrides"} or not isinstance(own.get("parent"), str):
         raise ValueError(f'preset {name}: expected {{"parent": NAME, "overrides": {{"gan.generator_lr": 1e-4}}}}')
-    parent = preset(str(own["parent"]))
+    if name in children:
+        raise ValueError(f"preset {name}: it is its own ancestor ({' -> '.join((*children, name))})")
+    parent = preset(own["parent"], (*children, name))
     try:
-        return Preset(override(parent.config, own.get("overrides", {})), f"{name}, from {own['parent']}")
-    except (ValueError, AttributeError) as error:
+        return Preset(override(parent.config, overrides), f"{name}, from {own['parent']}")
+    except ValueError as error:
         raise ValueError(f"preset {name}: {error}") from None
 
 
@@ -173,6 +176,15 @@ def with_gan(config: SearchConfig, key: str) -> SearchConfig:
     if key in SMALL_GANS and config.gan in (SMALL_BIGGAN, *SMALL_GANS.values()) and key != key_of(config.gan):
         return replace(config, gan=SMALL_GANS[key])
     return override(config, {"gan": key})
+
+
+def with_method(config: SearchConfig, key: str) -> SearchConfig:
+    """The same search by another method; a small search gets it at its small size."""
+    sizes = {method: PRESETS[name].config.method for method, name in SMALL.items()}
+    small_ones = (PRESETS["quickstart"].config.method, *sizes.values())
+    if key in sizes and config.method in small_ones and key != key_of(config.method):
+        return replace(config, method=sizes[key])
+    return override(config, {"method": key})
 
 
 def with_dataset(config: Any, key: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from dasgm.adversary import Adversary, NoGan, networks
 from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import average, rank, world_size
+from dasgm.genotype import derive
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks.supernet import Architecture, Supernet
 
@@ -249,9 +250,9 @@ class Search:
         """Go back to where `state_dict` was taken; the stage's length is the configuration's (more epochs go on)."""
         stage = Stage(**{k: _tuples(v) for k, v in state["stage"].items()})
         self.enter(stage)
-        longer = self.config.method.epochs - stage.epochs
-        self.stage = Stage(**asdict(stage) | {"epochs": stage.epochs + longer})
-        self.left, self.iteration = state["left"] + longer, state["iteration"]
+        epochs = self.config.method.outline()[stage.index].epochs
+        self.stage = replace(stage, epochs=epochs)
+        self.left, self.iteration = state["left"] + epochs - stage.epochs, state["iteration"]
         G, E, B = self.gan.players
         for name, player in {"W": self.W, "A": self.A, "G": G, "E": E, "B": B}.items():
             player.load_state_dict(state[name])
@@ -270,18 +271,19 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def architecture_metrics(relaxation: Relaxation, genotype: Genotype) -> dict[str, float]:
-    """Mean entropy over edges (nats) and number of skip connections chosen, of each cell."""
-
-    def entropy(rows: Any) -> float:
-        return sum(-sum(w * math.log(max(w, 1e-12)) for w in row) for row in rows) / len(rows)
-
-    return {
-        "arch/entropy_normal": entropy(relaxation.normal),
-        "arch/entropy_reduce": entropy(relaxation.reduce),
-        "arch/skips_normal": sum(op == "skip_connect" for op, _ in genotype.normal),
-        "arch/skips_reduce": sum(op == "skip_connect" for op, _ in genotype.reduce),
+def architecture_metrics(stage: Stage, relaxation: Relaxation) -> dict[str, float]:
+    """Mean entropy over edges (nats) and number of skip connections that the weights choose, of each cell: what a
+    method caps (P-DARTS) is counted whole, or the cap would hide the collapse."""
+    cells = {
+        "normal": (stage.normal_operations, relaxation.normal, relaxation.normal_edges),
+        "reduce": (stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges),
     }
+    found: dict[str, float] = {}
+    for name, (operations, weights, edges) in cells.items():
+        entropy = -sum(w * math.log(max(w, 1e-12)) for row in weights for w in row) / len(weights)
+        skips = sum(chosen == "skip_connect" for chosen, _ in derive(operations, weights, edges))
+        found |= {f"arch/entropy_{name}": entropy, f"arch/skips_{name}": skips}
+    return found
 
 
 class Means:

@@ -28,13 +28,13 @@ def random(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
     )
-    parser.add_argument("--seed", type=int, default=0, help="which one (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="which one, from 0 on (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("genotype.json"), help="default: genotype.json")
     asked = parser.parse_args(list(argv))
     from dasgm.genotype import Genotype
 
     Genotype.random(asked.seed).save(asked.output)
-    print(f"{asked.output}  (draw it: dasgm draw {asked.output})")
+    print(f"{asked.output}  (train it: dasgm evaluate {asked.output}; draw it: dasgm draw {asked.output})")
     return 0
 
 
@@ -54,7 +54,8 @@ def presets(argv: Sequence[str]) -> int:
     from dasgm import catalogue
     from dasgm.presets import preset
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    console = Console(highlight=False)
+    console.width = max(console.width, 180)  # a narrow terminal folds the table's lines, rather than a word be cut
     if asked.diff:
         console.print(catalogue.differences(*asked.diff))
     elif asked.name:

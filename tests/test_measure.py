@@ -159,6 +159,14 @@ def test_stages_of_pdarts_are_bounded_by_their_extremes() -> None:
         assert bounds["multiply_adds"] == [multiply_adds for _, multiply_adds in extremes]
 
 
+def test_estimates_of_later_stages_are_made_on_the_dearest() -> None:
+    """What `--dry-run` times, and what memory is tried on, is no cheaper than what may survive."""
+    method = preset("pdarts").config.method
+    for bounds, outlined in zip(progressive(), method.outline(), strict=True):
+        most = bounds["supernet_parameters"], bounds["multiply_adds"]
+        assert exact(outlined) == tuple(value if isinstance(value, int) else value[1] for value in most)
+
+
 def test_cells_of_both_types_are_bounded_for_themselves() -> None:
     """Edges of normal cells keep five operations, of reduction cells three."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from dasgm.bilevel import Player, dominant_eigenvalue
 from dasgm.config import SearchConfig, mathematics, override
-from dasgm.genotype import PRIMITIVES, Genotype
+from dasgm.genotype import PRIMITIVES
 from dasgm.loop import Seams, main
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import EDGES, Relaxation
@@ -236,12 +236,20 @@ def test_collapse_ends_a_stage_once_architecture_steps_have_begun():
 
 
 def test_skips_and_entropy_are_counted():
-    cell = tuple((name, 0) for name in ("skip_connect", "skip_connect", *("sep_conv_3x3",) * 6))
-    other = tuple((name, 1) for name in ("skip_connect", *("max_pool_3x3",) * 7))
-    even = [[0.125] * 8] * EDGES
-    sharp = [[1.0] + [0.0] * 7] * EDGES
-    found = architecture_metrics(Relaxation(even, sharp), Genotype(cell, INPUTS, other, INPUTS))
-    assert found["arch/skips_normal"] == 2 and found["arch/skips_reduce"] == 1
+    """On hand-made weights: of the edges 0 to 4, into the first two nodes, those with a skip connection ahead."""
+
+    def weights(skips: tuple[int, ...]) -> list[list[float]]:
+        ahead = [3 if edge in skips else 4 for edge in range(EDGES)]  # of PRIMITIVES: skip_connect, sep_conv_3x3
+        return [[0.3 if i == best else 0.1 for i in range(8)] for best in ahead]
+
+    even, sharp = [[0.125] * 8] * EDGES, [[0.0] * 4 + [1.0] + [0.0] * 3] * EDGES
+    relaxation = Relaxation(weights((0, 1, 2, 3)), weights((1,)))
+    for method in (darts, pdarts):  # whose genotype has 2 at most
+        found = architecture_metrics(method.Config().first(), relaxation)
+        assert found["arch/skips_normal"] == 4 and found["arch/skips_reduce"] == 1
+    capped = pdarts.Config().genotype(pdarts.Config().first(), relaxation)
+    assert sum(name == "skip_connect" for name, _ in capped.normal) == 2
+    found = architecture_metrics(darts.Config().first(), Relaxation(even, sharp))
     assert found["arch/entropy_normal"] == pytest.approx(2.0794415) and found["arch/entropy_reduce"] < 1e-9
 
 
@@ -280,6 +288,29 @@ def test_stage_change_keeps_the_gan_and_renews_the_rest():
     assert len(set(search.stage.normal_operations)) > 1
 
 
+@dataclass(frozen=True)
+class Uneven(darts.Config):
+    """Two stages, the second longer than the first."""
+
+    def outline(self):
+        first = self.first()
+        return first, replace(first, index=1, epochs=3 * first.epochs)
+
+    def next(self, stage, relaxation):
+        return self.outline()[1] if stage.index == 0 else None
+
+
+def test_stages_of_different_lengths_go_on_where_they_were():
+    config = small()
+    config = replace(config, method=Uneven(epochs=2, cells=3, channels=2))
+    search, again = (Search(config, config.data.load(None)) for _ in range(2))
+    assert config.method.total_epochs == 8
+    search.enter(config.method.next(search.stage, search.relaxation()))
+    search.left = 4
+    again.load_state_dict(copy.deepcopy(search.state_dict()))
+    assert (again.stage, again.left, again.epoch) == (search.stage, 4, 2)
+
+
 class Killed(BaseException):
     """As if the process were gone."""
 
@@ -314,6 +345,29 @@ def test_a_kill_in_any_stage_goes_on_exactly_there(tmp_path):
         found, said = run(folder)
         assert found == undisturbed, kill
         assert any(line.startswith(f"going on after epoch {kill[0] - 1}") for line in said)
+
+
+def test_collapse_ends_every_stage_and_the_search_ends_once(tmp_path):
+    torch.set_num_threads(1)
+    config = small(**{"stop_entropy": 9.0, "proxy.epochs": 0, "data.limit": 80})
+    method = pdarts.Config(epochs=3, cells=3, channels=2, arch_start_epoch=1, added_cells=(0, 0, 0))
+    config = replace(config, method=method)
+    said: list[str] = []
+    row = main(config, tmp_path / "run", Seams(say=said.append))
+    phases = [line["phase"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert phases == [*(f"search {s}" for s in (1, 1, 2, 2, 3, 3)), "best"]
+    assert [line.split(":")[0] for line in said if "stopped early" in line] == [
+        f"stopped early after epoch {epoch}" for epoch in (2, 4, 6)
+    ]
+    assert not any("no architecture step" in line for line in said)
+    assert main(config, tmp_path / "run", Seams(say=said.append)) == row
+
+
+def test_a_stage_without_architecture_steps_says_so(tmp_path):
+    config = small(**{"proxy.epochs": 0, "data.limit": 80, "method.epochs": 1, "method.arch_start_epoch": 1})
+    said: list[str] = []
+    main(config, tmp_path / "run", Seams(say=said.append))
+    assert sum("no architecture step is taken: they begin at epoch 1 (from 0) of 1" in line for line in said) == 1
 
 
 def test_more_epochs_of_a_stage_are_another_search():

@@ -13,7 +13,7 @@ import pytest
 
 from dasgm.config import from_json, key_of, override, to_json
 from dasgm.genotype import CHOOSABLE, Genotype
-from dasgm.presets import PRESETS, difference, preset
+from dasgm.presets import PRESETS, difference, preset, with_method
 
 SMALL = {"quickstart", "cifar10-smoke", "cifar10-smoke-pdarts", "cifar10-smoke-pcdarts"}
 PAPER = sorted(set(PRESETS) - SMALL)
@@ -64,6 +64,8 @@ def test_rows_differ_in_what_their_name_says(name):
         portion = next((n / 100 for n in (30, 50, 70) if f"val{n}" in name), 0.0)
         assert config.val_portion == config.real_portion == portion
         assert config.freeze_gan == (portion > 0)
+        of_order = any("the order is not given: second" in choice for choice in preset(name).choices)
+        assert of_order == (portion > 0 and config.order == "second")
         assert config.searches_discriminator == (name == "dasgm-darts")  # first order keeps the stock discriminator
     else:
         assert config.gan is None and config.real_portion == 1.0
@@ -102,6 +104,18 @@ def test_difference_is_what_sets_two_apart():
     assert difference(config, config) == {}
 
 
+def test_a_small_search_gets_another_method_at_its_small_size():
+    for name in ("quickstart", "cifar10-smoke", "cifar10-smoke-pdarts"):
+        config = preset(name).config
+        for key in ("darts", "pdarts", "pcdarts"):
+            method = with_method(config, key).method
+            assert key_of(method) == key and method.cells <= 3 and method.channels <= 8 and method.total_epochs <= 6
+        assert with_method(config, key_of(config.method)) == config
+    assert with_method(preset("dasgm-darts").config, "pdarts").method == preset("pdarts").config.method
+    with pytest.raises(ValueError, match="did you mean 'pdarts'"):
+        with_method(preset("quickstart").config, "pdart")
+
+
 def test_listing_describing_and_comparing(tmp_path):
     listed = dasgm("presets", cwd=tmp_path)
     assert listed.returncode == 0 and all(name in listed.stdout for name in PRESETS)
@@ -123,15 +137,32 @@ def test_listing_describing_and_comparing(tmp_path):
         ('{"parent": "pdarts", "overrides": {"method.operations": "8 5 3"}}', "method.operations"),
         ('{"parent": "pcdart"}', "did you mean 'pcdarts'"),
         ('{"overrides": {}}', "parent"),
+        ('{"parent": 3}', "expected"),
+        ('{"parent": "pdarts", "overrides": [1]}', "expected"),
+        ('{"parent": "mine.json"}', "its own ancestor (mine.json -> mine.json)"),
         ("[1]", "parent"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
-def test_own_preset_that_is_wrong_is_one_line(tmp_path, text, words):
-    path = tmp_path / "mine.json"
-    path.write_text(text)
-    done = dasgm("presets", "mine.json", cwd=tmp_path)
-    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_own_preset_that_is_wrong_is_one_line(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(ValueError) as refusal:
+        preset("mine.json")
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_own_preset_by_its_path(tmp_path):
+    (tmp_path / "mine.json").write_text('{"parent": "pdarts", "overrides": {"method.max_skips": 4}}')
+    assert preset(str(tmp_path / "mine.json")).config.method == replace(preset("pdarts").config.method, max_skips=4)
+    two = {"method.operations": [8, 4], "method.added-cells": [0, 3], "method.skip_dropout_rates": [0.0, 0.5]}
+    (tmp_path / "two.json").write_text(json.dumps({"parent": "pdarts", "overrides": two}))
+    stages = preset(str(tmp_path / "two.json")).config.method.outline()
+    assert [(stage.cells, len(stage.normal_operations[0])) for stage in stages] == [(5, 8), (8, 4)]
+    (tmp_path / "wrong.json").write_text('{"parent": "pdart"}')
+    done = dasgm("presets", "wrong.json", cwd=tmp_path)
+    assert done.returncode == 2 and "did you mean 'pdarts'" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_random_genotypes_are_uniform():
@@ -159,4 +190,10 @@ def test_random_command_writes_a_genotype(tmp_path):
     done = dasgm("random", "--seed", "7", "--output", "g.json", cwd=tmp_path)
     assert done.returncode == 0 and Genotype.load(tmp_path / "g.json") == Genotype.random(7)
     lost = dasgm("random", "--output", "nowhere/g.json", cwd=tmp_path)
-    assert lost.returncode == 2 and "nowhere" in lost.stderr and len(lost.stderr.splitlines()) == 1
+    assert lost.returncode == 2 and "'nowhere/g.json'" in lost.stderr and len(lost.stderr.splitlines()) == 1
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        Genotype.random(7).save(tmp_path / "folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"g.json", "folder"}, "nothing half-written is left"
+    with pytest.raises(ValueError, match="seed -7: expected at least 0"):
+        Genotype.random(-7)

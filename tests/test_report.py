@@ -126,6 +126,7 @@ def write_run(
             "arch/entropy_reduce": 2.08 - 0.02 * epoch,
             "arch/skips_normal": epoch % 3,
             "arch/skips_reduce": 1,
+            **({"arch/hessian_eigenvalue": 0.1 * epoch} if epoch % 2 == 0 else {}),
             "speed/images_per_s": 210.0,
         }
         rows.append(
@@ -233,6 +234,7 @@ def test_page_is_self_contained(sweep: Path) -> None:
         "sweep.json",
     ]  # nothing left half-written
     assert page.tags.count("svg") >= 8  # two cells, two charts of alphas, the curves
+    assert "Dominant eigenvalue of A's Hessian" in page.text
 
 
 def test_trial_pages_and_the_links_between_them(sweep: Path) -> None:

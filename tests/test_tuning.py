@@ -20,6 +20,7 @@ from dasgm.report import RunView
 from dasgm.runs import Run
 from tuning import spaces
 from tuning.plan import Plan, rungs
+from tuning.sweep import Options
 from tuning.table import time_left, told
 from tuning.trials import METRIC, Halving, Proposer, open_study, settle
 
@@ -78,6 +79,10 @@ def test_stages_are_compared_at_their_ends_only():
     assert halving.judge("t000", {"epoch": 24, METRIC: 0.9}) and halving.judge("t001", {"epoch": 24, METRIC: 0.1})
     assert halving.judge("t000", {"epoch": 25, METRIC: 0.9}) and not halving.judge("t001", {"epoch": 25, METRIC: 0.1})
     assert halving.reasons["t001"] == (25, "rung 25: 0.100 < 0.900")
+    assert rungs(pdarts.Config(), 5, early_ends=True) == [], "trials would be in different stages at one epoch"
+    assert rungs(darts.Config(epochs=9), 2, early_ends=True) == [2, 4, 8]
+    two = override(BASE, {"method": "pdarts", "data.holdout": 0.1})
+    assert Options(two).plan().rungs == [25, 50] and Options(override(two, {"stop_skips": 2})).plan().rungs == []
 
 
 def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:

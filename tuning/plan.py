@@ -26,15 +26,16 @@ class Plan:
     """Of each search in turn; (): Optuna proposes them."""
 
 
-def rungs(method: MethodConfig, grace: int, factor: int = 2) -> list[int]:
+def rungs(method: MethodConfig, grace: int, factor: int = 2, early_ends: bool = False) -> list[int]:
     """Epochs at which searches are compared: `grace`, then `factor` times as many each time, as Ray's scheduler has it.
 
     None at the last epoch, where it would only spoil a finished search. Within one of several stages supernets differ
-    from trial to trial in what they have to learn: there the rungs are the stages' ends.
+    from trial to trial in what they have to learn: there the rungs are the stages' ends; none where stages have
+    `early_ends` (stop_skips, stop_entropy), so that no epoch is the end of a stage in every trial.
     """
     ends = list(accumulate(stage.epochs for stage in method.outline()))
     if len(ends) > 1:
-        return ends[:-1]
+        return [] if early_ends else ends[:-1]
     found = [min(grace, ends[0])]
     while found[-1] * factor < ends[0]:
         found.append(found[-1] * factor)

@@ -90,8 +90,9 @@ class Options(Placement):
 
     def plan(self) -> Plan:
         """The searches that these options ask for."""
-        identity = {"space": self.space, "grace": self.grace}
-        return Plan(self.num_trials, partial(spaces.load, self.space), rungs(self.config.method, self.grace), identity)
+        identity, base = {"space": self.space, "grace": self.grace}, self.config
+        compared = rungs(base.method, self.grace, early_ends=bool(base.stop_skips or base.stop_entropy))
+        return Plan(self.num_trials, partial(spaces.load, self.space), compared, identity)
 
 
 class Sweep:

@@ -66,7 +66,8 @@ class MethodConfig:
         raise NotImplementedError
 
     def outline(self) -> tuple[Stage, ...]:
-        """The stages as far as they are known before a search: of later ones' operations only how many an edge has."""
+        """The stages as far as they are known before a search: of later ones' operations only how many an edge has (and
+        which are the dearest that it may keep, so that what is measured on them is a bound)."""
         return (self.first(),)
 
     @property

@@ -14,6 +14,9 @@ from dasgm.genotype import PRIMITIVES, Edge, Genotype, derive
 from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
 
 SKIP = "skip_connect"
+DEAREST = (
+    "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
+)  # fmt: skip
 Operations = tuple[tuple[str, ...], ...]
 
 
@@ -60,8 +63,11 @@ class Config(MethodConfig):
         return self.outline()[0]
 
     def outline(self) -> tuple[Stage, ...]:
-        counts = enumerate(self.operations)
-        return tuple(self._stage(i, *((PRIMITIVES[:count],) * EDGES for _ in range(2))) for i, count in counts)
+        stages = []
+        for index, count in enumerate(self.operations):
+            kept = (tuple(name for name in PRIMITIVES if name in DEAREST[:count]),) * EDGES
+            stages.append(self._stage(index, kept, kept))
+        return tuple(stages)
 
     def next(self, stage: Stage, relaxation: Relaxation) -> Stage | None:
         index = stage.index + 1

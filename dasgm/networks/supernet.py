@@ -92,7 +92,6 @@ class Supernet(nn.Module):
                 + (f" (1/{stage.partial} of them pass through the operations)" if stage.partial > 1 else "")
             )
         self.partial = stage.partial
-        self.has_skip_dropout = stage.skip_dropout > 0
         self.skip_dropout_rate = stage.skip_dropout
         channels, before, previous = stage.channels, 3 * stage.channels, 3 * stage.channels
         self.stem = stem(in_channels, previous)
@@ -107,7 +106,7 @@ class Supernet(nn.Module):
         self.head = nn.Linear(previous, classes)
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
-        rate = self.skip_dropout_rate if self.has_skip_dropout and self.training else 0.0
+        rate = self.skip_dropout_rate if self.training else 0.0
         normal = self._flat(mixture.normal, mixture.normal_edges)
         reduction = self._flat(mixture.reduce, mixture.reduce_edges)
         s0 = s1 = self.stem(fast_layout(x))

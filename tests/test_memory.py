@@ -1,0 +1,41 @@
+"""What is said to fit does in every stage, and is a size that a supernet can have."""
+
+from __future__ import annotations
+
+import pytest
+
+from dasgm import memory
+from dasgm.networks.supernet import Supernet
+from dasgm.presets import preset
+
+
+class Hungry:
+    """Stands in for `Search`: an iteration needs a byte for each of batch x cells x channels, and 10,000 are there."""
+
+    def __init__(self, config, data):
+        self.config = config
+
+    def enter(self, stage):
+        self.stage = stage
+
+    def schedule(self):
+        pass
+
+    def iterate(self):
+        if self.config.batch_size * self.stage.cells * self.stage.channels > 10_000:
+            raise MemoryError
+
+
+def test_the_deepest_stage_has_to_fit_too(monkeypatch):
+    """64 x 5 x 16 = 5,120 would, 64 x 17 x 16 = 17,408 does not, 32 x 17 x 16 = 8,704 does."""
+    monkeypatch.setattr(memory, "Search", Hungry)
+    said = memory.advice(preset("pdarts").config, None)
+    assert said.startswith("out of memory: batch 64, 5 cells and 16 channels do not fit; batch 32, 5 cells"), said
+
+
+@pytest.mark.parametrize(("name", "widths"), [("pcdarts", [8]), ("darts-1st", [8, 4, 2])])
+def test_widths_that_are_tried_are_those_of_supernets(name, widths):
+    tried = [config for config in memory._smaller(preset(name).config) if config.method.channels < 16]
+    assert [config.method.channels for config in tried] == widths
+    for config in tried:
+        Supernet(config.method.first(), 10)
