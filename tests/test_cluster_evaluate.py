@@ -190,6 +190,19 @@ def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
     assert evaluate.asked([*words, "--max-concurrent=2"]).at_once(held.workers(), 4, 4) == 2
 
 
+def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_own(monkeypatch):
+    monkeypatch.setattr(job, "cpus", lambda: 8)
+    group = evaluate.asked(["DARTS_V2", "--dataset=cifar10", "--workers=5", "--batch-size=20"])
+    assert group.workers().number == 5 and group.config.batch_size == 20
+
+
+def test_a_time_budget_is_more_than_nothing(capsys):
+    for budget in ("0", "-5", "nan"):
+        with pytest.raises(SystemExit):
+            evaluate.asked(["DARTS_V2", "--dataset=digits", f"--time-budget={budget}"])
+        assert "more than 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -201,7 +214,7 @@ def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
         (["DARTS_V3"], "did you mean DARTS_V"),
         (["DARTS_V2", "DARTS_V2"], "two genotypes are called DARTS_V2"),
         (["DARTS_V2", "--workers=0"], "at least 1"),
-        (["DARTS_V2", "--workers=5"], "does not divide among 5"),
+        (["DARTS_V2", "--workers=5"], "choose other --workers, or give each its --batch-size"),
         (["DARTS_V2", "--dataset=digits", "--cpus-per-worker=0"], "more than 0"),
         (["DARTS_V2", "--dataset=digits", "--gpus=99"], "99 GPUs"),
         (["DARTS_V2", "--dataset=digits", "--batch-size=2000"], "there are 1497"),
