@@ -242,7 +242,8 @@ class Group:
         about: dict[str, Any] = {"name": one.name, "title": one.name, "command": self.command, "recipe": self.recipe}
         about |= {"genotype": one.candidate.source, "searched": one.candidate.searched}
         about["parameters"] = {"row": one.candidate.name, "seed": one.config.seed}
-        Run(folder).note(**about, kind="evaluation", state="waiting", reason="", asked=time.time(), ended=None)
+        begun: dict[str, Any] = {"state": "waiting", "reason": "", "fatal": "", "asked": time.time(), "ended": None}
+        Run(folder).note(**about, kind="evaluation", **begun)
         asked = payload(one.config, folder, self.options.storage / "cache", about)
         return asked | {"genotype": one.candidate.genotype.to_json(), "prefetch": prefetch}
 
