@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import importlib
 import io
 import math
 import shutil
@@ -535,7 +536,13 @@ def test_a_search_on_it_is_refused_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-# ---- the two classes of the demonstration
+# ---- benchmarks, and the two classes of the demonstration
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (Path(__file__).parents[1] / "benchmarks").glob("*.py")])
+def test_benchmarks_find_what_they_measure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    assert callable(importlib.import_module(name).main)
 
 
 def test_two_classes_out_of_a_photograph_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
