@@ -71,6 +71,8 @@ class Options:
             raise ValueError(f"seeds {self.seeds}: expected at least 1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise ValueError(f"time-budget {self.time_budget}: expected seconds, more than 0")
 
     @property
     def over_ray(self) -> bool:
@@ -240,7 +242,8 @@ class Group:
         about: dict[str, Any] = {"name": one.name, "title": one.name, "command": self.command, "recipe": self.recipe}
         about |= {"genotype": one.candidate.source, "searched": one.candidate.searched}
         about["parameters"] = {"row": one.candidate.name, "seed": one.config.seed}
-        Run(folder).note(**about, kind="evaluation", state="waiting", reason="", asked=time.time(), ended=None)
+        begun: dict[str, Any] = {"state": "waiting", "reason": "", "fatal": "", "asked": time.time(), "ended": None}
+        Run(folder).note(**about, kind="evaluation", **begun)
         asked = payload(one.config, folder, self.options.storage / "cache", about)
         return asked | {"genotype": one.candidate.genotype.to_json(), "prefetch": prefetch}
 
@@ -284,7 +287,8 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Grou
     candidates = of_sweep(sweep, storage, top) if sweep else named(sources)
     ran = next((one.config for one in candidates if one.config), {})
     workers = _whole("--workers", values.get("--workers") or str(_default_workers(configured(values, ran)[1])))
-    recipe, config = configured(values, ran, workers)
+    own_batch = any(word.partition("=")[0] in ("--batch-size", "--batch_size") for word in rest)
+    recipe, config = configured(values, ran, 1 if own_batch else workers)
     about = (
         "Train genotypes from scratch, side by side. To continue, run the same command. First GENOTYPE... (names, "
         "files or runs' folders) or --from-sweep NAME --top K, then --recipe, --dataset, --data-dir; then settings. "

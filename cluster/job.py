@@ -382,7 +382,10 @@ def evaluate(payload: dict[str, Any]) -> str | None:
     from dasgm.evaluate import local, main
     from dasgm.genotype import Genotype
     from dasgm.recipes import EvaluateConfig
+    from dasgm.runs import Run
 
+    if fatal := Run(payload["folder"]).about.get("fatal"):  # to the workers before these, and it would be again
+        return str(fatal)
     genotype = Genotype.from_json(payload["genotype"])
     batches: Callable[[Any, EvaluateConfig], Any] = local
     if payload["prefetch"]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dasgm.data._listing import Listing
 from dasgm.data._loader import Loader, Photographs, Recipe
 from dasgm.distributed import rank, world_size
 from dasgm.recipes import EvaluateConfig
@@ -38,6 +40,15 @@ class RayLoader(Loader):
         if prefetch < 2:
             raise ValueError(f"prefetch {prefetch}: choose at least 2 batches")
         self.prefetch = prefetch
+        self._listings: dict[str, Any] = {}
+
+    def _kept(self, listing: Listing) -> Any:
+        """A listing in Ray's object store, once for all epochs: what a pipeline is handed outlives it for a while."""
+        import ray
+
+        if listing.digest not in self._listings:
+            self._listings[listing.digest] = ray.put(listing)
+        return self._listings[listing.digest]
 
     def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
         import pyarrow as pa
@@ -53,7 +64,7 @@ class RayLoader(Loader):
         )
         rows.context.enable_progress_bars = rows.context.print_on_execution_start = False
         made = rows.map_batches(
-            _Make(ray.put(recipe)),
+            _Make(replace(recipe, listing=self._kept(recipe.listing))),
             batch_size=None,
             batch_format="numpy",
             num_cpus=1,
@@ -75,7 +86,7 @@ def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader
 
 
 class _Make:
-    """A task's work. The listing may be large: Ray keeps one copy on each machine."""
+    """A task's work. The recipe's listing, which may be large, is a reference: Ray keeps one copy on each machine."""
 
     def __init__(self, recipe: Any) -> None:
         self.recipe = recipe
@@ -83,5 +94,5 @@ class _Make:
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         import ray
 
-        pixels, labels, wrong = ray.get(self.recipe)(block["index"])
+        pixels, labels, wrong = replace(self.recipe, listing=ray.get(self.recipe.listing))(block["index"])
         return {"pixels": pixels.numpy(), "label": labels.numpy(), "wrong": np.array(wrong, dtype=object)}

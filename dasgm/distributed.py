@@ -66,15 +66,31 @@ def disagreeing(tensors: list[Tensor]) -> list[int]:
     digest = hashlib.sha256()
     for t in tensors:
         digest.update(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, digest.hexdigest())
+    found = gather(digest.hexdigest())
     return [number for number, value in enumerate(found) if value != found[0]]
 
 
+def gather(value: Any) -> list[Any]:
+    """Every worker's plain value, by its number, on every worker."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
 def broadcast(value: Any) -> Any:
-    """Rank 0's plain value, on every worker."""
+    """Rank 0's plain value, on every worker; its tensors on the CPU, or all workers would open rank 0's GPU."""
     if world_size() == 1:
         return value
-    box: list[Any] = [value]
+    box: list[Any] = [_on_cpu(value) if rank() == 0 else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    return type(value)(map(_on_cpu, value)) if isinstance(value, list | tuple) else value

@@ -16,7 +16,8 @@ import torch
 from dasgm import model
 from dasgm.config import ProxyConfig, digest
 from dasgm.data._base import DataConfig
-from dasgm.distributed import average, barrier, broadcast, rank, world_size
+from dasgm.data._pictures import first_ten
+from dasgm.distributed import average, barrier, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
 from dasgm.measure import measure_genotype
 from dasgm.memory import batch_advice
@@ -157,12 +158,16 @@ def main(
 
 
 @contextmanager
-def _for_all() -> Iterator[None]:
-    """What one worker cannot read ends them all: the others wait for it until it dies."""
+def _for_all(run: Run) -> Iterator[None]:
+    """What one worker cannot read ends them all: the others wait for it until it dies, and who starts them again finds
+    in run.json that this is `fatal`."""
     try:
         yield
     except ValueError as error:
-        raise (RuntimeError(str(error)) if world_size() > 1 else error) from None
+        if world_size() == 1:
+            raise
+        run.note(fatal=str(error))
+        raise RuntimeError(str(error)) from None
 
 
 class _Loop:
@@ -175,6 +180,7 @@ class _Loop:
         self.epoch, self.hours = 0, 0.0  # epochs done; device hours of all workers
         self.best, self.best_epoch = math.inf, 0
         self.last: Row = {}
+        self.told: set[str] = set()  # pictures that are left out
 
     def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
         self.run, self.seams, self.stop = run, seams, stop
@@ -217,7 +223,7 @@ class _Loop:
         config, training, begun, losses, wrong = self.config, self.training, time.monotonic(), [], []
         training.schedule(self.epoch)
         iterations = self.batches.iterations
-        with _for_all():
+        with _for_all(self.run):
             for i, (x, y) in enumerate(self.batches.training(self.epoch)):
                 self.seams.watch(self.epoch + 1, config.epochs, i, iterations)
                 loss, missed = training.step(x, y, self.epoch, i)
@@ -232,7 +238,7 @@ class _Loop:
         if not means[0].isfinite().all():
             i = int((~means[0].isfinite()).nonzero()[0])
             raise SearchFailed(f"epoch {epoch}, iteration {i + 1}: the loss is {means[0][i].item()}")
-        with _for_all():
+        with _for_all(self.run):
             first, five, seen = training.counts(self.batches)
         error = (seen - first) / seen
         self.hours += (time.monotonic() - begun) * world_size() / 3600
@@ -250,12 +256,20 @@ class _Loop:
             self.run.log("metrics", row)
             self._save(better)
         self.seams.report(row)
+        self._tell_of_unreadable()
         self.seams.say(
             f"epoch {epoch}/{config.epochs}  loss {row['loss/train']:.3f}  training error {row['train/error']:.1%}  "
             f"test error {error:.2%}  {seconds:.1f} s"
         )
         if self.stop:
             raise Interrupted
+
+    def _tell_of_unreadable(self) -> None:
+        """Names the pictures that are left out, each once."""
+        found = dict.fromkeys(name for names in gather(list(self.batches.unreadable)) for name in names)
+        if new := [name for name in found if name not in self.told]:
+            self.told.update(new)
+            self.seams.say(f"left out, {len(new)} unreadable: {first_ten(new)}")
 
     def _save(self, better: bool) -> None:
         """Rank 0's state is the truth: gradients and floating buffers are averaged."""

@@ -52,7 +52,7 @@ class EvaluateOptions:
     """Print the configuration and what it would cost, and start nothing."""
 
 
-def choose_training(argv: Sequence[str], workers: int = 1) -> tuple[Training, list[str]]:
+def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     """Take the genotype, the recipe and the data set out of the arguments; the rest is for the parser.
 
     Raises:
@@ -64,7 +64,7 @@ def choose_training(argv: Sequence[str], workers: int = 1) -> tuple[Training, li
     source = first[0]
     if len(first) > 1:
         values.setdefault("--recipe", first[1])
-    recipe, config = configured(values, read_json(run_of(source) / "config.json"), workers)
+    recipe, config = configured(values, read_json(run_of(source) / "config.json"))
     return Training(Genotype.load(source), source, recipe, config), rest
 
 
@@ -98,10 +98,8 @@ def _data(config: dict[str, Any]) -> DataConfig | None:
     return from_json(data, plugin("data", str(data.get("key"))), "data.") if isinstance(data, dict) else None
 
 
-def evaluate_options(
-    argv: Sequence[str], prog: str, options: type = EvaluateOptions, workers: int = 1
-) -> tuple[Training, Any]:
-    """The command line of one evaluation, alone or under Ray Train: what it is of, then its settings."""
+def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
+    """The command line of one evaluation: what it is of, then its settings."""
     about = (
         "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "
         "command. First GENOTYPE (a name, a file or a run's folder), RECIPE (or --recipe), --dataset (by default a "
@@ -110,17 +108,18 @@ def evaluate_options(
     )
     wants_help = bool({"-h", "--help"} & set(argv))
     try:
-        chosen, rest = choose_training(["DARTS_V2", *argv] if wants_help else argv, workers)
+        chosen, rest = choose_training(["DARTS_V2", *argv] if wants_help else argv)
     except ValueError as error:
         fail(str(error))
-    found = parse(flattened(options, EvaluateConfig), rest, options(chosen.config), prog, about)
+    kind = flattened(EvaluateOptions, EvaluateConfig)
+    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about)
     return replace(chosen, config=found.config), found
 
 
 def evaluate(argv: Sequence[str]) -> int:
     from dasgm.catalogue import show_config
 
-    chosen, options = evaluate_options(argv, "dasgm evaluate")
+    chosen, options = evaluate_options(argv)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = shlex.join(["dasgm", "evaluate", *argv])
     show_config(config)

@@ -204,7 +204,10 @@ def recipe(name: str) -> Recipe:
 def per_worker(config: EvaluateConfig, workers: int) -> EvaluateConfig:
     """A recipe's configuration, its batch shared among `workers`. ValueError where it does not divide."""
     if config.batch_size % workers:
-        raise ValueError(f"batch {config.batch_size} in all does not divide among {workers} workers: give --batch-size")
+        raise ValueError(
+            f"batch {config.batch_size} in all does not divide among {workers} workers: "
+            "choose other --workers, or give each its --batch-size"
+        )
     return replace(config, batch_size=config.batch_size // workers)
 
 

@@ -28,7 +28,7 @@ from cluster import evaluate, job, tracking
 from cluster.winners import named, of_sweep
 from dasgm.data import imagenet
 from dasgm.data._loader import TorchLoader
-from dasgm.evaluate import main
+from dasgm.evaluate import _for_all, main
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.recipes import recipe
 from dasgm.report import read_run, read_trials
@@ -190,6 +190,19 @@ def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
     assert evaluate.asked([*words, "--max-concurrent=2"]).at_once(held.workers(), 4, 4) == 2
 
 
+def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_own(monkeypatch):
+    monkeypatch.setattr(job, "cpus", lambda: 8)
+    group = evaluate.asked(["DARTS_V2", "--dataset=cifar10", "--workers=5", "--batch-size=20"])
+    assert group.workers().number == 5 and group.config.batch_size == 20
+
+
+def test_a_time_budget_is_more_than_nothing(capsys):
+    for budget in ("0", "-5", "nan"):
+        with pytest.raises(SystemExit):
+            evaluate.asked(["DARTS_V2", "--dataset=digits", f"--time-budget={budget}"])
+        assert "more than 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -201,7 +214,7 @@ def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
         (["DARTS_V3"], "did you mean DARTS_V"),
         (["DARTS_V2", "DARTS_V2"], "two genotypes are called DARTS_V2"),
         (["DARTS_V2", "--workers=0"], "at least 1"),
-        (["DARTS_V2", "--workers=5"], "does not divide among 5"),
+        (["DARTS_V2", "--workers=5"], "choose other --workers, or give each its --batch-size"),
         (["DARTS_V2", "--dataset=digits", "--cpus-per-worker=0"], "more than 0"),
         (["DARTS_V2", "--dataset=digits", "--gpus=99"], "99 GPUs"),
         (["DARTS_V2", "--dataset=digits", "--batch-size=2000"], "there are 1497"),
@@ -275,6 +288,34 @@ def test_photographs_are_trained_on_and_go_on_to_the_same_bits(tmp_path, photogr
     assert torch.allclose(shown, x, atol=1e-6)  # what predict sees is what was measured
     wrong = np.mean([model.predict([p])[0][0][0] != p.parent.name for p in pictures])
     assert row["result/error"] == pytest.approx(wrong)
+
+
+def test_unreadable_pictures_end_a_run_that_goes_on_without_them_and_names_them(tmp_path, photographs):
+    root = Path(shutil.copytree(photographs, tmp_path / "photographs"))
+    broken = [sorted((root / part).rglob("*.JPEG"))[2] for part in ("train", "val")]
+    for file in broken:
+        file.write_bytes(b"no picture")
+    config = replace(STREAMED, batch_size=35, data_dir=str(root), epochs=2)
+    with pytest.raises(ValueError, match=rf"{broken[0].name} \(.+\) cannot be read: .+ --data.skip-unreadable"):
+        main(KNOWN["PDARTS"], config, tmp_path / "run", quiet())
+    said: list[str] = []
+    skipping = replace(config, data=replace(config.data, skip_unreadable=True))
+    main(KNOWN["PDARTS"], skipping, tmp_path / "run", Seams(say=said.append))
+    (line,) = [line for line in said if "unreadable" in line]
+    assert line.startswith("left out, 2 unreadable: ") and all(file.name in line for file in broken)
+
+
+def test_what_one_of_several_workers_cannot_read_is_not_tried_again(tmp_path, photographs, monkeypatch):
+    monkeypatch.setattr("dasgm.evaluate.world_size", lambda: 2)
+    config, one = replace(STREAMED, data_dir=str(photographs)), evaluate.named(["PDARTS"])[0]
+    group = evaluate.asked(["PDARTS", "--dataset=digits", "--name=g", f"--storage={tmp_path}"])
+    asked = group._payload(evaluate.Evaluation(one, config), 0)
+    run = Run(asked["folder"])
+    with pytest.raises(RuntimeError, match="a.JPEG cannot be read"), _for_all(run):
+        raise ValueError("a.JPEG cannot be read")
+    assert job.evaluate(asked) == "a.JPEG cannot be read" and not (run.folder / "metrics.jsonl").exists()
+    group._payload(evaluate.Evaluation(one, config), 0)  # the same command, once it is mended
+    assert not run.about["fatal"]
 
 
 def test_mlflow_gets_the_model_and_the_search_that_it_came_from(tmp_path, photographs):

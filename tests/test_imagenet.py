@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import importlib
 import io
 import math
 import shutil
@@ -344,7 +345,7 @@ def test_unreadable_picture_is_named_and_ends_it(broken: Path) -> None:
         with pytest.raises(ValueError, match=r"_(0000|0022|0001|0100)\.JPEG \(.+\) cannot be read") as error:
             take()
         assert len(str(error.value).splitlines()) == 1 and "--data.skip-unreadable" in str(error.value)
-        assert ".cpp" not in str(error.value)
+        assert ".cpp" not in str(error.value) and "If you know" not in str(error.value)
 
 
 def test_skipped_pictures_are_replaced_in_training_and_masked_in_evaluation(broken: Path) -> None:
@@ -535,7 +536,13 @@ def test_a_search_on_it_is_refused_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-# ---- the two classes of the demonstration
+# ---- benchmarks, and the two classes of the demonstration
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (Path(__file__).parents[1] / "benchmarks").glob("*.py")])
+def test_benchmarks_find_what_they_measure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    assert callable(importlib.import_module(name).main)
 
 
 def test_two_classes_out_of_a_photograph_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from cluster import job
 from cluster.job import Workers, connected, leave_for_data
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
+from dasgm.data._listing import Listing
 from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
 
 HERE = Path(__file__).parent
@@ -62,6 +63,19 @@ def test_the_dataloaders_tensors(ray: Any, roots: list[str]) -> None:
         data = imagenet.Config(image_size=32).photographs(root)
         assert same(RayLoader(data, 4, 5, rank, 2), TorchLoader(data, 4, 5, rank, 2), 1)
     assert not ray.data.DataContext.get_current().execution_options.preserve_order  # others' settings are theirs
+
+
+def test_a_listing_is_in_the_object_store_once_however_many_epochs(
+    ray: Any, roots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, kept = ray.put, list[Any]()
+    monkeypatch.setattr(ray, "put", lambda value, **more: kept.append(value) or put(value, **more))
+    data = imagenet.Config(image_size=32).photographs(roots[0])
+    loader = RayLoader(data, 11)
+    for epoch in range(2):
+        assert len([*loader.training(epoch), *loader.testing()]) == 3
+    large = [value for value in kept if isinstance(value, Listing | Recipe)]
+    assert len(large) == 2 and large[0] is data.train and large[1] is data.test
 
 
 class Told(Recipe):

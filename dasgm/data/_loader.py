@@ -145,9 +145,9 @@ class Unreadable(Exception):
 
 
 def _reason(error: Exception) -> str:
-    """One short line, without the place in torchcodec's source that it begins with."""
+    """One short sentence, without the place in torchcodec's source that it begins with."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^.*\.cpp:\d+, ", "", line)[:120]
+    return re.sub(r"^.*\.cpp:\d+, ", "", line).partition(". ")[0][:120]
 
 
 class Loader:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from dasgm.data._base import DataConfig
@@ -21,7 +21,8 @@ class Config(DataConfig):
 
     streamed: ClassVar[bool] = True
     image_size: int = 224  # pixels a side; in evaluation the shorter side is resized to 256/224 of it before the crop
-    skip_unreadable: bool = False  # go on without unreadable pictures
+    skip_unreadable: bool = field(default=False, metadata={"mathematics": False})
+    """go on without unreadable pictures; a run that they ended may be continued so"""
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 1024:
