@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,6 +93,11 @@ def wanted_by(config: SearchConfig) -> PretrainConfig:
     return PretrainConfig.of(config)
 
 
+def first_half(average_decay: Callable[[int], float], length: int) -> float:
+    """Share of a moving average of `length` steps that stems from the first half of them."""
+    return math.prod(average_decay(step) for step in range(length // 2 + 1, length + 1))
+
+
 class Pretraining:
     """The GAN: what a checkpoint holds and an iteration moves."""
 
@@ -136,6 +142,12 @@ class _Pretraining(Loop):
     def _go(self) -> Row:
         last = self._last()
         self.search = Pretraining(self.config, self.data)
+        length = self.config.gan.pretraining_length
+        if (old := first_half(self.search.gan.gan.average_decay, length)) > 0.5:
+            self.seams.say(
+                f"the moving average is slow for {length} iterations: {old:.0%} of it will be what the first half "
+                "left; name more --iterations or a smaller --gan.average-decay"
+            )
         self._call_judge()
         if last:
             self._restore(last)

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from dasgm import loop, pretrain
 from dasgm.bilevel import grad, replay, seed_of
-from dasgm.config import PretrainConfig, SearchConfig, from_json, override, to_json
-from dasgm.presets import PRESETS, preset
-from dasgm.pretrain import Pretraining, of_search
+from dasgm.config import PretrainConfig, SearchConfig, from_json, key_of, override, to_json
+from dasgm.presets import PRESETS, SMALL_GANS, preset
+from dasgm.pretrain import Pretraining, first_half, of_search
 from dasgm.pretrained import at_average, chosen, read
 from dasgm.runs import Run, read_lines, state_of
 from dasgm.search import Search, SearchFailed
@@ -424,6 +424,28 @@ def test_papers_rows_pretrain_as_biggans_authors():
     rows = [PretrainConfig.of(found.config) for name, found in PRESETS.items() if "-val" in name]
     assert {(c.gan.pretrain_discriminator_steps, c.gan.pretraining_length) for c in rows} == {(4, 50_000)}
     assert len({c.name for c in rows if c.batch_size == 64}) == 1
+
+
+@pytest.mark.parametrize("gan", [preset("quickstart").config.gan, *SMALL_GANS.values()], ids=key_of)
+def test_small_ones_average_over_the_last_of_their_iterations(gan):
+    """Averaged like a weight: the number of the iteration, over the length of a small pre-training."""
+    built, mean = gan.build(3, 16, False), 0.0
+    for step in range(1, gan.pretraining_length + 1):
+        decay = built.average_decay(step)
+        mean = decay * mean + (1 - decay) * step
+    assert 0.8 < mean / gan.pretraining_length < 0.99
+
+
+def test_an_average_that_is_too_slow_is_told():
+    """BigGAN's published average, from iteration 1,000 on: of 3,000 iterations it shows the first half."""
+    published = preset("dasgm-darts").config.gan.build(10, 32, False).average_decay
+    for length in (1000, 3000, 50_000):
+        old = 1.0
+        for step in range(1, length + 1):
+            decay = published(step)
+            old = decay * old + (1 - decay) * (step <= length // 2)
+        assert first_half(published, length) == pytest.approx(old)
+    assert first_half(published, 1000) == 0 and first_half(published, 3000) > 0.8 > 0.1 > first_half(published, 50_000)
 
 
 @pytest.mark.slow
