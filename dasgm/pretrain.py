@@ -264,8 +264,7 @@ class _Pretraining(Loop):
         worth = {_leaf(name): value for name, value in measured.items()}
         protocols = {_leaf(name): words for name, words in self.fidelity.protocols.items() if name in measured}
         about = {"iterations": self.search.iteration, "workers": workers, "judge": self.judge.accuracy}
-        about["protocols"] = protocols
-        write(self.run.folder, config, self.data, tensors, **about, **worth)
+        write(self.run.folder, config, self.data, tensors, **about, protocols=protocols, **worth)
         row: Row = {"epoch": self.epoch, "phase": "best", "time": time.time(), "cost/gpu_hours": self.hours}
         return row | {f"best/{name}": value for name, value in worth.items()}
 
