@@ -80,14 +80,19 @@ class Adversary:
         return x.detach(), G.step(*grad(loss, G)), loss.detach()
 
     def discriminator_step(self, real: Tensor, y: Tensor, fake: Tensor | None, y_fake: Tensor, seed: int) -> Any:
-        """Eq. 5 on the images that Eq. 4 made; further steps, if any, on fresh draws of the new G. Returns the loss."""
+        """Eq. 5 on the images that Eq. 4 made; further steps, if any, on fresh draws of the new G. Returns the loss.
+
+        real, y: as many images as `fake`, for every step the same; or that many for each step, its own.
+        """
         G, E, B = self.players
         if fake is None:
             return None
         total = None
+        batches = list(zip(real.split(len(fake)), y.split(len(fake)), strict=True))
         for turn in range(self.steps_of_E):
+            real, y = batches[turn % len(batches)]
             if turn:
-                z, y_fake = self.draw(len(real), seed_of(seed, "z", turn))
+                z, y_fake = self.draw(len(fake), seed_of(seed, "z", turn))
                 with replay(seed, "G", turn), torch.no_grad():
                     fake = G.fixed(z, y_fake)
             for i, loss_of in enumerate(self.gan.discriminator_losses((G.steps - 1) * self.steps_of_E + turn)):

@@ -187,10 +187,10 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
     return replace(chosen, config=placed(found.config)), found
 
 
-def placed(config: SearchConfig) -> SearchConfig:
+def placed(config: Any) -> Any:
     """With the places of its files as seen from anywhere."""
-    gan, inception = absolute(config.gan_checkpoint), absolute(config.inception_weights)
-    return replace(config, gan_checkpoint=gan, inception_weights=inception)
+    names = [name for name in ("gan_checkpoint", "inception_weights") if hasattr(config, name)]
+    return replace(config, **{name: absolute(getattr(config, name)) for name in names})
 
 
 def pretrain_options(
@@ -204,6 +204,7 @@ def pretrain_options(
         fail(str(error))
     about = f"Train a GAN alone on J_2. To continue, run the same command. {more} {parts_help()}"
     found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about)
+    found = replace(found, config=placed(found.config))
     if found.iterations is not None:
         if found.iterations < 1:
             fail(f"iterations {found.iterations}: expected at least 1")

@@ -177,9 +177,13 @@ class PretrainConfig:
     """How many of the last checkpoints are kept."""
     pictures_every: int = field(default=5, metadata=PLACEMENT)
     """Epochs between pictures of samples."""
+    fidelity_every: int = field(default=0, metadata=PLACEMENT)
+    """Epochs between FID and IS, which then are reported at the end too; 0: at the end, if weights are named."""
+    inception_weights: str | None = field(default=None, metadata=PLACEMENT)
+    """Inception's weights for FID and IS (weights-inception-2015-12-05-6726825d.pth); else they are downloaded."""
 
     def __post_init__(self) -> None:
-        _check(self, batch_size=(2, None), checkpoints=(1, None), pictures_every=(1, None))
+        _check(self, batch_size=(2, None), checkpoints=(1, None), pictures_every=(1, None), fidelity_every=(0, None))
         _check_placement(self)
 
     @classmethod
@@ -187,8 +191,8 @@ class PretrainConfig:
         """The pre-training that a search can begin with. ValueError where it has no GAN."""
         if config.gan is None:
             raise ValueError("there is no GAN to pre-train: choose one with --gan, such as --gan biggan")
-        shared = ("data", "batch_size", "data_dir", "device", "threads", "checkpoints", "pictures_every")
-        settings = {name: getattr(config, name) for name in shared}
+        own = {"gan", "search_discriminator", "seed"}
+        settings = {f.name: getattr(config, f.name) for f in fields(cls) if f.name not in own}
         return cls(config.gan, search_discriminator=config.searches_discriminator, **settings)
 
     @property

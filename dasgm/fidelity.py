@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
-from dasgm.config import SearchConfig
+from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.judge import Judge
 from dasgm.runs import exclusive, packed, write_atomic
 
@@ -144,7 +144,7 @@ def downloaded() -> Path:
     return path
 
 
-# a search's figures
+# a run's figures
 
 
 class _Given(nn.Module):
@@ -169,7 +169,8 @@ class _Images(torch.utils.data.Dataset[Tensor]):
 
 
 class Fidelity:
-    """The figures of one search; a lone process computes them (rank 0), so they do not depend on the workers' number.
+    """The figures of one search or pre-training; a lone process computes them (rank 0), so they do not depend on the
+    workers' number.
 
     Reference is the whole training set, J_1, J_2 and J_val, as published figures have it; G itself learns from J_2.
 
@@ -178,7 +179,12 @@ class Fidelity:
     """
 
     def __init__(
-        self, config: SearchConfig, data: Any, gan: Adversary, judge: Judge, say: Callable[[str], None] = print
+        self,
+        config: SearchConfig | PretrainConfig,
+        data: Any,
+        gan: Adversary,
+        judge: Judge,
+        say: Callable[[str], None] = print,
     ):
         self.config, self.data, self.gan, self.judge, self.say = config, data, gan, judge, say
         self.train = torch.cat([data.J1, data.J2, data.Jval])
@@ -192,13 +198,26 @@ class Fidelity:
 
     def measure(self, epoch: int) -> dict[str, float]:
         """Of an epoch: `fd_proxy`, and every `fidelity_every` epochs FID and IS."""
-        row = {"gan/fd_proxy": self._proxy()}
+        row = self.proxy()
         every = self.config.fidelity_every
         if self.inception is None or not every or epoch % every:
             return row
         fid, (score, sd) = self._fid_and_is()
         self.say(f"epoch {epoch}: FID {fid:.2f}, IS {score:.2f} ± {sd:.2f} ({self.protocols['gan/fid']})")
         return row | {"gan/fid": fid, "gan/is": score, "gan/is_sd": sd}
+
+    @torch.no_grad()
+    def proxy(self) -> dict[str, float]:
+        """Of the averaged generator as it stands: `fd_proxy`."""
+
+        def features(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+            for x in batches:
+                yield self.judge.network.features(self.data.to_classifier(x.float() / 127.5 - 1))
+
+        if self._judged is None:
+            self._judged = moments(features(self._real()))
+        fake = generated(self.gan, self._count(JUDGED), seed_of(self.seed, "judged"))
+        return {"gan/fd_proxy": frechet_distance(*moments(features(fake)), *self._judged)}
 
     def report(self, give_way: Callable[[], None] = lambda: None) -> dict[str, float]:
         """The figures to report, by torch-fidelity; {} where there is no Inception. `give_way` is called in between."""
@@ -278,17 +297,6 @@ class Fidelity:
             f"{self.judge.accuracy:.3f} on {self.judge.measured_on}), {self._images_protocol(self._count(JUDGED))}, "
             f"against {self._reference()}; comparable on this data set and split alone"
         )
-
-    @torch.no_grad()
-    def _proxy(self) -> float:
-        def features(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-            for x in batches:
-                yield self.judge.network.features(self.data.to_classifier(x.float() / 127.5 - 1))
-
-        if self._judged is None:
-            self._judged = moments(features(self._real()))
-        fake = generated(self.gan, self._count(JUDGED), seed_of(self.seed, "judged"))
-        return frechet_distance(*moments(features(fake)), *self._judged)
 
     @torch.no_grad()
     def _fid_and_is(self) -> tuple[float, tuple[float, float]]:

@@ -115,9 +115,8 @@ class Loop:
                 self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
-        if self.judge and rank() == 0:
-            self.fidelity = Fidelity(self.config, self.data, search.gan, self.judge, self.seams.say)
-            self.run.note(protocols=self.fidelity.protocols)
+        if self.judge:
+            self._call_fidelity()
         self._tell_stage()
         while True:
             while search.left > 0:
@@ -142,6 +141,12 @@ class Loop:
         self.judge = judge(self.data, self.cache, self.seams.say)
         self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
         self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
+
+    def _call_fidelity(self) -> None:
+        assert self.judge is not None
+        if rank() == 0:
+            self.fidelity = Fidelity(self.config, self.data, self.search.gan, self.judge, self.seams.say)
+            self.run.note(protocols=self.fidelity.protocols)
 
     def _restore(self, state: Row) -> None:
         self.search.load_state_dict(state["search"])

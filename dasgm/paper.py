@@ -50,7 +50,7 @@ FROZEN = (
     "the GAN is pre-trained on J_2 and frozen (Section 5.3); its moving average makes the images, the real ones are "
     "drawn anew every iteration",
     "how long is not given: 50,000 iterations (gan.pretrain-iterations), where StudioGAN's curves for CIFAR have "
-    "flattened, with BigGAN's own four discriminator steps each; all seeds of a search share one",
+    "flattened, with BigGAN's own four discriminator steps and batches each; all seeds of a search share one",
     "needs: python cluster/pretrain.py with this preset's name, then --gan-checkpoint FILE; --pretrain does both",
 )
 SECOND_ORDER = "the order is not given: second, since Table 2 has these searches at DARTS-2nd's 4.0 GPU days"

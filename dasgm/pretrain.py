@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,8 @@ from dasgm.adversary import Adversary, networks
 from dasgm.bilevel import Point, Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.distributed import alone, broadcast, rank, world_size
+from dasgm.fidelity import inception
+from dasgm.judge import collapse
 from dasgm.loop import Loop
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report
@@ -40,14 +43,18 @@ def main(config: PretrainConfig, folder: Path, seams: Seams | None = None) -> Ro
 
 def fits(config: PretrainConfig, data: Any, workers: int) -> None:
     """ValueError where the GAN cannot be trained on these images: a batch too large, a size that it does not make."""
-    n = config.batch_size * workers
+    steps = config.gan.pretrain_discriminator_steps
+    n = config.batch_size * steps * workers
     if n > len(data.J2):
+        times = f", {steps} times an iteration," if steps > 1 else ""
         raise ValueError(
-            f"batch-size {config.batch_size} on {workers} worker(s) needs {n} images in J_2, there are "
+            f"batch-size {config.batch_size}{times} on {workers} worker(s) needs {n} images in J_2, there are "
             f"{len(data.J2)}; choose a smaller --batch-size"
         )
     with replay("never drawn from"):
         config.gan.build(len(data.classes), data.image_size, config.search_discriminator)
+        if config.inception_weights:
+            inception(config.inception_weights)
 
 
 def _advice(config: PretrainConfig, data: Any) -> str:
@@ -92,6 +99,11 @@ def wanted_by(config: SearchConfig) -> PretrainConfig:
     return PretrainConfig.of(config)
 
 
+def first_half(average_decay: Callable[[int], float], length: int) -> float:
+    """Share of a moving average of `length` steps that stems from the first half of them."""
+    return math.prod(average_decay(step) for step in range(length // 2 + 1, length + 1))
+
+
 class Pretraining:
     """The GAN: what a checkpoint holds and an iteration moves."""
 
@@ -105,15 +117,20 @@ class Pretraining:
     @property
     def batches(self) -> int:
         """Iterations of an epoch: whole passes over J_2, at least LEAST."""
-        one = max(1, len(self.data.J2) // (self.config.batch_size * world_size()))
+        one = max(1, len(self.data.J2) // (self._images * world_size()))
         return one * -(-LEAST // one)
 
+    @property
+    def _images(self) -> int:
+        """That this worker's iteration takes of J_2: a batch for each discriminator step, as the GANs' authors do."""
+        return self.config.batch_size * self.config.gan.pretrain_discriminator_steps
+
     def iterate(self) -> Tensors:
-        """Eq. 4 and 5 on this worker's next batch of J_2; the losses."""
-        i, seed = self.iteration, self.config.seed
-        j = batch(self.data.J2, self.config.batch_size, i, seed, "pre-training")
+        """Eq. 4 and 5 on this worker's next batches of J_2; the losses."""
+        i, seed, n = self.iteration, self.config.seed, self.config.batch_size
+        j = batch(self.data.J2, self._images, i, seed, "pre-training")
         self.iteration += 1
-        return iterate(self.gan, self.data, j, "pre-training", seed, rank(), i)
+        return iterate(self.gan, self.data, j, n, "pre-training", seed, rank(), i)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors."""
@@ -136,6 +153,12 @@ class _Pretraining(Loop):
     def _go(self) -> Row:
         last = self._last()
         self.search = Pretraining(self.config, self.data)
+        length = self.config.gan.pretraining_length
+        if (old := first_half(self.search.gan.gan.average_decay, length)) > 0.5:
+            self.seams.say(
+                f"the moving average is slow for {length} iterations: {old:.0%} of it will be what the first half "
+                "left; name more --iterations or a smaller --gan.average-decay"
+            )
         self._call_judge()
         if last:
             self._restore(last)
@@ -148,6 +171,7 @@ class _Pretraining(Loop):
                 self.run.cut(-1)
             self.search.load_state_dict(broadcast(self.search.state_dict()))  # one truth, whatever the machines
             self._look(0)
+        self._call_fidelity()
         while self._left:
             self._epoch()
         return self._end()
@@ -188,6 +212,8 @@ class _Pretraining(Loop):
         row |= self._look(epoch)
         if rank() == 0:
             self.run.log("metrics", row)
+        if line := collapse(epoch, row["gan/diversity"]):
+            raise SearchFailed(line)
         self._save(False)
         self.seams.report(row)
         self._tell(row, epochs)
@@ -198,19 +224,20 @@ class _Pretraining(Loop):
         self.seams.say(
             f"epoch {row['epoch']}/{epochs}  iteration {row['iteration']}  generator {row['loss/generator']:.3f}  "
             f"discriminator {row['loss/discriminator']:.3f}  synthetic {row['gan/synthetic_accuracy']:.3f}  "
-            f"{row['speed/seconds']:.1f} s"
+            f"fd_proxy {row['gan/fd_proxy']:.2f}  {row['speed/seconds']:.1f} s"
         )
 
     def _shown(self) -> Point:
         return self.search.gan.G.averaged()
 
     def _look(self, epoch: int) -> Row:
-        """What the judge says of the generator at the end of an epoch (0: before the first step), and a picture."""
+        """Figures of merit of the generator at the end of an epoch (0: before the first step), and a picture."""
         samples = self._samples()
         assert samples is not None and self.judge is not None
         if rank() == 0 and (epoch % self.config.pictures_every == 0 or not self._left):
             self._draw_samples(samples[0], epoch)
-        return self.judge.measure(*samples, self.data)
+        row = self.judge.measure(*samples, self.data) | (self.fidelity.measure(epoch) if self.fidelity else {})
+        return broadcast(row)  # so that all workers end together or none
 
     def _end(self) -> Row:
         """The result: both files, and what they are worth."""
@@ -231,10 +258,16 @@ class _Pretraining(Loop):
         with at_average(gan, config.batch_size, config.seed, "settle"):
             tensors |= state("G_average", gan.gan.generator)
             samples = self._samples()
-        assert samples is not None and self.judge is not None
-        measured = self.judge.measure(*samples, self.data)
-        worth = {name.removeprefix("gan/"): value for name, value in measured.items()}
+            assert samples is not None and self.judge is not None and self.fidelity is not None
+            measured = self.judge.measure(*samples, self.data) | self.fidelity.proxy()
+            measured |= self.fidelity.report(self._give_way)
+        worth = {_leaf(name): value for name, value in measured.items()}
+        protocols = {_leaf(name): words for name, words in self.fidelity.protocols.items() if name in measured}
         about = {"iterations": self.search.iteration, "workers": workers, "judge": self.judge.accuracy}
-        write(self.run.folder, config, self.data, tensors, **about, **worth)
+        write(self.run.folder, config, self.data, tensors, **about, protocols=protocols, **worth)
         row: Row = {"epoch": self.epoch, "phase": "best", "time": time.time(), "cost/gpu_hours": self.hours}
         return row | {f"best/{name}": value for name, value in worth.items()}
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition("/")[2]

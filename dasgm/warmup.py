@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
 
 
-def iterate(gan: Adversary, data: Data, j: Tensor, *stream: object) -> Tensors:
-    """One iteration of Eq. 4 and 5 on the images `j` of J_2, with the draws named by `stream`. Returns the losses."""
+def iterate(gan: Adversary, data: Data, j: Tensor, n: int, *stream: object) -> Tensors:
+    """One iteration of Eq. 4 and 5 in batches of n on the images `j` of J_2, n for all discriminator steps or n for
+    each, with the draws named by `stream`. Returns the losses."""
     with replay(*stream, "augment"):
         x = data.flip_raw(data.raw(j))
-    z, y = gan.draw(len(x), seed_of(*stream, "z"))
+    z, y = gan.draw(n, seed_of(*stream, "z"))
     fake, _, generator = gan.generator_step(z, y, seed_of(*stream, "gan"))
     discriminator = gan.discriminator_step(x, data.labels[j], fake, y, seed_of(*stream, "discriminator"))
     assert generator is not None and discriminator is not None
@@ -80,7 +81,7 @@ def train(search: Search, say: Callable[[str], None], give_way: Callable[[], Non
     for i in range(config.gan.warmup):
         give_way()
         j = search.batch(data.J2, "warm-up", i, min(config.gan.warmup_batch_size, len(data.J2)))
-        iterate(gan, data, j, "warm-up", config.seed, i)
+        iterate(gan, data, j, len(j), "warm-up", config.seed, i)
         if time.monotonic() - told > 10:
             told = time.monotonic()
             say(f"GAN warm-up: iteration {i + 1} of {config.gan.warmup}")

@@ -287,5 +287,7 @@ def test_flags_are_a_promise():
             "threads",
             "checkpoints",
             "pictures_every",
+            "fidelity_every",
+            "inception_weights",
         ]
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dasgm import fidelity
-from dasgm.config import SearchConfig, override
+from dasgm.config import PretrainConfig, SearchConfig, override
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
 from dasgm.fidelity import Fidelity, frechet_distance, generated, inception, inception_score, moments, quantised
@@ -25,6 +25,7 @@ from dasgm.figures import nearest, nearest_grid
 from dasgm.judge import Judge, JudgeNetwork
 from dasgm.loop import fits, main
 from dasgm.presets import PRESETS, preset
+from dasgm.pretrain import main as pretrain
 from dasgm.report import report
 from dasgm.runs import read_json, read_lines
 from dasgm.search import Search
@@ -273,6 +274,26 @@ def test_a_run_has_its_figures_protocols_and_pictures(tmp_path: Path, monkeypatc
         assert protocol in page
     assert "FID 7.25" in page and f"<td>{rows[1]['gan/fid']:.2f}</td>" in page and "nearest in pixels" in page
     assert not (tmp_path / "run/report.html").read_text().count("FID NaN")
+
+
+def test_a_pretraining_has_its_figures_and_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fidelity, "inception", lambda path: (Fake(), "a fake"))
+    monkeypatch.setattr("dasgm.pretrain.inception", lambda path: None)
+    monkeypatch.setattr("torchmetrics.image.fid._compute_fid", frechet_tensor)
+    monkeypatch.setattr(fidelity.Fidelity, "report", lambda self, give_way: {"best/fid": 7.25, "best/is": 2.5})
+    small = {"data.limit": 120, "fidelity_every": 2, "inception_weights": "x", "gan.pretrain_iterations": 210}
+    config = PretrainConfig.of(override(preset("quickstart").config, TINY | small))
+    last = pretrain(config, tmp_path / "gan")
+    rows, about = read_lines(tmp_path / "gan/metrics.jsonl"), read_json(tmp_path / "gan/gan.json")
+    assert ["gan/fid" in row for row in rows] == [False, True, False, False] and all(
+        "gan/fd_proxy" in r for r in rows[:3]
+    )
+    assert (about["fid"], about["is"], last["best/fid"]) == (7.25, 2.5, 7.25)
+    assert set(about["protocols"]) == {"fd_proxy", "fid", "is"} and "torch-fidelity" in about["protocols"]["fid"]
+    assert "FID 7.25" in (tmp_path / "gan/report.html").read_text()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="weights-inception-2015-12-05-6726825d.pth"):
+        pretrain(config, tmp_path / "other")
 
 
 def frechet_tensor(*arguments: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import pkgutil
 import subprocess
@@ -16,6 +17,8 @@ from torch import nn
 from torch.func import functional_call, jvp
 
 import dasgm.gans
+from dasgm.adversary import Adversary
+from dasgm.bilevel import grad, mixed_vjp
 from dasgm.gans import biggan
 from dasgm.gans._base import Gan
 from dasgm.gans._resnet import Discriminator, DiscriminatorBlock, GeneratorBlock, SpectralConv2d, edges
@@ -203,6 +206,27 @@ def test_state_round_trip(key):
         of_g, of_e = losses(gan, gan.architecture())
         results.append([of_g, *of_e])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_iterations_leave_no_tensors_behind(key):
+    """Of Eq. 4, 5 and 7: as many numbers are held after six iterations as after three."""
+    adversary = Adversary(small(key))
+    G, E, B = adversary.players
+    _, y, real = draw(adversary.gan)
+    held = []
+    for i in range(6):
+        z, y_fake = adversary.draw(6, i)
+        G0, E0 = G.state(), E.state()
+        L_GAN = lambda G, B, a=(z, y_fake, i), E0=E0: adversary.generator_pass(G, E0, B, *a)[0]  # noqa: E731
+        fake, response, _ = adversary.generator_step(z, y_fake, i)
+        adversary.discriminator_step(real, y, fake, y_fake, i)
+        (u,) = grad(G(z, y_fake).square().mean(), G)
+        B.step(mixed_vjp(L_GAN, G0, B, response(u), 0.1))
+        del L_GAN, G0, E0, fake, response, u, z, y_fake
+        gc.collect()
+        held.append(sum(t.numel() for t in gc.get_objects() if type(t) in (torch.Tensor, nn.Parameter)))
+    assert held[-1] == held[2] > weights(G.module, E.module), held
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from dasgm import loop, pretrain
 from dasgm.bilevel import grad, replay, seed_of
-from dasgm.config import PretrainConfig, SearchConfig, from_json, override, to_json
-from dasgm.presets import PRESETS, preset
-from dasgm.pretrain import Pretraining, of_search
+from dasgm.config import PretrainConfig, SearchConfig, from_json, key_of, override, to_json
+from dasgm.presets import PRESETS, SMALL_GANS, preset
+from dasgm.pretrain import Pretraining, first_half, of_search
 from dasgm.pretrained import at_average, chosen, read
 from dasgm.runs import Run, read_lines, state_of
 from dasgm.search import Search, SearchFailed
@@ -94,7 +94,9 @@ def test_folder_is_a_runs(made):
     rows = rows_of(made)
     assert [(row["epoch"], row["phase"]) for row in rows] == [*((e, "pretrain") for e in (1, 2, 3)), (3, "best")]
     assert [row["iteration"] for row in rows[:3]] == [100, 200, LENGTH]  # J_2 has 80 images: passes of 10 batches
-    assert {"loss/generator", "loss/discriminator", "gan/synthetic_accuracy", "gan/diversity"} <= set(rows[0])
+    figures = {"gan/synthetic_accuracy", "gan/diversity", "gan/fd_proxy"}
+    assert {"loss/generator", "loss/discriminator"} | figures <= set(rows[0])
+    assert "not FID" in Run(made).about["protocols"]["gan/fd_proxy"]
     for name in ("config.json", "report.html", "gan.safetensors", "gan.json", "pictures/samples-000.png"):
         assert (made / name).is_file(), name
     assert "dasgm pre-training" in (made / "report.html").read_text()
@@ -138,17 +140,33 @@ def test_nan_is_named(tmp_path, made):
     assert not (tmp_path / "gan" / "gan.safetensors").exists()
 
 
+def test_collapse_is_named(tmp_path, made, monkeypatch):
+    """All images of a class are one picture."""
+    shutil.copytree(made.parent / "cache", tmp_path / "cache")
+    one = lambda gan, G, labels, seed: (labels / 5 - 1).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)  # noqa: E731
+    monkeypatch.setattr(loop, "sample", one)
+    config = PretrainConfig.of(small(**{"gan.pretrain_iterations": 400}))
+    with pytest.raises(SearchFailed, match=r"^epoch 3: the generator has collapsed: .* 0\.\d %"):
+        pretrain.main(config, tmp_path / "gan", QUIET)
+    assert Run(tmp_path / "gan").about["state"] == "failed" and len(rows_of(tmp_path / "gan")) == 3
+    assert not (tmp_path / "gan" / "gan.json").exists()
+
+
 def test_an_iteration_is_eq_4_then_5_with_the_gans_own_number_of_steps(data):
-    """Against the hinge losses written out, and Adam's own steps counted."""
+    """Against the hinge losses written out, and Adam's own steps counted; every step has real images of its own."""
     config = override(PretrainConfig.of(small()), {"gan.pretrain_discriminator_steps": 3})
     training = Pretraining(config, data)
     G, E, B = training.gan.players
-    place_G, place_E = G.state(), E.state()
+    place_G, place_E, seen = G.state(), E.state(), []
+    losses_of = training.gan.gan.discriminator_losses
+    spied = lambda turn: [lambda d, x, *rest: seen.append(x) or losses_of(turn)[0](d, x, *rest)]  # noqa: E731
+    training.gan.gan.discriminator_losses = spied
     losses = training.iterate()
     assert (G.steps, E.steps, B.steps) == (1, 3, 0)
     stream = ("pre-training", 0, 0, 0)
     order = torch.randperm(len(data.J2), generator=torch.Generator().manual_seed(seed_of(0, "pre-training", 0)))
     j = data.J2[order[:8]]
+    assert [len(x) for x in seen] == [8, 8, 8] and torch.equal(torch.cat(seen), data.raw(data.J2[order[:24]]))
     z, y = training.gan.draw(8, seed_of(*stream, "z"))
     with replay(seed_of(*stream, "gan")):
         fake = place_G(z, y)
@@ -337,7 +355,9 @@ def test_frozen_gan_never_changes_by_one_bit(made, tmp_path):
         assert state["search"][name]["optimizer"] is None
     row = read_lines(tmp_path / "run" / "metrics.jsonl")[1]
     assert "loss/architecture" in row and "loss/generator" not in row and "grad/B" not in row
-    assert row["gan/synthetic_accuracy"] == json.loads((made / "gan.json").read_text())["synthetic_accuracy"]
+    about = json.loads((made / "gan.json").read_text())
+    assert row["gan/synthetic_accuracy"] == about["synthetic_accuracy"]
+    assert row["gan/fd_proxy"] == pytest.approx(about["fd_proxy"]) and "not FID" in about["protocols"]["fd_proxy"]
 
 
 def test_frozen_search_takes_a_relaxed_discriminator_too(made, data, tmp_path):
@@ -424,6 +444,28 @@ def test_papers_rows_pretrain_as_biggans_authors():
     rows = [PretrainConfig.of(found.config) for name, found in PRESETS.items() if "-val" in name]
     assert {(c.gan.pretrain_discriminator_steps, c.gan.pretraining_length) for c in rows} == {(4, 50_000)}
     assert len({c.name for c in rows if c.batch_size == 64}) == 1
+
+
+@pytest.mark.parametrize("gan", [preset("quickstart").config.gan, *SMALL_GANS.values()], ids=key_of)
+def test_small_ones_average_over_the_last_of_their_iterations(gan):
+    """Averaged like a weight: the number of the iteration, over the length of a small pre-training."""
+    built, mean = gan.build(3, 16, False), 0.0
+    for step in range(1, gan.pretraining_length + 1):
+        decay = built.average_decay(step)
+        mean = decay * mean + (1 - decay) * step
+    assert 0.8 < mean / gan.pretraining_length < 0.99
+
+
+def test_an_average_that_is_too_slow_is_told():
+    """BigGAN's published average, from iteration 1,000 on: of 3,000 iterations it shows the first half."""
+    published = preset("dasgm-darts").config.gan.build(10, 32, False).average_decay
+    for length in (1000, 3000, 50_000):
+        old = 1.0
+        for step in range(1, length + 1):
+            decay = published(step)
+            old = decay * old + (1 - decay) * (step <= length // 2)
+        assert first_half(published, length) == pytest.approx(old)
+    assert first_half(published, 1000) == 0 and first_half(published, 3000) > 0.8 > 0.1 > first_half(published, 50_000)
 
 
 @pytest.mark.slow

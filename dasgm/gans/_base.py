@@ -28,7 +28,7 @@ class GanConfig:
     warmup_lr: float = 2e-4  # of the generator meanwhile
     warmup_batch_size: int = 64
     pretrain_iterations: int = 0  # of a pre-training; 0: as many as the warm-up, and where there is none 50,000
-    pretrain_discriminator_steps: int = 1  # per generator step when pre-training
+    pretrain_discriminator_steps: int = 1  # per generator step when pre-training, each on real images of its own
 
     def __post_init__(self) -> None:
         if self.channels < 1:
@@ -51,8 +51,9 @@ class GanConfig:
 
     @property
     def pretraining_length(self) -> int:
-        """Iterations of a pre-training. 50,000 by default, on CIFAR 128 passes over J_2: the paper says nothing, and
-        StudioGAN's curves have flattened there (BigGAN's FID: 14.9 at 20,000, 8.9 at 50,000, 8.1 at 100,000)."""
+        """Iterations of a pre-training. 50,000 by default, on CIFAR 128 passes over J_2 with one discriminator step and
+        512 with four: the paper says nothing, and StudioGAN's curves have flattened there (BigGAN's FID: 14.9 at
+        20,000, 8.9 at 50,000, 8.1 at 100,000)."""
         return self.pretrain_iterations or self.warmup or 50_000
 
     def build(self, classes: int, size: int, searched: bool) -> Gan:
