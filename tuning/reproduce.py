@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parse(without_config(Options), words, Options(), prog, f"{__doc__}\n{HELP}")
         configs = options.configs()
-        first = next(iter(configs.values()))
+        first = max(configs.values(), key=lambda config: config.freeze_gan)  # what is to be pre-trained is looked at
         size = "-small" if options.small else ""
         name = f"table{options.table}{size}" if options.table else f"rows{size}"
         chosen = Chosen(name, first, [])
