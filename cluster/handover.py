@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.job import joined, prepare
+from cluster.job import PASSED, joined, prepare
 from dasgm.cli import fail
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> s
         entrypoint = f"cd {shlex.quote(os.getcwd())} && "
         entrypoint += f"exec {shlex.join([*here, sys.executable, '-P', '-m', module, *words])}"
     environment = {INSIDE: job, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-    environment |= {name: os.environ[name] for name in ("DASGM_GPUS", "DASGM_SLOTS") if name in os.environ}
+    environment |= {name: os.environ[name] for name in ("DASGM_GPUS", "DASGM_SLOTS", *PASSED) if name in os.environ}
     packages = [_folder(package) for package in ("dasgm", "cluster", "tuning")]
     end = time.monotonic() + 60
     while True:

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dasgm.mirror import age, discard, for_ray, of
+from dasgm.storage import local
+
 # Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,6 +38,8 @@ PRIVATE = {
     "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
 }
+PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "DASGM_LOCK_AGE")
+"""Where the storage is: the same on every machine of a cluster."""
 JOINED = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800"}  # a machine that is rented first takes minutes to come
 SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
 HOLDS_NOTHING: dict[str, float] = {
@@ -214,7 +219,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
-    kept = {k: os.environ[k] for k in (*QUIET, *JOINED, "GLOO_SOCKET_IFNAME") if k in os.environ}
+    kept = {k: os.environ[k] for k in (*QUIET, *JOINED, *PASSED, "GLOO_SOCKET_IFNAME") if k in os.environ}
     return {"env_vars": kept | (more or {})}
 
 
@@ -284,7 +289,7 @@ def launch(
 ) -> None:
     """Run `work(payload)` on every worker, as one Ray Train run; a worker that dies is started again.
 
-    Ray's own notes go below `scratch` for that time; on several machines they share it.
+    Ray's own notes go below `scratch` for that time; several machines share it, so there it may be object storage.
 
     Raises:
         ValueError: what `work` returned: a user's mistake, which no retry mends.
@@ -294,6 +299,7 @@ def launch(
     import ray.train
     import ray.train.torch
 
+    place, system = (str(scratch), None) if workers.private else for_ray(scratch)
     limits: dict[str, Any] = {"max_failures": retries, "controller_failure_limit": 5}  # by default it waits for ever
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name = uuid.uuid4().hex[:12]
@@ -308,7 +314,8 @@ def launch(
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
-            storage_path=str(scratch),
+            storage_path=place,
+            storage_filesystem=system,
             callbacks=callbacks or [],
             failure_config=ray.train.FailureConfig(**limits),
             logging_config=quiet,
@@ -321,7 +328,7 @@ def launch(
     except SystemExit:  # Ray's own way to end on Ctrl-C
         raise KeyboardInterrupt from None
     finally:
-        shutil.rmtree(scratch / name, ignore_errors=True)
+        discard(scratch / name)
     if result.return_value:
         raise ValueError(result.return_value)
 
@@ -407,7 +414,7 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     def report(row: dict[str, Any]) -> None:
         ray.train.report({key: row[key] for key in ("epoch", "val/accuracy") if key in row} | mark)
 
-    folder = Path(payload["folder"])
+    folder, cache = local(payload["folder"]), local(payload["cache"])
     config = from_json(json.loads(payload["config"]), kind)
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
 
@@ -416,11 +423,13 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
             print(line, file=log)
 
     try:
-        main(config, folder, Seams(report=report, say=say, about=payload["about"], cache=Path(payload["cache"])))
+        main(config, folder, Seams(report=report, say=say, about=payload["about"], cache=cache))
     except SearchFailed:
         pass  # run.json says what and where
-    except Locked:
-        raise  # by a worker that is just being killed: the next try comes later
+    except Locked:  # by a worker that is just being killed: the next try comes later
+        if of(folder):
+            time.sleep(age())  # or one whose machine is gone
+        raise
     except ValueError as error:
         return str(error)
     return None
