@@ -174,7 +174,7 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")
         return 130
-    print(f"finished; everything lies in {lies_at(folder)}; the result page is {folder / 'report.html'}")
+    print(f"finished; the result page is {folder / 'report.html'}; everything lies in {lies_at(folder)}")
     return 0
 
 

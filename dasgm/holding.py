@@ -94,6 +94,12 @@ class Held(Mirror):
             time.sleep(pause * random.random())
         return holder
 
+    def offer(self, name: str, once: bool = False) -> None:
+        """Send a file, after what it tells of."""
+        self.storage.attempt(self.push)
+        if not self.lost:
+            super().offer(name, once)
+
     def push(self) -> None:
         """Send what is new, unless another has taken the folder while the storage was out of reach."""
         if time.monotonic() - self._signed > age() / 2:

@@ -136,6 +136,8 @@ def ensure_writable(folder: Path) -> None:
         with mirror.storage.needed():
             probe = f"{mirror.prefix}.probe-{uuid.uuid4().hex}"
             mirror.storage.write(probe, b"")
+            if mirror.storage.read(probe) is None:
+                raise OSError("what is written cannot be read")
             mirror.storage.remove(probe)
 
 
@@ -196,13 +198,14 @@ class Mirror:
         """Fetch what is new there, but for checkpoints, and the same of runs in this folder."""
         from dasgm.runs import exclusive  # which builds on this
 
-        found, below = self.manifest(), self.storage.list(self.prefix)
-        if found and found["session"] != text(self.folder / SESSION):  # else what is here is at least as new
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.pull(found["files"], light=True)
-        if ABOUT in below:
-            with exclusive(self.folder / f"{ABOUT}.lock"):
-                self.fetch(ABOUT)
+        below = self.storage.list(self.prefix)
+        if {MANIFEST, ABOUT} & set(below):
+            with exclusive(self.folder / ".refresh.lock"):  # or one that read earlier might write later
+                found = self.manifest()
+                if found and found["session"] != text(self.folder / SESSION):  # else this folder is at least as new
+                    self.pull(found["files"], light=True)
+                with exclusive(self.folder / f"{ABOUT}.lock"):
+                    self.fetch(ABOUT)
         for name, made in below.items() if depth else ():
             if made is None and name not in NO_RUNS and not name.startswith("."):
                 Mirror(self.folder / name, self.storage, f"{self.prefix}{name}/").refresh(depth - 1)
