@@ -38,8 +38,6 @@ PRIVATE = {
     "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
 }
-PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "DASGM_LOCK_AGE")
-"""Where the storage is: the same on every machine of a cluster."""
 JOINED = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800"}  # a machine that is rented first takes minutes to come
 SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
 HOLDS_NOTHING: dict[str, float] = {
@@ -219,7 +217,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
-    kept = {k: os.environ[k] for k in (*QUIET, *JOINED, *PASSED, "GLOO_SOCKET_IFNAME") if k in os.environ}
+    kept = {k: os.environ[k] for k in (*QUIET, *JOINED, "GLOO_SOCKET_IFNAME") if k in os.environ}
     return {"env_vars": kept | (more or {})}
 
 

@@ -199,7 +199,7 @@ class Mirror:
         from dasgm.runs import exclusive  # which builds on this
 
         below = self.storage.list(self.prefix)
-        if {MANIFEST, ABOUT} & set(below):
+        if {MANIFEST, ABOUT} & set(below) and not self.session:
             with exclusive(self.folder / ".refresh.lock"):  # or one that read earlier might write later
                 found = self.manifest()
                 if found and found["session"] != text(self.folder / SESSION):  # else this folder is at least as new

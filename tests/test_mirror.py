@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from buckets import Server, serve
@@ -16,7 +17,7 @@ from commands import start, wait_for
 from dasgm import cli, mirror
 from dasgm.mirror import here, refresh
 from dasgm.runs import Locked, Run, read_json, read_lines, runs
-from dasgm.storage import lies_at, local, storage
+from dasgm.storage import Storage, lies_at, local, storage
 
 server = pytest.fixture(scope="module")(serve)
 TIMES = ("time", "speed/", "cost/")
@@ -216,6 +217,27 @@ def test_reader_leaves_alone_what_its_machine_works_on(machine):
         work(run, range(1, 3))
         refresh(run.folder)
         assert len(run.rows()) == 2 and len(run.checkpoints()) == 2
+
+
+def test_object_that_is_replaced_while_it_is_read_is_read_whole(server, machine):
+    """pyarrow reads as many bytes as the object had a moment before."""
+    place = Storage("s3://bucket/r18")
+    system, path = place._opened
+
+    class Overtaken:
+        """Between the question for the size and the answer to that for the bytes another writes, once."""
+
+        later = [b"much longer"]
+
+        def open_input_stream(self, name: str) -> Any:
+            stream = system.open_input_stream(name)
+            if self.later:
+                server.client.put_object(Bucket="bucket", Key="r18/o", Body=self.later.pop())
+            return stream
+
+    place.write("o", b"short")
+    place.__dict__["_opened"] = Overtaken(), path
+    assert place.read("o") == b"much longer"
 
 
 def test_database_is_copied_whole_while_it_is_written(server, machine, tmp_path):
