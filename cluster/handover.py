@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 INSIDE = "DASGM_JOB"
 """Set where the job itself runs: it does not hand itself over again."""
-PASSED = ("DASGM_GPUS", "DASGM_SLOTS", "DASGM_LOCK_AGE")
-PASSED += ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+SERVER = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+PASSED = ("DASGM_GPUS", "DASGM_SLOTS", "DASGM_LOCK_AGE", *SERVER)
 """What holds for the whole cluster, and for the job and its workers where the command was given it. No keys."""
 STOP_SECONDS = 60
 """What a cancelled job has to write down how far it came, before it is killed."""

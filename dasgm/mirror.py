@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ ORDER = ("checkpoints/*.pt", "*.jsonl", "*", "checkpoints/best", "pictures/*")
 
 held: dict[Path, Mirror] = {}
 """Folders that this process holds (holding.py)."""
+_worked: dict[Path, float] = {}
+"""When somebody was last seen to work in a folder."""
 
 
 def age() -> float:
@@ -101,10 +104,14 @@ def discard(folder: Path) -> None:
 
 
 def claimed(folder: Path) -> bool:
-    """Whether somebody, on whatever machine, works in a folder that stands for something."""
-    found: list[str] = []
+    """Whether somebody, on whatever machine, works in a folder that stands for something; a yes is good for PAUSE."""
+    place, found = folder.absolute(), list[str]()
+    if time.monotonic() - _worked.get(place, -math.inf) < PAUSE:
+        return True
     if mirror := of(folder):
         mirror.storage.attempt(lambda: found.extend(mirror.claims()))
+    if found:
+        _worked[place] = time.monotonic()
     return bool(found)
 
 

@@ -335,8 +335,11 @@ def _text(path: Path) -> str:
 
 def state_of(folder: Path) -> str:
     """A run's state; one that says it runs while nobody holds its lock was interrupted."""
-    state = read_json(folder / "run.json").get("state", "unknown")
-    return "interrupted" if state == "running" and not Run(folder).busy else state
+    state = Run(folder).about.get("state", "unknown")
+    if state != "running" or Run(folder).busy:
+        return state
+    mirror.refresh(folder)  # it may have ended on another machine since
+    return "interrupted" if Run(folder).about["state"] == "running" else Run(folder).about["state"]
 
 
 def runs(storage: Path) -> Iterator[Path]:
