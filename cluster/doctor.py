@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, schema
+from dasgm import mirror, runs
 from dasgm.config import key_of, keys, nearest
 from dasgm.presets import preset, with_dataset
+from dasgm.storage import lies_at, local
 
 LOOPBACK = ("127.", "::1", "::ffff:127.")
 TOKEN = "~/.ray/auth_token"
@@ -113,26 +115,18 @@ def look_at_tools() -> Iterator[Finding]:
 
 
 def look_at_storage(storage: str) -> Iterator[Finding]:
-    """A file written, read and removed through pyarrow, as runs are."""
-    from pyarrow import fs
-
-    uri = storage if "://" in storage else str(Path(storage).expanduser().absolute())
+    """A file written, read and removed, as runs are."""
     try:
-        system, path = fs.FileSystem.from_uri(uri)
-        made = isinstance(system, fs.LocalFileSystem) and not os.path.exists(path)
-        system.create_dir(path) if isinstance(system, fs.LocalFileSystem) else None
-        probe = f"{path.rstrip('/')}/.doctor-{platform.node()}-{os.getpid()}"
-        with system.open_output_stream(probe) as file:
-            file.write(b"dasgm")
-        with system.open_input_stream(probe) as file:
-            assert file.read() == b"dasgm"
-        system.delete_file(probe)
-        if made:
-            os.rmdir(path)
+        path = local(storage).expanduser().absolute()
+        if lies_at(path) == str(path):
+            made = not path.exists()
+            runs.ensure_writable(path)
+            if made:
+                path.rmdir()
+        mirror.ensure_writable(path)
         yield True, f"storage {storage}: written and read"
-    except Exception as error:  # pyarrow's ArrowInvalid and OSError, with whole HTTP answers
-        line = " ".join(str(error).split())[:200]
-        yield False, f"storage {storage}: cannot be written ({line}): check its name and your rights"
+    except ValueError as error:
+        yield False, str(error)
 
 
 def look_at_gpus() -> Iterator[Finding]:

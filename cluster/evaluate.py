@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import platform
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -29,9 +28,11 @@ from dasgm.cli import fail, flattened, parse, take
 from dasgm.config import digest, key_of, keys, mathematics, to_json
 from dasgm.evaluate_cli import configured
 from dasgm.genotype import KNOWN
+from dasgm.mirror import discard, following, refresh
 from dasgm.recipes import EvaluateConfig
 from dasgm.report import read_trials
 from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_json, write_atomic
+from dasgm.storage import lies_at, local
 from dasgm.tables import errors
 
 PLACES = ("--recipe", "--dataset", "--data-dir", "--storage", "--workers", "--from-sweep", "--top")
@@ -56,7 +57,7 @@ class Options:
     loader: Literal["ray", "torch"] = "ray"
     """Of photographs that are streamed (imagenet): Ray Data on all CPUs, or torch's DataLoader in each worker."""
     storage: Path = Path("runs")
-    """Root of everything."""
+    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
     name: str = ""
     """Of the folder of all; <genotypes or sweep>-<recipe>-<dataset> by default. The same name continues."""
     time_budget: float | None = None
@@ -178,12 +179,13 @@ class Group:
         left = [one for one in self.evaluations if self.state(one) != "finished"]
         mirror = Mirror(self.folder).start()
         try:
-            if left:
-                print(f"starting Ray: {len(left)} of {len(self.evaluations)} evaluations to run", flush=True)
-                with job.connected(workers, self.options.wait) as slots:
-                    self._side_by_side(left, workers, slots, mirror.kick, deadline)
+            with following(self.folder):
+                if left:
+                    print(f"starting Ray: {len(left)} of {len(self.evaluations)} evaluations to run", flush=True)
+                    with job.connected(workers, self.options.wait) as slots:
+                        self._side_by_side(left, workers, slots, mirror.kick, deadline)
         finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            discard(self.scratch)
             states = [self._settled(one) for one in self.evaluations]
             over = "interrupted" if {"", "interrupted"} & set(states) else "finished"
             write_atomic(self.folder / "table.md", f"`{self.command}`\n\n{self.table()}")
@@ -219,7 +221,7 @@ class Group:
         while (waiting or running) and time.monotonic() < deadline:
             while waiting and len(running) < at_once:
                 one = waiting.popleft()
-                running[task.remote(self._payload(one, prefetch), workers, self.scratch)] = one
+                running[task.remote(self._payload(one, prefetch), workers, lies_at(self.scratch))] = one
             done, _ = ray.wait(list(running), timeout=0.5)
             if self._listen() or done:
                 kick()
@@ -233,6 +235,7 @@ class Group:
             error = ray.get(ref)
         except ray.exceptions.RayError as found:  # the task's process is gone
             error = (str(found).strip().splitlines() or [type(found).__name__])[0]
+        refresh(self.folder / one.name)
         reason = error or Run(self.folder / one.name).about.get("reason", "")
         print(f"{one.name}: {self.state(one)} {reason}".rstrip(), flush=True)
 
@@ -268,9 +271,9 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def one_evaluation(asked: dict[str, Any], workers: job.Workers, scratch: Path) -> str:
+def one_evaluation(asked: dict[str, Any], workers: job.Workers, scratch: str) -> str:
     """One evaluation as a Ray Train run in its own folder; '' or why it did not come to its end."""
-    return attempt(job.evaluate, asked, workers, scratch)
+    return attempt(job.evaluate, asked, workers, local(scratch))
 
 
 def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Group:
@@ -278,7 +281,7 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Grou
     values, sources, rest = take(argv, PLACES, len(argv))
     if {"-h", "--help"} & set(argv):
         sources = sources or ["DARTS_V2"]
-    sweep, storage = values.get("--from-sweep", ""), Path(values.get("--storage", "runs"))
+    sweep, storage = values.get("--from-sweep", ""), local(values.get("--storage", "runs"))
     if bool(sweep) == bool(sources):
         raise ValueError("name genotypes (a file, a run's folder, or one of " + ", ".join(KNOWN) + ") or --from-sweep")
     if "--top" in values and not sweep:
@@ -333,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print(f"stopped; every whole epoch is saved in {group.folder}. To continue: {group.command}")
+        print(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
         return 130
 
 
@@ -349,7 +352,7 @@ def _dry_run(group: Group) -> int:
 
 def _run(group: Group, begun: float) -> int:
     budget = group.options.time_budget
-    print(f"{len(group.evaluations)} evaluations by {group.recipe}, in {group.folder}", flush=True)
+    print(f"{len(group.evaluations)} evaluations by {group.recipe}, in {lies_at(group.folder)}", flush=True)
     for one in group.candidates:
         print(f"  {one.name}: {one.source}")
     workers = group.workers()
@@ -357,6 +360,7 @@ def _run(group: Group, begun: float) -> int:
     for line in (data.describe(), *data.notes):
         print(line, flush=True)
     with Run(group.folder):
+        refresh(group.folder, 1)
         group.begin(data, workers)
         complete = group.run(workers, math.inf if budget is None else begun + budget)
     _show(group)
@@ -371,6 +375,7 @@ def _show(group: Group) -> None:
 
     storage = group.folder.parent
     print(f"\n{group.table()}\nthe same in {group.folder / 'table.md'}")
+    print(f"everything lies in {lies_at(group.folder)}")
     done = [one for one in group.evaluations if group.state(one) == "finished"]
     for one in done:
         print(f"  {one.name}: {group.folder / one.name / 'report.html'}")

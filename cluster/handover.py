@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 INSIDE = "DASGM_JOB"
 """Set where the job itself runs: it does not hand itself over again."""
+SERVER = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+PASSED = ("DASGM_GPUS", "DASGM_SLOTS", "DASGM_LOCK_AGE", *SERVER)
+"""What holds for the whole cluster, and for the job and its workers where the command was given it. No keys."""
 STOP_SECONDS = 60
 """What a cancelled job has to write down how far it came, before it is killed."""
 HELP = "On a cluster (RAY_ADDRESS) it becomes a job: --follow NAME looks at it again, --cancel NAME ends it."
@@ -93,7 +96,7 @@ def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> s
         entrypoint = f"cd {shlex.quote(os.getcwd())} && "
         entrypoint += f"exec {shlex.join([*here, sys.executable, '-P', '-m', module, *words])}"
     environment = {INSIDE: job, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-    environment |= {name: os.environ[name] for name in ("DASGM_GPUS", "DASGM_SLOTS") if name in os.environ}
+    environment |= {name: os.environ[name] for name in PASSED if name in os.environ}
     packages = [_folder(package) for package in ("dasgm", "cluster", "tuning")]
     end = time.monotonic() + 60
     while True:

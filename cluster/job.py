@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dasgm.mirror import age, discard, for_ray, of
+from dasgm.storage import local
+
 # Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -284,7 +287,7 @@ def launch(
 ) -> None:
     """Run `work(payload)` on every worker, as one Ray Train run; a worker that dies is started again.
 
-    Ray's own notes go below `scratch` for that time; on several machines they share it.
+    Ray's own notes go below `scratch` for that time; several machines share it, so there it may be object storage.
 
     Raises:
         ValueError: what `work` returned: a user's mistake, which no retry mends.
@@ -294,6 +297,7 @@ def launch(
     import ray.train
     import ray.train.torch
 
+    place, system = (str(scratch), None) if workers.private else for_ray(scratch)
     limits: dict[str, Any] = {"max_failures": retries, "controller_failure_limit": 5}  # by default it waits for ever
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name = uuid.uuid4().hex[:12]
@@ -308,7 +312,8 @@ def launch(
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
-            storage_path=str(scratch),
+            storage_path=place,
+            storage_filesystem=system,
             callbacks=callbacks or [],
             failure_config=ray.train.FailureConfig(**limits),
             logging_config=quiet,
@@ -321,7 +326,7 @@ def launch(
     except SystemExit:  # Ray's own way to end on Ctrl-C
         raise KeyboardInterrupt from None
     finally:
-        shutil.rmtree(scratch / name, ignore_errors=True)
+        discard(scratch / name)
     if result.return_value:
         raise ValueError(result.return_value)
 
@@ -410,7 +415,7 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     def report(row: dict[str, Any]) -> None:
         ray.train.report({key: row[key] for key in ("epoch", "val/accuracy") if key in row} | mark)
 
-    folder = Path(payload["folder"])
+    folder, cache = local(payload["folder"]), local(payload["cache"])
     config = from_json(json.loads(payload["config"]), kind)
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
 
@@ -419,11 +424,13 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
             print(line, file=log)
 
     try:
-        main(config, folder, Seams(report=report, say=say, about=payload["about"], cache=Path(payload["cache"])))
+        main(config, folder, Seams(report=report, say=say, about=payload["about"], cache=cache))
     except SearchFailed:
         pass  # run.json says what and where
-    except Locked:
-        raise  # by a worker that is just being killed: the next try comes later
+    except Locked:  # by a worker that is just being killed: the next try comes later
+        if of(folder):
+            time.sleep(age())  # or one whose machine is gone
+        raise
     except ValueError as error:
         return str(error)
     return None

@@ -12,6 +12,7 @@ from cluster.job import workers_for
 from cluster.search import ended, payload, run
 from dasgm.catalogue import show_config
 from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
+from dasgm.storage import lies_at
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(describe_pretraining(config, options.workers))
         return 0
-    print(f"pre-training: starting Ray; the run's folder is {folder}", flush=True)
+    print(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
 
     def job() -> None:
         from dasgm.pretrain import fits

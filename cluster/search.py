@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -21,6 +20,8 @@ from cluster.job import search as work
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
+from dasgm.mirror import discard, following
+from dasgm.storage import lies_at, local
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,8 @@ class Options(SearchOptions):
 
 def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
     """A run, of whatever kind, as plain data for the workers."""
-    folder, cache = folder.absolute(), cache.absolute()
     text = json.dumps(to_json(config))
-    return {"config": text, "folder": str(folder), "cache": str(cache), "about": about}
+    return {"config": text, "folder": lies_at(folder.absolute()), "cache": lies_at(cache.absolute()), "about": about}
 
 
 def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False) -> list[str]:
@@ -72,6 +72,7 @@ def attempt(
         launch(work, asked, workers, scratch, callbacks)
     except (RuntimeError, ValueError) as error:
         its = Run(asked["folder"])
+        its.refresh()
         if its.about.get("state") != "stopped":  # a stopped trial's workers are taken away from under it
             # what befell the machine may pass, and the same command tries again; a user's mistake stays one
             state = "failed" if isinstance(error, ValueError) else "interrupted"
@@ -91,7 +92,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
     from cluster.tracking import Mirror
     from dasgm.runs import Run
 
-    folder = Path(asked["folder"])
+    folder = local(asked["folder"])
     scratch = folder / f".ray-{os.getpid()}"
     with Run(folder):  # refused here if another process has it
         pass
@@ -101,19 +102,20 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
         follower.start()
         try:
-            launch(work, asked, workers, scratch)
+            with following(folder):
+                launch(work, asked, workers, scratch)
         except RuntimeError as error:
             raise RuntimeError(f"the {what} failed: {error}; to continue, run the same command") from None
         finally:
             over.set()
             follower.join(2)
             told = mirror.stop(20)
-            shutil.rmtree(scratch, ignore_errors=True)
+            discard(scratch)
     if told:
         print(told)
     about = Run(folder).about
     if about.get("state") == "failed":
-        raise RuntimeError(f"the {what} failed: {about['reason']}; what came before is in {folder}")
+        raise RuntimeError(f"the {what} failed: {about['reason']}; what came before is in {lies_at(folder)}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(describe(config, workers=options.workers, pretrain=options.pretrain))
         return 0
-    print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {folder}", flush=True)
+    print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
 
     def job() -> None:
         workers = workers_for(options.workers, options.gpus)
@@ -170,9 +172,9 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     except RuntimeError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
-        print(f"stopped; what is done is in {folder}. To continue: {command}")
+        print(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")
         return 130
-    print(f"finished; the result page is {folder / 'report.html'}")
+    print(f"finished; the result page is {folder / 'report.html'}; everything lies in {lies_at(folder)}")
     return 0
 
 

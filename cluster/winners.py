@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dasgm.evaluate_cli import run_of
 from dasgm.genotype import Genotype
+from dasgm.mirror import here
 from dasgm.report import OBJECTIVE, ranking, read_trials
 from dasgm.runs import Run, read_json
 
@@ -42,7 +43,7 @@ def named(sources: Sequence[str]) -> list[Candidate]:
 
 
 def _named(source: str) -> Candidate:
-    run = run_of(source)
+    run = run_of(str(here(source)))
     if not (run / "run.json").is_file():
         return Candidate(run.absolute().name if run.is_dir() else run.stem, Genotype.load(source), source)
     run = run.absolute()
@@ -66,7 +67,7 @@ def of_sweep(name: str, storage: Path, top: int) -> list[Candidate]:
     """
     if top < 1:
         raise ValueError(f"--top {top}: expected at least 1")
-    folder = storage / name
+    folder = here(storage / name, depth=1)
     info = read_json(folder / "sweep.json")
     if not info:
         return _from_mlflow(name, storage, top)

@@ -13,7 +13,9 @@ from typing import Annotated, Any, NoReturn
 import dasgm
 from dasgm import verbs
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
+from dasgm.mirror import ensure_writable
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
+from dasgm.storage import lies_at, local
 
 USAGE = """\
 dasgm: differentiable architecture search with a generative model
@@ -105,17 +107,26 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
 
 
 def absolute(path: str | None) -> str | None:
-    """Workers may stand in other folders."""
-    return str(Path(path).absolute()) if path else None
+    """Workers may stand in other folders; an address is one anywhere."""
+    return str(Path(path).absolute()) if path and "://" not in path else path
 
 
 def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> Any:
-    """Arguments to a value of `kind` by tyro, whose own errors keep its form (exit code 2)."""
+    """Arguments to a value of `kind` by tyro, whose own errors keep its form (exit code 2).
+
+    A --storage that is an address becomes the folder that stands for it; one that cannot be written is an error.
+    """
     import tyro
 
     try:
+        if any("://" in word for word in argv):
+            values, _, argv = take(argv, ("--storage",), 0)
+            argv = [*argv, *(f"--storage={local(value)}" for value in values.values())]
         bare: Any = tyro.conf.AvoidSubcommands
-        return tyro.cli(bare[kind], default=default, args=list(argv), prog=prog, description=description)
+        found = tyro.cli(bare[kind], default=default, args=list(argv), prog=prog, description=description)
+        if not found.dry_run:
+            ensure_writable(found.storage)
+        return found
     except ValueError as error:  # raised by a configuration's own check
         fail(str(error))
 
@@ -136,7 +147,7 @@ class SearchOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Root of everything."""
+    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
     name: str = ""
     """Of the run; <preset>-<dataset>-s<seed> by default. The same name continues."""
     pretrain: bool = False
@@ -153,7 +164,7 @@ class PretrainOptions:
     iterations: int | None = None
     """Generator steps: the same as --gan.pretrain-iterations. More continue a run of the same --name."""
     storage: Path = Path("runs")
-    """Root of everything."""
+    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
     name: str = ""
     """Of the run; gan-<GAN>-<dataset>-s<seed>-<digest of its settings> by default, where --pretrain looks for it."""
     dry_run: bool = False
@@ -219,7 +230,7 @@ def _search(argv: Sequence[str]) -> int:
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = shlex.join(["dasgm", "search", *argv])
     show_config(config)
-    print(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {folder}", flush=True)
+    print(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}", flush=True)
     if options.dry_run:
         from dasgm.estimate import describe
 
@@ -255,10 +266,10 @@ def ending(
     try:
         yield
     except Interrupted:
-        say(f"stopped; {saved} is saved in {folder}. To continue: {command}")
+        say(f"stopped; {saved} is saved in {lies_at(folder)}. To continue: {command}")
         raise SystemExit(130) from None
     except SearchFailed as error:
-        fail(f"the {what} failed: {error}; what came before is in {folder}", 1)
+        fail(f"the {what} failed: {error}; what came before is in {lies_at(folder)}", 1)
 
 
 def _pretrain(argv: Sequence[str]) -> int:
@@ -268,7 +279,7 @@ def _pretrain(argv: Sequence[str]) -> int:
     config, folder = options.config, options.storage / (options.name or options.config.name)
     command = shlex.join(["dasgm", "pretrain", *argv])
     show_config(config)
-    print(f"{key_of(config.gan)} on {key_of(config.data)}: loading; the run's folder is {folder}", flush=True)
+    print(f"{key_of(config.gan)} on {key_of(config.data)}: loading; the run's folder is {lies_at(folder)}", flush=True)
     if options.dry_run:
         from dasgm.estimate import describe_pretraining
 
@@ -293,14 +304,14 @@ def pretrained_line(folder: Path) -> str:
     return (
         f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
         f"says (of real ones {found.about['judge']:.3f})\n"
-        f"  use it    dasgm search PRESET --gan-checkpoint {folder} [--freeze-gan --val-portion 0.5]"
+        f"  use it    dasgm search PRESET --gan-checkpoint {lies_at(folder)} [--freeze-gan --val-portion 0.5]"
     )
 
 
 def _result(row: dict[str, Any], folder: Path) -> str:
     proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
     return (
-        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours\n"
+        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
         f"  genotype  {folder / 'genotype.json'}\n  page      {folder / 'report.html'}\n"
         f"  draw it   dasgm draw {folder / 'genotype.json'} --output cells.pdf"
     )

@@ -13,9 +13,11 @@ from dasgm.cli import absolute, ending, fail, flattened, parse, progress, take
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype
+from dasgm.mirror import here
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.runs import read_json, state_of
+from dasgm.storage import lies_at
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class EvaluateOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Root of everything."""
+    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
     name: str = ""
     """Of the run; <genotype>-<recipe>-<dataset>-s<seed> by default. The same name continues."""
     loader: Literal["torch"] = "torch"
@@ -61,7 +63,7 @@ def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     values, first, rest = take(argv, ("--recipe", "--dataset", "--data-dir"), 2)
     if not first:
         raise ValueError("name a genotype: a file, a run's folder, or one of " + ", ".join(KNOWN))
-    source = first[0]
+    source = str(here(first[0]))
     if len(first) > 1:
         values.setdefault("--recipe", first[1])
     recipe, config = configured(values, read_json(run_of(source) / "config.json"))
@@ -124,7 +126,10 @@ def evaluate(argv: Sequence[str]) -> int:
     command = shlex.join(["dasgm", "evaluate", *argv])
     show_config(config)
     found = recipes.recipe(chosen.recipe)
-    print(f"{chosen.source} by {chosen.recipe} ({found.about}): loading; the run's folder is {folder}", flush=True)
+    print(
+        f"{lies_at(chosen.source)} by {chosen.recipe} ({found.about}): loading; the run's folder is {lies_at(folder)}",
+        flush=True,
+    )
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
         print(f"the run {run} is {state}: this is its architecture so far")
@@ -139,7 +144,7 @@ def evaluate(argv: Sequence[str]) -> int:
     from dasgm.session import Seams
 
     about = {"name": folder.name, "title": folder.name, "command": command}
-    about |= {"recipe": chosen.recipe, "genotype": chosen.source}
+    about |= {"recipe": chosen.recipe, "genotype": lies_at(chosen.source)}
     with progress() as (say, watch):
         with ending("training", folder, command, say, "every whole epoch"):
             row = main(chosen.genotype, config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
@@ -153,7 +158,7 @@ def _trained(row: dict[str, Any], folder: Path) -> str:
         f"finished: test error {row['result/error']:.2%}{five} after the last epoch (best on the test set, which is "
         f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})\n"
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
-        f"{row['cost/gpu_hours']:.4f} device hours\n"
+        f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
         f"  page      {folder / 'report.html'}\n"
         f"  try it    dasgm predict {folder} PICTURE\n"
         f'  load it   import dasgm; model = dasgm.load("{folder}")'

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dasgm.mirror import here
+
 PRIMITIVES = (
     "none",
     "max_pool_3x3",
@@ -86,7 +88,7 @@ class Genotype:
         """The built-in genotype of that name, or the one in that file or run's folder. ValueError names the source."""
         if str(source) in KNOWN:
             return KNOWN[str(source)]
-        path = Path(source)
+        path = here(source)
         if path.is_dir():
             path = path / "genotype.json"
             if not path.is_file():

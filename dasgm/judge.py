@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from dasgm.bilevel import replay
 from dasgm.config import digest
+from dasgm.mirror import shared
 from dasgm.runs import exclusive, packed, write_atomic
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
     name = f"judge-{digest([data.digest, data.J1.tolist(), data.Jval.tolist(), ITERATIONS])[:16]}"
     path = cache / f"{name}.pt"
     network = JudgeNetwork(len(data.classes)).to(data.images.device)
-    with exclusive(cache / f"{name}.lock"):
+    with exclusive(cache / f"{name}.lock"), shared(path, once=True):
         if path.exists():
             network.load_state_dict(torch.load(path, weights_only=True, map_location=data.images.device))
         else:

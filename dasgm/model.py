@@ -25,6 +25,7 @@ import dasgm
 from dasgm.config import key_of, to_json
 from dasgm.data._pictures import fitted, shorter_side, upright_rgb
 from dasgm.genotype import Genotype
+from dasgm.mirror import here
 from dasgm.networks.network import SHRINKS, Network, check_image_size
 from dasgm.recipes import EvaluateConfig
 from dasgm.runs import write_atomic
@@ -147,7 +148,7 @@ def load(path: str | Path, device: str = "cpu") -> Model:
     Raises:
         ValueError: in one line, why there is none or why it cannot be used.
     """
-    path = Path(path)
+    path = here(path)
     folder = path if path.is_dir() else path.parent
     described, weights = folder / DESCRIPTION, folder / WEIGHTS
     if not path.is_dir():

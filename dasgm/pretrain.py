@@ -16,11 +16,13 @@ from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.fidelity import inception
 from dasgm.judge import collapse
 from dasgm.loop import Loop
+from dasgm.mirror import refresh
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report
 from dasgm.runs import Run, ensure_writable, exclusive, state_of
 from dasgm.search import Means, SearchFailed, batch
 from dasgm.session import Go, Interrupted, Row, Seams, conduct
+from dasgm.storage import lies_at
 from dasgm.warmup import iterate
 
 LEAST = 100  # iterations of an epoch: of small data several passes, or checkpoints would come one upon the other
@@ -81,6 +83,7 @@ def of_search(
     wanted = wanted_by(config)
     folder = storage.absolute() / wanted.name
     ensure_writable(storage)
+    refresh(folder)
     if Run(folder).busy:
         say(f"the pre-training {folder} is being run by another process: waiting for it")
     with exclusive(storage / "cache" / f"{wanted.name}.lock"):
@@ -89,7 +92,7 @@ def of_search(
         else:
             say(f"pre-training first: {wanted.gan.pretraining_length} iterations on J_2, in {folder}")
             run(wanted, folder)
-    return replace(config, gan_checkpoint=str(folder / WEIGHTS))
+    return replace(config, gan_checkpoint=lies_at(folder / WEIGHTS))
 
 
 def wanted_by(config: SearchConfig) -> PretrainConfig:

@@ -20,6 +20,7 @@ from torch import Tensor
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
 from dasgm.config import GanConfig, PretrainConfig, SearchConfig, digest, key_of, override, to_json
+from dasgm.mirror import here
 from dasgm.runs import read_json, write_atomic
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def read(place: str | Path) -> Pretrained:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    place = Path(place)
+    place = here(place)
     folder = place if place.is_dir() else place.parent
     weights, about = folder / WEIGHTS, read_json(folder / ABOUT)
     if not place.is_dir() and place.name not in (WEIGHTS, ABOUT):

@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from dasgm import mirror
 from dasgm.config import digest, mathematics, to_json
+from dasgm.holding import Held, holding
+from dasgm.storage import lies_at, local
 
 FORMAT = 1
 ENDS = ("best", "result")  # phases of the one line after the last epoch
@@ -140,7 +143,9 @@ class Locked(ValueError):
 
 
 class Run:
-    """One run's folder. Only rank 0 opens it for writing; `with` holds its lock.
+    """One run's folder, by its path or its address. Only rank 0 opens it for writing; `with` holds its lock.
+
+    A folder that stands for object storage is brought up to date then, and what is new in it is sent (holding.py).
 
     Raises:
         Locked: another process works on it (named with its host and number).
@@ -148,8 +153,9 @@ class Run:
     """
 
     def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
+        self.folder = local(folder)
         self._lock: io.TextIOWrapper | None = None
+        self._held: Held | None = None
 
     def __enter__(self) -> Run:
         ensure_writable(self.folder)
@@ -159,22 +165,48 @@ class Run:
             holder = lock.read().strip() or "another process"
             lock.close()
             self._lock = None
-            raise Locked(f"run {self.folder} is in use by {holder}; wait for it, or choose another --name") from None
+            raise self._in_use(holder)
         lock.truncate(0)
         me = who_am_i()
         lock.write(f"process {me['pid']} on {me['host']}")
         lock.flush()
+        try:
+            if (held := holding(self.folder)) and (holder := held.hold()):
+                raise self._in_use(holder)
+            self._held = held
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._held:
+            self._held.let_go()
+            self._held = None
         if self._lock:
             self._lock.truncate(0)
             self._lock.close()
             self._lock = None
 
+    def _in_use(self, holder: str) -> Locked:
+        return Locked(f"run {lies_at(self.folder)} is in use by {holder}; wait for it, or choose another --name")
+
+    def _send(self) -> None:
+        """Something is new in the folder. Locked: another machine has taken it while this one was out of reach."""
+        if self._held and (holder := self._held.news()):
+            raise self._in_use(holder)
+
+    def refresh(self) -> None:
+        """Fetch what another machine has done in the folder, but for checkpoints."""
+        mirror.refresh(self.folder)
+
     @property
     def busy(self) -> bool:
-        """Whether a process holds the lock."""
+        """Whether a process holds the lock, here or on another machine."""
+        return self._busy_here or mirror.claimed(self.folder)
+
+    @property
+    def _busy_here(self) -> bool:
         if not (self.folder / "lock").exists():
             return False
         with open(self.folder / "lock") as lock:
@@ -193,8 +225,9 @@ class Run:
 
     def note(self, **changes: Any) -> None:
         """Change entries of run.json; a sweep and its worker may both."""
-        with exclusive(self.folder / "run.json.lock"):
-            amend(self.folder / "run.json", **changes)
+        path = self.folder / "run.json"
+        with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
+            amend(path, **changes)
 
     def begin(self, config: Any, about: dict[str, Any], digests: dict[str, str]) -> None:
         """Write down what is asked, or compare it with what this folder began with.
@@ -219,7 +252,9 @@ class Run:
             begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
         fresh = {"state": "running", "reason": "", "ended": None} | who_am_i()
         write_atomic(self.folder / "config.json", json.dumps(to_json(config), indent=1))
-        write_atomic(self.folder / "run.json", json.dumps(begun | about | fresh, indent=1))
+        path = self.folder / "run.json"
+        with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
+            write_atomic(path, json.dumps(begun | about | fresh, indent=1))
 
     # what came out
 
@@ -233,6 +268,7 @@ class Run:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self._send()
 
     def cut(self, epoch: int) -> None:
         """Drop the lines after `epoch`: they are about to be computed again."""
@@ -268,6 +304,7 @@ class Run:
         for old in self.checkpoints():
             if old.name not in kept:
                 old.unlink()
+        self._send()
 
     def load(self, say: Any = print) -> dict[str, Any] | None:
         """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken."""
@@ -298,8 +335,11 @@ def _text(path: Path) -> str:
 
 def state_of(folder: Path) -> str:
     """A run's state; one that says it runs while nobody holds its lock was interrupted."""
-    state = read_json(folder / "run.json").get("state", "unknown")
-    return "interrupted" if state == "running" and not Run(folder).busy else state
+    state = Run(folder).about.get("state", "unknown")
+    if state != "running" or Run(folder).busy:
+        return state
+    mirror.refresh(folder)  # it may have ended on another machine since
+    return "interrupted" if Run(folder).about["state"] == "running" else Run(folder).about["state"]
 
 
 def runs(storage: Path) -> Iterator[Path]:

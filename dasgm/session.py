@@ -15,6 +15,7 @@ import torch
 
 from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.memory import is_out_of_memory
+from dasgm.mirror import speak
 from dasgm.report import report as write_report
 from dasgm.runs import Locked, Run, hardware
 from dasgm.search import SearchFailed
@@ -109,6 +110,7 @@ def conduct(
     data = found[0] if found else read(device)
     go, digests = prepare(data)
     run = Run(folder)
+    speak(folder, seams.say)
     with ExitStack() as stack:
         stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
         about = _about(config, device) | seams.about

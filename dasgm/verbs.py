@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dasgm.mirror import here, refresh
+from dasgm.storage import lies_at
+
 
 def draw(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="dasgm draw", description="Draw both cells of a genotype.")
@@ -125,23 +128,25 @@ def _measure_tables(found: dict[str, Any]) -> list[Any]:
 
 def runs(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
-    parser.add_argument("--storage", type=Path, default=Path("runs"), help="root of everything (default: runs)")
+    parser.add_argument("--storage", default="runs", help="root of everything: a folder or s3://... (default: runs)")
     parser.add_argument("--follow", action="store_true", help="look again every two seconds, until Ctrl-C")
     asked = parser.parse_args(list(argv))
     from rich.console import Console
     from rich.live import Live
 
     console = Console(highlight=False)
-    if not asked.storage.is_dir():
-        raise ValueError(f"storage {asked.storage}: there is no such folder; name it with --storage")
+    storage = here(asked.storage, depth=2)
+    if not storage.is_dir():
+        raise ValueError(f"storage {storage}: there is no such folder; name it with --storage")
     if not asked.follow:
-        console.print(_runs_table(asked.storage))
+        console.print(_runs_table(storage))
         return 0
     try:
-        with Live(_runs_table(asked.storage), console=console) as live:
+        with Live(_runs_table(storage), console=console) as live:
             while True:
                 time.sleep(2)
-                live.update(_runs_table(asked.storage))
+                refresh(storage, depth=2)
+                live.update(_runs_table(storage))
     except KeyboardInterrupt:
         return 130
 
@@ -151,7 +156,9 @@ def _runs_table(storage: Path) -> Any:
 
     from dasgm.runs import Run, runs, state_of
 
-    table = Table("run", "state", "epoch", "accuracy", "proxy", "test error", "disk", title=f"runs in {storage}")
+    table = Table(
+        "run", "state", "epoch", "accuracy", "proxy", "test error", "disk", title=f"runs in {lies_at(storage)}"
+    )
     for folder in runs(storage):
         rows = Run(folder).rows()
         epochs = [r for r in rows if "val/accuracy" in r or "test/error" in r]

@@ -15,6 +15,7 @@ from dasgm.adversary import Adversary
 from dasgm.bilevel import Tensors, replay, seed_of
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
+from dasgm.mirror import shared
 from dasgm.runs import exclusive, packed, write_atomic
 from dasgm.search import Search, SearchFailed
 
@@ -47,7 +48,7 @@ def warm_up(
         return 0.0
     name = f"gan-{_key(config, search)[:16]}"
     path, players = cache / f"{name}.pt", dict(zip("GEB", search.gan.players, strict=True))
-    with exclusive(cache / f"{name}.lock"), alone():
+    with exclusive(cache / f"{name}.lock"), shared(path, once=True), alone():
         if not path.exists():
             say(f"GAN warm-up: {config.gan.warmup} iterations on J_2, once for all searches with this GAN")
             seconds = train(search, say, give_way)

@@ -23,7 +23,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def main(folder: str, nodes: int) -> None:
-    """A head without CPUs and `nodes` machines with a CPU and a slot each."""
+    """A head without CPUs and `nodes` machines with a CPU, a slot, and a place for mirrors of object storage each."""
     from ray.cluster_utils import Cluster
     from ray.util.state import list_actors
 
@@ -32,7 +32,8 @@ def main(folder: str, nodes: int) -> None:
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard}
     cluster = Cluster(initialize_head=True, head_node_args=head | place | {"dashboard_agent_listen_port": agents[0]})
     for port in agents[1:]:
-        cluster.add_node(num_cpus=1, resources={"slot": 1}, dashboard_agent_listen_port=port, **place)
+        own = {"env_vars": {"DASGM_CACHE": f"{folder}/cache-{port}"}, "dashboard_agent_listen_port": port}
+        cluster.add_node(num_cpus=1, resources={"slot": 1}, **own, **place)
     print(cluster.address, flush=True)
     for _ in sys.stdin:
         actors = list_actors(f"http://127.0.0.1:{dashboard}", limit=1000, detail=True)

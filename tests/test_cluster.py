@@ -275,10 +275,10 @@ RAY |= {"RAY_USAGE_STATS_ENABLED": "0"}
 class Simulated:
     """tests/simulated.py, running."""
 
-    def __init__(self, nodes: int):
+    def __init__(self, nodes: int, **more: str):
         self.folder = tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True)
         words = [sys.executable, str(TESTS / "simulated.py"), self.folder.name, str(nodes)]
-        environment = os.environ | RAY | {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | RAY | {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"} | more
         self.process = subprocess.Popen(
             words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -296,8 +296,8 @@ class Simulated:
         print(file=self.process.stdin, flush=True)
         return json.loads(self._line())
 
-    def run(self, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-        return start(*words, cwd=cwd, RAY_ADDRESS=self.address, **RAY)
+    def run(self, *words: str, cwd: Path | None = None, **more: str) -> subprocess.Popen[str]:
+        return start(*words, cwd=cwd, RAY_ADDRESS=self.address, **RAY, **more)
 
     def stop(self) -> None:
         self.process.communicate("", timeout=60)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cluster import evaluate
 from dasgm.cli import fail
 from dasgm.runs import read_json
+from dasgm.storage import lies_at
 from tuning.sweep import carry_out
 
 if TYPE_CHECKING:
@@ -39,5 +40,5 @@ def words(sweep: Sweep, options: Options) -> list[str]:
     """Those of cluster/evaluate.py that do not say of what. ValueError: a setting without its value."""
     if wrong := next((word for word in options.imagenet_set if "=" not in word), None):
         raise ValueError(f"--imagenet-set {wrong!r}: expected a setting and its value, as in workers=2")
-    place = ["--dataset=imagenet", f"--data-dir={options.then_imagenet}", f"--storage={sweep.folder.parent}"]
+    place = ["--dataset=imagenet", f"--data-dir={options.then_imagenet}", f"--storage={lies_at(sweep.folder.parent)}"]
     return [*place, *(f"--{word}" for word in options.imagenet_set)]

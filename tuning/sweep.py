@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -27,7 +26,9 @@ from cluster.search import attempt, look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.mirror import discard, following, for_ray
 from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_json
+from dasgm.storage import lies_at, local
 from tuning import spaces
 from tuning.plan import Plan, rungs
 
@@ -44,7 +45,7 @@ class Placement:
     gpus_per_trial: float | None = None
     """Of all workers of a search together; by default one a worker where this machine has as many."""
     storage: Path = Path("runs")
-    """Root of everything."""
+    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
     name: str = ""
     """Of the sweep; <preset>-<dataset>-s<seed> by default. The same name continues."""
     time_budget: float | None = None
@@ -167,12 +168,13 @@ class Sweep:
         study, mirror = open_study(self.folder), Mirror(self.folder).start()
         left = self.plan.num_trials - sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
         try:
-            if left > 0:
-                print("starting Ray", flush=True)
-                with job.connected(workers, self.options.wait) as slots:
-                    self._tune(study, left, workers, slots, mirror.kick)
+            with following(self.folder):
+                if left > 0:
+                    print("starting Ray", flush=True)
+                    with job.connected(workers, self.options.wait) as slots:
+                        self._tune(study, left, workers, slots, mirror.kick)
         finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            discard(self.scratch)
             settle(self.folder)
             trials = study.get_trials(deepcopy=False)
             complete = len(trials) >= self.plan.num_trials and all(t.state.is_finished() for t in trials)
@@ -194,7 +196,8 @@ class Sweep:
         at_once = min(slots, options.max_concurrent or slots)
         halving = Halving(plan.rungs)
         proposer = Proposer(study, self.folder, self.base, plan, halving, self.describe)
-        shutil.rmtree(self.scratch, ignore_errors=True)  # of one that was killed
+        discard(self.scratch)  # of one that was killed
+        place, system = (str(self.scratch), None) if workers.private else for_ray(self.scratch)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tune.Tuner(
                 tune.with_resources(Trial(self.cache, self.scratch, workers), job.driver(workers)),
@@ -207,7 +210,7 @@ class Sweep:
                     trial_dirname_creator=_dirname,
                 ),
                 run_config=tune.RunConfig(
-                    name="tune", storage_path=str(self.scratch), verbose=0, callbacks=[Janitor(kick)]
+                    name="tune", storage_path=place, storage_filesystem=system, verbose=0, callbacks=[Janitor(kick)]
                 ),
             ).fit()
 
@@ -216,16 +219,16 @@ class Trial:
     """A Tune trainable: one search as a Ray Train run in its own folder."""
 
     def __init__(self, cache: Path, scratch: Path, workers: job.Workers):
-        self.cache, self.scratch, self.workers, self.__name__ = cache, scratch, workers, "search"
+        self.cache, self.scratch, self.workers, self.__name__ = lies_at(cache), lies_at(scratch), workers, "search"
 
     def __call__(self, config: dict[str, Any]) -> None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
         from dasgm.config import from_json
 
-        folder, about = Path(config["folder"]), json.loads(config["about"])
-        asked = payload(from_json(json.loads(config["config"])), folder, self.cache, about)
-        attempt(job.search, asked, self.workers, self.scratch, [TuneReportCallback()])
+        folder, about = local(config["folder"]), json.loads(config["about"])
+        asked = payload(from_json(json.loads(config["config"])), folder, local(self.cache), about)
+        attempt(job.search, asked, self.workers, local(self.scratch), [TuneReportCallback()])
 
 
 def _dirname(trial: Any) -> str:
@@ -261,7 +264,7 @@ def show(sweep: Sweep) -> bool:
         print(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
         for kind in ("normal", "reduce"):
             print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
-    print(f"everything lies in {sweep.folder}; to continue or extend: {sweep.command}")
+    print(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
     serve = ui_command(storage)
     print("next:")
     print(f"  open {sweep.folder / 'report.html'}")
@@ -333,7 +336,7 @@ def carry_out(sweep: Sweep) -> int:
     except RuntimeError as error:  # of the pre-training
         fail(str(error), 1)
     except KeyboardInterrupt:
-        print(f"stopped; what is done is in {sweep.folder}. To continue: {sweep.command}")
+        print(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}")
         return 130
 
 
@@ -365,7 +368,7 @@ def _run(sweep: Sweep) -> int:
     options, begun = sweep.options, time.monotonic()
     print(
         f"sweep {sweep.folder.name}: {sweep.plan.num_trials} searches, preset {sweep.preset} on {sweep.dataset}, "
-        f"in {sweep.folder}",
+        f"in {lies_at(sweep.folder)}",
         flush=True,
     )
     job.prepare()  # a user's space may import Ray

@@ -26,7 +26,9 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, key_of, override, to_json
+from dasgm.mirror import of, send
 from dasgm.runs import Run, ensure_writable
+from dasgm.storage import lies_at
 from tuning.plan import Plan
 from tuning.spaces import title
 
@@ -139,10 +141,11 @@ class Proposer(Searcher):
         about = self.describe(name, title(number, parameters), parameters)
         run = Run(ensure_writable(self.folder / name))
         epochs = config.method.total_epochs
+        send(self.folder)  # the study: whoever continues knows of this trial
         run.note(**about, state="waiting", reason="", asked=time.time(), ended=None, epochs=epochs)
         return {
             "name": name,
-            "folder": str(run.folder),
+            "folder": lies_at(run.folder),
             "config": json.dumps(to_json(config)),
             "about": json.dumps(about),
         }
@@ -171,6 +174,7 @@ class Proposer(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self.numbers[trial_id]
+        self._run(number).refresh()
         if f"t{number:03d}" in self.halving.reasons:
             self.stop(number)
         elif self._run(number).about.get("state") in ("finished", "failed"):
@@ -220,6 +224,7 @@ def settle(folder: Path) -> None:
         about, rows = run.about, run.rows()
         if about.get("state") == "stopped" and rows and rows[-1]["epoch"] > about["rung"]:
             run.cut(about["rung"])
+            send(run.folder)
         elif about.get("state") in ("running", "waiting"):
             run.note(state="interrupted", reason="with its sweep", ended=time.time())
 
@@ -227,7 +232,7 @@ def settle(folder: Path) -> None:
 def _free(group: str, run: Run) -> None:
     """Remove a placement group once the worker in it is gone. Earlier, its controller, which is about to be killed,
     would take that for a fault and begin anew in another group, of which nobody would ever know."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + (5 if of(run.folder) else 20)  # a worker's sign of life in object storage outlives it
     while run.busy and time.monotonic() < end:
         time.sleep(0.1)
     if ray.is_initialized():

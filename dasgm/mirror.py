@@ -1,0 +1,324 @@
+"""A run's folder and what it stands for in object storage, kept alike: the rest of the code works on the folder.
+
+There, it has the files that it has here, and besides
+  .manifest   the files, each with its time and size, written after them: what it does not name does not count
+  .claims/    an object of whoever works on it, written anew while he lives: object storage has no locks
+run.json is not in the manifest: a sweep and its worker both change it, so each change reads it and writes it whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import re
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dasgm.storage import Storage, local, place_file, root_of, storage
+
+PAUSE = 5.0  # seconds between two looks at what is new
+ABOUT, MANIFEST, CLAIMS, SESSION = "run.json", ".manifest", ".claims", ".session"
+SENT = re.compile(r"((checkpoints|pictures)/)?(?!lock$|run\.json$)[\w-][\w. -]*(?<!\.lock)(?<!-journal)")
+NO_RUNS = ("checkpoints", "pictures", "cache")
+ORDER = ("checkpoints/*.pt", "*.jsonl", "*", "checkpoints/best", "pictures/*")
+"""Here a checkpoint's rows are written before it: who looks for checkpoints first, then reads the rows, has both."""
+
+
+held: dict[Path, Mirror] = {}
+"""Folders that this process holds (holding.py)."""
+_worked: dict[Path, float] = {}
+"""When somebody was last seen to work in a folder."""
+
+
+def age() -> float:
+    """Seconds after which who gave no sign of life no longer holds a run."""
+    return float(os.environ.get("DASGM_LOCK_AGE", 60))
+
+
+def of(folder: Path) -> Mirror | None:
+    """What a folder stands for, if it stands for something."""
+    if found := held.get(folder.absolute()):
+        return found
+    root, uri = root_of(folder)
+    if not root:
+        return None
+    below = folder.absolute().relative_to(root).as_posix()
+    return Mirror(folder, storage(uri), "" if below == "." else f"{below}/")
+
+
+def here(place: str | Path, depth: int = 0) -> Path:
+    """Where a path or an address is here: the files there are fetched, but for checkpoints, and those of runs in it.
+
+    Args:
+        place: of a folder, or of one of its files.
+        depth: how far below runs are looked for.
+
+    Raises:
+        ValueError: the storage cannot be read: one line.
+    """
+    name = ""
+    if "://" in str(place) and (parts := urlsplit(str(place))).path.endswith((".json", ".safetensors")):
+        above, _, name = parts.path.rpartition("/")
+        place = parts._replace(path=above).geturl()
+    folder = local(place)
+    if mirror := of(folder):
+        with mirror.storage.needed():
+            mirror.storage.look()
+            mirror.refresh(depth)
+    return folder / name
+
+
+def refresh(folder: Path, depth: int = 0) -> None:
+    """The same for a folder in passing: a storage that does not answer is said, and left."""
+    if mirror := of(folder):
+        mirror.storage.attempt(lambda: mirror.refresh(depth))
+
+
+def speak(folder: Path, say: Callable[[str], None]) -> None:
+    """What befalls a folder's storage is told to `say`."""
+    if mirror := of(folder):
+        mirror.storage.say = say
+
+
+def send(folder: Path) -> None:
+    """What is new in a folder goes to what it stands for, now."""
+    if mirror := of(folder):
+        mirror.storage.attempt(mirror.push)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder here, and what it stands for."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if mirror := of(folder):
+        mirror.storage.attempt(lambda: mirror.storage.remove_all(mirror.prefix))
+
+
+def claimed(folder: Path) -> bool:
+    """Whether somebody, on whatever machine, works in a folder that stands for something; a yes is good for PAUSE."""
+    place, found = folder.absolute(), list[str]()
+    if time.monotonic() - _worked.get(place, -math.inf) < PAUSE:
+        return True
+    if mirror := of(folder):
+        mirror.storage.attempt(lambda: found.extend(mirror.claims()))
+    if found:
+        _worked[place] = time.monotonic()
+    return bool(found)
+
+
+@contextmanager
+def following(folder: Path) -> Iterator[None]:
+    """In here, what others do in a folder, and in the runs in it, is fetched every PAUSE seconds, and at the end."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(PAUSE):
+            refresh(folder, 1)
+
+    refresh(folder, 1)
+    thread = threading.Thread(target=follow, daemon=True)
+    if of(folder):
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()
+        refresh(folder, 1)
+
+
+def ensure_writable(folder: Path) -> None:
+    """ValueError in one line where a folder stands for what cannot be written."""
+    if mirror := of(folder):
+        with mirror.storage.needed():
+            probe = f"{mirror.prefix}.probe-{uuid.uuid4().hex}"
+            mirror.storage.write(probe, b"")
+            if mirror.storage.read(probe) is None:
+                raise OSError("what is written cannot be read")
+            mirror.storage.remove(probe)
+
+
+@contextmanager
+def shared(path: Path, once: bool = False) -> Iterator[None]:
+    """Around what reads and changes a file that other machines do too. `once`: made by the first, then constant."""
+    mirror = of(path.parent)
+    if mirror and not (once and path.exists()):
+        mirror.storage.attempt(lambda: mirror.fetch(path.name))
+    yield
+    if mirror:
+        mirror.offer(path.name, once)
+
+
+def for_ray(folder: Path) -> tuple[str, Any]:
+    """A folder that Ray's machines share: its path, and the pyarrow filesystem that it is in (None: the machine's)."""
+    mirror = of(folder)
+    return (f"{mirror.storage.path}/{mirror.prefix[:-1]}", mirror.storage.system) if mirror else (str(folder), None)
+
+
+class Mirror:
+    """A folder here and its like there, of which this process may hold neither: then only what is light is fetched."""
+
+    session = ""
+    """Of this process, where it holds them."""
+
+    def __init__(self, folder: Path, storage: Storage, prefix: str):
+        self.folder, self.storage, self.prefix = folder, storage, prefix
+        self._one = threading.Lock()
+        self._known: dict[str, Any] | None = None
+
+    # files of their own: run.json, and what is made once for all
+
+    def fetch(self, name: str) -> None:
+        """A file from there, unless there is none, or the one here is still to be sent."""
+        if not self._unsent(name).exists() and (content := self.storage.read(self.prefix + name)) is not None:
+            place_file(self.folder / name, content)
+
+    def offer(self, name: str, once: bool = False) -> None:
+        """Send a file, now or, where that fails, later."""
+        path = self.folder / name
+
+        def send() -> None:
+            if path.exists() and not (once and name in self.storage.list(self.prefix)):
+                self.storage.write(self.prefix + name, path.read_bytes())
+
+        if self.storage.attempt(send):
+            self._unsent(name).unlink(missing_ok=True)
+        elif not once:
+            self._unsent(name).touch()
+
+    def _unsent(self, name: str) -> Path:
+        return self.folder / f".unsent-{name}"
+
+    # the others
+
+    def refresh(self, depth: int = 0) -> None:
+        """Fetch what is new there, but for checkpoints, and the same of runs in this folder."""
+        from dasgm.runs import exclusive  # which builds on this
+
+        below = self.storage.list(self.prefix)
+        if {MANIFEST, ABOUT} & set(below) and not self.session:
+            with exclusive(self.folder / ".refresh.lock"):  # or one that read earlier might write later
+                found = self.manifest()
+                if found and found["session"] != text(self.folder / SESSION):  # else this folder is at least as new
+                    self.pull(found["files"], light=True)
+                with exclusive(self.folder / f"{ABOUT}.lock"):
+                    self.fetch(ABOUT)
+        for name, made in below.items() if depth else ():
+            if made is None and name not in NO_RUNS and not name.startswith("."):
+                Mirror(self.folder / name, self.storage, f"{self.prefix}{name}/").refresh(depth - 1)
+
+    def push(self) -> None:
+        """Send what is new, the manifest last, and remove what is gone here."""
+        with self._one:
+            known = self._known or self.manifest() or {"session": "", "files": {}}
+            files, there = dict(known["files"]), set[str]()
+            for name in self._names(*ORDER):
+                tag = _tag(self.folder / name)
+                if files.get(name) != tag:
+                    try:
+                        content = _content(self.folder / name)
+                    except FileNotFoundError:  # an old checkpoint that has just gone
+                        continue
+                    self.storage.write(self.prefix + name, content)
+                    files[name] = tag
+                there.add(name)
+            gone = [name for name in files if name not in there and (self.session or not _heavy(name))]
+            files = {name: tag for name, tag in files.items() if name not in gone}
+            session = self.session or (uuid.uuid4().hex if files != known["files"] else known["session"])
+            if known != (now := {"session": session, "files": files}):
+                self.storage.write(self.prefix + MANIFEST, json.dumps(now).encode())
+                self._known = now if self.session else None  # nobody else writes it
+            for name in gone:
+                self.storage.remove(self.prefix + name)
+            if self._unsent(ABOUT).exists():
+                self.storage.write(self.prefix + ABOUT, (self.folder / ABOUT).read_bytes())
+                self._unsent(ABOUT).unlink()
+
+    def claims(self, *but: str) -> list[str]:
+        """Who holds it, by their sessions, but for some; the time is the first of those's, else this machine's."""
+        found = {name: made.timestamp() for name, made in self.storage.list(self.prefix + CLAIMS).items() if made}
+        now = found.get(but[0], 0.0) if but else time.time()
+        return [name for name, made in found.items() if name not in but and now - made < age()]
+
+    def manifest(self) -> dict[str, Any] | None:
+        content = self.storage.read(self.prefix + MANIFEST)
+        found = json.loads(content) if content else None
+        if found and (odd := [name for name in found["files"] if not SENT.fullmatch(name)]):
+            raise OSError(f"{self.prefix}{MANIFEST} is none of ours: it names {odd[0]}")
+        return found
+
+    def pull(self, files: dict[str, str], light: bool) -> None:
+        """Make what is here like `files`; what only this folder ever had goes too, unless it is `light`."""
+        for name, tag in files.items():
+            if tag != _tag(self.folder / name) and not (light and _heavy(name)):
+                content = self.storage.read(self.prefix + name)
+                with self._ours(light) as ours:
+                    if ours and content is not None:
+                        (self.folder / f"{name}-journal").unlink(missing_ok=True)  # of the database that was here
+                        place_file(self.folder / name, content, int(tag.partition("-")[0]))
+        before = self.folder / MANIFEST
+        there = json.loads(text(before) or "{}") if light else list(self._names("*", "*/*"))
+        with self._ours(light) as ours:
+            for name in there if ours else ():
+                if name not in files and not (light and _heavy(name)):
+                    (self.folder / name).unlink(missing_ok=True)
+        place_file(before, json.dumps(files).encode())
+
+    @contextmanager
+    def _ours(self, light: bool) -> Iterator[bool]:
+        """Whether files may change: this process holds the folder, or none of this machine does, nor will in here."""
+        if not light:
+            yield True
+        else:
+            with open(self.folder / "lock", "a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    yield False
+                else:
+                    yield True
+
+    def _names(self, *patterns: str) -> Iterator[str]:
+        for pattern in patterns:
+            for path in sorted(self.folder.glob(pattern)):
+                if path.is_file() and SENT.fullmatch(name := path.relative_to(self.folder).as_posix()):
+                    yield name
+
+
+def _tag(path: Path) -> str:
+    """Tells one content from another: a file's time (microseconds) and size. What is fetched gets the time it had."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{found.st_mtime_ns // 1000}-{found.st_size}"
+
+
+def _content(path: Path) -> bytes:
+    """A file's; of a database that is being written as it was at one moment."""
+    if path.suffix != ".db":
+        return path.read_bytes()
+    try:
+        with closing(sqlite3.connect(path, timeout=30)) as source, closing(sqlite3.connect(":memory:")) as copy:
+            source.backup(copy)
+            return copy.serialize()
+    except sqlite3.Error as error:
+        raise OSError(f"{path}: {error}") from None
+
+
+def _heavy(name: str) -> bool:
+    return name.startswith("checkpoints/")
+
+
+def text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

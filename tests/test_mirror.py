@@ -1,0 +1,359 @@
+"""Object storage against a mock S3 server: what a folder stands for is kept alike, and held by one at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buckets import Server, serve
+from commands import start, wait_for
+
+from dasgm import cli, mirror
+from dasgm.mirror import here, refresh
+from dasgm.runs import Locked, Run, read_json, read_lines, runs
+from dasgm.storage import Storage, lies_at, local, storage
+
+server = pytest.fixture(scope="module")(serve)
+TIMES = ("time", "speed/", "cost/")
+
+
+@pytest.fixture
+def machine(server: Server, tmp_path: Path, monkeypatch):
+    """Makes this process one on a machine of that name: `machine("a")`."""
+
+    def be(name: str, age: float = 60) -> None:
+        for variable, value in server.machine(tmp_path / name, age).items():
+            monkeypatch.setenv(variable, value)
+
+    be("a")
+    return be
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What of a folder is to be alike everywhere."""
+    found = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and "lock" not in p.name]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
+
+
+def work(run: Run, epochs: range) -> None:
+    """What a search leaves behind."""
+    for epoch in epochs:
+        run.picture("cells", epoch).write_bytes(b"picture %d" % epoch)
+        run.log("metrics", {"epoch": epoch, "phase": "search 1"})
+        run.save({"format": 1, "epoch": epoch}, epoch, 2, best=epoch == 1)
+
+
+def test_another_machine_has_the_same_files_and_goes_on(server, machine):
+    with Run("s3://bucket/r1/x") as run:
+        work(run, range(1, 4))
+        run.note(state="interrupted")
+        mine = files(run.folder)
+    assert lies_at(run.folder) == "s3://bucket/r1/x"
+    machine("b")
+    with Run("s3://bucket/r1/x") as run:
+        assert files(run.folder) == mine
+        state = run.load()
+        assert state and state["epoch"] == 3
+        work(run, range(4, 6))
+        mine = files(run.folder)
+    there = {name: server.read(f"r1/x/{name}") for name in server.names("r1/x/") if name[0] != "." and name[-1:] != "/"}
+    assert there == mine and len([name for name in mine if name.endswith(".pt")]) == 3  # two and the best
+    machine("a")
+    with Run("s3://bucket/r1/x") as run:
+        assert files(run.folder) == mine
+
+
+def test_what_a_manifest_does_not_name_does_not_count(server, machine):
+    """A process that is killed between a checkpoint and the manifest."""
+    with Run("s3://bucket/r2/x") as run:
+        work(run, range(1, 3))
+    server.client.put_object(Bucket="bucket", Key="r2/x/checkpoints/000000009-00000000.pt", Body=b"half")
+    machine("b")
+    with Run("s3://bucket/r2/x") as run:
+        state = run.load()
+        assert state and state["epoch"] == 2
+    assert "checkpoints/000000009-00000000.pt" not in server.names("r2/x/")
+
+
+def test_second_is_refused_and_told_of_the_first(machine):
+    with Run("s3://bucket/r3/x"):
+        machine("b")
+        assert Run("s3://bucket/r3/x").busy
+        with pytest.raises(Locked, match=rf"s3://bucket/r3/x is in use by process {os.getpid()} on "):
+            Run("s3://bucket/r3/x").__enter__()
+    wait_until(lambda: not Run("s3://bucket/r3/x").busy)
+    with Run("s3://bucket/r3/x"):
+        pass
+
+
+def test_dead_holder_is_followed_once_its_time_is_over(server, machine):
+    server.client.put_object(Bucket="bucket", Key="r4/x/.claims/dead", Body=b"process 7 on elsewhere")
+    with pytest.raises(Locked, match="s3://bucket/r4/x is in use by process 7 on elsewhere"):
+        Run("s3://bucket/r4/x").__enter__()
+    machine("a", 1)
+    time.sleep(2.1)
+    with Run("s3://bucket/r4/x"):
+        assert not any("dead" in name for name in server.names("r4/x/.claims/"))
+
+
+def test_killed_holder_is_followed_at_once_on_its_machine(server, machine):
+    with Run("s3://bucket/r5/x") as run:
+        session = (run.folder / ".session").read_text()
+    server.client.put_object(Bucket="bucket", Key=f"r5/x/.claims/{session}", Body=b"process 7 here")
+    with Run("s3://bucket/r5/x"):
+        pass
+
+
+def test_living_holder_gives_signs_of_life(server, machine):
+    machine("a", 2)
+    with Run("s3://bucket/r6/x") as run:
+        name = f"r6/x/.claims/{(run.folder / '.session').read_text()}"
+
+        def sign() -> object:
+            return server.client.head_object(Bucket="bucket", Key=name)["LastModified"]
+
+        first = sign()
+        wait_until(lambda: sign() > first)
+
+
+def test_who_was_out_of_reach_too_long_stops_and_spoils_nothing(server, machine):
+    with Run("s3://bucket/r7/x") as late:
+        work(late, range(1, 2))
+        wait_until(lambda: b'"epoch": 1' in server.read("r7/x/metrics.jsonl"))
+        server.client.delete_object(Bucket="bucket", Key=f"r7/x/.claims/{late._held.session}")  # as its time is over
+        machine("b")
+        with Run("s3://bucket/r7/x") as run:
+            late._held._signed = 0.0
+            work(run, range(2, 4))
+            end = time.monotonic() + 30
+            with pytest.raises(Locked, match="is in use by process"):
+                while time.monotonic() < end:
+                    late.log("metrics", {"epoch": 9, "phase": "search 1"})
+                    time.sleep(0.1)
+            mine = files(run.folder)
+    assert [row["epoch"] for row in read_lines(run.folder / "metrics.jsonl")] == [1, 2, 3]
+    assert server.read("r7/x/metrics.jsonl") == mine["metrics.jsonl"]
+
+
+def test_storage_that_goes_away_is_told_once_and_gets_all_afterwards(server, machine, monkeypatch):
+    monkeypatch.setattr("dasgm.storage.RETRY", 0.5)
+    told: list[str] = []
+    monkeypatch.setattr(storage("s3://bucket/r8"), "say", told.append)
+    local("s3://bucket/r8")
+    with Run("s3://bucket/r8/x") as run:
+        work(run, range(1, 2))
+        time.sleep(1)
+        server.stop()
+        try:
+            for epoch in range(2, 5):
+                work(run, range(epoch, epoch + 1))
+                time.sleep(0.5)
+            run.note(state="finished")
+            wait_until(lambda: told)
+        finally:
+            server.start()
+        mine = files(run.folder)
+    assert len(told) == 2 and "going on" in told[0] and "answers again" in told[1], told
+    machine("b")
+    with Run("s3://bucket/r8/x") as run:
+        assert files(run.folder) == mine and run.about["state"] == "finished"
+
+
+def test_storage_that_stays_away_leaves_a_line_and_gets_all_next_time(server, machine, monkeypatch):
+    machine("a", 2)
+    told: list[str] = []
+    local("s3://bucket/r9")
+    monkeypatch.setattr(storage("s3://bucket/r9"), "say", told.append)
+    with Run("s3://bucket/r9/x") as run:
+        work(run, range(1, 2))
+        time.sleep(1)
+        server.stop()
+        work(run, range(2, 4))
+    server.start()
+    assert "lies only on" in told[-1] and str(run.folder) in told[-1]
+    with Run("s3://bucket/r9/x") as run:
+        assert [row["epoch"] for row in run.rows()] == [1, 2, 3]
+        mine = files(run.folder)
+    machine("b", 2)
+    with Run("s3://bucket/r9/x") as run:
+        assert files(run.folder) == mine
+
+
+def test_driver_sees_light_files_only_and_both_change_run_json(server, machine):
+    """A sweep's driver on one machine, the trial's worker on another."""
+    driver = Run(local("s3://bucket/r10") / "s" / "t000")
+    driver.folder.mkdir(parents=True)
+    driver.note(state="waiting", asked=1)
+    machine("b")
+    with Run("s3://bucket/r10/s/t000") as worker:
+        assert worker.about == {"state": "waiting", "asked": 1}
+        work(worker, range(1, 3))
+        worker.note(state="running")
+        wait_until(lambda: ".manifest" in server.names("r10/s/t000/"))
+        driver.note(rung=2)
+        worker.note(judge=0.5)
+    assert worker.about == {"state": "running", "asked": 1, "rung": 2, "judge": 0.5}
+    machine("a")
+    refresh(driver.folder.parent, 1)
+    assert driver.about == worker.about and len(driver.rows()) == 2
+    assert (driver.folder / "pictures" / "cells-002.png").read_bytes() == b"picture 2"
+    assert not (driver.folder / "checkpoints").exists()
+    driver.cut(1)  # what a stopped trial did beyond its rung
+    mirror.send(driver.folder)
+    machine("b")
+    with Run("s3://bucket/r10/s/t000") as worker:
+        assert len(worker.rows()) == 1 and len(worker.checkpoints()) == 2
+        assert not (worker.folder / "pictures" / "cells-002.png").exists()
+
+
+def test_reader_leaves_alone_what_its_machine_works_on(machine):
+    with Run("s3://bucket/r11/x") as run:
+        work(run, range(1, 3))
+        refresh(run.folder)
+        assert len(run.rows()) == 2 and len(run.checkpoints()) == 2
+
+
+def test_object_that_is_replaced_while_it_is_read_is_read_whole(server, machine):
+    """pyarrow reads as many bytes as the object had a moment before."""
+    place = Storage("s3://bucket/r18")
+    system, path = place._opened
+
+    class Overtaken:
+        """Between the question for the size and the answer to that for the bytes another writes, once."""
+
+        later = [b"much longer"]
+
+        def open_input_stream(self, name: str) -> Any:
+            stream = system.open_input_stream(name)
+            if self.later:
+                server.client.put_object(Bucket="bucket", Key="r18/o", Body=self.later.pop())
+            return stream
+
+    place.write("o", b"short")
+    place.__dict__["_opened"] = Overtaken(), path
+    assert place.read("o") == b"much longer"
+
+
+def test_database_is_copied_whole_while_it_is_written(server, machine, tmp_path):
+    with Run("s3://bucket/r12/s") as run:
+        study = sqlite3.connect(run.folder / "study.db")
+        study.execute("create table t (n)")
+        study.executemany("insert into t values (?)", [(n,) for n in range(1000)])
+        study.commit()
+        study.execute("insert into t values (1000)")  # begun, not done
+        mirror.send(run.folder)
+        (tmp_path / "copy.db").write_bytes(server.read("r12/s/study.db"))
+        study.rollback()
+    assert sqlite3.connect(tmp_path / "copy.db").execute("select count(*) from t").fetchone() == (1000,)
+
+
+def test_all_runs_of_a_storage_are_found(machine, capsys):
+    for name in ("x", "s/t000"):
+        with Run(f"s3://bucket/r13/{name}") as run:
+            work(run, range(1, 2))
+            run.note(state="finished")
+    machine("b")
+    assert [p.name for p in runs(here("s3://bucket/r13", depth=2))] == ["x", "t000"]
+    assert cli.main(["runs", "--storage", "s3://bucket/r13"]) == 0
+    assert "s3://bucket/r13" in capsys.readouterr().out
+
+
+def test_made_once_for_all_machines(server, machine):
+    cache = local("s3://bucket/r14") / "cache"
+    cache.mkdir()
+    with mirror.shared(cache / "judge.pt", once=True):
+        (cache / "judge.pt").write_bytes(b"weights")
+    machine("b")
+    other = local("s3://bucket/r14") / "cache"
+    assert other != cache
+    with mirror.shared(other / "judge.pt", once=True):
+        assert (other / "judge.pt").read_bytes() == (cache / "judge.pt").read_bytes()
+
+
+BAD = [
+    ("s3://wrong/runs", "wrong"),
+    ("s3://key:secret@bucket/runs", "no password"),
+    ("s3://bucket/runs?colour=red", "expected endpoint_override"),
+    ("s3:///runs", "expected s3://BUCKET/PREFIX"),
+    ("s3://bucket/../../runs", "expected s3://BUCKET/PREFIX"),
+    ("nosuch://bucket/runs", "nosuch"),
+]
+
+
+@pytest.mark.parametrize(("place", "part"), BAD, ids=[part for _, part in BAD])
+def test_storage_that_cannot_be_used_is_one_line(machine, capsys, place, part):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["search", "--storage", place])
+    said = capsys.readouterr()
+    assert error.value.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert part in said.err and "secret" not in said.err + said.out
+
+
+def test_server_that_is_not_there_is_one_line(machine, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["search", "--storage", "s3://bucket/runs?endpoint_override=127.0.0.1:9&scheme=http"])
+    assert error.value.code == 2 and "AWS_ENDPOINT_URL" in capsys.readouterr().err
+
+
+def test_foreign_manifest_writes_nowhere_else(server, machine):
+    names = {"session": "s", "files": {"../../escaped": "1-1"}}
+    server.client.put_object(Bucket="bucket", Key="r15/x/.manifest", Body=json.dumps(names).encode())
+    with pytest.raises(ValueError, match="none of ours"):
+        here("s3://bucket/r15/x")
+
+
+def test_file_address_is_the_folder_itself(tmp_path):
+    assert local(f"file://{tmp_path}/runs") == tmp_path / "runs"
+    assert lies_at("DARTS_V2") == "DARTS_V2"
+
+
+SEARCH = ["search", "--gan=none", "--name=x", "--method.epochs=4", "--method.arch-start-epoch=3", "--method.channels=2"]
+SEARCH += ["--batch-size=8", "--proxy.epochs=1", "--proxy.channels=4", "--data.limit=160", "--pictures-every=9"]
+
+
+def told(folder: Path) -> list[dict[str, object]]:
+    """The rows, but for what depends on the clock."""
+    rows = read_lines(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in rows]
+
+
+def test_killed_search_goes_on_on_another_machine_with_the_same_bits(server, machine, tmp_path, capsys):
+    place = "s3://bucket/r16"
+    process = start("-m", "dasgm", *SEARCH, f"--storage={place}", **server.machine(tmp_path / "a", 6))
+    wait_for(process, lambda: b'"epoch": 2' in read(server, "r16/x/metrics.jsonl"))
+    machine("b", 6)
+    with pytest.raises(SystemExit) as refused:
+        cli.main([*SEARCH, f"--storage={place}"])
+    assert refused.value.code == 2 and f"in use by process {process.pid} on" in capsys.readouterr().err
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not Run(f"{place}/x").busy)
+    assert cli.main([*SEARCH, f"--storage={place}"]) == 0
+    said = capsys.readouterr().out
+    assert "going on after epoch" in said and f"everything lies in {place}/x" in said
+    assert cli.main([*SEARCH, f"--storage={tmp_path}/alone"]) == 0
+    alone = tmp_path / "alone" / "x"
+    assert told(local(f"{place}/x")) == told(alone)
+    for name in ("genotype.json", "alphas.jsonl"):
+        assert server.read(f"r16/x/{name}") == (alone / name).read_bytes()
+    machine("c")
+    assert cli.main(["draw", f"{place}/x/genotype.json", f"--output={tmp_path}/cells.png"]) == 0
+    assert cli.main(["evaluate", f"{place}/x", "--dry-run"]) == 0
+    assert read_json(local(f"{place}/x") / "run.json")["state"] == "finished"
+
+
+def read(server: Server, name: str) -> bytes:
+    return server.read(name) if name in server.names(name)[:1] or server.names(name) == [""] else b""
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
