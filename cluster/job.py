@@ -309,7 +309,7 @@ def launch(
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
             storage_path=str(scratch),
-            callbacks=callbacks or [],
+            callbacks=[*(callbacks or []), _teller(payload["folder"])],
             failure_config=ray.train.FailureConfig(**limits),
             logging_config=quiet,
         ),
@@ -324,6 +324,21 @@ def launch(
         shutil.rmtree(scratch / name, ignore_errors=True)
     if result.return_value:
         raise ValueError(result.return_value)
+
+
+def _teller(folder: str) -> Any:
+    """Writes into a run's log why its workers had to be started again."""
+    import ray.train
+
+    from dasgm.runs import Run
+
+    class Teller(ray.train.UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
+            with suppress(OSError):  # where that cannot be written, neither can this
+                Run(folder).say(f"worker {rank} failed: {_last_line(error)}")
+
+    return Teller()
 
 
 def _torch_config(workers: Workers) -> Any:
@@ -397,7 +412,7 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     import ray.train
 
     from dasgm.config import from_json
-    from dasgm.runs import Locked
+    from dasgm.runs import Locked, Run
     from dasgm.search import SearchFailed
     from dasgm.session import Seams
 
@@ -407,16 +422,12 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     def report(row: dict[str, Any]) -> None:
         ray.train.report({key: row[key] for key in ("epoch", "val/accuracy") if key in row} | mark)
 
-    folder = Path(payload["folder"])
+    run = Run(payload["folder"])
     config = from_json(json.loads(payload["config"]), kind)
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
-
-    def say(line: str) -> None:
-        with open(folder / "log.txt", "a") as log:
-            print(line, file=log)
-
+    seams = Seams(report=report, say=run.say, about=payload["about"], cache=Path(payload["cache"]))
     try:
-        main(config, folder, Seams(report=report, say=say, about=payload["about"], cache=Path(payload["cache"])))
+        main(config, run.folder, seams)
     except SearchFailed:
         pass  # run.json says what and where
     except Locked:
