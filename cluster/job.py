@@ -9,8 +9,10 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -148,24 +150,18 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
         ValueError: a joined cluster has no room for one within `wait` seconds, or does not answer.
     """
     prepare()
-    import ray
-
-    for name in ("ray", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         folder = None if joined() else stack.enter_context(_scratch())
         stack.callback(_disconnect)
         if folder is None:
             try:
-                ray.init(address=os.environ["RAY_ADDRESS"], runtime_env=_env(), **quiet)
+                _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
             except ConnectionError as error:
                 raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
             yield _wait_for_room(workers, wait, say)
         else:
             port = _free_port()
-            ray.init(
+            _init(
                 address="local",
                 num_cpus=cpus(),
                 num_gpus=visible_gpus(),
@@ -174,9 +170,21 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
                 dashboard_port=port,
                 _temp_dir=str(folder),
                 runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
-                **quiet,
             )
             yield workers.slots(cpus(), visible_gpus())
+
+
+def _init(**options: Any) -> None:
+    """Ray takes SIGTERM for itself, and would end the process without a word: what was to happen then still does."""
+    import ray
+
+    for name in ("ray", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _disconnect() -> None:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], secon
     while not condition():
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.05)
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """A loop that never rests on each CPU that the tests' commands may use."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def family(process: subprocess.Popen[str]) -> list[list[float]]:
@@ -132,7 +145,7 @@ class Simulated:
         """An address, or JSON: a list, a string or null."""
         assert self.process.stdout
         for line in self.process.stdout:
-            if line[0] in "[\"n0123456789":  # Ray says something now and then
+            if line[0] in '["n0123456789':  # Ray says something now and then
                 return line.strip()
         raise AssertionError("the simulated cluster did not come up")
 

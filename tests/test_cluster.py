@@ -261,6 +261,8 @@ def test_no_job_server_is_one_line():
 
 
 HAND_OVER = "import sys; from cluster.handover import hand_over; sys.exit(hand_over('echo_job', sys.argv[1:]))"
+
+
 @pytest.fixture(scope="module")
 def one_node():
     cluster = Simulated(1)

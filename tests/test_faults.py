@@ -121,7 +121,9 @@ def test_file_too_large_while_a_checkpoint_is_written(tmp_path: Path, undisturbe
 def test_storage_that_becomes_read_only(tmp_path: Path, undisturbed: Path) -> None:
     folder = tmp_path / "run"
     with unmounted(folder):
-        reported = broken_off(folder, lambda epoch: mount("--bind", "-o", "ro", folder, folder), "Read-only file system")
+        reported = broken_off(
+            folder, lambda epoch: mount("--bind", "-o", "ro", folder, folder), "Read-only file system"
+        )
         with pytest.raises(ValueError, match="cannot be written .Read-only file system.; name another with --storage"):
             search(folder)
     went_on(folder, reported, undisturbed)
@@ -167,7 +169,9 @@ def test_torn_files_of_every_kind(tmp_path: Path, undisturbed: Path) -> None:
             metrics.truncate((folder / "metrics.jsonl").stat().st_size - 20)
         said: list[str] = []
         state = Run(folder).load(said.append)
-        assert state and state["epoch"] == 2 and said == [f"checkpoint {last.name} is torn; going on from the one before"]
+        assert (
+            state and state["epoch"] == 2 and said == [f"checkpoint {last.name} is torn; going on from the one before"]
+        )
         assert [row["epoch"] for row in Run(folder).rows()] == [1, 2, 3] and Run(folder).checkpoints() == [one_before]
     search(folder)
     assert outcome(folder) == outcome(undisturbed)
