@@ -5,6 +5,7 @@ In this process, so that the fault comes at a known moment; the disks, mounts an
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -216,6 +217,9 @@ def test_search_on_two_workers_goes_on_on_one_and_on_four(tmp_path: Path) -> Non
         assert "going on after epoch 1" in log and state_of(folder / "run") == "finished"
         line = f"it began on 2 worker(s) and goes on on {workers}: batches of 8 a worker"
         assert (line in log) == (workers != 2), log
-        begun, now = first[0], rows[1]  # rate and batch of a worker stay what they were: nothing is rescaled
-        assert begun.keys() == now.keys()
+        state = Run(folder / "run").load()
+        assert state
+        rates = [state["search"][name]["optimizer"]["param_groups"][0]["lr"] for name in "WA"]
+        low, high = config().classifier_lr_min, config().classifier_lr  # not rescaled: of the last of three epochs
+        assert rates == pytest.approx([low + (high - low) * (1 + math.cos(math.pi * 2 / 3)) / 2, config().arch_lr])
         assert Run(folder / "run").about["mathematics"] == Run(tmp_path / "run").about["mathematics"]
