@@ -9,8 +9,10 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -151,24 +153,18 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
         ValueError: a joined cluster has no room for one within `wait` seconds, or does not answer.
     """
     prepare()
-    import ray
-
-    for name in ("ray", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         folder = None if joined() else stack.enter_context(_scratch())
         stack.callback(_disconnect)
         if folder is None:
             try:
-                ray.init(address=os.environ["RAY_ADDRESS"], runtime_env=_env(), **quiet)
+                _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
             except ConnectionError as error:
                 raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
             yield _wait_for_room(workers, wait, say)
         else:
             port = _free_port()
-            ray.init(
+            _init(
                 address="local",
                 num_cpus=cpus(),
                 num_gpus=visible_gpus(),
@@ -177,9 +173,21 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
                 dashboard_port=port,
                 _temp_dir=str(folder),
                 runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
-                **quiet,
             )
             yield workers.slots(cpus(), visible_gpus())
+
+
+def _init(**options: Any) -> None:
+    """Ray takes SIGTERM for itself, and would end the process without a word: what was to happen then still does."""
+    import ray
+
+    for name in ("ray", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _disconnect() -> None:
@@ -314,7 +322,7 @@ def launch(
             name=name,
             storage_path=place,
             storage_filesystem=system,
-            callbacks=callbacks or [],
+            callbacks=[*(callbacks or []), _teller(local(payload["folder"]))],
             failure_config=ray.train.FailureConfig(**limits),
             logging_config=quiet,
         ),
@@ -329,6 +337,21 @@ def launch(
         discard(scratch / name)
     if result.return_value:
         raise ValueError(result.return_value)
+
+
+def _teller(folder: Path) -> Any:
+    """Writes into a run's log why its workers had to be started again."""
+    import ray.train
+
+    from dasgm.runs import Run
+
+    class Teller(ray.train.UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
+            with suppress(OSError):  # where that cannot be written, neither can this
+                Run(folder).say(f"worker {rank} failed: {_last_line(error)}")
+
+    return Teller()
 
 
 def _torch_config(workers: Workers) -> Any:
@@ -405,7 +428,7 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     import ray.train
 
     from dasgm.config import from_json
-    from dasgm.runs import Locked
+    from dasgm.runs import Locked, Run
     from dasgm.search import SearchFailed
     from dasgm.session import Seams
 
@@ -416,15 +439,12 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
         ray.train.report({key: row[key] for key in ("epoch", "val/accuracy") if key in row} | mark)
 
     folder, cache = local(payload["folder"]), local(payload["cache"])
+    run = Run(folder)
     config = from_json(json.loads(payload["config"]), kind)
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
-
-    def say(line: str) -> None:
-        with open(folder / "log.txt", "a") as log:
-            print(line, file=log)
-
+    seams = Seams(report=report, say=run.say, about=payload["about"], cache=cache)
     try:
-        main(config, folder, Seams(report=report, say=say, about=payload["about"], cache=cache))
+        main(config, folder, seams)
     except SearchFailed:
         pass  # run.json says what and where
     except Locked:  # by a worker that is just being killed: the next try comes later

@@ -45,12 +45,13 @@ def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> di
 def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False) -> list[str]:
     """Load the data set once here, so that what is wrong with it, or with the pre-trained GAN, is said before anything
     starts; what it is. `pretrain`: that GAN is still to be made."""
-    from dasgm.loop import fits
+    from dasgm.loop import can_synchronise, fits
     from dasgm.pretrain import wanted_by
     from dasgm.pretrained import chosen
 
     data = config.data.load(config.data_dir, "cpu")
     fits(config, data, workers.number)
+    can_synchronise(config, workers.gpus > 0)
     if pretrain:
         wanted_by(config)
     else:

@@ -96,6 +96,8 @@ class SearchConfig:
     an edge, 1.10 with 3); 0: never."""
     hessian_every: int = 0
     """Epochs between estimates of the dominant eigenvalue of A's Hessian on J_2 (Zela et al. 2020); 0: none."""
+    sync_batch_norm: bool = False
+    """Of several workers on GPUs: batch statistics over all workers' batches; by default each takes its own batch's."""
     proxy: ProxyConfig = ProxyConfig()
     seed: int = 0
     gan_checkpoint: str | None = field(default=None, metadata=PLACEMENT)
@@ -356,6 +358,7 @@ def mathematics(config: Any) -> dict[str, Any]:
         left_out: tuple[str, ...] = ("gan.warmup", "gan.pretrain_iterations", "data.cutout")
     elif isinstance(config, SearchConfig):
         left_out = ("gan.pretrain_", *(["method.epochs"] if len(config.method.outline()) == 1 else []))
+        left_out += () if config.sync_batch_norm else ("sync_batch_norm",)  # younger than runs that can go on
     else:
         left_out = ()
     return {path: value for path, value in settings(config).items() if not path.startswith(left_out)}

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 _alone = False
 
@@ -94,3 +96,56 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _on_cpu(part) for key, part in value.items()}
     return type(value)(map(_on_cpu, value)) if isinstance(value, list | tuple) else value
+
+
+class SynchronisedNorm(TorchFunctionMode):
+    """Inside, batch norm in training mode takes the statistics of all workers' batches, which are of one size.
+
+    Every worker has to do the same in it. Unlike torch's SyncBatchNorm it can be differentiated twice, and it reaches
+    every module that calls `F.batch_norm`, a user's GAN's too.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm and world_size() > 1:
+            return _batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Mean(torch.autograd.Function):
+    """Over the workers; so is the gradient of what each makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total / world_size()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _Mean.apply(grads[0])
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+    mean = _Mean.apply(x.mean(dims))
+    centred = x - mean.view(shape)
+    var = _Mean.apply(centred.square().mean(dims))
+    if running_mean is not None and running_var is not None:
+        n = x.numel() // x.shape[1] * world_size()
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(var * (n / (n - 1)), momentum)
+    y = centred * (var + eps).rsqrt().view(shape)
+    y = y if weight is None else y * weight.view(shape)
+    return y if bias is None else y + bias.view(shape)

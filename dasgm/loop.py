@@ -40,11 +40,18 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
 
     def prepare(data: Any) -> tuple[Go, dict[str, str]]:
         fits(config, data, world_size())
+        can_synchronise(config, data.images.device.type == "cuda")
         pretrained = chosen(config, data)
         digests = {"gan_checkpoint": pretrained.digest} if pretrained else {}
         return Loop(config, data, pretrained).go, digests
 
     return conduct(config, folder, seams or Seams(), prepare, advice)
+
+
+def can_synchronise(config: SearchConfig, gpus: bool) -> None:
+    """ValueError where batch norm is to be synchronised without GPUs: a message for each layer and pass."""
+    if config.sync_batch_norm and not gpus:
+        raise ValueError("sync-batch-norm: expected workers on GPUs; leave it out, and each takes its own batch's")
 
 
 def fits(config: SearchConfig, data: Any, workers: int) -> None:

@@ -270,6 +270,11 @@ class Run:
             os.fsync(file.fileno())
         self._send()
 
+    def say(self, line: str) -> None:
+        """Append a line for people to log.txt."""
+        with open(self.folder / "log.txt", "a") as log:
+            print(line, file=log)
+
     def cut(self, epoch: int) -> None:
         """Drop the lines after `epoch`: they are about to be computed again."""
         for name in ("metrics", "alphas"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from dasgm.adversary import Adversary, NoGan, networks
 from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
-from dasgm.distributed import average, rank, world_size
+from dasgm.distributed import SynchronisedNorm, average, rank, world_size
 from dasgm.genotype import derive
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks.supernet import Architecture, Supernet
@@ -171,7 +172,8 @@ class Search:
         with replay(self.config.seed, rank(), i, "augment"):
             x1 = data.augment(data.to_classifier(data.raw(i1)), cutout=True)
             x2 = data.flip_raw(data.raw(i2))
-        return self.step(x1, data.labels[i1], x2, data.labels[i2], self.epoch >= self.stage.arch_start_epoch)
+        with SynchronisedNorm() if self.config.sync_batch_norm else nullcontext():
+            return self.step(x1, data.labels[i1], x2, data.labels[i2], self.epoch >= self.stage.arch_start_epoch)
 
     # epochs
 

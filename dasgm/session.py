@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from dasgm.runs import Locked, Run, hardware
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Interrupted(Exception):
@@ -94,6 +96,8 @@ def conduct(
 ) -> Row:
     """Load the data, hold the run's folder, and do in it what there is to do; how it ends is written down.
 
+    OSError in one line where the folder's disk is full or can no longer be written; what was saved stays.
+
     Args:
         config: with `data`, `data_dir` and `device`; what makes the run's identity.
         prepare: of the data, what to do and the digests of what else is read; ValueError for what cannot be used.
@@ -128,6 +132,17 @@ def conduct(
             run.note(state="interrupted", reason="stopped on request", ended=time.time())
             write_report(folder)
             raise
+        except OSError as error:
+            raise _not_written(folder, error) from None
+
+
+def _not_written(folder: Path, error: OSError) -> OSError:
+    """The error, or one line that says what to do where `folder` cannot be written any more."""
+    if error.errno not in NOT_WRITTEN:
+        return error
+    return OSError(
+        f"storage {folder}: {error.strerror}; what is saved stays: mend that, and the same command goes on after it"
+    )
 
 
 def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,18 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], secon
     while not condition():
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.05)
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """A loop that never rests on each CPU that the tests' commands may use."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def family(process: subprocess.Popen[str]) -> list[list[float]]:
@@ -109,3 +123,40 @@ def another_ray(folder: Path) -> subprocess.Popen[str]:
     )
     assert process.stdout and process.stdout.readline().strip() == "up"
     return process
+
+
+RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 32, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+RAY |= {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class Simulated:
+    """tests/simulated.py, running."""
+
+    def __init__(self, nodes: int, **more: str):
+        self.folder = tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True)
+        words = [sys.executable, str(TESTS / "simulated.py"), self.folder.name, str(nodes)]
+        environment = os.environ | RAY | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"} | more
+        self.process = subprocess.Popen(
+            words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.address = self._line()
+
+    def _line(self) -> str:
+        """An address, or JSON: a list, a string or null."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line[0] in '["n0123456789':  # Ray says something now and then
+                return line.strip()
+        raise AssertionError("the simulated cluster did not come up")
+
+    def ask(self, *words: str) -> Any:
+        assert self.process.stdin
+        print(*words, file=self.process.stdin, flush=True)
+        return json.loads(self._line())
+
+    def run(self, *words: str, cwd: Path | None = None, **more: str) -> subprocess.Popen[str]:
+        return start(*words, cwd=cwd, RAY_ADDRESS=self.address, **RAY, **more)
+
+    def stop(self) -> None:
+        self.process.communicate("", timeout=60)
+        self.folder.cleanup()

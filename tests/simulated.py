@@ -1,7 +1,11 @@
 """A Ray of several simulated machines with a job server, on loopback and ports of its own, for tests.
 
-python tests/simulated.py FOLDER NODES      prints its address; every line on standard input is answered with the nodes
-                                            that ran a search's workers; ends with its standard input.
+python tests/simulated.py FOLDER NODES      prints its address; ends with its standard input, of which each line is
+                                            answered with a line of JSON:
+    nodes        those that ran a search's workers
+    busy         those that run one now
+    add          a machine more, its number
+    kill NODE    its processes, by SIGKILL
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -31,14 +36,29 @@ def main(folder: str, nodes: int) -> None:
     place: dict[str, Any] = {"temp_dir": folder, "object_store_memory": 80_000_000}
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard}
     cluster = Cluster(initialize_head=True, head_node_args=head | place | {"dashboard_agent_listen_port": agents[0]})
-    for port in agents[1:]:
+    machines: dict[str, Any] = {}
+
+    def add(port: int) -> str:
         own = {"env_vars": {"DASGM_CACHE": f"{folder}/cache-{port}"}, "dashboard_agent_listen_port": port}
-        cluster.add_node(num_cpus=1, resources={"slot": 1}, **own, **place)
-    print(cluster.address, flush=True)
-    for _ in sys.stdin:
+        added = cluster.add_node(num_cpus=1, resources={"slot": 1}, **own, **place)
+        machines[added.node_id] = added
+        return added.node_id
+
+    def used(states: Sequence[str] = ()) -> list[str]:
         actors = list_actors(f"http://127.0.0.1:{dashboard}", limit=1000, detail=True)
-        found = [actor.node_id for actor in actors if "TrainWorker" in actor.class_name and actor.node_id]
-        print(json.dumps(found), flush=True)
+        workers = [actor for actor in actors if "TrainWorker" in actor.class_name and actor.node_id]
+        return [actor.node_id for actor in workers if not states or actor.state in states]
+
+    def kill(node: str) -> None:
+        cluster.remove_node(machines.pop(node), allow_graceful=False)
+
+    for port in agents[1:]:
+        add(port)
+    print(cluster.address, flush=True)
+    for line in sys.stdin:
+        order, *node = line.split()
+        answers = {"nodes": used, "busy": lambda: used(["ALIVE"]), "add": lambda: add(free_ports(1)[0])}
+        print(json.dumps(kill(*node) if order == "kill" else answers[order]()), flush=True)
     cluster.shutdown()
 
 

@@ -240,6 +240,7 @@ def test_flags_are_a_promise():
             "stop_skips",
             "stop_entropy",
             "hessian_every",
+            "sync_batch_norm",
             "proxy",
             "seed",
             "gan_checkpoint",

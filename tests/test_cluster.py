@@ -8,14 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from commands import TESTS, TINY, finish, wait_for
-from commands import start as started
+from commands import TESTS, TINY, Simulated, finish, start, wait_for
 
 from cluster import doctor, handover, job, launcher
 from cluster.job import Workers
@@ -26,11 +24,6 @@ FILES = {name: ROOT / "cluster" / f"{name}.yaml" for name in ("gpu", "local")}
 VALUES = {"<REGION>": "us-west-2", "<ZONES>": "us-west-2a", "<IMAGE>": "ami-0", "<SECURITY_GROUP>": "sg-0"}
 VALUES |= {"<FILE_SYSTEM>": "fs-0", "<BUCKET>": "bucket", "<HEAD>": "10.0.0.1", "<WORKER>": "10.0.0.2"}
 VALUES |= {"<USER>": "me", "<KEY_FILE>": "~/key", "<SHARED>": "/shared"}
-
-
-def start(*words: str, **more: Any) -> subprocess.Popen[str]:
-    """`python WORDS` with this checkout's source, wherever the package is installed from."""
-    return started(*words, **{"PYTHONPATH": f"{ROOT}:{TESTS}"} | more)
 
 
 def filled(name: str, path: Path, **changes: str) -> Path:
@@ -268,40 +261,6 @@ def test_no_job_server_is_one_line():
 
 
 HAND_OVER = "import sys; from cluster.handover import hand_over; sys.exit(hand_over('echo_job', sys.argv[1:]))"
-RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 32, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-RAY |= {"RAY_USAGE_STATS_ENABLED": "0"}
-
-
-class Simulated:
-    """tests/simulated.py, running."""
-
-    def __init__(self, nodes: int, **more: str):
-        self.folder = tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True)
-        words = [sys.executable, str(TESTS / "simulated.py"), self.folder.name, str(nodes)]
-        environment = os.environ | RAY | {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"} | more
-        self.process = subprocess.Popen(
-            words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.address = self._line()
-
-    def _line(self) -> str:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if line[0] in "[0123456789":  # Ray says something now and then
-                return line.strip()
-        raise AssertionError("the simulated cluster did not come up")
-
-    def nodes_used(self) -> list[str]:
-        assert self.process.stdin
-        print(file=self.process.stdin, flush=True)
-        return json.loads(self._line())
-
-    def run(self, *words: str, cwd: Path | None = None, **more: str) -> subprocess.Popen[str]:
-        return start(*words, cwd=cwd, RAY_ADDRESS=self.address, **RAY, **more)
-
-    def stop(self) -> None:
-        self.process.communicate("", timeout=60)
-        self.folder.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +328,7 @@ def test_trials_spread_over_the_machines_of_a_cluster(tmp_path):
         words = ["--gan=none", "--num-trials=3", "--space=toy_spaces:mixed", "--grace=4", *TINY]
         process = cluster.run(str(ROOT / "tuning" / "sweep.py"), "--storage", str(tmp_path), "--name", "s", *words)
         wait_for(process, lambda: len(list(tmp_path.glob("s/t*/metrics.jsonl"))) == 3, 400)
-        used = cluster.nodes_used()
+        used = cluster.ask("nodes")
         code, out, err = finish(process, 400)
         assert code == 0 and "best genotype" in out, (out, err)
         assert len(set(used)) == 3  # a slot each

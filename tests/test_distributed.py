@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_search import BATCH, CLASSES, SIZE, batches, brute_force, float64, make, relative, spy
 from torch import Tensor
+from torch.nn import functional as F
 
-from dasgm.distributed import average, disagreeing
+from dasgm.config import mathematics, override
+from dasgm.distributed import SynchronisedNorm, average, disagreeing
+from dasgm.loop import main
+from dasgm.presets import preset
 from dasgm.search import Search
+from dasgm.session import Seams
 
 __all__ = ["float64"]
 STEPS = 3
@@ -80,24 +86,25 @@ def truth_of_last_step(folder: Path, workers: int) -> tuple[Tensor, Tensor, Tens
     return brute_force(search, *(torch.load(folder / f"{rank}.pt")["batch"] for rank in range(workers)))
 
 
-def without_draws(search: Search) -> Search:
-    """Batch statistics, dropout, layer noise and crops off: what then remains are means over samples."""
+def without_draws(search: Search, normed: bool) -> Search:
+    """Dropout, layer noise and crops off, and batch statistics: what then remains are means over samples."""
     for player in (search.W, search.gan.G):
-        player.module.calm = True
+        player.module.calm, player.module.normed = True, normed
     search.data.crop = lambda x: x
     search.data.flip = lambda x: x
     return search
 
 
-def shared_batch(rank: int, folder: str, workers: int) -> None:
-    """(b): an equal share each of one batch."""
+def shared_batch(rank: int, folder: str, workers: int, normed: bool) -> None:
+    """(b): an equal share each of one batch; with batch norm, synchronised."""
     join(rank, folder, workers)
-    torch.save(one_step(rank, workers, workers), f"{folder}/{rank}.pt")
+    with SynchronisedNorm() if normed else nullcontext():
+        torch.save(one_step(rank, workers, workers, normed), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def one_step(rank: int, workers: int, shares: int) -> Gradients:
-    """Gradients of a step on this worker's share of a fixed global batch of so many shares."""
+def one_step(rank: int, workers: int, shares: int, normed: bool) -> Gradients:
+    """Gradients, and buffers, of a step on this worker's share of a fixed global batch of so many shares."""
     n = BATCH * shares
     generator = torch.Generator().manual_seed(4)
     x1, x2 = (torch.randn(n, 3, SIZE, SIZE, generator=generator) for _ in range(2))
@@ -106,23 +113,47 @@ def one_step(rank: int, workers: int, shares: int) -> Gradients:
     # J_3 takes the first half of x2 and of z3: of a worker its own halves, of one process all workers' first halves
     halves = torch.arange(n).view(shares, 2, BATCH // 2)
     own = halves[rank].flatten() if workers > 1 else halves.transpose(0, 1).flatten()
-    search = without_draws(make(hypergradient="exact", val_portion=0.5, batch_size=len(own)))
+    search = without_draws(make(hypergradient="exact", val_portion=0.5, batch_size=len(own)), normed)
     drawn = iter([(z[own], yz[own]), (z3[own], y3[own])])
     search.gan.draw = lambda n, seed: next(drawn)
     handed = watched(search)
     search.step(x1[own], y1[own], x2[own], y2[own], True)
-    return {name: found[-1] for name, found in handed.items()}
+    buffers = {name: dict(player.module.named_buffers()) for name, player in players(search).items() if name in "WG"}
+    return {name: found[-1] for name, found in handed.items()} | {f"{k}'s buffers": v for k, v in buffers.items()}
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_workers_with_shares_give_the_gradients_of_the_whole_batch(tmp_path, workers):
-    mp.spawn(shared_batch, (str(tmp_path), workers), nprocs=workers)
-    found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1, workers)
+@pytest.mark.parametrize(("workers", "normed"), [(2, False), (4, False), (2, True), (4, True)])
+def test_workers_with_shares_give_the_gradients_of_the_whole_batch(tmp_path, workers, normed):
+    mp.spawn(shared_batch, (str(tmp_path), workers, normed), nprocs=workers)
+    found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1, workers, normed)
     for name, tensors in truth.items():
         for k, t in tensors.items():
             torch.testing.assert_close(
                 found[name][k], t, rtol=1e-10, atol=1e-13, msg=lambda m, n=name, k=k: f"{n}.{k}: {m}"
             )
+
+
+def chosen(rank: int, folder: str, workers: int) -> None:
+    join(rank, folder, workers)
+    x = torch.randn(workers, 6, 3, generator=torch.Generator().manual_seed(5))
+    for setting, seen in ((True, x.flatten(0, 1)), (False, x[rank])):
+        search = make(sync_batch_norm=setting)
+        search.step = lambda *_: {"normed": F.batch_norm(x[rank], None, None, training=True)}
+        truth = (x[rank] - seen.mean(0)) / (seen.var(0, unbiased=False) + 1e-5).sqrt()
+        torch.testing.assert_close(search.iterate()["normed"], truth, rtol=1e-10, atol=1e-12)
+    dist.destroy_process_group()
+
+
+def test_batch_norm_is_of_each_worker_and_synchronised_where_asked(tmp_path):
+    mp.spawn(chosen, (str(tmp_path), 2), nprocs=2)
+
+
+def test_synchronised_batch_norm_is_refused_on_a_cpu_and_part_of_what_a_search_is(tmp_path):
+    plain, synchronised = (override(preset("quickstart").config, {"sync_batch_norm": on}) for on in (False, True))
+    with pytest.raises(ValueError, match="^sync-batch-norm: expected workers on GPUs; leave it out") as error:
+        main(synchronised, tmp_path / "run", Seams(say=lambda line: None))
+    assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "run").exists()
+    assert "sync_batch_norm" not in mathematics(plain) and mathematics(synchronised)["sync_batch_norm"]
 
 
 def holds_its_own(rank: int, folder: str, workers: int) -> None:

@@ -40,12 +40,13 @@ class SmoothSupernet(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList(nn.Linear(48, 6) for _ in range(3))
         self.norm, self.last = nn.BatchNorm1d(6), nn.Linear(6, CLASSES)
-        self.calm = False  # without batch statistics and random draws
+        self.calm, self.normed = False, True  # without random draws; with batch statistics
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         x = F.avg_pool2d(x, 4).flatten(1)
         h = sum(w * torch.tanh(op(x)) for w, op in zip(weights, self.ops, strict=True))
-        return self.last(h if self.calm else F.dropout(self.norm(h), 0.2))
+        h = self.norm(h) if self.normed else h
+        return self.last(h if self.calm else F.dropout(h, 0.2))
 
 
 class SmoothGenerator(nn.Module):
@@ -55,11 +56,12 @@ class SmoothGenerator(nn.Module):
         super().__init__()
         self.embed, self.body = nn.Embedding(CLASSES, 4), nn.Linear(8, 9)
         self.norm, self.out = nn.BatchNorm1d(9), nn.Linear(9, 48)
-        self.calm = False
+        self.calm, self.normed = False, True
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.body(torch.cat([z, self.embed(y)], 1))
-        h = h if self.calm else self.norm(h) + 0.1 * torch.randn_like(h)
+        h = self.norm(h) if self.normed else h
+        h = h if self.calm else h + 0.1 * torch.randn_like(h)
         x = torch.tanh(self.out(torch.tanh(h))).view(-1, 3, 4, 4)
         return x.repeat_interleave(4, 2).repeat_interleave(4, 3)
 

@@ -8,16 +8,21 @@ import shutil
 import signal
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import psutil
 import pytest
-from commands import TINY, TINY_GAN, another_ray, family, finish, left_over, probes, start, wait_for
+from commands import TINY, TINY_GAN, another_ray, busy, family, finish, left_over, probes, start, wait_for
 from optuna.trial import TrialState
 
+from dasgm.config import from_json, override
+from dasgm.loop import main
 from dasgm.runs import Run, read_json, read_lines
+from dasgm.session import Seams
 
 ROOT = Path(__file__).parents[1]
 SWEEP = str(ROOT / "tuning" / "sweep.py")
@@ -231,21 +236,22 @@ def outcome(folder: Path) -> list[Any]:
 ONE = [*TINY_GAN, "--num-trials=4", "--max-concurrent=1", "--grace=2", "--seed=3"]
 
 
+@pytest.mark.faults
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    code, out, err = finish(sweep(undisturbed, *ONE), 400)
+    code, out, err = finish(sweep(undisturbed, *ONE), 600)
     assert (code, err) == (0, ""), err
 
     process = sweep(killed, *ONE)
-    wait_for(process, lambda: Run(killed / "s" / "t001").checkpoints(), 300)
+    wait_for(process, lambda: Run(killed / "s" / "t001").checkpoints(), 400)
     everyone = family(process)
     process.kill()
     process.communicate()
     assert not left_over(everyone, 90)  # Ray's two agents mourn it for a minute
     before = [read_lines(killed / "s" / name / "metrics.jsonl") for name in ("t000", "t001")]
-    code, out, err = finish(sweep(killed, *ONE), 400)
+    code, out, err = finish(sweep(killed, *ONE), 600)
     assert (code, err) == (0, ""), err
     for name, rows in zip(("t000", "t001"), before, strict=True):
         assert read_lines(killed / "s" / name / "metrics.jsonl")[: len(rows)] == rows  # the times too: not run twice
@@ -263,6 +269,53 @@ def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
     assert len(list(Path(tempfile.gettempdir()).glob("dasgm-ray-*"))) == 0
 
 
+SEQUENTIAL = ["--space=toy_spaces:rates", "--num-trials=2", "--max-concurrent=1", "--grace=3"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    storage = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = finish(sweep(storage, *SEQUENTIAL), 600)
+    assert (code, err) == (0, ""), err
+    return storage
+
+
+def terminate(everyone: list[list[float]]) -> None:
+    for pid, _ in everyone:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGTERM)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("fault", ["SIGTERM to all its processes", "clock set back by a day, then SIGKILL"])
+def test_sweep_of_one_at_a_time_ends_as_an_undisturbed_one(undisturbed, tmp_path, fault):
+    clock, folders = tmp_path / "clock", [tmp_path / "s" / name for name in ("t000", "t001")]
+    behind = {"CLOCK": str(clock), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'clock'}"}
+    process = sweep(tmp_path, *SEQUENTIAL, **behind)
+    wait_for(process, lambda: Run(folders[1]).checkpoints(), 400)
+    everyone = family(process)
+    if "SIGTERM" in fault:
+        terminate(everyone)
+        code, out, err = finish(process, 120)
+        assert code == 130 and "To continue: python tuning/sweep.py" in out and err == "", (code, out, err)
+    else:
+        clock.write_text("86400")
+        wait_for(process, lambda: len(Run(folders[1]).checkpoints()) > 1)
+        process.kill()
+        process.communicate()
+    assert not left_over(everyone, 90)
+    before = [read_lines(folder / "metrics.jsonl")[:-1] for folder in folders]
+    code, out, err = finish(sweep(tmp_path, *SEQUENTIAL, **behind), 600)
+    assert (code, err) == (0, ""), (out, err)
+    assert "going on after epoch" in out
+    for folder, rows in zip(folders, before, strict=True):
+        assert read_lines(folder / "metrics.jsonl")[: len(rows)] == rows  # the times too: not run twice
+    assert outcome(tmp_path / "s") == outcome(undisturbed / "s")
+    times = [row["time"] for row in read_lines(folders[1] / "metrics.jsonl")]
+    assert ("clock" in fault) == (min(times) < times[0] - 80000)
+
+
 @pytest.mark.slow
 def test_time_budget_stops_and_can_be_continued(tmp_path):
     begun = time.monotonic()
@@ -272,12 +325,84 @@ def test_time_budget_stops_and_can_be_continued(tmp_path):
     assert len(trials_of(tmp_path / "s")) < 9
 
 
+@pytest.mark.faults
 @pytest.mark.slow
-def test_two_sweeps_at_once_on_one_machine(tmp_path):
-    words = ["--gan=none", "--num-trials=1"]
-    processes = [sweep(tmp_path, *words), sweep(tmp_path, *words, "--name=other")]
-    for code, _, err in [finish(process, 200) for process in processes]:
-        assert (code, err) == (0, ""), err
+@pytest.mark.timeout(900)
+def test_two_sweeps_at_once_under_load_and_a_third_on_the_folder_of_one(tmp_path):
+    """Each with a Ray of its own, beside a third Ray, while a loop runs on each CPU."""
+    words = [*ASYNCHRONOUS[:1], "--num-trials=1"]
+    elsewhere = Path(tempfile.mkdtemp(prefix="r-"))
+    other = another_ray(elsewhere)
+    with busy():
+        processes = [sweep(tmp_path, *words), sweep(tmp_path, *words, "--name=other")]
+        wait_for(processes[0], lambda: (tmp_path / "s" / "t000" / "run.json").exists(), 400)
+        code, out, err = finish(sweep(tmp_path, *words), 200)
+        assert code == 2 and "is in use by process" in err and len(err.strip().splitlines()) == 1, (code, out, err)
+        for code, out, err in [finish(process, 600) for process in processes]:
+            assert (code, err) == (0, "") and "best genotype" in out, (out, err)
+    assert other.poll() is None
+    other.communicate("")
+    shutil.rmtree(elsewhere, ignore_errors=True)
+    assert outcome(tmp_path / "s") == outcome(tmp_path / "other")
+    assert once_and_as_alone(tmp_path / "s" / "t000", tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ several at once
+
+ASYNCHRONOUS = ["--space=toy_spaces:rates", "--num-trials=3", "--max-concurrent=2", "--grace=4"]
+
+
+def once_and_as_alone(folder: Path, elsewhere: Path) -> bool:
+    """Each epoch of a trial is there once, with what its configuration gives alone in this process."""
+    alone = elsewhere / f"{folder.name}-alone"
+    config = from_json(json.loads((folder / "config.json").read_text()))
+    main(override(config, {"threads": 1}), alone, Seams(say=lambda line: None))
+    found, truth = (
+        [
+            [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(run / "metrics.jsonl")],
+            read_lines(run / "alphas.jsonl"),
+            Run(run).about["state"],
+            (run / "genotype.json").read_text(),
+        ]
+        for run in (folder, alone)
+    )
+    return found == truth
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("fault", ["driver of a search", "driver of the sweep"])
+def test_asynchronous_sweep_ends_each_trial_once_with_its_own_result(tmp_path, fault):
+    process = sweep(tmp_path, *ASYNCHRONOUS)
+    folders = [tmp_path / "s" / f"t{number:03d}" for number in range(3)]
+    wait_for(process, lambda: all(Run(folder).checkpoints() for folder in folders[:2]), 400)
+    before = [read_lines(folder / "metrics.jsonl")[:-1] for folder in folders]
+    everyone = family(process)
+    if fault == "driver of a search":
+        drivers = [int(pid) for pid, _ in everyone if "ImplicitFunc" in title(int(pid))]
+        assert len(drivers) == 2
+        os.kill(drivers[0], signal.SIGKILL)
+        code, out, err = finish(process, 600)
+        said = [line for folder in folders for line in (folder / "log.txt").read_text().splitlines()]
+        assert said.count("the search's driver is gone; another goes on with it") == 1, said
+    else:
+        process.kill()
+        process.communicate()
+        assert not left_over(everyone, 90)
+        code, out, err = finish(sweep(tmp_path, *ASYNCHRONOUS), 600)
+    assert (code, err) == (0, ""), (out, err)
+    assert "going on after epoch" in out
+    assert [t.state for t in trials_of(tmp_path / "s")] == [TrialState.COMPLETE] * 3
+    for folder, rows in zip(folders, before, strict=True):
+        assert read_lines(folder / "metrics.jsonl")[: len(rows)] == rows  # the times too: not run twice
+        assert once_and_as_alone(folder, tmp_path)
+
+
+def title(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
 
 
 @pytest.mark.slow

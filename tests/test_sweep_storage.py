@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from buckets import Server, serve
-from commands import TINY, family, finish, left_over, start, wait_for
-from test_cluster import Simulated
+from commands import TINY, Simulated, family, finish, left_over, start, wait_for
 from test_sweep import SWEEP, outcome
 
 from dasgm.mirror import here
@@ -51,7 +50,7 @@ def test_workers_on_other_machines_share_nothing_but_the_bucket(server: Server, 
     try:
         words = ["--gan=none", "--num-trials=3", "--space=toy_spaces:mixed", "--grace=4", "--name=s", *TINY]
         code, out, err = finish(cluster.run(SWEEP, "--storage=s3://bucket/c", *words, **head), 800)
-        used = cluster.nodes_used()
+        used = cluster.ask("nodes")
     finally:
         cluster.stop()
     assert code == 0 and "best genotype" in out and "everything lies in s3://bucket/c/s" in out, (out, err)

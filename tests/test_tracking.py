@@ -13,16 +13,18 @@ import sys
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import TINY, finish, start, wait_for
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from PIL import Image
 
 from cluster import tracking
+from dasgm.runs import read_lines
 
 START = 1_790_000_000.0
 POINTS = {"loss/classifier": 2.0, "val/accuracy": 0.3, "arch/entropy_normal": 1.9, "speed/images_per_s": 900.0}
@@ -424,36 +426,81 @@ def test_bad_input_is_one_line(
     assert output == "" and error.count("\n") == 1 and expected in error
 
 
-@pytest.fixture
-def server(tmp_path: Path, new_store: Path) -> Iterator[str]:
-    """A real `mlflow server` on loopback, with all its processes gone afterwards."""
-    shutil.copy(new_store, tmp_path / "server.db")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "artifacts"),
-    ]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it calls uvicorn by name
-    environment = os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"}
-    with open(tmp_path / "server.log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
+class Server:
+    """A real `mlflow server` on loopback, whose port and store stay while it comes and goes."""
+
+    def __init__(self, folder: Path, store: Path):
+        self.folder = folder
+        shutil.copy(store, folder / "server.db")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it calls uvicorn by name
+        environment = os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"}
+        with open(self.folder / "server.log", "a") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        for _ in range(1200):
             try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1)
-                break
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
             except OSError:
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                assert self.process.poll() is None, (self.folder / "server.log").read_text()
                 time.sleep(0.1)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+
+    def kill(self) -> None:
+        """With all its processes."""
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def served(tmp_path: Path, new_store: Path) -> Iterator[Server]:
+    server = Server(tmp_path, new_store)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(served: Server) -> str:
+    return served.uri
+
+
+def test_a_server_that_is_killed_and_comes_back_has_all_once(served: Server, storage: Path) -> None:
+    """Gone while epochs are reported; the mirror goes on, says so in one line, and makes up for it."""
+    folder = write_run(storage / "search", 1, "running")
+    mirror = tracking.Mirror(folder, served.uri, pause=0.1).start()
+
+    def until(condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + 60
+        while not condition():
+            mirror.kick()
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    until(lambda: mirror.link)
+    served.kill()
+    for epoch in (2, 3):
+        write_run(folder, epoch, "running")
+        mirror.kick()
+    until(lambda: mirror.error)
+    assert mirror.error == "Connection refused"
+    served.start()
+    until(lambda: not mirror.error)
+    write_run(folder, 4, best=0.9)
+    assert mirror.stop(60) == ""
+    client = MlflowClient(served.uri)
+    (run,) = runs_of(client).values()
+    assert run.info.status == "FINISHED" and run.data.metrics["best/proxy"] == 0.9
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "val/accuracy")] == [1, 2, 3, 4]
 
 
 def test_a_real_server_holds_the_same(server: str, storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,3 +518,28 @@ def test_a_real_server_holds_the_same(server: str, storage: Path, monkeypatch: p
         for part in (1, 3):  # parameters, and metrics with their times
             assert served[name][part] == local[name][part]
         assert len(served[name][4]) == len(local[name][4])
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_search_whose_server_goes_for_good_ends_and_is_sent_later(
+    served: Server, storage: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For real: a Ray Train job, and a server that is killed after epoch 1."""
+    words = ["--gan=none", "--storage", str(storage), "--name=search", *TINY]
+    process = start(str(Path(__file__).parents[1] / "cluster" / "search.py"), *words, MLFLOW_TRACKING_URI=served.uri)
+    wait_for(process, lambda: read_lines(storage / "search" / "metrics.jsonl"), 400)
+    served.kill()
+    code, out, err = finish(process, 400)
+    assert (code, err) == (0, "") and "finished; the result page is" in out, (out, err)
+    (said,) = [line for line in out.splitlines() if line.startswith("MLflow at ")]
+    assert served.uri in said and "python -m cluster.tracking" in said
+    rows = read_lines(storage / "search" / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 4]
+    served.start()
+    assert tracking.main([str(storage / "search"), "--uri", served.uri]) == 0
+    client = MlflowClient(served.uri)
+    (run,) = runs_of(client).values()
+    assert run.info.status == "FINISHED" and run.data.metrics["best/proxy"] == rows[-1]["best/proxy"]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "val/accuracy")] == [1, 2, 3, 4]
+    assert capfd.readouterr().err == ""

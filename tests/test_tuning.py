@@ -183,12 +183,33 @@ def test_rungs_are_refilled_in_the_order_of_arrival_and_stop_nobody_in_retrospec
         for epoch, moment in enumerate(times, 1):
             row = {"epoch": epoch, "phase": "search 1", METRIC: {"a": 0.9, "b": 0.3}[ray_id], "time": moment}
             Run(tmp_path / f"t{first.numbers[ray_id]:03d}").log("metrics", row)
+        Run(tmp_path / f"t{first.numbers[ray_id]:03d}").note(proposed=0.5)
     Run(tmp_path / "t000").log("metrics", {"epoch": 4, "phase": "best", "best/proxy": 0.5, "time": 8.0})
     Run(tmp_path / "t000").note(state="finished")
     second = propose(tmp_path, 2)
     assert second.waiting == [1] and second.halving.reasons == {}
     assert [t.state.name for t in second.study.trials] == ["COMPLETE", "RUNNING"]
     assert second.halving.bracket._rungs[-1][1] == {"t000": 0.9, "t001": 0.3}
+
+
+def test_rungs_are_refilled_in_the_same_order_though_the_clock_was_set_back(tmp_path, monkeypatch):
+    """In the middle of t000's second epoch: t001, after it and worse, is stopped as it would have been."""
+    clock = iter([1000.0, 20.0])
+    monkeypatch.setattr("tuning.trials.time", SimpleNamespace(time=lambda: next(clock, 30.0)))
+    first = propose(tmp_path, 2)
+    trials = {"a": ([0.1, 0.9, 0.2, 0.2], [1001.0, 3.0, 4.0, 2.0]), "b": ([0.3, 0.3], [21.0, 22.0])}
+    for ray_id, (accuracies, times) in trials.items():
+        first.suggest(ray_id)
+        run = Run(tmp_path / f"t{first.numbers[ray_id]:03d}")
+        for epoch, (accuracy, moment) in enumerate(zip(accuracies, times, strict=True), 1):
+            run.log("metrics", {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": moment})
+        if ray_id == "a":
+            run.log("metrics", {"epoch": 4, "phase": "best", "best/proxy": 0.5, "time": 5.0})
+            run.note(state="finished")
+            first.on_trial_complete("a")
+    second = propose(tmp_path, 2)
+    assert second.waiting == [] and Run(tmp_path / "t001").about["reason"] == "rung 2: 0.300 < 0.900"
+    assert [t.state.name for t in second.study.trials] == ["COMPLETE", "PRUNED"]
 
 
 def test_a_proposal_cut_off_in_the_middle_is_completed(tmp_path):

@@ -21,3 +21,9 @@ def mixed(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
 def wrong(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
     """No configuration: a portion above 1."""
     return {"val_portion": trial.suggest_float("val_portion", 1.5, 2.0)}
+
+
+def rates(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
+    """All learn, each at a rate of its own."""
+    rate = 0.1 / (1 + trial.number)
+    return {"classifier_lr": trial.suggest_float("classifier_lr", rate, rate), "gan": "none", "classifier_lr_min": 0.0}

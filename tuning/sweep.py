@@ -210,7 +210,12 @@ class Sweep:
                     trial_dirname_creator=_dirname,
                 ),
                 run_config=tune.RunConfig(
-                    name="tune", storage_path=place, storage_filesystem=system, verbose=0, callbacks=[Janitor(kick)]
+                    name="tune",
+                    storage_path=place,
+                    storage_filesystem=system,
+                    verbose=0,
+                    callbacks=[Janitor(kick)],
+                    failure_config=tune.FailureConfig(max_failures=2),  # of a search's driver; of workers: `launch`
                 ),
             ).fit()
 

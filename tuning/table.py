@@ -104,6 +104,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
+SAID = ("GAN warm-up", "judge", "proxy", "checkpoint", "going on", "it began", "worker", "the search's driver")
+
+
 class Board:
     """Shows a sweep's folder while the block runs. Its thread reads files and prints, nothing else."""
 
@@ -167,11 +170,11 @@ class Board:
                 print(f"{run.title}: {seen}{measured}{end}  {self._left(runs)}".rstrip(), flush=True)
 
     def _said(self, run: RunView) -> None:
-        """What a worker says before its first epoch (warm-up, judge): a first epoch can take long."""
+        """What a worker says before its first epoch, which can take long (warm-up, judge), and what befell it."""
         log = run.folder / "log.txt"
         lines = log.read_text().splitlines() if log.exists() else []
         for line in lines[self.said.get(run.folder.name, 0) :]:
-            if line.startswith(("GAN warm-up", "judge", "proxy", "checkpoint", "going on")):
+            if line.startswith(SAID):
                 print(f"{run.title}: {line}", flush=True)
         self.said[run.folder.name] = len(lines)
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,7 @@ class Proposer(Searcher):
         self.study, self.folder, self.base, self.plan = study, folder, base, plan
         self.space, self.halving, self.describe = plan.space(), halving, describe
         self.numbers: dict[str, int] = {}  # Ray's id -> the study's number
+        self.latest = 0.0  # seconds: the clock may be set back, and what came before stays before
         self.waiting = self._reconcile()
 
     def _reconcile(self) -> list[int]:
@@ -102,8 +104,9 @@ class Proposer(Searcher):
         settle(self.folder)
         trials = self._trials()
         rows = {t.number: [row for row in self._run(t.number).rows() if METRIC in row] for t in trials}
-        for _, number, epoch in sorted((row["time"], n, row["epoch"]) for n, found in rows.items() for row in found):
-            row = next(row for row in rows[number] if row["epoch"] == epoch)
+        arrived = {number: self._arrived(number, found) for number, found in rows.items()}
+        for when, number, i in sorted((t, n, i) for n, times in arrived.items() for i, t in enumerate(times)):
+            self.latest, row = when, rows[number][i]
             if not self.halving.judge(f"t{number:03d}", row) and row is not rows[number][-1]:
                 del self.halving.reasons[f"t{number:03d}"]  # it went on: it had been let through in its time
         for trial in trials:
@@ -117,6 +120,12 @@ class Proposer(Searcher):
             else:
                 waiting.append(trial.number)
         return waiting
+
+    def _arrived(self, number: int, rows: list[dict[str, Any]]) -> list[float]:
+        """When each epoch of a trial came, by a clock that is never set back: after the one before, and after all that
+        was there when the trial was proposed."""
+        since = self._run(number).about.get("proposed", 0.0)
+        return list(accumulate((row["time"] for row in rows), max, initial=since))[1:]
 
     def _run(self, number: int) -> Run:
         return Run(self.folder / f"t{number:03d}")
@@ -142,7 +151,9 @@ class Proposer(Searcher):
         run = Run(ensure_writable(self.folder / name))
         epochs = config.method.total_epochs
         send(self.folder)  # the study: whoever continues knows of this trial
-        run.note(**about, state="waiting", reason="", asked=time.time(), ended=None, epochs=epochs)
+        now = time.time()
+        proposed = run.about.get("proposed", max(now, self.latest))
+        run.note(**about, state="waiting", reason="", asked=now, proposed=proposed, ended=None, epochs=epochs)
         return {
             "name": name,
             "folder": lies_at(run.folder),
@@ -175,6 +186,8 @@ class Proposer(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self.numbers[trial_id]
         self._run(number).refresh()
+        rows = [row for row in self._run(number).rows() if METRIC in row]
+        self.latest = max([self.latest, *self._arrived(number, rows)])
         if f"t{number:03d}" in self.halving.reasons:
             self.stop(number)
         elif self._run(number).about.get("state") in ("finished", "failed"):
@@ -262,6 +275,12 @@ class Janitor(Callback):
         self._free(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        self._free(trial)
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Its driver is gone, with its machine perhaps; another is started, and what the workers held is free."""
+        with suppress(OSError):
+            Run(trial.config["folder"]).say("the search's driver is gone; another goes on with it")
         self._free(trial)
 
 

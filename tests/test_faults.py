@@ -1,0 +1,225 @@
+"""A search whose disk fills up, becomes read-only, whose clock is set back, that goes on elsewhere: no bit is lost.
+
+In this process, so that the fault comes at a known moment; the disks, mounts and limits are real.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from cluster import job
+from dasgm.config import SearchConfig, override
+from dasgm.loop import main
+from dasgm.presets import preset
+from dasgm.runs import Run, read_lines, state_of
+from dasgm.session import Seams
+
+TIMES = ("time", "speed/", "cost/")
+TINY = {"gan": "none", "method.epochs": 3, "method.arch_start_epoch": 1, "method.channels": 2, "batch_size": 8}
+TINY |= {"data.limit": 200, "data.holdout": 0.2, "pictures_every": 9}
+TINY |= {"proxy.epochs": 1, "proxy.channels": 4, "proxy.batch_size": 8}
+
+
+def config() -> SearchConfig:
+    return override(preset("quickstart").config, TINY)
+
+
+def search(folder: Path, at_epoch: Callable[[int], None] = lambda epoch: None) -> list[str]:
+    """Begin or continue it; what it said. `at_epoch` is called once an epoch is saved."""
+    said: list[str] = []
+    main(config(), folder, Seams(say=said.append, report=lambda row: at_epoch(row["epoch"])))
+    return said
+
+
+def outcome(folder: Path) -> list[Any]:
+    """All that must not depend on what happened on the way."""
+    rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
+    return [rows, read_lines(folder / "alphas.jsonl"), (folder / "genotype.json").read_text(), state_of(folder)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    search(folder)
+    return folder
+
+
+def mount(*words: str | Path) -> None:
+    if subprocess.run(["mount", *words], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs the right to mount")
+
+
+@contextmanager
+def unmounted(folder: Path) -> Iterator[None]:
+    """Whatever is mounted there in the block is not afterwards."""
+    try:
+        yield
+    finally:
+        while subprocess.run(["umount", folder], stderr=subprocess.DEVNULL).returncode == 0:
+            pass
+
+
+def broken_off(folder: Path, at_epoch: Callable[[int], None], says: str) -> list[dict[str, Any]]:
+    """Run into the fault that comes after epoch 1; the epochs that were reported before it."""
+    with pytest.raises(OSError) as error:
+        search(folder, at_epoch)
+    line = str(error.value)
+    assert line.startswith(f"storage {folder}: ") and says in line and len(line.splitlines()) == 1
+    assert state_of(folder) == "interrupted" and not list((folder / "checkpoints").glob(".*"))
+    return read_lines(folder / "metrics.jsonl")
+
+
+def went_on(folder: Path, reported: list[dict[str, Any]], undisturbed: Path) -> None:
+    """The same call ends as if nothing had been; what was reported and saved is not computed again."""
+    said = search(folder)
+    assert f"going on after epoch 1 of {folder}" in said
+    assert read_lines(folder / "metrics.jsonl")[:1] == reported[:1]  # the time too
+    assert outcome(folder) == outcome(undisturbed)
+
+
+def test_disk_full_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with unmounted(disk):
+        mount("-t", "tmpfs", "-o", "size=8m", "tmpfs", disk)
+
+        def fill(epoch: int) -> None:
+            room = os.statvfs(disk)
+            (disk / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - 200_000))
+
+        reported = broken_off(disk / "run", fill, "No space left on device")
+        assert [row["epoch"] for row in reported] == [1, 2]  # the epoch was there, its checkpoint was not
+        (disk / "filler").unlink()
+        went_on(disk / "run", reported, undisturbed)
+
+
+def test_file_too_large_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        reported = broken_off(
+            tmp_path / "run",
+            lambda epoch: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1])),
+            "File too large",
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    went_on(tmp_path / "run", reported, undisturbed)
+
+
+def test_storage_that_becomes_read_only(tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "run"
+    with unmounted(folder):
+        reported = broken_off(
+            folder, lambda epoch: mount("--bind", "-o", "ro", folder, folder), "Read-only file system"
+        )
+        with pytest.raises(ValueError, match="cannot be written .Read-only file system.; name another with --storage"):
+            search(folder)
+    went_on(folder, reported, undisturbed)
+
+
+def test_clock_set_back(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a day after epoch 1, by another one after epoch 2, where the search is broken off."""
+    offset, real = [0.0], time.time
+    monkeypatch.setattr(time, "time", lambda: real() - offset[0])
+
+    class Broken(Exception):
+        pass
+
+    def set_back(epoch: int) -> None:
+        offset[0] += 86400
+        if epoch == 2:
+            raise Broken
+
+    with pytest.raises(Broken):
+        search(tmp_path / "run", set_back)
+    assert "going on after epoch 2" in "".join(search(tmp_path / "run"))
+    assert outcome(tmp_path / "run") == outcome(undisturbed)
+    times = [row["time"] for row in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert times[1] < times[0] - 80000 and (tmp_path / "run" / "report.html").exists()
+
+
+def torn(content: bytes) -> dict[str, bytes]:
+    """A file as a crash of the machine may leave it: cut short, empty, a block of zeros, one bit turned."""
+    half = len(content) // 2
+    flipped = bytearray(content)
+    flipped[half] ^= 1
+    return {"short": content[:half], "empty": b"", "zeros": content[:half] + bytes(half), "bit": bytes(flipped)}
+
+
+def test_torn_files_of_every_kind(tmp_path: Path, undisturbed: Path) -> None:
+    """The last checkpoint in four ways, and the last line of the metrics."""
+    for name in torn(b"0123"):
+        folder = tmp_path / name
+        shutil.copytree(undisturbed, folder)
+        one_before, last = Run(folder).checkpoints()
+        last.write_bytes(torn(last.read_bytes())[name])
+        with open(folder / "metrics.jsonl", "rb+") as metrics:
+            metrics.truncate((folder / "metrics.jsonl").stat().st_size - 20)
+        said: list[str] = []
+        state = Run(folder).load(said.append)
+        assert (
+            state and state["epoch"] == 2 and said == [f"checkpoint {last.name} is torn; going on from the one before"]
+        )
+        assert [row["epoch"] for row in Run(folder).rows()] == [1, 2, 3] and Run(folder).checkpoints() == [one_before]
+    search(folder)
+    assert outcome(folder) == outcome(undisturbed)
+
+
+# ------------------------------------------------------------------------------------------------ other placement
+
+
+def worker(rank: int, folder: str, workers: int, ends: int) -> None:
+    """One of so many; all of them are gone, without a word, after epoch `ends`."""
+    job.meet(f"{folder}/meet-{workers}-{ends}", rank, workers, "gloo")
+
+    def report(row: dict[str, Any]) -> None:
+        dist.barrier()
+        if row["epoch"] == ends:
+            os._exit(9)
+
+    run = Run(Path(folder) / "run")
+    main(override(config(), {"threads": 1}), run.folder, Seams(say=run.say, report=report))
+
+
+def on(folder: Path, workers: int, ends: int = 0) -> None:
+    processes = mp.spawn(worker, (str(folder), workers, ends), nprocs=workers, join=False)
+    if not ends:
+        assert processes.join(200)
+    for process in processes.processes:
+        process.join(200)
+        assert process.exitcode == (9 if ends else 0)
+
+
+@pytest.mark.faults
+def test_search_on_two_workers_goes_on_on_one_and_on_four(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    on(tmp_path, 2, ends=1)
+    first = read_lines(tmp_path / "run" / "metrics.jsonl")
+    for workers in (1, 4, 2):
+        folder = tmp_path / str(workers)
+        shutil.copytree(tmp_path / "run", folder / "run")
+        on(folder, workers)
+        rows, log = read_lines(folder / "run" / "metrics.jsonl"), (folder / "run" / "log.txt").read_text()
+        assert [row["epoch"] for row in rows] == [1, 2, 3, 3] and rows[:1] == first
+        assert "going on after epoch 1" in log and state_of(folder / "run") == "finished"
+        line = f"it began on 2 worker(s) and goes on on {workers}: batches of 8 a worker"
+        assert (line in log) == (workers != 2), log
+        state = Run(folder / "run").load()
+        assert state
+        rates = [state["search"][name]["optimizer"]["param_groups"][0]["lr"] for name in "WA"]
+        low, high = config().classifier_lr_min, config().classifier_lr  # not rescaled: of the last of three epochs
+        assert rates == pytest.approx([low + (high - low) * (1 + math.cos(math.pi * 2 / 3)) / 2, config().arch_lr])
+        assert Run(folder / "run").about["mathematics"] == Run(tmp_path / "run").about["mathematics"]

@@ -1,0 +1,80 @@
+"""Machines that are lost, and those that are waited for, on a simulated cluster of real Ray processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import TESTS, TINY, Simulated, finish, wait_for
+from test_job import rows_of
+from test_sweep import ASYNCHRONOUS, once_and_as_alone, trials_of
+
+from dasgm.runs import Run, read_lines
+
+SEARCH, SWEEP = (str(TESTS.parent / name) for name in ("cluster/search.py", "tuning/sweep.py"))
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two machines with a CPU each."""
+    simulated = Simulated(2)
+    yield simulated
+    simulated.stop()
+
+
+def search(cluster: Simulated, storage: Path, *words: str):
+    return cluster.run(SEARCH, "--gan=none", "--storage", str(storage), "--name=one", *TINY, *words)
+
+
+def test_fewer_gpus_than_asked_for_are_waited_for_and_given_up(cluster, tmp_path):
+    code, out, err = finish(search(cluster, tmp_path, "--gpus=1", "--wait=3"), 300)
+    asked = "a search asks for 1 worker(s) with 1 CPUs and 1 GPUs in all"
+    assert f"waiting up to 3 s for room on the cluster: {asked}, it has 2 CPUs and 0 GPUs free" in out, (out, err)
+    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
+    assert code == 2 and said == [f"error: {asked}; after 3 s the cluster has 2 CPUs and 0 GPUs free (see --wait)"]
+
+
+def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_path):
+    process = search(cluster, tmp_path)
+    wait_for(process, lambda: Run(tmp_path / "one").checkpoints(), 400)
+    before = rows_of(tmp_path / "one")[:-1]
+    (lost,) = cluster.ask("busy")
+    cluster.ask("kill", lost)
+    try:
+        code, out, err = finish(process, 600)
+    finally:
+        cluster.ask("add")
+    assert code == 0 and "going on after epoch" in out, (out, err)
+    assert "worker 0 failed: " in out and rows_of(tmp_path / "one")[: len(before)] == before
+    assert once_and_as_alone(tmp_path / "one", tmp_path)
+
+
+def test_sweep_goes_on_when_a_machine_with_a_driver_and_its_worker_is_lost(cluster, tmp_path):
+    process = cluster.run(SWEEP, "--storage", str(tmp_path), "--name=s", *TINY, *ASYNCHRONOUS, "--num-trials=2")
+    folders = [tmp_path / "s" / name for name in ("t000", "t001")]
+    wait_for(process, lambda: all(Run(folder).checkpoints() for folder in folders), 600)
+    before = [read_lines(folder / "metrics.jsonl")[:-1] for folder in folders]
+    cluster.ask("kill", cluster.ask("busy")[0])
+    try:
+        code, out, err = finish(process, 900)
+    finally:
+        cluster.ask("add")
+    assert code == 0 and "best genotype" in out, (out, err)
+    assert [t.state.name for t in trials_of(tmp_path / "s")] == ["COMPLETE"] * 2
+    for folder, rows in zip(folders, before, strict=True):
+        assert read_lines(folder / "metrics.jsonl")[: len(rows)] == rows
+        assert once_and_as_alone(folder, tmp_path)
+
+
+def test_search_on_three_machines_waits_for_the_third(cluster, tmp_path):
+    process = search(cluster, tmp_path, "--workers=3", "--wait=300")
+    log = tmp_path / "one" / "run.json"
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("waiting up to 300 s"):
+            break
+    assert "it has 2 CPUs" in line and not log.exists()
+    cluster.ask("add")
+    code, out, err = finish(process, 600)
+    assert code == 0 and Run(tmp_path / "one").about["workers"] == 3, (out, err)
