@@ -18,14 +18,25 @@ from dasgm.fidelity import Fidelity, inception, quantised
 from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
-from dasgm.memory import advice
+from dasgm.memory import advice, ensure_room, ensure_room_for_gan
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.report import report as write_report
 from dasgm.runs import FORMAT, Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
-from dasgm.session import Go, Interrupted, Row, Seams, called_again, conduct, steady_threads, tell_of_workers
+from dasgm.session import (
+    Go,
+    Interrupted,
+    Row,
+    Seams,
+    called_again,
+    conduct,
+    device_of,
+    restoring,
+    steady_threads,
+    tell_of_workers,
+)
 from dasgm.warmup import warm_up
 
 
@@ -55,9 +66,11 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             f"batch-size {config.batch_size} on {workers} worker(s) needs {n} images in J_1 and in J_2, "
             f"there are {smallest}; choose a smaller --batch-size"
         )
+    device = device_of(config.device)
     with torch.device("meta"):
         for stage in config.method.outline():
-            Supernet(stage, len(data.classes))
+            supernet = Supernet(stage, len(data.classes))
+            ensure_room("a supernet", sum(p.numel() for p in supernet.parameters()), device)
         if config.proxy.epochs:
             Network(KNOWN["DARTS_V2"], config.proxy.channels, config.proxy.cells, len(data.classes))
     if config.proxy.epochs and config.proxy.batch_size * workers > len(data.J1):
@@ -66,6 +79,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             "of J_1; choose a smaller --proxy.batch-size"
         )
     if config.gan is not None:
+        ensure_room_for_gan(config.gan, len(data.classes), data.image_size, config.searches_discriminator, device)
         with replay("never drawn from"):
             config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
             if config.inception_weights:
@@ -143,10 +157,11 @@ class Loop:
         self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
 
     def _restore(self, state: Row) -> None:
-        self.search.load_state_dict(state["search"])
-        self.epoch, self.best, self.means = state["epoch"], state["best"], Means(state["means"])
-        self.warmup_seconds = state["warmup_seconds"]
-        self.spent, self.hours, self.workers = state["spent"], state["hours"], state["workers"]
+        with restoring(self.run):
+            self.search.load_state_dict(state["search"])
+            self.epoch, self.best, self.means = int(state["epoch"]), float(state["best"]), Means(state["means"])
+            self.warmup_seconds, self.spent = float(state["warmup_seconds"]), float(state["spent"])
+            self.hours, self.workers = float(state["hours"]), int(state["workers"])
 
     def _go_on(self) -> None:
         if rank() == 0:

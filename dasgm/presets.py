@@ -5,7 +5,6 @@ A user's own preset is a JSON file {"parent": NAME, "overrides": {"gan.generator
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from dasgm.config import ProxyConfig, SearchConfig, key_of, nearest, override, plugin, settings
 from dasgm.data import cifar10, digits
 from dasgm.data._base import SIZES
+from dasgm.files import plain, text
 from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import GanConfig
 from dasgm.methods import darts, pcdarts, pdarts
@@ -124,6 +124,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+MOST_PARENTS = 8
 SMALL = {"darts": "cifar10-smoke", "pdarts": "cifar10-smoke-pdarts", "pcdarts": "cifar10-smoke-pcdarts"}
 
 
@@ -135,8 +136,8 @@ def small(config: SearchConfig) -> SearchConfig:
     return replace(size, gan=gan, **{name: getattr(config, name) for name in kept})
 
 
-def preset(name: str) -> Preset:
-    """The preset called `name`, or of the user's JSON file at that path.
+def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
+    """The preset called `name`, or of the user's JSON file at that path, whose own presets are its `children`.
 
     Raises:
         ValueError: no such preset (the nearest is named), or a file that is not a preset.
@@ -147,14 +148,16 @@ def preset(name: str) -> Preset:
     if path.suffix != ".json" and not path.is_file():
         raise ValueError(f"preset {name!r} is not known{nearest(name, list(PRESETS))}; dasgm presets lists them")
     try:
-        own = json.loads(path.read_text())
+        own = plain(text(path))
     except OSError as error:
         raise ValueError(f"preset {name}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"preset {name}: not JSON ({error})") from None
     if not isinstance(own, dict) or set(own) - {"parent", "overrides"} or "parent" not in own:
         raise ValueError(f'preset {name}: expected {{"parent": NAME, "overrides": {{"gan.generator_lr": 1e-4}}}}')
-    parent = preset(str(own["parent"]))
+    if len(children) == MOST_PARENTS:
+        raise ValueError(f"preset {name}: more than {MOST_PARENTS} parents one of another; is one its own?")
+    parent = preset(str(own["parent"]), (*children, name))
     try:
         return Preset(override(parent.config, own.get("overrides", {})), f"{name}, from {own['parent']}")
     except (ValueError, AttributeError) as error:
