@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from dasgm.runs import ENDS, FORMAT, read_json, read_lines
+from dasgm.files import printable, text
+from dasgm.report import MOST_PIXELS
+from dasgm.runs import ENDS, FORMAT, read_metrics, read_record
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -197,9 +199,9 @@ def _read_run(folder: Path, sweep: str = "", **defaults: Any) -> _Content:
         key=f"{sweep}/{folder.name}" if sweep else _key(folder, record),
         record=record,
         tags=tags | {name: record.get(name) or "" for name in ("device", "published")} | _protocols(record),
-        lines=read_lines(folder / "metrics.jsonl"),
+        lines=read_metrics(folder),
         texts=texts,
-        pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdigit()),
+        pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdecimal()),
         files=[path for name in MODEL if (path := folder / name).is_file()] if record["state"] == "finished" else [],
     )
 
@@ -224,7 +226,7 @@ def _read_sweep(folder: Path) -> tuple[_Content, dict[str, _Content]]:
 def _texts(folder: Path, record: dict[str, Any], *names: str) -> dict[str, str]:
     """The text files of a folder that are artifacts; the result page is large and goes once, at the end."""
     found = names if record["state"] in ("running", "waiting") else (*names, "report.html")
-    return {name: (folder / name).read_text() for name in found if (folder / name).is_file()}
+    return {name: text(folder / name) for name in found if (folder / name).is_file()}
 
 
 def _tags(kind: str, record: dict[str, Any], note: str, config: str) -> dict[str, str]:
@@ -273,8 +275,10 @@ def _record(folder: Path, **defaults: Any) -> dict[str, Any]:
         "started": 0.0,
         "ended": None,
     }
-    record |= {"format": FORMAT} | defaults | read_json(path)
-    if record["format"] != FORMAT or record.get("state") not in STATUS:
+    record |= {"format": FORMAT} | defaults | read_record(path)
+    lacks = {"objective", "config", "preset", "dataset", "seed", "machine"} - set(record)
+    sound = record["format"] == FORMAT and record.get("state") in STATUS and record["started"] is not None
+    if not sound or path.name == "sweep.json" and lacks:
         raise ValueError(
             f"{path} is not a record of format {FORMAT} of a search or a sweep: restore or remove its folder"
         )
@@ -369,9 +373,9 @@ class _Store:
         params = [Param(name, f"{v:.4g}" if isinstance(v, float) else str(v)) for name, v in unsent.items()]
         self.client.log_batch(run_id, metrics, params, synchronous=True)
         sent |= {line["phase"]: line["epoch"] for line in lines}
-        for name, text in content.texts.items():
-            if sent.get(name) != (checksum := zlib.crc32(text.encode())):
-                self.client.log_text(run_id, text, name)
+        for name, string in content.texts.items():
+            if sent.get(name) != (checksum := zlib.crc32(string.encode())):
+                self.client.log_text(run_id, string, name)
                 sent[name] = checksum
         self._send_pictures(run_id, content.pictures, sent)
         for path in content.files:
@@ -404,7 +408,9 @@ class _Store:
         there = {file.path.partition("+timestamp")[0] for file in self.client.list_artifacts(run_id, "images")}
         for key, step, path in new:
             if f"images/{key}+step+{step}" not in there:  # unlike points, a picture sent twice is shown twice
-                with Image.open(path) as image:
+                with Image.open(path, formats=["PNG"]) as image:  # some of its formats start programs
+                    if image.width * image.height > MOST_PIXELS:
+                        raise ValueError(f"{path}: {image.width}x{image.height} pixels, which no picture of a run has")
                     flat = Image.new("RGBA", image.size, "white")
                     flat.alpha_composite(image.convert("RGBA"))  # what is transparent would turn black
                 stamp = _milliseconds(path.stat().st_mtime)
@@ -492,7 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if (link := sync(folder, options.uri, options.experiment)) is None:
                 raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
         except Exception as error:
-            print(f"error: {folder}: {one_line(error)}", file=sys.stderr)
+            print(printable(f"error: {folder}: {one_line(error)}"), file=sys.stderr)
             return 2
         print(f"{folder}: {address(link, storage, options.uri)}")
         commands.add(ui_command(storage, options.uri))

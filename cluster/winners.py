@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dasgm.evaluate_cli import run_of
-from dasgm.genotype import Genotype
+from dasgm.files import text
+from dasgm.genotype import LARGEST, Genotype
 from dasgm.mirror import here
 from dasgm.report import OBJECTIVE, ranking, read_trials
-from dasgm.runs import Run, read_json
+from dasgm.runs import Run, read_json, read_record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,7 +69,7 @@ def of_sweep(name: str, storage: Path, top: int) -> list[Candidate]:
     if top < 1:
         raise ValueError(f"--top {top}: expected at least 1")
     folder = here(storage / name, depth=1)
-    info = read_json(folder / "sweep.json")
+    info = read_record(folder / "sweep.json")
     if not info:
         return _from_mlflow(name, storage, top)
     if info.get("kind") == "evaluations":
@@ -142,7 +143,7 @@ def _downloaded(client: MlflowClient, run: Any, sweep: str) -> Candidate:
     number, key = run.info.run_id, run.data.tags["dasgm.run"]
     trial = key.rpartition("/")[2]
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(client.download_artifacts(number, "genotype.json", folder)).read_text(encoding="utf-8")
+        genotype = text(Path(client.download_artifacts(number, "genotype.json", folder)), LARGEST)
         config = read_json(Path(client.download_artifacts(number, "config.json", folder)))
     searched = {"sweep": sweep, "trial": trial, "run": key, "mlflow_run": number}
-    return Candidate(trial, Genotype.from_json(text), f"MLflow run {number} ({sweep} {trial})", config, searched)
+    return Candidate(trial, Genotype.from_json(genotype), f"MLflow run {number} ({sweep} {trial})", config, searched)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dasgm.checkpoints import ensure_moments
 from dasgm.distributed import average
 
 Tensors = dict[str, Tensor]
@@ -237,10 +238,10 @@ class Player(Point):
         """Go back to where `state_dict` was taken; the learning rate, which is no state, stays as it is."""
         self.module.load_state_dict(state["module"])
         if self.optimizer and state["optimizer"]:
-            lr = self.lr
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.lr = lr
-        self.steps = state["steps"]
+            ensure_moments(moments := state["optimizer"]["state"], self.optimizer, list(self.params.values()))
+            groups = self.optimizer.state_dict()["param_groups"]  # settings are the configuration's, not the state's
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.steps = int(state["steps"])
         if self.mean is not None and state["mean"] is not None:
             for k, t in state["mean"].items():
                 self.mean[k].copy_(t)

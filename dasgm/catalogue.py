@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dasgm.config import key_of, to_json
+from dasgm.files import printable, shown
 from dasgm.presets import PRESETS, difference, preset
 
 
@@ -44,7 +45,7 @@ def described(name: str) -> str:
     found = preset(name)
     aims = [f"aims at: {found.published}"] if found.published else []
     choices = ["choices that the paper leaves open, and why:", *(f"  - {c}" for c in found.choices)]
-    return "\n".join([f"{name}: {found.about}", *aims, *(choices if found.choices else [])])
+    return "\n".join([printable(f"{name}: {found.about}"), *aims, *(choices if found.choices else [])])
 
 
 def differences(one: str, other: str) -> Table:
@@ -57,4 +58,4 @@ def differences(one: str, other: str) -> Table:
 
 def show_config(config: Any) -> None:
     """The whole configuration, as it is saved."""
-    Console().print_json(json.dumps(to_json(config)))
+    Console().print_json(json.dumps(shown(to_json(config))))

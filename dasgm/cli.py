@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import dasgm
 from dasgm import verbs
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
+from dasgm.files import printable
 from dasgm.mirror import ensure_writable
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.storage import lies_at, local
@@ -34,12 +35,14 @@ dasgm: differentiable architecture search with a generative model
 
   dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
 """
+LONGEST = 1500  # characters of an error: a file's words may be in it
 PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """A user's mistake: one line, no traceback."""
-    print(f"error: {message}", file=sys.stderr)
+    line = printable(message)
+    print(f"error: {line if len(line) < LONGEST else line[:LONGEST] + '...'}", file=sys.stderr)
     raise SystemExit(code)
 
 

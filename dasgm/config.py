@@ -8,6 +8,7 @@ import importlib
 import json
 import math
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ from typing import Any, Literal
 
 from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.methods._base import MethodConfig
+from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig
 
 PARTS = {"method": "methods", "gan": "gans", "data": "data"}  # field of a configuration -> folder of its plug-ins
+LARGEST_BATCH = 2**20
 PLACEMENT = {"mathematics": False}  # a field that may differ when a run is continued
 
 
@@ -33,8 +35,8 @@ def _check(config: Any, **bounds: tuple[float | None, float | None]) -> None:
 
 def _check_placement(config: Any) -> None:
     if config.threads is not None:
-        _check(config, threads=(1, None))
-    if config.device not in ("auto", "cpu", "cuda", "mps") and not config.device.startswith("cuda:"):
+        _check(config, threads=(1, 1024))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?|mps", config.device):
         raise ValueError(f"device {config.device!r}: expected auto, cpu, cuda or mps")
 
 
@@ -50,7 +52,8 @@ class ProxyConfig:
     lr: float = 0.025
 
     def __post_init__(self) -> None:
-        _check(self, epochs=(0, None), cells=(3, None), channels=(1, None), batch_size=(2, None), lr=(0, None))
+        widths = {"cells": (3, MOST_CELLS), "channels": (1, WIDEST)}
+        _check(self, epochs=(0, None), batch_size=(2, LARGEST_BATCH), lr=(0, None), **widths)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class SearchConfig:
         _check(
             self,
             val_portion=(0, 1),
-            batch_size=(2, None),
+            batch_size=(2, LARGEST_BATCH),
             classifier_lr=(0, None),
             classifier_lr_min=(0, None),
             classifier_momentum=(0, 1),
@@ -185,7 +188,13 @@ class PretrainConfig:
     """Inception's weights for FID and IS (weights-inception-2015-12-05-6726825d.pth); else they are downloaded."""
 
     def __post_init__(self) -> None:
-        _check(self, batch_size=(2, None), checkpoints=(1, None), pictures_every=(1, None), fidelity_every=(0, None))
+        _check(
+            self,
+            batch_size=(2, LARGEST_BATCH),
+            checkpoints=(1, None),
+            pictures_every=(1, None),
+            fidelity_every=(0, None),
+        )
         _check_placement(self)
 
     @classmethod

@@ -20,11 +20,11 @@ from dasgm.data._pictures import first_ten
 from dasgm.distributed import average, barrier, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
 from dasgm.measure import measure_genotype
-from dasgm.memory import batch_advice
+from dasgm.memory import batch_advice, ensure_room
 from dasgm.networks.network import check_image_size
 from dasgm.recipes import EvaluateConfig
 from dasgm.report import report as write_report
-from dasgm.runs import FORMAT, Run
+from dasgm.runs import FORMAT, Run, is_row
 from dasgm.search import SearchFailed
 from dasgm.session import (
     Go,
@@ -34,6 +34,7 @@ from dasgm.session import (
     called_again,
     conduct,
     device_of,
+    restoring,
     steady_threads,
     tell_of_workers,
 )
@@ -114,7 +115,8 @@ def fits(genotype: Genotype, config: EvaluateConfig, data: Any) -> None:
     """ValueError where there is no such network for these images."""
     check_image_size(config.form, data.image_size)
     with torch.device("meta"):
-        Training(genotype, config, len(data.classes), "meta", "never drawn from")
+        training = Training(genotype, config, len(data.classes), "meta", "never drawn from")
+    ensure_room("a network", sum(p.numel() for p in training.network.parameters()), device_of(config.device))
 
 
 def main(
@@ -203,10 +205,13 @@ class _Loop:
         return self._end()
 
     def _restore(self, state: Row) -> None:
-        self.training.W.load_state_dict(state["W"])
-        self.epoch, self.hours, self.last = state["epoch"], state["hours"], state["last"]
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        tell_of_workers(state["workers"], self.config.batch_size, self.seams.say)
+        with restoring(self.run):
+            self.training.W.load_state_dict(state["W"])
+            self.epoch, self.hours, self.last = int(state["epoch"]), float(state["hours"]), state["last"]
+            self.best, self.best_epoch, workers = float(state["best"]), int(state["best_epoch"]), int(state["workers"])
+            if not is_row(self.last) or "test/error" not in self.last:
+                raise ValueError("no row of an epoch")
+        tell_of_workers(workers, self.config.batch_size, self.seams.say)
 
     def _finished(self) -> Row | None:
         """The result, where there is one already; else what is after the checkpoint is dropped."""

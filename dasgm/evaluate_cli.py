@@ -82,7 +82,8 @@ def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) ->
     config = recipes.per_worker(recipes.recipe(named).config, workers)
     place = values.get("--data-dir")
     if searched and key == key_of(searched):
-        config, place = recipes.on(config, searched), place or ran.get("data_dir")
+        lay = ran.get("data_dir")
+        config, place = recipes.on(config, searched), place or (lay if isinstance(lay, str) else None)
     elif key:
         config = with_dataset(config, key)
     return named, replace(config, data_dir=place if place and "://" in place else absolute(place))

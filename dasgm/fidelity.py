@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
+from dasgm.checkpoints import packed
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.judge import Judge
-from dasgm.runs import exclusive, packed, write_atomic
+from dasgm.runs import exclusive, write_atomic
 
 SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: every few epochs, at the end, for fd_proxy
 BATCH, SPLITS = 50, 10  # of G and of Inception; of IS

@@ -7,10 +7,12 @@ import difflib
 import json
 import os
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dasgm.files import plain, text
 from dasgm.mirror import here
 
 PRIMITIVES = (
@@ -27,6 +29,7 @@ PRIMITIVES = (
 CHOOSABLE = PRIMITIVES[1:]
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 NODES = 4
+LARGEST = 2**20  # bytes of a file
 
 Edge = tuple[str, int]
 """Operation and the state it reads: 0 is the output of the cell before the last, 1 of the last, 2 + i node i."""
@@ -56,10 +59,10 @@ class Genotype:
         return "{\n" + ",\n".join(f'  "{name}": {value}' for name, value in fields.items()) + "\n}\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Genotype:
+    def from_json(cls, json_text: str) -> Genotype:
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            value = plain(json_text)
+        except ValueError as error:
             raise ValueError(f"not JSON: {error}") from None
         if not isinstance(value, dict):
             raise ValueError(f"a genotype is an object with the keys {', '.join(FIELDS)}, not {_short(value)}")
@@ -75,13 +78,13 @@ class Genotype:
         return cls(**fields)  # type: ignore[arg-type]  # checked in __post_init__
 
     @classmethod
-    def parse(cls, text: str) -> Genotype:
+    def parse(cls, written: str) -> Genotype:
         """From JSON, or from the field's `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`; never evaluated.
 
         What stands before it on the line (a name, the time in a log) is ignored.
         """
-        start = text.find("Genotype(")
-        return cls.from_json(text) if start < 0 else cls._from_fields(_call(text[start:]))
+        start = written.find("Genotype(")
+        return cls.from_json(written) if start < 0 else cls._from_fields(_call(written[start:]))
 
     @classmethod
     def load(cls, source: str | Path) -> Genotype:
@@ -94,14 +97,14 @@ class Genotype:
             if not path.is_file():
                 raise ValueError(f"genotype {source}: no genotype.json there; expected a JSON file or a run's folder")
         try:
-            text = path.read_text(encoding="utf-8")
+            written = text(path, LARGEST)
         except FileNotFoundError:
             raise ValueError(f"genotype {_short(str(source))}: {_suggest(str(source))}") from None
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise ValueError(f"genotype {source}: {reason or error}; expected a JSON file") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"genotype {source}: {reason}; expected a JSON file") from None
         try:
-            return cls.parse(text)
+            return cls.parse(written)
         except ValueError as error:
             raise ValueError(f"genotype {source}: {error}") from None
 
@@ -186,10 +189,12 @@ def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _call(text: str) -> dict[str, object]:
+def _call(written: str) -> dict[str, object]:
     """The keywords of `Genotype(...)`, literals and range(a, b) only."""
     try:
-        call = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the compiler, about what stands there
+            call = ast.parse(written.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("only keywords are read")
         return {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
@@ -224,8 +229,11 @@ def _suggest(source: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        found = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, too many brackets
+        found = type(value).__name__
+    return found if len(found) <= 60 else found[:57] + "..."
 
 
 def _cell(text: str) -> tuple[Edge, ...]:

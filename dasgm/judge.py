@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel import replay
+from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest
 from dasgm.mirror import shared
-from dasgm.runs import exclusive, packed, write_atomic
+from dasgm.runs import exclusive, write_atomic
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -94,7 +95,11 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
     network = JudgeNetwork(len(data.classes)).to(data.images.device)
     with exclusive(cache / f"{name}.lock"), shared(path, once=True):
         if path.exists():
-            network.load_state_dict(torch.load(path, weights_only=True, map_location=data.images.device))
+            try:
+                network.load_state_dict(unpacked(path))
+            except (ValueError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"judge {path}: {reason}; remove it, and it is made again") from None
         else:
             say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
             _train(network, data)

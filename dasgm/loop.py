@@ -18,14 +18,25 @@ from dasgm.fidelity import Fidelity, inception, quantised
 from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
-from dasgm.memory import advice
+from dasgm.memory import advice, ensure_room, ensure_room_for_gan
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.report import report as write_report
 from dasgm.runs import FORMAT, Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
-from dasgm.session import Go, Interrupted, Row, Seams, called_again, conduct, steady_threads, tell_of_workers
+from dasgm.session import (
+    Go,
+    Interrupted,
+    Row,
+    Seams,
+    called_again,
+    conduct,
+    device_of,
+    restoring,
+    steady_threads,
+    tell_of_workers,
+)
 from dasgm.warmup import warm_up
 
 
@@ -63,9 +74,11 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             f"there are {smallest}; choose a smaller --batch-size"
         )
     check_image_size("cifar", data.image_size)
+    device = device_of(config.device)
     with torch.device("meta"):
         for stage in config.method.outline():
-            Supernet(stage, len(data.classes))
+            supernet = Supernet(stage, len(data.classes))
+            ensure_room("a supernet", sum(p.numel() for p in supernet.parameters()), device)
         if config.proxy.epochs:
             Network(KNOWN["DARTS_V2"], config.proxy.channels, config.proxy.cells, len(data.classes))
     if config.proxy.epochs and config.proxy.batch_size * workers > len(data.J1):
@@ -74,6 +87,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             "of J_1; choose a smaller --proxy.batch-size"
         )
     if config.gan is not None:
+        ensure_room_for_gan(config.gan, len(data.classes), data.image_size, config.searches_discriminator, device)
         with replay("never drawn from"):
             config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
             if config.inception_weights:
@@ -156,10 +170,11 @@ class Loop:
             self.run.note(protocols=self.fidelity.protocols)
 
     def _restore(self, state: Row) -> None:
-        self.search.load_state_dict(state["search"])
-        self.epoch, self.best, self.means = state["epoch"], state["best"], Means(state["means"])
-        self.warmup_seconds = state["warmup_seconds"]
-        self.spent, self.hours, self.workers = state["spent"], state["hours"], state["workers"]
+        with restoring(self.run):
+            self.search.load_state_dict(state["search"])
+            self.epoch, self.best, self.means = int(state["epoch"]), float(state["best"]), Means(state["means"])
+            self.warmup_seconds, self.spent = float(state["warmup_seconds"]), float(state["spent"])
+            self.hours, self.workers = float(state["hours"]), int(state["workers"])
 
     def _go_on(self) -> None:
         if rank() == 0:

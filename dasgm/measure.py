@@ -5,7 +5,6 @@ Networks are built and run on torch's meta device: shapes alone, so nothing is c
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from dasgm.bilevel import replay
 from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
 from dasgm.data._base import DataConfig
+from dasgm.files import plain, text
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import KNOWN, PRIMITIVES, Genotype
 from dasgm.methods._base import EDGES, Stage
@@ -235,8 +235,8 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
 
 def _is_preset(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = plain(text(path))
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "parent" in content
 

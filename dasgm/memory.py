@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dasgm.config import SearchConfig, override
+from dasgm.bilevel import replay
+from dasgm.config import GanConfig, SearchConfig, override
 from dasgm.search import Search
 
 
@@ -17,6 +19,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Of the GPU, or of the machine (where oneDNN only says that it could not create what it needs)."""
     signs = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def ensure_room(network: str, parameters: int, device: str) -> None:
+    """ValueError where weights, their gradients and one moment of each are more than the device's memory, before the
+    system ends whatever it likes to make room."""
+    if device.startswith("cuda"):
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 12 * parameters > there:
+        raise ValueError(
+            f"{network} of {parameters:,} weights needs {12 * parameters / 2**30:,.0f} GiB at least, here are "
+            f"{there / 2**30:,.0f}: choose fewer channels or cells"
+        )
+
+
+def ensure_room_for_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:
+    """The same for a GAN; one that cannot be built without memory is built for real later on."""
+    try:
+        with torch.device("meta"), replay("never drawn from"):
+            built = config.build(classes, size, searched)
+    except (NotImplementedError, RuntimeError):  # a user's own, which looks at its numbers
+        return
+    modules = (built.generator, built.discriminator)
+    ensure_room("a GAN", sum(p.numel() for module in modules for p in module.parameters()), device)
 
 
 def advice(config: SearchConfig, data: Any) -> str:

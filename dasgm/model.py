@@ -24,6 +24,7 @@ from torch import Tensor
 import dasgm
 from dasgm.config import key_of, to_json
 from dasgm.data._pictures import fitted, shorter_side, upright_rgb
+from dasgm.files import plain, text
 from dasgm.genotype import Genotype
 from dasgm.mirror import here
 from dasgm.networks.network import SHRINKS, Network, check_image_size
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-LARGEST = 16 * 2**20  # bytes of a model.json
 MOST = {"cells": 100, "channels": 4096, "image_size": 2048}  # of a network that is read
 MOST_EDGES = 32  # of a cell that is read
 
@@ -195,12 +195,10 @@ def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _described(path: Path) -> dict[str, Any]:
     """A model.json whose values a network can be built of."""
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path.stat().st_size} bytes are too many for a description")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError("no JSON") from None
+        about = plain(text(path))
+    except ValueError as error:
+        raise ValueError(f"no JSON ({error})") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"format {found!r:.40}, expected {FORMAT}")

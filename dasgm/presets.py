@@ -5,7 +5,6 @@ A user's own preset is a JSON file {"parent": NAME, "overrides": {"gan.generator
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from dasgm.config import ProxyConfig, SearchConfig, key_of, nearest, override, plugin, settings
 from dasgm.data import cifar10, digits
 from dasgm.data._base import SIZES
+from dasgm.files import plain, text
 from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import GanConfig
 from dasgm.methods import darts, pcdarts, pdarts
@@ -128,6 +128,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+MOST_PARENTS = 8
 SMALL = {"darts": "cifar10-smoke", "pdarts": "cifar10-smoke-pdarts", "pcdarts": "cifar10-smoke-pcdarts"}
 
 
@@ -151,7 +152,7 @@ def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
     if path.suffix != ".json" and not path.is_file():
         raise ValueError(f"preset {name!r} is not known{nearest(name, list(PRESETS))}; dasgm presets lists them")
     try:
-        own = json.loads(path.read_text())
+        own = plain(text(path))
     except OSError as error:
         raise ValueError(f"preset {name}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -161,6 +162,8 @@ def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
         raise ValueError(f'preset {name}: expected {{"parent": NAME, "overrides": {{"gan.generator_lr": 1e-4}}}}')
     if name in children:
         raise ValueError(f"preset {name}: it is its own ancestor ({' -> '.join((*children, name))})")
+    if len(children) == MOST_PARENTS:
+        raise ValueError(f"preset {name}: more than {MOST_PARENTS} parents one of another")
     parent = preset(own["parent"], (*children, name))
     try:
         return Preset(override(parent.config, overrides), f"{name}, from {own['parent']}")

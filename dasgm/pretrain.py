@@ -16,12 +16,13 @@ from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.fidelity import inception
 from dasgm.judge import collapse
 from dasgm.loop import Loop
+from dasgm.memory import ensure_room_for_gan
 from dasgm.mirror import refresh
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report
 from dasgm.runs import Run, ensure_writable, exclusive, state_of
 from dasgm.search import Means, SearchFailed, batch
-from dasgm.session import Go, Interrupted, Row, Seams, conduct
+from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of
 from dasgm.storage import lies_at
 from dasgm.warmup import iterate
 
@@ -53,8 +54,10 @@ def fits(config: PretrainConfig, data: Any, workers: int) -> None:
             f"batch-size {config.batch_size}{times} on {workers} worker(s) needs {n} images in J_2, there are "
             f"{len(data.J2)}; choose a smaller --batch-size"
         )
+    asked = (len(data.classes), data.image_size, config.search_discriminator)
+    ensure_room_for_gan(config.gan, *asked, device_of(config.device))
     with replay("never drawn from"):
-        config.gan.build(len(data.classes), data.image_size, config.search_discriminator)
+        config.gan.build(*asked)
         if config.inception_weights:
             inception(config.inception_weights)
 
@@ -142,7 +145,7 @@ class Pretraining:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
-        self.iteration = state["iteration"]
+        self.iteration = int(state["iteration"])
         for name, player in zip("GEB", self.gan.players, strict=True):
             player.load_state_dict(state[name])
 

@@ -34,6 +34,7 @@ NEEDED = (
     "freeze-gan needs a pre-trained GAN: name its folder with --gan-checkpoint (`dasgm pretrain` with the same preset "
     "makes one), or let --pretrain run that first"
 )
+SPLIT = ("split", "split_seed", "weight_portion", "holdout", "limit")
 Tensors = dict[str, Tensor]
 
 
@@ -120,7 +121,7 @@ def read(place: str | Path) -> Pretrained:
         ValueError: there are none, they do not belong together, or are of another format.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
     place = here(place)
     folder = place if place.is_dir() else place.parent
@@ -136,14 +137,26 @@ def read(place: str | Path) -> Pretrained:
         )
     if about.get("format") != FORMAT:
         raise ValueError(f"gan-checkpoint {folder / ABOUT}: format {about.get('format')}, expected {FORMAT}")
-    content = weights.read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
+    _check(folder / ABOUT, about)
+    with open(weights, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != about.get("sha256"):
         raise ValueError(f"gan-checkpoint {weights}: it is not the file that its {ABOUT} tells of; copy both again")
     try:
-        return Pretrained(weights, about, load(content), sha256)
-    except SafetensorError as error:
+        return Pretrained(weights, about, load_file(weights), sha256)
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"gan-checkpoint {weights}: not a safetensors file ({error})") from None
+
+
+def _check(path: Path, about: dict[str, Any]) -> None:
+    """ValueError where an entry is not what is written there."""
+    kinds = dict.fromkeys(("gan", "data"), dict) | {"classes": list, "iterations": int}
+    kinds |= dict.fromkeys(("sha256", "discriminator", "data_digest", "J2_digest"), str)
+    odd = [name for name, kind in kinds.items() if not isinstance(about[name], kind)]
+    if missing := {"key", "image_size", *SPLIT} - set(about["data"]) if "data" not in odd else set():
+        odd += [f"data.{name}" for name in sorted(missing)]
+    if odd or "key" not in about["gan"]:
+        raise ValueError(f"gan-checkpoint {path}: its {(odd or ['gan.key'])[0]} is no such thing; copy it again")
 
 
 def chosen(config: SearchConfig, data: Data) -> Pretrained | None:
@@ -179,7 +192,7 @@ def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[t
     yield "its classes are", _brief(about["classes"]), _brief(data.classes), f"use its data, {anew}"
     size = there["image_size"]
     yield "its image size is", size, here["image_size"], f"use --data.image-size {size}, {anew}"
-    for name in ("split", "split_seed", "weight_portion", "holdout", "limit"):
+    for name in SPLIT:
         flag = f"--data.{name.replace('_', '-')} {there[name]}"
         yield f"it has seen another J_2: its data.{name} is", there[name], here[name], f"use {flag}, {anew}"
     images, J2 = about["data_digest"], digest(data.J2.tolist())
@@ -193,7 +206,7 @@ def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[t
 
 
 def _brief(classes: Any) -> str:
-    return f"{len(classes)} ({', '.join(list(classes)[:3])}{', ...' if len(classes) > 3 else ''})"
+    return f"{len(classes)} ({', '.join(map(str, classes[:3]))}{', ...' if len(classes) > 3 else ''})"
 
 
 def _shapes(found: Pretrained, gan: GanConfig, data: Data, anew: str) -> Iterator[tuple[str, Any, Any, str]]:

@@ -9,9 +9,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from dasgm.config import PLACEMENT, _check, nearest
+from dasgm.config import LARGEST_BATCH, PLACEMENT, _check, _check_placement, nearest
 from dasgm.data import cifar10, digits, imagenet
 from dasgm.data._base import DataConfig
+from dasgm.methods._base import MOST_CELLS, WIDEST
 
 LAST = 5  # epochs in which the linear schedule goes down more slowly
 
@@ -61,10 +62,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _check(
             self,
-            cells=(3, None),
-            channels=(2, None),
+            cells=(3, MOST_CELLS),
+            channels=(2, WIDEST),
             epochs=(1, None),
-            batch_size=(2, None),
+            batch_size=(2, LARGEST_BATCH),
             lr=(0, None),
             warmup_epochs=(0, None),
             momentum=(0, 1),
@@ -83,10 +84,7 @@ class EvaluateConfig:
             )
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup-epochs {self.warmup_epochs}: expected at most the {self.epochs} epochs there are")
-        if self.threads is not None:
-            _check(self, threads=(1, None))
-        if self.device not in ("auto", "cpu", "cuda", "mps") and not self.device.startswith("cuda:"):
-            raise ValueError(f"device {self.device!r}: expected auto, cpu, cuda or mps")
+        _check_placement(self)
 
     def learning_rate(self, epoch: int) -> float:
         """In `epoch` (from 0), constant within it."""

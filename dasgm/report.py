@@ -22,12 +22,14 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from dasgm import charts
-from dasgm.genotype import Genotype
-from dasgm.runs import read_json, read_lines, state_of, write_atomic
+from dasgm.files import contents, printable, text
+from dasgm.genotype import LARGEST, Genotype
+from dasgm.runs import read_json, read_lines, read_metrics, read_record, state_of, write_atomic
 from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"
 STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
+MOST_PIXELS = 2**24  # of a picture that is shown
 PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has four, and at most 3 MB
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
 LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
@@ -64,7 +66,7 @@ class RunView:
 
     @property
     def title(self) -> str:
-        return str(self.info.get("title") or self.info.get("name") or self.folder.name)
+        return str(self.info.get("title") or self.info.get("name") or printable(self.folder.name))
 
     @property
     def parameters(self) -> Json:
@@ -117,15 +119,15 @@ def read_run(folder: str | Path) -> RunView:
     """Read a run folder, as far as it is written."""
     folder = Path(folder)
     try:
-        genotype = Genotype.from_json((folder / "genotype.json").read_text(encoding="utf-8"))
+        genotype = Genotype.from_json(text(folder / "genotype.json", LARGEST))
     except (OSError, ValueError):
         genotype = None
     return RunView(
         folder=folder,
-        state=str(state_of(folder)),
-        info=read_json(folder / "run.json"),
+        state=state_of(folder),
+        info=read_record(folder / "run.json"),
         config=read_json(folder / "config.json"),
-        metrics=read_lines(folder / "metrics.jsonl"),
+        metrics=read_metrics(folder),
         alphas=read_lines(folder / "alphas.jsonl"),
         genotype=genotype,
     )
@@ -161,11 +163,11 @@ def _unranked(one: Ranked) -> tuple[int, int, float]:
 def report(folder: str | Path) -> Path:
     """Write `report.html` into a run folder or a sweep folder and return its path; ValueError if it is neither."""
     folder, template = Path(folder), "report.html.jinja"
-    if read_json(folder / "sweep.json").get("kind") == "evaluations":
+    if read_record(folder / "sweep.json").get("kind") == "evaluations":
         raise ValueError(f"{folder}: evaluations side by side; their table is table.md, each has a page of its own")
     if (folder / "sweep.json").exists():
         content = _sweep(folder)
-    elif read_json(folder / "run.json").get("kind") == "evaluation":
+    elif read_record(folder / "run.json").get("kind") == "evaluation":
         content, template = _evaluation(folder), "evaluation.html.jinja"
     elif (folder / "run.json").exists() or (folder / "config.json").exists():
         content = _run(folder)
@@ -182,7 +184,7 @@ def report(folder: str | Path) -> Path:
 
 
 def _sweep(folder: Path) -> Json:
-    info = read_json(folder / "sweep.json")
+    info = read_record(folder / "sweep.json")
     objective = str(info.get("objective") or OBJECTIVE)
     table = ranking(read_trials(folder), objective)
     runs = [one.run for one in table]
@@ -377,15 +379,17 @@ def embedded(path: Path) -> Json | None:
     from PIL import Image
 
     try:
-        data, kind = path.read_bytes(), "png"
-        with Image.open(BytesIO(data)) as opened:
+        data, kind = contents(path), "png"
+        with Image.open(BytesIO(data), formats=["PNG"]) as opened:  # some of its formats start programs
+            if opened.width * opened.height > MOST_PIXELS:
+                return None
             image = opened.convert("RGB")
         size = image.size
         while len(data) > PICTURE_BYTES:
             buffer = BytesIO()
             image.save(buffer, "WEBP", quality=80)
             data, kind, image = buffer.getvalue(), "webp", image.reduce(2)
-    except (OSError, ValueError, SyntaxError):  # Pillow's words for a torn PNG
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's words for a torn PNG
         return None
     epoch = path.stem.rpartition("-")[2].lstrip("0") or "0"
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import json
+import math
 import os
 import platform
 import socket
@@ -19,13 +19,25 @@ from pathlib import Path
 from typing import IO, Any
 
 from dasgm import mirror
+from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest, mathematics, to_json
+from dasgm.files import contents, plain, printable, shown, text
 from dasgm.holding import Held, holding
 from dasgm.storage import lies_at, local
 
 FORMAT = 1
+LONGEST = 64 * 2**20  # bytes of a .jsonl file
 ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
+ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
+    **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
+    **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host"), str),
+    **dict.fromkeys(("started", "asked", "ended"), int | float | None),
+    **dict.fromkeys(("epochs", "num_trials", "rung", "seed", "workers"), int),
+    **dict.fromkeys(("parameters", "searched", "protocols", "mathematics", "config", "judge"), dict),
+    "threads": int | None,
+    "sweep": str | None,
+}
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -41,22 +53,24 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def packed(state: dict[str, Any]) -> bytes:
-    """Plain data and tensors as torch writes them, for `write_atomic`; read back with `weights_only=True`."""
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; {} where there is none or it is torn."""
     try:
-        found = json.loads(path.read_text())
+        found = plain(text(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """run.json or sweep.json, for people: printable, without entries that are not what they should be (ENTRIES)."""
+    found = shown(read_json(path))
+    return {key: value for key, value in found.items() if key not in ENTRIES or _is(value, ENTRIES[key])}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return isinstance(value, kind) and not isinstance(value, bool) and finite
 
 
 def amend(path: Path, **changes: Any) -> None:
@@ -79,12 +93,30 @@ def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a torn last line is left out."""
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    try:
+        lines = contents(path, LONGEST).decode(errors="replace").splitlines()
+    except (OSError, ValueError):
+        return []
+    for line in lines:
         try:
-            rows.append(json.loads(line))
+            rows.append(plain(line))
         except ValueError:
             break
     return [row for row in rows if isinstance(row, dict)]
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that have what each has: epoch, phase and time, and numbers under names with a /."""
+    return [row for row in read_lines(folder / "metrics.jsonl") if is_row(row)]
+
+
+def is_row(row: dict[str, Any]) -> bool:
+    """Whether it is a line of metrics.jsonl."""
+    kinds = {"epoch": int, "phase": str, "time": int | float}
+    values = [value for key, value in row.items() if "/" in key]
+    return all(_is(row.get(key), kind) for key, kind in kinds.items()) and all(
+        isinstance(value, int | float) for value in values
+    )
 
 
 def ensure_writable(folder: Path) -> Path:
@@ -154,7 +186,7 @@ class Run:
 
     def __init__(self, folder: Path | str):
         self.folder = local(folder)
-        self._lock: io.TextIOWrapper | None = None
+        self._lock: IO[str] | None = None
         self._held: Held | None = None
 
     def __enter__(self) -> Run:
@@ -221,7 +253,7 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """run.json: state, reason, command, device, swept parameters."""
-        return read_json(self.folder / "run.json")
+        return read_record(self.folder / "run.json")
 
     def note(self, **changes: Any) -> None:
         """Change entries of run.json; a sweep and its worker may both."""
@@ -260,7 +292,7 @@ class Run:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every epoch so far, and at the end the best."""
-        return read_lines(self.folder / "metrics.jsonl")
+        return read_metrics(self.folder)
 
     def log(self, name: str, row: dict[str, Any]) -> None:
         """Append a line to <name>.jsonl."""
@@ -279,10 +311,12 @@ class Run:
         """Drop the lines after `epoch`: they are about to be computed again."""
         for name in ("metrics", "alphas"):
             path = self.folder / f"{name}.jsonl"
-            kept = [r for r in read_lines(path) if r.get("epoch", 0) <= epoch and r.get("phase") not in ENDS]
+            rows = [r for r in read_lines(path) if isinstance(r.get("epoch"), int)]
+            kept = [r for r in rows if r["epoch"] <= epoch and r.get("phase") not in ENDS]
             write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
         for picture in (self.folder / "pictures").glob("*-*.png"):
-            if int(picture.stem.rpartition("-")[2]) > epoch:
+            of = picture.stem.rpartition("-")[2]
+            if of.isdecimal() and int(of) > epoch:
                 picture.unlink()
 
     def picture(self, kind: str, epoch: int) -> Path:
@@ -294,7 +328,7 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Sound or not, oldest first: <iteration>-<first 8 digits of the content's sha256>.pt."""
-        return sorted((self.folder / "checkpoints").glob("[0-9]*-*.pt"))
+        return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*-*.pt") if path.is_file())
 
     def save(self, state: dict[str, Any], iteration: int, keep: int, best: bool) -> None:
         """Write a checkpoint; keep the last `keep` and the best."""
@@ -312,19 +346,25 @@ class Run:
         self._send()
 
     def load(self, say: Any = print) -> dict[str, Any] | None:
-        """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken."""
-        import torch
+        """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken.
 
+        Raises:
+            ValueError: it is whole, but none of ours.
+        """
         for left_over in (self.folder / "checkpoints").glob(".*.tmp"):
             left_over.unlink()
         for path in reversed(self.checkpoints()):
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest()[:8] == path.stem.rpartition("-")[2]:
-                state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-                if state.get("format") != FORMAT:
-                    raise ValueError(f"checkpoint {path}: format {state.get('format')}, expected {FORMAT}")
+            with open(path, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256[:8] == path.stem.rpartition("-")[2]:
+                try:
+                    state = unpacked(path)
+                    if state.get("format") != FORMAT:
+                        raise ValueError(f"format {state.get('format')!r:.40}, expected {FORMAT}")
+                except ValueError as error:
+                    raise ValueError(f"checkpoint {path}: {error}; remove it to go on without") from None
                 return state
-            say(f"checkpoint {path.name} is torn; going on from the one before")
+            say(printable(f"checkpoint {path.name} is torn; going on from the one before"))
             path.unlink()
         return None
 
@@ -335,16 +375,20 @@ def _another_gan(begun: str | None, asked: str | None) -> str:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    try:
+        return text(path, 1000)
+    except (OSError, ValueError):
+        return ""
 
 
 def state_of(folder: Path) -> str:
     """A run's state; one that says it runs while nobody holds its lock was interrupted."""
-    state = Run(folder).about.get("state", "unknown")
+    state = read_record(folder / "run.json").get("state", "unknown")
     if state != "running" or Run(folder).busy:
         return state
     mirror.refresh(folder)  # it may have ended on another machine since
-    return "interrupted" if Run(folder).about["state"] == "running" else Run(folder).about["state"]
+    state = read_record(folder / "run.json").get("state", "unknown")
+    return "interrupted" if state == "running" else state
 
 
 def runs(storage: Path) -> Iterator[Path]:

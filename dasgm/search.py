@@ -16,8 +16,8 @@ from dasgm.adversary import Adversary, NoGan, networks
 from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
-from dasgm.genotype import derive
-from dasgm.methods._base import Relaxation, Stage
+from dasgm.genotype import PRIMITIVES, derive
+from dasgm.methods._base import EDGES, Relaxation, Stage
 from dasgm.networks.supernet import Architecture, Supernet
 
 if TYPE_CHECKING:
@@ -251,13 +251,23 @@ class Search:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken; the stage's length is the configuration's (more epochs go on)."""
         stage = Stage(**{k: _tuples(v) for k, v in state["stage"].items()})
+        self._expect(stage)
         self.enter(stage)
         epochs = self.config.method.outline()[stage.index].epochs
         self.stage = replace(stage, epochs=epochs)
-        self.left, self.iteration = state["left"] + epochs - stage.epochs, state["iteration"]
+        self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])
         G, E, B = self.gan.players
         for name, player in {"W": self.W, "A": self.A, "G": G, "E": E, "B": B}.items():
             player.load_state_dict(state[name])
+
+    def _expect(self, stage: Stage) -> None:
+        """ValueError where it is no stage of this search; which operations its edges have left, nobody knows."""
+        known = {one.index: one for one in self.config.method.outline()}
+        free = ("epochs", "normal_operations", "reduce_operations")
+        expected = replace(known[stage.index], **{name: getattr(stage, name) for name in free})
+        operations = (*stage.normal_operations, *stage.reduce_operations)
+        if stage != expected or len(operations) != 2 * EDGES or not all(set(o) <= set(PRIMITIVES) for o in operations):
+            raise ValueError("another stage")
 
 
 def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:
@@ -292,7 +302,7 @@ class Means:
     """Each loss of an epoch, iteration by iteration, kept on the device until the epoch ends."""
 
     def __init__(self, values: dict[str, list[float]] | None = None):
-        self.values: dict[str, list[Any]] = values or {}
+        self.values: dict[str, list[Any]] = {str(name): list(map(float, some)) for name, some in (values or {}).items()}
 
     def add(self, losses: Tensors) -> None:
         for name, value in losses.items():

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dasgm.distributed import alone, broadcast, rank, world_size
+from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
 from dasgm.report import report as write_report
@@ -66,6 +67,21 @@ def tell_of_workers(began: int, batch_size: int, say: Callable[[str], None]) -> 
             f"it began on {began} worker(s) and goes on on {world_size()}: batches of "
             f"{batch_size} a worker, so no longer what one run of either number gives"
         )
+
+
+@contextmanager
+def restoring(run: Run) -> Iterator[None]:
+    """Inside, what a checkpoint holds is put in place: ValueError, in one line, where it is of something else."""
+    try:
+        yield
+    except Exception as error:  # an entry that is missing, of another type or shape: each has its own exception
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise ValueError(
+            f"run {run.folder}: its checkpoint is of something else ({reason:.200}); remove its checkpoints to begin "
+            "anew, or use another --name"
+        ) from None
 
 
 def called_again(run: Run, row: Row) -> None:
@@ -120,7 +136,7 @@ def conduct(
         about = _about(config, device) | seams.about
         _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests))
         for note in (data.describe(), *data.notes):
-            seams.say(note)
+            seams.say(printable(note))
         try:
             return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
         except SearchFailed as error:

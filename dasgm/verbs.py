@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -134,7 +135,7 @@ def runs(argv: Sequence[str]) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     storage = here(asked.storage, depth=2)
     if not storage.is_dir():
         raise ValueError(f"storage {storage}: there is no such folder; name it with --storage")
@@ -154,6 +155,7 @@ def runs(argv: Sequence[str]) -> int:
 def _runs_table(storage: Path) -> Any:
     from rich.table import Table
 
+    from dasgm.files import printable
     from dasgm.runs import Run, runs, state_of
 
     table = Table(
@@ -163,18 +165,26 @@ def _runs_table(storage: Path) -> Any:
         rows = Run(folder).rows()
         epochs = [r for r in rows if "val/accuracy" in r or "test/error" in r]
         last = epochs[-1] if epochs else {}
-        best = next((r for r in rows if "best/proxy" in r), None)
-        disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        best = next((r for r in rows if {"best/proxy", "best/proxy_error"} <= set(r)), None)
         table.add_row(
-            str(folder.relative_to(storage)),
+            printable(str(folder.relative_to(storage))),
             state_of(folder),
             str(last.get("epoch", 0)),
             f"{last['val/accuracy']:.3f}" if "val/accuracy" in last else "-",
             f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
             f"{last['test/error']:.2%}" if "test/error" in last else "-",
-            f"{disk / 1e6:.1f} MB",
+            f"{sum(map(_size, folder.rglob('*'))) / 1e6:.1f} MB",
         )
     return table
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 of what is no file, or has just gone."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def predict(argv: Sequence[str]) -> int:
@@ -191,18 +201,18 @@ def predict(argv: Sequence[str]) -> int:
         raise ValueError(f"--top {asked.top}: expected at least 1")
     import dasgm
     from dasgm.data._pictures import reason
+    from dasgm.files import printable
 
     model, unreadable = dasgm.load(asked.model), 0
     for image in asked.images:
         try:
             x = model.preprocess(image)
         except Exception as error:  # decoders raise whatever they stumble over
-            print(f"error: {image}: {reason(error)}", file=sys.stderr)
+            print(printable(f"error: {image}: {reason(error)}"), file=sys.stderr)
             unreadable += 1
             continue
         (found,) = model.named(x[None], asked.top)
-        named = ((name if name.isprintable() else repr(name), p) for name, p in found)
-        print(f"{image}: " + ", ".join(f"{name} {p:.1%}" for name, p in named), flush=True)
+        print(printable(f"{image}: " + ", ".join(f"{name} {p:.1%}" for name, p in found)), flush=True)
     return 2 if unreadable else 0
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import Tensors, replay, seed_of
+from dasgm.checkpoints import packed, unpacked
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
 from dasgm.mirror import shared
-from dasgm.runs import exclusive, packed, write_atomic
+from dasgm.runs import exclusive, write_atomic
 from dasgm.search import Search, SearchFailed
 
 if TYPE_CHECKING:
@@ -56,10 +57,13 @@ def warm_up(
                 raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
             state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
             write_atomic(path, packed(state))
-    state = torch.load(path, weights_only=True, map_location=search.device)
-    for letter, player in players.items():
-        player.load_state_dict(state[letter])
-    return state["seconds"]
+    try:
+        state = unpacked(path)
+        for letter, player in players.items():
+            player.load_state_dict(state[letter])
+        return float(state["seconds"])
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"GAN warm-up {path}: {str(error).splitlines()[0]}; remove it, and it is made again") from None
 
 
 def _key(config: SearchConfig, search: Search) -> str:

@@ -137,9 +137,11 @@ def evaluated(folder: Path, name: str, seed: int, error: float, state: str = "fi
     where.mkdir(parents=True)
     about = {"kind": "evaluation", "state": state, "parameters": {"row": name, "seed": seed}}
     (where / "run.json").write_text(json.dumps(about))
-    rows: list[dict[str, Any]] = [{"epoch": e, "speed/images_per_s": 100.0 * e} for e in (1, 2, 3)]
+    every = {"phase": "evaluate", "time": 1.0}
+    rows: list[dict[str, Any]] = [every | {"epoch": e, "speed/images_per_s": 100.0 * e} for e in (1, 2, 3)]
     if state == "finished":
-        rows.append({"epoch": 3, "result/error": error, "cost/gpu_hours": 2.0, "result/parameters": 3_300_000})
+        result = {"epoch": 3, "result/error": error, "cost/gpu_hours": 2.0, "result/parameters": 3_300_000}
+        rows.append(every | {"phase": "result"} | result)
     (where / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -302,7 +302,8 @@ def frechet_tensor(*arguments: Tensor) -> Tensor:
 
 def test_page_without_protocols_says_so(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"state": "finished", "protocols": 3}))
-    rows = [{"epoch": e, "gan/fid": 60.0 + e, "gan/is": 2.0, "gan/fd_proxy": 1.0 / e} for e in range(1, 31)]
+    measured = [{"gan/fid": 60.0 + e, "gan/is": 2.0, "gan/fd_proxy": 1.0 / e} for e in range(1, 31)]
+    rows = [{"epoch": e, "phase": "search 1", "time": 1.0} | one for e, one in enumerate(measured, 1)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = report(tmp_path).read_text()
     table = page[page.index('id="fidelity"') :]

@@ -196,7 +196,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "bytes": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), "no JSON"),
     "a list": (lambda f: (f / "model.json").write_text("[1]"), "format [1]"),
     "format": (lambda f: edit(f, format=2), "format 2, expected 1"),
-    "enormous": (lambda f: (f / "model.json").write_text(" " * (17 * 2**20)), "too many"),
+    "enormous": (lambda f: (f / "model.json").write_text(" " * (17 * 2**20)), "larger than 16 MiB"),
     "channels": (lambda f: edit(f, channels=10**9), "from 1 to 4096"),
     "wide": (lambda f: edit(f, channels=4096), "not F32"),
     "odd channels": (lambda f: edit(f, channels=7), "even number"),

@@ -297,7 +297,9 @@ def test_a_killed_run_is_interrupted(sweep: Path) -> None:
 def test_torn_last_line_is_ignored_and_a_repeated_epoch_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "r", "r", "running", 3)
     with (tmp_path / "r/metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 3, "val/accuracy": 0.5}\n{"epoch": 4, "val/accuracy": NaN}\n{"epoch": 5, "val/accu')
+        for epoch, value in ((3, "0.5"), (4, "NaN")):
+            file.write(f'{{"epoch": {epoch}, "phase": "search 1", "time": 5.0, "val/accuracy": {value}}}\n')
+        file.write('{"epoch": 5, "val/accu')
     run = read_run(tmp_path / "r")
     assert [epoch for epoch, _ in run.curve("val/accuracy")] == [1, 2, 3, 4]
     assert run.last("val/accuracy") == 0.5 and run.last("best/proxy") is None
@@ -350,8 +352,8 @@ def test_large_sweep_and_large_pictures_stay_small(tmp_path: Path) -> None:
         put(
             folder / "metrics.jsonl",
             lines(
-                [{"epoch": e, "val/accuracy": 0.5 + e / 200} for e in range(1, 51)]
-                + [{"epoch": 50, "best/proxy": 0.9 - i / 1000}]
+                [{"epoch": e, "phase": "s", "time": 1.0, "val/accuracy": 0.5 + e / 200} for e in range(1, 51)]
+                + [{"epoch": 50, "phase": "best", "time": 1.0, "best/proxy": 0.9 - i / 1000}]
             ),
         )
     put(tmp_path / "t000/alphas.jsonl", lines([alphas(epoch) for epoch in range(200)]))

@@ -253,7 +253,7 @@ def test_settling_drops_what_came_after_the_stop(tmp_path):
     run = Run(tmp_path / "t000")
     run.folder.mkdir()
     for epoch in (1, 2, 3):
-        run.log("metrics", {"epoch": epoch, "phase": "search 1", METRIC: 0.1})
+        run.log("metrics", {"epoch": epoch, "phase": "search 1", METRIC: 0.1, "time": 1.0 * epoch})
         run.log("alphas", {"epoch": epoch})
     run.note(state="stopped", rung=2)
     other = Run(tmp_path / "t001")

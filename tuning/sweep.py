@@ -27,7 +27,7 @@ from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.mirror import discard, following, for_ray
-from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_json
+from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_record
 from dasgm.storage import lies_at, local
 from tuning import spaces
 from tuning.plan import Plan, rungs
@@ -117,9 +117,9 @@ class Sweep:
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
         if self.base.gan_checkpoint:
             asked["gan_checkpoint"] = read(self.base.gan_checkpoint).digest
-        begun = read_json(self.folder / "sweep.json")
-        if begun and (key := first_difference(begun["mathematics"], asked)):
-            raise another(f"sweep {self.folder}", key, begun["mathematics"], asked)
+        begun = read_record(self.folder / "sweep.json")
+        if begun and (key := first_difference(begun.get("mathematics", {}), asked)):
+            raise another(f"sweep {self.folder}", key, begun.get("mathematics", {}), asked)
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
         machine = f"{job.cpus()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
         now = {
@@ -250,7 +250,7 @@ def show(sweep: Sweep) -> bool:
 
     trials, storage = read_trials(sweep.folder), sweep.folder.parent
     width = None if sys.stdout.isatty() else 180
-    console = Console(highlight=False, width=width)
+    console = Console(highlight=False, markup=False, width=width)
     config = sweep.base
     pixels, method = config.data.image_size, config.method
     size = f"{sweep.dataset} {pixels}x{pixels}, {method.cells} cells of {method.channels} channels"
@@ -294,11 +294,11 @@ def _synthetic(runs: list[Any]) -> list[str]:
     """What the generated images are worth: of the best run that has a GAN, else of one that was stopped."""
     for run in runs:
         accuracy, diversity = run.last("gan/synthetic_accuracy"), run.last("gan/diversity")
-        judge = run.info.get("judge")
-        if judge and accuracy is not None and diversity is not None:
+        judge = run.info.get("judge", {})
+        if isinstance(judge.get("accuracy"), float) and accuracy is not None and diversity is not None:
             return [
                 f"synthetic images of {run.title}: {accuracy:.3f} are what their label says (the judge, a small CNN "
-                f"trained on J_1, has {judge['accuracy']:.3f} on {judge['measured_on']}); "
+                f"trained on J_1, has {judge['accuracy']:.3f} on {judge.get('measured_on')}); "
                 f"they vary {diversity:.2f} times as much as real ones"
             ]
     return []

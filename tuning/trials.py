@@ -178,7 +178,9 @@ class Proposer(Searcher):
             except Exception as error:  # a user's space may fail in any way
                 self.study.tell(number, state=TrialState.FAIL)
                 raise ValueError(f"the space, at trial {number}: {error}") from None
-        return trial.user_attrs["overrides"]
+        if not isinstance(changes := trial.user_attrs["overrides"], dict):
+            raise ValueError(f"study of {self.folder}: the changes of trial {number} are {changes!r:.40}")
+        return changes
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         pass  # intermediate values are read from the folder, so none is lost
@@ -207,8 +209,10 @@ class Proposer(Searcher):
             if METRIC in row and row["epoch"] not in told and row["epoch"] <= about.get("rung", row["epoch"]):
                 trial.report(row[METRIC], row["epoch"])
         states = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-        state = states[about["state"]]
-        self.study.tell(trial, rows[-1][OBJECTIVE] if state == TrialState.COMPLETE else None, state)
+        state, value = states[about["state"]], rows[-1].get(OBJECTIVE) if rows else None
+        if state == TrialState.COMPLETE and value is None:
+            raise ValueError(f"trial {self._run(number).folder}: finished, but without {OBJECTIVE}; remove its folder")
+        self.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its searcher; nothing is ever restored from that
@@ -235,8 +239,9 @@ def settle(folder: Path) -> None:
     for path in folder.glob("t*/run.json"):
         run = Run(path.parent)
         about, rows = run.about, run.rows()
-        if about.get("state") == "stopped" and rows and rows[-1]["epoch"] > about["rung"]:
-            run.cut(about["rung"])
+        rung = about.get("rung")
+        if about.get("state") == "stopped" and rows and rung is not None and rows[-1]["epoch"] > rung:
+            run.cut(rung)
             send(run.folder)
         elif about.get("state") in ("running", "waiting"):
             run.note(state="interrupted", reason="with its sweep", ended=time.time())
@@ -303,5 +308,13 @@ def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
 def open_study(folder: Path) -> optuna.Study:
     """The study of a sweep's folder (study.db; optuna-dashboard opens it), made if need be."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = f"sqlite:///{(folder / 'study.db').absolute()}"
-    return optuna.create_study(storage=storage, study_name=folder.name, direction="maximize", load_if_exists=True)
+    path = (folder / "study.db").absolute()
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{path}", study_name=folder.name, direction="maximize", load_if_exists=True
+        )
+        study.get_trials(deepcopy=False)
+    except Exception as error:  # SQLAlchemy's and Optuna's, of a file that is no study of ours
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"study {path}: it cannot be read ({reason}); restore it, or use another --name") from None
+    return study

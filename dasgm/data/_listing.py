@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from dasgm.data import _parquet
 from dasgm.data._folder import CLUTTER
 from dasgm.data._parquet import column
-from dasgm.data._pictures import ENDINGS, first_ten
+from dasgm.data._pictures import ENDINGS, MOST_BYTES, first_ten
+from dasgm.files import plain
 
 PARTS = {"train": ("train",), "val": ("val", "validation")}  # what a part may be called
 MIXED = 4  # row groups whose rows are mixed: each batch reads the whole of them
@@ -62,10 +64,17 @@ class Store:
 
     def read(self, path: str) -> bytes:
         with self._opened[0].open_input_file(self._at(path)) as file:
+            if file.size() > MOST_BYTES:
+                raise ValueError(f"{file.size():,} bytes")
             return file.readall()
 
-    def parquet(self, path: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self._at(path), filesystem=self._opened[0])
+    @contextmanager
+    def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
+        with (
+            self._opened[0].open_input_file(self._at(path)) as file,
+            _parquet.opened(file, self.name(path), file.size()) as parquet,
+        ):
+            yield parquet
 
     def name(self, path: str) -> str:
         return f"{self.root.rstrip('/')}/{path}"
@@ -91,7 +100,7 @@ class Files:
     def _read(self, path: str) -> bytes | Exception:
         try:
             return self.store.read(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return error
 
     def order(self, random: np.random.Generator) -> np.ndarray:
@@ -131,9 +140,9 @@ class Rows:
         try:
             with self.store.parquet(self.paths[self.shards[group]]) as file:
                 table = file.read_row_group(int(self.groups[group]), columns=[f"{self.picture}.bytes"])
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             return [error] * len(rows)
-        pictures = table[self.picture].take(pa.array(rows)).combine_chunks().field("bytes").to_pylist()
+        pictures = _parquet.encoded(table[self.picture].take(pa.array(rows)))
         return [ValueError("no bytes") if picture is None else picture for picture in pictures]
 
     def _group(self, index: Any) -> Any:
@@ -202,8 +211,8 @@ def listings(root: str) -> tuple[Listing, Listing]:
     if not found["val"]:
         raise ValueError(f"{root} has train*.parquet but no validation*.parquet nor val*.parquet: add the photographs")
     with _one_line(root):
-        train = _parquet(store, found["train"], None)
-        return train, _parquet(store, found["val"], train.classes)
+        train = _rows_of(store, found["train"], None)
+        return train, _rows_of(store, found["val"], train.classes)
 
 
 @contextmanager
@@ -272,7 +281,7 @@ def _shards(store: Store, places: list[str], part: str) -> list[tuple[str, int]]
     return []
 
 
-def _parquet(store: Store, shards: list[tuple[str, int]], classes: tuple[str, ...] | None) -> Listing:
+def _rows_of(store: Store, shards: list[tuple[str, int]], classes: tuple[str, ...] | None) -> Listing:
     """Classes are those of Hugging Face's metadata, else the numbers up to the largest label of `train`."""
     pictures, labels, groups, named = set(), [], list[tuple[int, int, int]](), None
     for shard, (path, _) in enumerate(shards):
@@ -280,7 +289,7 @@ def _parquet(store: Store, shards: list[tuple[str, int]], classes: tuple[str, ..
         try:
             with store.parquet(path) as file:
                 schema = file.schema_arrow
-                pictures.add(_picture_column(name, schema))
+                pictures.add(_parquet.picture_column(name, schema, ("image", "img")))
                 label = column(name, schema, ("label",))
                 labels.append(_numbers(name, label, file.read([label])[label]))
                 named = named or _class_names(schema, label)
@@ -292,8 +301,10 @@ def _parquet(store: Store, shards: list[tuple[str, int]], classes: tuple[str, ..
     if len(pictures) > 1:
         raise ValueError(f"{store.root}: the pictures' column is called {sorted(pictures)}: rename one")
     numbers = np.concatenate(labels)
+    if (largest := int(numbers.max(initial=-1))) >= len(numbers):
+        raise ValueError(f"{store.root}: a label is {largest}, with {len(numbers)} pictures: is it another data set?")
     if classes is None:
-        classes = named or tuple(map(str, range(int(numbers.max(initial=-1)) + 1)))
+        classes = named or tuple(map(str, range(largest + 1)))
     for (path, _), some in zip(shards, labels, strict=True):
         if len(wrong := np.flatnonzero((some < 0) | (some >= len(classes)))):
             raise ValueError(
@@ -305,18 +316,10 @@ def _parquet(store: Store, shards: list[tuple[str, int]], classes: tuple[str, ..
     starts = np.concatenate([[0], counts[:, 2].cumsum()])
     source = Rows(store, tuple(path for path, _ in shards), pictures.pop(), counts[:, 0], counts[:, 1], starts)
     notes: tuple[str, ...] = ()
-    if (largest := int(counts[:, 2].max())) > LARGE:
+    if (largest := int(counts[:, 2].max(initial=0))) > LARGE:
         notes = (f"{store.name(shards[0][0])}: row groups of up to {largest:,} rows, read whole for each batch; "
                  "written with row_group_size=100 they load faster",)  # fmt: skip
     return Listing(source, classes, numbers, np.array([size for _, size in shards]), _all(numbers), notes)
-
-
-def _picture_column(name: str, schema: pa.Schema) -> str:
-    found = column(name, schema, ("image", "img"))
-    kind = schema.field(found).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        raise ValueError(f"{name}: column '{found}' is {kind}, not Hugging Face's {{bytes, path}}: convert it")
-    return found
 
 
 def _numbers(name: str, label: str, values: pa.ChunkedArray) -> np.ndarray:
@@ -329,8 +332,8 @@ def _numbers(name: str, label: str, values: pa.ChunkedArray) -> np.ndarray:
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """What Hugging Face's metadata call the classes."""
     try:
-        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
-        return tuple(map(str, names))
+        names = plain(schema.metadata[b"huggingface"].decode())["info"]["features"][label]["names"]
+        return tuple(map(str, names)) if isinstance(names, list) else None
     except (TypeError, KeyError, ValueError):
         return None
 

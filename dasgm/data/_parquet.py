@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from dasgm.data._images import stack
 from dasgm.data._pictures import exact, read
+
+MOST_TIMES = 100  # what a file says that it holds, by its size: pictures are compressed already
 
 
 def shards(folder: Path, part: str) -> list[Path]:
@@ -57,17 +60,39 @@ def load(
 def _table(path: Path, labels: tuple[str, ...], classes: int) -> tuple[list[bytes | None], Tensor]:
     """Encoded pictures and labels of one file."""
     try:
-        schema = pq.read_schema(path)
-        picture, label = column(path, schema, ("img", "image")), column(path, schema, labels)
-        table = pq.read_table(path, columns=[picture, label])
+        with open(path, "rb") as file, opened(file, path, path.stat().st_size) as parquet:
+            schema = parquet.schema_arrow
+            picture, label = picture_column(path, schema, ("img", "image")), column(path, schema, labels)
+            table = parquet.read(columns=[f"{picture}.bytes", label])
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is no whole Parquet file ({reason[:100]}): download it again") from None
-    kind = schema.field(picture).type
-    if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
-        raise ValueError(f"{path}: column '{picture}' is {kind}, not Hugging Face's {{bytes, path}}: convert it")
-    encoded = pc.struct_field(table[picture], "bytes").to_pylist()
-    return encoded, _labels(path, label, table[label], classes)
+    return encoded(table[picture]), _labels(path, label, table[label], classes)
+
+
+def opened(file: Any, name: object, size: int) -> pq.ParquetFile:
+    """A Parquet file of `size` bytes, whose pictures are read as a dictionary: equal ones take memory once.
+
+    Raises ValueError where it says that it holds far more than fits into it.
+    """
+    found = pq.read_metadata(file)
+    columns = [found.schema.column(i).path for i in range(len(found.schema))]
+    groups = [found.row_group(g) for g in range(found.num_row_groups)]
+    rows, held = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
+    if not rows == found.num_rows <= size or held > MOST_TIMES * size:
+        raise ValueError(f"{name} says that it holds {rows:,} rows of {held:,} bytes, in {size:,}: download it again")
+    pictures = [path for path in ("img.bytes", "image.bytes") if path in columns]
+    return pq.ParquetFile(file, metadata=found, read_dictionary=pictures)
+
+
+def encoded(pictures: pa.ChunkedArray) -> list[bytes | None]:
+    """Of each row the picture's bytes, of equal ones the same."""
+    found: list[bytes | None] = []
+    for chunk in pc.struct_field(pictures, "bytes").chunks:
+        indices = chunk.indices.to_pylist()
+        values = {i: chunk.dictionary[i].as_py() for i in set(indices) - {None}}
+        found += map(values.get, indices)
+    return found
 
 
 def column(path: Path | str, schema: pa.Schema, names: tuple[str, ...]) -> str:
@@ -76,6 +101,16 @@ def column(path: Path | str, schema: pa.Schema, names: tuple[str, ...]) -> str:
         if name in schema.names:
             return name
     raise ValueError(f"{path} has no column {' or '.join(map(repr, names))}, only {schema.names}: rename the right one")
+
+
+def picture_column(path: Path | str, schema: pa.Schema, names: tuple[str, ...]) -> str:
+    """The same of pictures. Raises ValueError where it is not Hugging Face's."""
+    name = column(path, schema, names)
+    kind = schema.field(name).type
+    inside = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else None
+    if not (isinstance(inside, pa.DictionaryType) and inside.value_type in (pa.binary(), pa.large_binary())):
+        raise ValueError(f"{path}: column '{name}' is {kind}, not Hugging Face's {{bytes, path}}: convert it")
+    return name
 
 
 def _labels(path: Path, name: str, column: pa.ChunkedArray, classes: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from dasgm.data._pictures import shorter_side
+from dasgm.data._pictures import ensure_pixels, shorter_side
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of RandomResizedCrop: share of the picture's area, width / height
@@ -28,6 +28,7 @@ def decoded(encoded: bytes) -> Tensor:
     """
     from torchcodec.decoders import decode_image
 
+    ensure_pixels(encoded)
     image = decode_image(encoded, mode="RGB")
     return image[0] if image.ndim == 4 else image  # of moving pictures the first
 

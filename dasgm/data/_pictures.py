@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+MOST_BYTES = 64 * 2**20  # of an encoded picture
 Source = Path | bytes | Image.Image | None
 
 
@@ -82,12 +83,25 @@ def upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
         raise ValueError("no bytes")
     if isinstance(source, Image.Image):
         return _rgb(ImageOps.exif_transpose(source))
+    if (size := len(source) if isinstance(source, bytes) else source.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{size:,} bytes")
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
         if reduce_to:
             file.draft(None, (reduce_to, reduce_to))
         file.load()
         ImageOps.exif_transpose(file, in_place=True)
     return _rgb(file)
+
+
+def ensure_pixels(encoded: bytes) -> None:
+    """Raises, before it is decoded, for what is no picture, and for one of more pixels than Pillow deems sound."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            Image.open(BytesIO(encoded), formats=FORMATS).close()
+        except UnidentifiedImageError as error:
+            raise ValueError(reason(error)) from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

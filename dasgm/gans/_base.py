@@ -15,6 +15,7 @@ Loss: TypeAlias = "Callable[[Discriminate, Tensor, Tensor, Tensor, Tensor], Tens
 Parameters: TypeAlias = "dict[str, Tensor]"
 
 SIZES = (16, 32, 64)
+WIDEST = 2**16  # of any layer's setting; beyond is a slip, or worse
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class GanConfig:
     pretrain_discriminator_steps: int = 1  # per generator step when pre-training, each on real images of its own
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise ValueError(f"gan.channels {self.channels}: expected at least 1")
+        if not 1 <= self.channels <= WIDEST:
+            raise ValueError(f"gan.channels {self.channels}: expected 1 to {WIDEST}")
         for name, lr in (
             ("generator_lr", self.generator_lr),
             ("discriminator_lr", self.discriminator_lr),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from dasgm.gans._base import Gan, GanConfig, Parameters, check_size
+from dasgm.gans._base import WIDEST, Gan, GanConfig, Parameters, check_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class ResnetConfig(GanConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value, low, high in (
-            ("shared_dim", self.shared_dim, 1, math.inf),
+            ("shared_dim", self.shared_dim, 1, WIDEST),
             ("embedding_std", self.embedding_std, 0, math.inf),
             ("orthogonal", self.orthogonal, 0, math.inf),
             ("average_decay", self.average_decay, 0, 1),
@@ -43,8 +43,8 @@ class ResnetConfig(GanConfig):
         from dasgm.gans._resnet import generator_blocks
 
         slots = generator_blocks(check_size(size)) + 1
-        if self.z_dim < slots:
-            raise ValueError(f"gan.z_dim {self.z_dim}: expected at least {slots} at {size} pixels, one number a chunk")
+        if not slots <= self.z_dim <= WIDEST:
+            raise ValueError(f"gan.z_dim {self.z_dim}: expected {slots} to {WIDEST} at {size} pixels, a chunk has one")
         return slots, self.z_dim // slots
 
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dasgm.gans._base import Discriminate, Loss
+from dasgm.gans._base import WIDEST, Discriminate, Loss
 from dasgm.gans._recipe import ResnetConfig, ResnetGan, hinge
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ class Config(ResnetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value, ok, expected in (
-            ("contrast_dim", self.contrast_dim, self.contrast_dim >= 1, "at least 1"),
+            ("contrast_dim", self.contrast_dim, 1 <= self.contrast_dim <= WIDEST, f"1 to {WIDEST}"),
             ("conditional_strength", self.conditional_strength, self.conditional_strength >= 0, "at least 0"),
             ("temperature", self.temperature, self.temperature > 0, "more than 0"),
         ):
             if not ok or math.isinf(value):
-                raise ValueError(f"gan.{name} {value}: expected a number of {expected}")
+                raise ValueError(f"gan.{name} {value}: expected a number: {expected}")
 
     def build(self, classes: int, size: int, searched: bool) -> ContraGan:
         from dasgm.gans._contrastive import ContrastiveDiscriminator

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dasgm.gans._base import Discriminate, Gan, GanConfig, Loss, check_size
+from dasgm.gans._base import WIDEST, Discriminate, Gan, GanConfig, Loss, check_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +45,8 @@ class Config(GanConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value, low, high in (
-            ("z_dim", self.z_dim, 1, math.inf),
-            ("w_dim", self.w_dim, 1, math.inf),
+            ("z_dim", self.z_dim, 1, WIDEST),
+            ("w_dim", self.w_dim, 1, WIDEST),
             ("r1_gamma", self.r1_gamma, 0, math.inf),
             ("r1_interval", self.r1_interval, 1, math.inf),
             ("augment_start", self.augment_start, 0, 1),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dasgm.genotype import Genotype, derive
 
 EDGES = 14  # of a cell: 2 + 3 + 4 + 5
+MOST_CELLS, WIDEST = 100, 4096  # of a network; beyond is a slip, or worse
 Weights = Sequence[Sequence[float]]  # [14][operations of the edge], softmaxed
 
 
@@ -56,6 +57,9 @@ class MethodConfig:
         for name, least in (("epochs", 1), ("cells", 3), ("channels", 1), ("arch_start_epoch", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected at least {least}")
+        for name, most in (("cells", MOST_CELLS), ("channels", WIDEST)):
+            if getattr(self, name) > most:
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected at most {most}")
 
     def first(self) -> Stage:
         """The stage that a search begins with."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dasgm.genotype import PRIMITIVES, Edge, Genotype, derive
-from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
+from dasgm.methods._base import EDGES, MOST_CELLS, MethodConfig, Relaxation, Stage
 
 SKIP = "skip_connect"
 DEAREST = (
@@ -41,6 +41,8 @@ class Config(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         stages = len(self.operations)
+        if stages > len(PRIMITIVES):
+            raise ValueError(f"method.operations has {stages} values: expected at most {len(PRIMITIVES)}, one a stage")
         for name in ("added_cells", "skip_dropout_rates"):
             if len(getattr(self, name)) != stages:
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected {stages} values, one a stage")
@@ -52,8 +54,11 @@ class Config(MethodConfig):
             )
         if self.operations[0] != len(PRIMITIVES):
             raise ValueError(f"method.operations {self.operations}: a search begins with all {len(PRIMITIVES)}")
-        if min(self.added_cells) < 0:
-            raise ValueError(f"method.added_cells {self.added_cells}: expected numbers of at least 0")
+        if min(self.added_cells) < 0 or self.cells + max(self.added_cells) > MOST_CELLS:
+            raise ValueError(
+                f"method.added_cells {self.added_cells}: expected numbers of at least 0, no more than {MOST_CELLS} "
+                "cells in all"
+            )
         if not all(0 <= rate < 1 for rate in self.skip_dropout_rates):
             raise ValueError(f"method.skip_dropout_rates {self.skip_dropout_rates}: expected rates from 0 to below 1")
         if self.max_skips < 0:

@@ -1,0 +1,92 @@
+"""Plain data and tensors as a file of torch's, and back, whoever wrote it. Torch is imported where it is needed."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
+REBUILT = "torch._utils _rebuild_tensor_v2"
+NAMED = {"collections OrderedDict", REBUILT, *(f"torch {kind}Storage" for kind in ("Float", "Double", "Long", "Bool"))}
+"""All that our files name. `weights_only` would also call constructors, such as bytearray(10**12)."""
+
+
+def packed(state: dict[str, Any]) -> bytes:
+    """As torch writes it, for `write_atomic`."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def unpacked(path: Path) -> dict[str, Any]:
+    """What `packed` gave, on the CPU: nothing in the file is run, and no more memory is taken than it is long.
+
+    Raises:
+        ValueError: in a few words, why it is no such file, or cannot be read.
+    """
+    import torch
+
+    try:
+        _check(path)
+        found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except Exception as error:  # zipfile, pickle and torch have many words for a file that is none of theirs
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:200]) from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}")
+    if sum(t.nbytes for t in _tensors(found)) > path.stat().st_size:
+        raise ValueError("its tensors are larger than the file")
+    return _owned(found)
+
+
+def ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:
+    """ValueError where they are not this optimiser's, of these parameters: it would take whatever it is given."""
+    wanted = MOMENTS[type(optimizer).__name__]
+    for i, entry in moments.items():
+        if entry and set(entry) != wanted:
+            raise ValueError(f"moments {sorted(entry)} of another optimiser")
+        for name, t in entry.items():
+            if t is not None and tuple(t.shape) != (() if name == "step" else tuple(params[i].shape)):
+                raise ValueError(f"{name} of shape {list(t.shape)} for a parameter of {list(params[i].shape)}")
+
+
+def _check(path: Path) -> None:
+    """The archive holds what it says, uncompressed and once, and its pickle names what ours name."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        stored = all(one.compress_type == zipfile.ZIP_STORED for one in records)
+        if not stored or sum(one.file_size for one in records) > path.stat().st_size:
+            raise ValueError("its parts are compressed")
+        (name,) = (one.filename for one in records if one.filename.endswith("/data.pkl"))
+        for opcode, argument, _ in pickletools.genops(archive.read(name)):
+            calls = opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL") or "EXT" in opcode.name
+            if calls or opcode.name == "GLOBAL" and argument not in NAMED:
+                raise ValueError(f"it names {argument or opcode.name}, which is no plain data")
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for one in inside for tensor in _tensors(one)]
+
+
+def _owned(value: Any) -> Any:
+    """With copies of the tensors: those of the file go with it."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _owned(one) for key, one in value.items()}
+    return type(value)(map(_owned, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,77 @@
+"""Files that anybody may have written: read within bounds, refused in one line, shown without harm. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+LARGEST = 16 * 2**20  # bytes of a text file; read as JSON it may take 25 times as much memory
+DEEPEST = 32  # levels of nested JSON: what walks through it calls itself as often
+
+
+def contents(path: Path, most: int = LARGEST) -> bytes:
+    """All of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a device, a pipe, or a file too large to be what it should.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")
+    with open(path, "rb") as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"larger than {most // 2**20} MiB, which no such file is")
+    return found
+
+
+def text(path: Path, most: int = LARGEST) -> str:
+    """The same as text; ValueError where it is not UTF-8."""
+    try:
+        return contents(path, most).decode()
+    except UnicodeDecodeError:
+        raise ValueError("not a text file") from None
+
+
+def plain(json_text: str) -> Any:
+    """JSON as plain data; a whole number beyond 64 bits becomes a float, as other readers of JSON have it.
+
+    Raises:
+        ValueError: no JSON, or nested more than `DEEPEST` levels.
+    """
+    try:
+        found = json.loads(json_text, parse_int=_whole)
+    except RecursionError:
+        found = None
+        deep = True
+    else:
+        deep = _deeper(found, DEEPEST)
+    if deep:
+        raise ValueError(f"nested more than {DEEPEST} levels")
+    return found
+
+
+def _whole(digits: str) -> int | float:
+    number = int(digits) if len(digits) < 25 else float(digits)
+    return number if abs(number) < 2**63 else float(number)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(one, levels - 1) for one in inside)
+
+
+def printable(line: str) -> str:
+    """`line` without what a terminal would obey or cannot show: control and escape codes as Python writes them."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def shown(value: Any) -> Any:
+    """Plain data with every text in it made printable."""
+    if isinstance(value, dict):
+        return {printable(key): shown(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [shown(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
