@@ -196,8 +196,8 @@ def worker(rank: int, folder: str, workers: int, ends: int) -> None:
 
 def on(folder: Path, workers: int, ends: int = 0) -> None:
     processes = mp.spawn(worker, (str(folder), workers, ends), nprocs=workers, join=False)
-    if not ends:
-        assert processes.join(200)
+    while not ends and not processes.join():  # raises what one of them raised
+        pass
     for process in processes.processes:
         process.join(200)
         assert process.exitcode == (9 if ends else 0)
