@@ -562,7 +562,7 @@ def test_files_that_are_none_are_not_waited_for(tmp_path: Path) -> None:
 def test_a_preset_that_is_its_own_parent(tmp_path: Path) -> None:
     path = tmp_path / "me.json"
     path.write_text(json.dumps({"parent": str(path)}))
-    assert "is one its own?" in command("presets", path)[1]
+    assert "it is its own ancestor" in command("presets", path)[1]
 
 
 @pytest.mark.parametrize(

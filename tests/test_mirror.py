@@ -45,7 +45,7 @@ def work(run: Run, epochs: range) -> None:
     """What a search leaves behind."""
     for epoch in epochs:
         run.picture("cells", epoch).write_bytes(b"picture %d" % epoch)
-        run.log("metrics", {"epoch": epoch, "phase": "search 1"})
+        run.log("metrics", {"epoch": epoch, "phase": "search 1", "time": 1e9 + epoch})
         run.save({"format": 1, "epoch": epoch}, epoch, 2, best=epoch == 1)
 
 
@@ -197,8 +197,8 @@ def test_driver_sees_light_files_only_and_both_change_run_json(server, machine):
         worker.note(state="running")
         wait_until(lambda: ".manifest" in server.names("r10/s/t000/"))
         driver.note(rung=2)
-        worker.note(judge=0.5)
-    assert worker.about == {"state": "running", "asked": 1, "rung": 2, "judge": 0.5}
+        worker.note(judge={"accuracy": 0.5})
+    assert worker.about == {"state": "running", "asked": 1, "rung": 2, "judge": {"accuracy": 0.5}}
     machine("a")
     refresh(driver.folder.parent, 1)
     assert driver.about == worker.about and len(driver.rows()) == 2

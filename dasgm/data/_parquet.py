@@ -63,7 +63,7 @@ def _table(path: Path, labels: tuple[str, ...], classes: int) -> tuple[list[byte
         with open(path, "rb") as file, opened(file, path, path.stat().st_size) as parquet:
             schema = parquet.schema_arrow
             picture, label = picture_column(path, schema, ("img", "image")), column(path, schema, labels)
-            table = parquet.read(columns=[f"{picture}.bytes", label])
+            table = columns_of(parquet, [f"{picture}.bytes", label])
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is no whole Parquet file ({reason[:100]}): download it again") from None
@@ -83,6 +83,12 @@ def opened(file: Any, name: object, size: int) -> pq.ParquetFile:
         raise ValueError(f"{name} says that it holds {rows:,} rows of {held:,} bytes, in {size:,}: download it again")
     pictures = [path for path in ("img.bytes", "image.bytes") if path in columns]
     return pq.ParquetFile(file, metadata=found, read_dictionary=pictures)
+
+
+def columns_of(parquet: pq.ParquetFile, names: list[str]) -> pa.Table:
+    """In batches: pyarrow reads no long column of a dictionary within a struct at once."""
+    batches = list(parquet.iter_batches(1000, columns=names))
+    return pa.Table.from_batches(batches) if batches else parquet.read(columns=names)
 
 
 def encoded(pictures: pa.ChunkedArray) -> list[bytes | None]:
