@@ -20,7 +20,7 @@ from dasgm.gans._base import GanConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig
 
 PARTS = {"method": "methods", "gan": "gans", "data": "data"}  # field of a configuration -> folder of its plug-ins
-LARGEST_BATCH = 2**20
+LARGEST_BATCH, MOST_THREADS = 2**20, 1024
 PLACEMENT = {"mathematics": False}  # a field that may differ when a run is continued
 
 
@@ -35,7 +35,7 @@ def _check(config: Any, **bounds: tuple[float | None, float | None]) -> None:
 
 def _check_placement(config: Any) -> None:
     if config.threads is not None:
-        _check(config, threads=(1, 1024))
+        _check(config, threads=(1, MOST_THREADS))
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?|mps", config.device):
         raise ValueError(f"device {config.device!r}: expected auto, cpu, cuda or mps")
 

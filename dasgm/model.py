@@ -213,7 +213,7 @@ def _described(path: Path) -> dict[str, Any]:
         value = about.get(name)
         if not isinstance(value, list) or len(value) != 3 or not all(_finite(v, name == "std") for v in value):
             raise ValueError(f"{name} {value!r:.40}: expected three numbers")
-    if about.get("form") not in SHRINKS:
+    if about.get("form") not in tuple(SHRINKS):
         raise ValueError(f"form {about.get('form')!r:.40}: expected {' or '.join(SHRINKS)}")
     check_image_size(about["form"], about["image_size"])
     size = about["image_size"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from dasgm.config import MOST_THREADS
 from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
@@ -54,6 +55,8 @@ Go = Callable[[Run, Seams, list[int]], Row]
 def steady_threads(run: Run, config: Any) -> None:
     """Sums depend on the number of threads: a run goes on with those it began with."""
     begun = broadcast(run.about.get("threads") if rank() == 0 else None)
+    if begun is not None and not 1 <= begun <= MOST_THREADS:
+        raise ValueError(f"run {run.folder}: it began with {begun} threads, says its run.json; use another --name")
     threads = begun or config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     if rank() == 0:

@@ -204,6 +204,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "another width": (lambda f: edit(f, channels=8), "not F32"),
     "more cells": (lambda f: edit(f, cells=5), "too many or too few"),
     "form": (lambda f: edit(f, form="mnist"), "cifar or imagenet"),
+    "form of a list": (lambda f: edit(f, form=[]), "cifar or imagenet"),
     "image size": (lambda f: edit(f, image_size=18), "multiple of 4"),
     "classes": (lambda f: edit(f, classes=["a", 1]), "at least two names"),
     "mean": (lambda f: edit(f, mean=[0, 0, float("nan")]), "mean"),

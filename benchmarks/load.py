@@ -1,0 +1,231 @@
+"""What a large sweep costs beside its searches: python benchmarks/load.py [--trivial 200] [--real 20] [--folder PATH]
+
+A simulated cluster (ray.cluster_utils: machines of one CPU, all on this one) runs a sweep of trials that compute
+nothing, without Ray Train, through the sweep's own study, scheduler, folders and mirror, then one of real tiny
+searches. Printed are, of each, the driver's memory over time, what a trial costs beside its work and in MLflow, and
+what grows with the number of trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from cluster import job
+from dasgm.cli import choose
+from dasgm.config import override
+from dasgm.runs import Run
+from tuning import sweep
+from tuning.sweep import Options, Sweep
+
+SIMULATED = Path(__file__).parents[1] / "tests" / "simulated.py"
+EPOCHS = 4
+TINY = {
+    "method.epochs": EPOCHS,
+    "method.arch_start_epoch": 3,
+    "method.channels": 2,
+    "batch_size": 8,
+    "proxy.epochs": 1,
+    "proxy.channels": 4,
+    "data.limit": 400,
+    "data.holdout": 0.4,
+    "gan.warmup": 3,
+    "gan.channels": 4,
+    "gan.shared_dim": 8,
+    "gan.z_dim": 24,
+    "pictures_every": 9,
+}
+LARGE = 10_000  # trials, that is asked about
+
+
+class Trivial:
+    """In place of tuning.sweep.Trial: a search's folder and reports, without a search."""
+
+    def __init__(self, cache: Path, scratch: Path, workers: job.Workers):
+        self.__name__ = "trivial"
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        import random
+
+        from ray import tune
+
+        from dasgm.config import from_json
+
+        about, asked = json.loads(config["about"]), from_json(json.loads(config["config"]))
+        draw = random.Random(config["name"])
+        with Run(config["folder"]) as run:
+            run.begin(asked, about, {})
+            for epoch in range(1, EPOCHS + 1):
+                row = {"epoch": epoch, "phase": "search 1", "time": time.time(), "speed/seconds": 0.0}
+                row["val/accuracy"] = draw.random()
+                run.log("metrics", row)
+                tune.report({"epoch": epoch, "val/accuracy": row["val/accuracy"]})
+            best = {"epoch": EPOCHS, "phase": "best", "time": time.time(), "best/proxy": draw.random()}
+            run.log("metrics", best | {"best/proxy_error": 0.1, "cost/gpu_hours": 0.0})
+            run.note(state="finished", reason="", ended=time.time())
+
+
+@dataclass
+class Watch:
+    """The driver's memory over time, seen from a thread of its own."""
+
+    seconds: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def ing(self) -> Iterator[None]:
+        over, begun, me = threading.Event(), time.monotonic(), psutil.Process()
+
+        def look() -> None:
+            while not over.wait(1):
+                self.seconds.append(time.monotonic() - begun)
+                self.megabytes.append(me.memory_info().rss / 1e6)
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def at(self, share: float) -> float:
+        return self.megabytes[min(len(self.megabytes) - 1, int(share * len(self.megabytes)))]
+
+    def growth(self, trials: int) -> float:
+        """MB a trial over the second half, when everything has been imported."""
+        half = len(self.seconds) // 2
+        slope = np.polyfit(self.seconds[half:], self.megabytes[half:], 1)[0]
+        return float(slope * self.seconds[-1] / trials)
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[None]:
+    """A simulated one to join."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [sys.executable, str(SIMULATED), folder, str(nodes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout and process.stdin
+        os.environ["RAY_ADDRESS"] = next(line.strip() for line in process.stdout if line[0] in "[0123456789")
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(120)
+
+
+def size(path: Path) -> int:
+    """In bytes, of a file or of all below a folder."""
+    return sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+
+
+def empty_store() -> int:
+    """Bytes of MLflow's database before there is anything in it."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return size(Path(folder) / "mlflow.db")
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """Seconds, the least of three."""
+
+    def once() -> float:
+        begun = time.perf_counter()
+        action()
+        return time.perf_counter() - begun
+
+    return min(once() for _ in range(3))
+
+
+def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
+    from cluster.tracking import sync
+    from dasgm.report import read_trials, report
+    from tuning.trials import open_study
+
+    chosen = choose(["--preset", "quickstart"], positional=False)
+    options = Options(
+        override(chosen.config, TINY), max_concurrent=at_once, storage=storage, name=kind, num_trials=trials
+    )
+    swept = Sweep(replace(chosen, config=options.config), options, options.plan(), "benchmarks/load.py")
+    me, watch, begun = psutil.Process(), Watch(), time.monotonic()
+    cpu = sum(me.cpu_times()[:2])
+    with Run(swept.folder), watch.ing():
+        swept.begin()
+        whole = swept.run(job.workers_for(1, None))
+    seconds, cpu = time.monotonic() - begun, sum(me.cpu_times()[:2]) - cpu
+    sync(swept.folder)
+    views = read_trials(swept.folder)
+    states = {state: sum(view.state == state for view in views) for state in {view.state for view in views}}
+    lasted = [view.info["ended"] - view.info["asked"] for view in views]
+    worked = [sum(value for _, value in view.curve("speed/seconds")) for view in views]
+    study = open_study(swept.folder)
+    mlflow, empty = size(storage / "mlflow.db") + size(storage / "mlartifacts"), empty_store()
+    print(f"\n{kind}: {trials} trials, {at_once} at once, {'all ended' if whole else 'NOT ALL ENDED'}: {states}")
+    rows: list[tuple[str, str]] = [
+        ("the whole", f"{seconds:.0f} s"),
+        ("a trial, from asked to ended", f"{np.mean(lasted):.1f} s (median {np.median(lasted):.1f})"),
+        ("  of which epochs", f"{np.mean(worked):.1f} s"),
+        ("overhead a trial, of its place", f"{seconds * at_once / trials - np.mean(worked):.1f} s"),
+        ("the driver's CPU time a trial", f"{cpu / trials:.2f} s"),
+        ("the driver's memory, MB", " -> ".join(f"{watch.at(s):.0f}" for s in (0.1, 0.25, 0.5, 0.75, 1.0))),
+        ("  growing", f"{1000 * watch.growth(trials):.0f} kB a trial"),
+        ("a trial's folder", f"{size(swept.folder) / trials / 1000:.1f} kB"),
+        ("the study", f"{size(swept.folder / 'study.db') / trials / 1000:.1f} kB a trial"),
+        ("MLflow, beside an empty store", f"{(mlflow - empty) / trials / 1000:.1f} kB a trial"),
+    ]
+    for what, action in (
+        ("the table's look at all folders", lambda: read_trials(swept.folder)),
+        ("a look of the mirror, nothing new", lambda: sync(swept.folder)),
+        ("reading the study", lambda: study.get_trials(deepcopy=False)),
+        ("the result page", lambda: report(swept.folder)),
+    ):
+        spent = timed(action)
+        rows.append((what, f"{1000 * spent:.0f} ms; of {LARGE:,} trials {spent * LARGE / trials:.1f} s, if it grows as"
+                     " they do"))  # fmt: skip
+    for name, value in rows:
+        print(f"  {name:<36} {value}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trivial", type=int, default=200, help="trials that compute nothing; 0: none")
+    parser.add_argument("--real", type=int, default=20, help="tiny searches; 0: none")
+    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--nodes", type=int, default=8, help="simulated machines")
+    parser.add_argument("--folder", type=Path, help="of the runs; by default one that is removed")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary, cluster(asked.nodes):
+        job.prepare()
+        root, real = asked.folder or Path(temporary), sweep.Trial
+        for kind, trials, trial in (("trivial", asked.trivial, Trivial), ("real", asked.real, real)):
+            if trials:
+                sweep.Trial = trial  # type: ignore[misc, assignment]
+                measure(kind, trials, asked.at_once, root / kind)
+
+
+if __name__ == "__main__":
+    main()
