@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dasgm.adversary import Adversary, sample
-from dasgm.bilevel import NotFinite, Point, replay, seed_of
+from dasgm.bilevel import NotFinite, Point, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
 from dasgm.evaluate import proxy
@@ -18,7 +18,7 @@ from dasgm.fidelity import Fidelity, inception, quantised
 from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
-from dasgm.memory import advice, ensure_room, ensure_room_for_gan
+from dasgm.memory import advice, ensure_gan, ensure_room
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
@@ -87,11 +87,9 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             "of J_1; choose a smaller --proxy.batch-size"
         )
     if config.gan is not None:
-        ensure_room_for_gan(config.gan, len(data.classes), data.image_size, config.searches_discriminator, device)
-        with replay("never drawn from"):
-            config.gan.build(len(data.classes), data.image_size, config.searches_discriminator)
-            if config.inception_weights:
-                inception(config.inception_weights)
+        ensure_gan(config.gan, len(data.classes), data.image_size, config.searches_discriminator, device)
+        if config.inception_weights:
+            inception(config.inception_weights)
 
 
 class Loop:

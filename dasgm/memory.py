@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from dasgm.bilevel import replay
 from dasgm.config import GanConfig, SearchConfig, override
@@ -35,15 +37,26 @@ def ensure_room(network: str, parameters: int, device: str) -> None:
         )
 
 
-def ensure_room_for_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:
-    """The same for a GAN; one that cannot be built without memory is built for real later on."""
-    try:
-        with torch.device("meta"), replay("never drawn from"):
-            built = config.build(classes, size, searched)
-    except (NotImplementedError, RuntimeError):  # a user's own, which looks at its numbers
-        return
-    modules = (built.generator, built.discriminator)
-    ensure_room("a GAN", sum(p.numel() for module in modules for p in module.parameters()), device)
+def ensure_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:
+    """ValueError where a GAN cannot be built for these images, or takes more than the device's memory."""
+    with _Counted(device), replay("never drawn from"):
+        config.build(classes, size, searched)
+
+
+class _Counted(TorchFunctionMode):
+    """Inside, `ensure_room` looks at all weights so far before it lets more be made. The meta device would do without
+    them, but the draws of a GAN's weights import torch's compiler there, two seconds of each start."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.device, self.made = device, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
+            size = args[0] if args else kwargs["size"]
+            self.made += math.prod(size if isinstance(size, Sequence) else args)
+            ensure_room("a GAN (so far)", self.made, self.device)
+        return func(*args, **(kwargs or {}))
 
 
 def advice(config: SearchConfig, data: Any) -> str:

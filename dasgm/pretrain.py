@@ -16,7 +16,7 @@ from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.fidelity import inception
 from dasgm.judge import collapse
 from dasgm.loop import Loop
-from dasgm.memory import ensure_room_for_gan
+from dasgm.memory import ensure_gan
 from dasgm.mirror import refresh
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report
@@ -54,12 +54,10 @@ def fits(config: PretrainConfig, data: Any, workers: int) -> None:
             f"batch-size {config.batch_size}{times} on {workers} worker(s) needs {n} images in J_2, there are "
             f"{len(data.J2)}; choose a smaller --batch-size"
         )
-    asked = (len(data.classes), data.image_size, config.search_discriminator)
-    ensure_room_for_gan(config.gan, *asked, device_of(config.device))
-    with replay("never drawn from"):
-        config.gan.build(*asked)
-        if config.inception_weights:
-            inception(config.inception_weights)
+    device = device_of(config.device)
+    ensure_gan(config.gan, len(data.classes), data.image_size, config.search_discriminator, device)
+    if config.inception_weights:
+        inception(config.inception_weights)
 
 
 def _advice(config: PretrainConfig, data: Any) -> str:

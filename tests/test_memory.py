@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from dasgm import memory
@@ -39,3 +42,28 @@ def test_widths_that_are_tried_are_those_of_supernets(name, widths):
     assert [config.method.channels for config in tried] == widths
     for config in tried:
         Supernet(config.method.first(), 10)
+
+
+def test_gan_is_looked_at_without_torchs_compiler():
+    """Each search and each driver does it when it starts: the compiler's import takes longer than all the rest."""
+    code = """
+import sys
+from dasgm.memory import ensure_gan
+from dasgm.presets import SMALL_GANS
+for gan in SMALL_GANS.values():
+    ensure_gan(gan, 10, 16, True, "cpu")
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_weights_of_a_gan_are_counted_before_they_take_memory(monkeypatch):
+    """BigGAN at 32 pixels and 10 classes has 4,373,251 and 4,207,361 weights (StudioGAN's layers), 12 bytes of each."""
+    config = preset("dasgm-darts").config.gan
+    weights = 4_373_251 + 4_207_361
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 12 * weights - 1}
+    monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
+    with pytest.raises(ValueError, match="choose fewer channels"):
+        memory.ensure_gan(config, 10, 32, False, "cpu")
+    pages["SC_PHYS_PAGES"] = 12 * (weights + 40_000)  # statistics, spectral norm's vectors
+    memory.ensure_gan(config, 10, 32, False, "cpu")

@@ -146,8 +146,7 @@ def test_nothing_listens_beyond_loopback(swept):
 
 def test_nothing_is_left(swept):
     assert not left_over(process for probe in swept.probes for process in probe["processes"])
-    ours = [name for name in swept.left if not name.startswith("torchinductor_")]  # torch's, empty, of any optimiser
-    assert ours == [] and not (swept.folder / ".ray").exists()
+    assert swept.left == [] and not (swept.folder / ".ray").exists()
     assert not Run(swept.folder).busy
 
 
