@@ -23,6 +23,7 @@ from typing import Any
 from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, schema
 from dasgm import mirror, runs
 from dasgm.config import key_of, keys, nearest
+from dasgm.files import first_line
 from dasgm.presets import preset, with_dataset
 from dasgm.storage import lies_at, local
 
@@ -152,7 +153,7 @@ def look_at_data(dataset: str, data_dir: str | None) -> Iterator[Finding]:
         try:
             yield True, f"data set {key_of(config)}: {config.load(data_dir, 'cpu').describe()}"
         except (ValueError, OSError) as error:
-            yield False, str(error).splitlines()[0]
+            yield False, first_line(error)
 
 
 def look_at_ports() -> Iterator[Finding]:

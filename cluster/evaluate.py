@@ -27,11 +27,12 @@ from dasgm.catalogue import show_config
 from dasgm.cli import fail, flattened, parse, take
 from dasgm.config import digest, key_of, keys, mathematics, to_json
 from dasgm.evaluate_cli import configured
+from dasgm.files import first_line, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
 from dasgm.recipes import EvaluateConfig
 from dasgm.report import read_trials
-from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_record, write_atomic
+from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_record
 from dasgm.storage import lies_at, local
 from dasgm.tables import errors
 
@@ -234,14 +235,14 @@ class Group:
         try:
             error = ray.get(ref)
         except ray.exceptions.RayError as found:  # the task's process is gone
-            error = (str(found).strip().splitlines() or [type(found).__name__])[0]
+            error = first_line(found)
         refresh(self.folder / one.name)
         reason = error or Run(self.folder / one.name).about.get("reason", "")
         print(f"{one.name}: {self.state(one)} {reason}".rstrip(), flush=True)
 
     def _payload(self, one: Evaluation, prefetch: int) -> dict[str, Any]:
         folder = self.folder / one.name
-        self._said.setdefault(one.name, len(_lines(folder / "log.txt")))
+        self._said.setdefault(one.name, len(Run(folder).said()))
         about: dict[str, Any] = {"name": one.name, "title": one.name, "command": self.command, "recipe": self.recipe}
         about |= {"genotype": one.candidate.source, "searched": one.candidate.searched}
         about["parameters"] = {"row": one.candidate.name, "seed": one.config.seed}
@@ -254,7 +255,7 @@ class Group:
         """Print what the workers said since; whether there was anything."""
         new = False
         for name, told in self._said.items():
-            lines = _lines(self.folder / name / "log.txt")
+            lines = Run(self.folder / name).said()
             for line in lines[told:]:
                 print(f"{name}: {line}", flush=True)
             self._said[name], new = len(lines), new or len(lines) > told
@@ -265,10 +266,6 @@ class Group:
         names = {one.name for one in self.evaluations}
         runs = [run for run in read_trials(self.folder) if run.folder.name in names]
         return errors(runs, [one.name for one in self.candidates], self.options.seeds)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def one_evaluation(asked: dict[str, Any], workers: job.Workers, scratch: str) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.job import joined, prepare
 from dasgm.cli import fail
+from dasgm.files import first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -57,7 +58,7 @@ def hand_over(module: str, words: Sequence[str]) -> int | None:
         with _client() as client:
             return _follow(client, _find(client, name)) if flag == "--follow" else _cancel(client, _find(client, name))
     except (ValueError, RuntimeError) as error:
-        fail(str(error).strip().splitlines()[0][:300])
+        fail(first_line(error)[:300])
 
 
 @contextmanager
@@ -76,8 +77,7 @@ def _client() -> Iterator[JobSubmissionClient]:
     try:
         client = JobSubmissionClient(None if address == "auto" else address)
     except Exception as error:  # Ray's own, OSError, ConnectionError, RuntimeError
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"RAY_ADDRESS {address}: no job server answers ({line[:150]}); {hint}") from None
+        raise ValueError(f"RAY_ADDRESS {address}: no job server answers ({first_line(error)[:150]}); {hint}") from None
     try:
         yield client
     except (requests.ConnectionError, aiohttp.ClientError) as error:

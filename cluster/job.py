@@ -285,6 +285,12 @@ def _last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
+def notes_in(scratch: Path, workers: Workers) -> dict[str, Any]:
+    """Where Ray keeps its own notes of a run, as RunConfig wants it."""
+    place, system = (str(scratch), None) if workers.private else for_ray(scratch)
+    return {"storage_path": place, "storage_filesystem": system}
+
+
 def launch(
     work: Callable[[dict[str, Any]], Any],
     payload: dict[str, Any],
@@ -305,7 +311,6 @@ def launch(
     import ray.train
     import ray.train.torch
 
-    place, system = (str(scratch), None) if workers.private else for_ray(scratch)
     limits: dict[str, Any] = {"max_failures": retries, "controller_failure_limit": 5}  # by default it waits for ever
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name = uuid.uuid4().hex[:12]
@@ -320,8 +325,7 @@ def launch(
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
-            storage_path=place,
-            storage_filesystem=system,
+            **notes_in(scratch, workers),
             callbacks=[*(callbacks or []), _teller(local(payload["folder"]))],
             failure_config=ray.train.FailureConfig(**limits),
             logging_config=quiet,

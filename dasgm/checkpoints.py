@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dasgm.files import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,12 +42,12 @@ def unpacked(path: Path) -> dict[str, Any]:
         _check(path)
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:  # zipfile, pickle and torch have many words for a file that is none of theirs
-        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:200]) from None
+        raise ValueError(first_line(error)[:200]) from None
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}")
     if sum(t.nbytes for t in _tensors(found)) > path.stat().st_size:
         raise ValueError("its tensors are larger than the file")
-    return _owned(found)
+    return with_tensors(found, lambda t: t.clone())  # those of the file go with it
 
 
 def ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:
@@ -81,12 +84,12 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for one in inside for tensor in _tensors(one)]
 
 
-def _owned(value: Any) -> Any:
-    """With copies of the tensors: those of the file go with it."""
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Plain data with each tensor in it changed."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        return value.clone()
+        return change(value)
     if isinstance(value, dict):
-        return {key: _owned(one) for key, one in value.items()}
-    return type(value)(map(_owned, value)) if isinstance(value, list | tuple) else value
+        return {key: with_tensors(one, change) for key, one in value.items()}
+    return type(value)(with_tensors(one, change) for one in value) if isinstance(value, list | tuple) else value

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from dasgm.checkpoints import with_tensors
+
 _alone = False
 
 
@@ -85,17 +87,9 @@ def broadcast(value: Any) -> Any:
     """Rank 0's plain value, on every worker; its tensors on the CPU, or all workers would open rank 0's GPU."""
     if world_size() == 1:
         return value
-    box: list[Any] = [_on_cpu(value) if rank() == 0 else None]
+    box: list[Any] = [with_tensors(value, Tensor.cpu) if rank() == 0 else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(part) for key, part in value.items()}
-    return type(value)(map(_on_cpu, value)) if isinstance(value, list | tuple) else value
 
 
 class SynchronisedNorm(TorchFunctionMode):

@@ -1,8 +1,10 @@
-"""Files that anybody may have written: read within bounds, refused in one line, shown without harm. Free of torch."""
+"""Files that anybody may have written: read within bounds, refused in one line, shown without harm; ours, written whole
+or not at all. Free of torch."""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,29 @@ def _whole(digits: str) -> int | float:
 def _deeper(value: Any, levels: int) -> bool:
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels < 0 or any(_deeper(one, levels - 1) for one in inside)
+
+
+def write_atomic(path: Path, content: str | bytes, microseconds: int | None = None) -> None:
+    """Write under a temporary name in the same folder, then rename: a reader sees the old file or the new one.
+
+    `microseconds`: the time that the file then has, by default this moment.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        if microseconds is not None:
+            os.utime(temporary, ns=(1000 * microseconds,) * 2)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def first_line(error: BaseException) -> str:
+    """The gist of an error that others tell over many lines; its name where it tells nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def printable(line: str) -> str:

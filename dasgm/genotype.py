@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-import os
 import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasgm.files import plain, text
+from dasgm.files import plain, text, write_atomic
 from dasgm.mirror import here
 
 PRIMITIVES = (
@@ -125,13 +124,9 @@ class Genotype:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON form, whole or not at all. OSError names the path."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            os.replace(temporary, path)
+            write_atomic(Path(path), self.to_json())
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None
 
 

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from dasgm.bilevel import replay
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest
+from dasgm.files import first_line, write_atomic
 from dasgm.mirror import shared
-from dasgm.runs import exclusive, write_atomic
+from dasgm.runs import exclusive
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -98,8 +99,7 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
             try:
                 network.load_state_dict(unpacked(path))
             except (ValueError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"judge {path}: {reason}; remove it, and it is made again") from None
+                raise ValueError(f"judge {path}: {first_line(error)}; remove it, and it is made again") from None
         else:
             say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
             _train(network, data)

@@ -24,19 +24,19 @@ from torch import Tensor
 import dasgm
 from dasgm.config import key_of, to_json
 from dasgm.data._pictures import fitted, shorter_side, upright_rgb
-from dasgm.files import plain, text
+from dasgm.files import first_line, plain, text, write_atomic
 from dasgm.genotype import Genotype
+from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.mirror import here
 from dasgm.networks.network import SHRINKS, Network, check_image_size
 from dasgm.recipes import EvaluateConfig
-from dasgm.runs import write_atomic
 
 if TYPE_CHECKING:
     Picture = str | Path | bytes | Image.Image | Tensor
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-MOST = {"cells": 100, "channels": 4096, "image_size": 2048}  # of a network that is read
+MOST = {"cells": MOST_CELLS, "channels": WIDEST, "image_size": 2048}  # of a network that is read
 MOST_EDGES = 32  # of a cell that is read
 
 
@@ -230,4 +230,4 @@ def _finite(value: Any, positive: bool) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)[:200]

@@ -155,7 +155,7 @@ def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
         own = plain(text(path))
     except OSError as error:
         raise ValueError(f"preset {name}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"preset {name}: not JSON ({error})") from None
     overrides = own.get("overrides", {}) if isinstance(own, dict) else None
     if not isinstance(overrides, dict) or set(own) - {"parent", "overrides"} or not isinstance(own.get("parent"), str):

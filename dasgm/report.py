@@ -22,9 +22,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from dasgm import charts
-from dasgm.files import contents, printable, text
+from dasgm.files import contents, printable, text, write_atomic
 from dasgm.genotype import LARGEST, Genotype
-from dasgm.runs import read_json, read_lines, read_metrics, read_record, state_of, write_atomic
+from dasgm.runs import read_json, read_lines, read_metrics, read_record, state_of
 from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"

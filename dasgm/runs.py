@@ -21,7 +21,7 @@ from typing import IO, Any
 from dasgm import mirror
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest, mathematics, to_json
-from dasgm.files import contents, plain, printable, shown, text
+from dasgm.files import contents, plain, printable, shown, text, write_atomic
 from dasgm.holding import Held, holding
 from dasgm.storage import lies_at, local
 
@@ -38,19 +38,6 @@ ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     "threads": int | None,
     "sweep": str | None,
 }
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name in the same folder, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -306,6 +293,14 @@ class Run:
         """Append a line for people to log.txt."""
         with open(self.folder / "log.txt", "a") as log:
             print(line, file=log)
+
+    def said(self) -> list[str]:
+        """The lines of log.txt, printable; [] where there are none."""
+        try:
+            found = contents(self.folder / "log.txt").decode(errors="replace")
+        except (OSError, ValueError):
+            return []
+        return [printable(line) for line in found.splitlines()]
 
     def cut(self, epoch: int) -> None:
         """Drop the lines after `epoch`: they are about to be computed again."""

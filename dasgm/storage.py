@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from dasgm.files import write_atomic
+
 NOTE = ".mirror"  # in the folder that stands for an address: that address
 RETRY = 10.0  # seconds for which a storage that did not answer is left alone
 HINT = "check its name, your credentials (environment or instance profile) and their rights, and AWS_ENDPOINT_URL"
@@ -76,13 +78,9 @@ def root_of(folder: Path) -> tuple[Path | None, str]:
 
 
 def place_file(path: Path, content: bytes, microseconds: int | None = None) -> None:
-    """Write under another name, then rename; with a time of its own, if one is given."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`write_atomic`, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(content)
-    if microseconds is not None:
-        os.utime(temporary, ns=(1000 * microseconds,) * 2)
-    os.replace(temporary, path)
+    write_atomic(path, content, microseconds)
 
 
 def _endpoint() -> str:

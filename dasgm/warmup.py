@@ -16,8 +16,9 @@ from dasgm.bilevel import Tensors, replay, seed_of
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
+from dasgm.files import first_line, write_atomic
 from dasgm.mirror import shared
-from dasgm.runs import exclusive, write_atomic
+from dasgm.runs import exclusive
 from dasgm.search import Search, SearchFailed
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def warm_up(
             player.load_state_dict(state[letter])
         return float(state["seconds"])
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"GAN warm-up {path}: {str(error).splitlines()[0]}; remove it, and it is made again") from None
+        raise ValueError(f"GAN warm-up {path}: {first_line(error)}; remove it, and it is made again") from None
 
 
 def _key(config: SearchConfig, search: Search) -> str:

@@ -58,7 +58,7 @@ assert "torch._dynamo" not in sys.modules
 
 
 def test_weights_of_a_gan_are_counted_before_they_take_memory(monkeypatch):
-    """BigGAN at 32 pixels and 10 classes has 4,373,251 and 4,207,361 weights (StudioGAN's layers), 12 bytes of each."""
+    """BigGAN at 32 pixels and 10 classes has 4,373,251 and 4,207,361 weights, 12 bytes of each are needed."""
     config = preset("dasgm-darts").config.gan
     weights = 4_373_251 + 4_207_361
     pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 12 * weights - 1}

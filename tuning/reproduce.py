@@ -19,8 +19,8 @@ from cluster.job import Workers
 from cluster.search import pretrained_first
 from dasgm.cli import Chosen, fail, parse, without_config
 from dasgm.config import SearchConfig, digest, override, settings
+from dasgm.files import write_atomic
 from dasgm.presets import preset, small, with_dataset, with_gan
-from dasgm.runs import write_atomic
 from dasgm.tables import TABLES, markdown, rows
 from tuning.plan import Plan
 from tuning.sweep import Placement, Sweep, carry_out, for_a_sweep

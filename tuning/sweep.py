@@ -26,7 +26,7 @@ from cluster.search import attempt, look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
-from dasgm.mirror import discard, following, for_ray
+from dasgm.mirror import discard, following
 from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_record
 from dasgm.storage import lies_at, local
 from tuning import spaces
@@ -197,7 +197,6 @@ class Sweep:
         halving = Halving(plan.rungs)
         proposer = Proposer(study, self.folder, self.base, plan, halving, self.describe)
         discard(self.scratch)  # of one that was killed
-        place, system = (str(self.scratch), None) if workers.private else for_ray(self.scratch)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tune.Tuner(
                 tune.with_resources(Trial(self.cache, self.scratch, workers), job.driver(workers)),
@@ -211,8 +210,7 @@ class Sweep:
                 ),
                 run_config=tune.RunConfig(
                     name="tune",
-                    storage_path=place,
-                    storage_filesystem=system,
+                    **job.notes_in(self.scratch, workers),
                     verbose=0,
                     callbacks=[Janitor(kick)],
                     failure_config=tune.FailureConfig(max_failures=2),  # of a search's driver; of workers: `launch`

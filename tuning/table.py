@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dasgm.files import contents, printable
 from dasgm.report import RunView, ranking, read_trials
+from dasgm.runs import Run
 
 METRIC = "val/accuracy"
 
@@ -108,14 +108,6 @@ def _mean(values: Sequence[float]) -> float:
 SAID = ("GAN warm-up", "judge", "proxy", "checkpoint", "going on", "it began", "worker", "the search's driver")
 
 
-def _lines(log: Path) -> list[str]:
-    """What a search has said; [] where there is nothing."""
-    try:
-        return [printable(line) for line in contents(log).decode(errors="replace").splitlines()]
-    except (OSError, ValueError):
-        return []
-
-
 class Board:
     """Shows a sweep's folder while the block runs. Its thread reads files and prints, nothing else."""
 
@@ -125,7 +117,7 @@ class Board:
         self.folder, self.epochs, self.num_trials, self.at_once, self.rungs = folder, epochs, num_trials, at_once, rungs
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
         self.shown: dict[str, tuple[int, str]] = {}
-        self.said = {log.parent.name: len(_lines(log)) for log in folder.glob("t*/log.txt")}
+        self.said = {log.parent.name: len(Run(log.parent).said()) for log in folder.glob("t*/log.txt")}
         self.begun, self.over = time.time(), threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name="board")
 
@@ -180,7 +172,7 @@ class Board:
 
     def _said(self, run: RunView) -> None:
         """What a worker says before its first epoch, which can take long (warm-up, judge), and what befell it."""
-        lines = _lines(run.folder / "log.txt")
+        lines = Run(run.folder).said()
         for line in lines[self.said.get(run.folder.name, 0) :]:
             if line.startswith(SAID):
                 print(f"{run.title}: {line}", flush=True)
@@ -219,6 +211,6 @@ def _state(run: RunView) -> str:
     """With the reason of its end; before the first epoch, which can take long, what it is doing."""
     if run.state == "waiting":
         return "starting"
-    if run.state == "running" and not run.epochs and (run.folder / "log.txt").exists():
-        return ["running", *_lines(run.folder / "log.txt")][-1]
+    if run.state == "running" and not run.epochs:
+        return ["running", *Run(run.folder).said()][-1]
     return f"{run.state} {run.info.get('reason') or ''}".strip()

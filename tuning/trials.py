@@ -27,6 +27,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, key_of, override, to_json
+from dasgm.files import first_line
 from dasgm.mirror import of, send
 from dasgm.runs import Run, ensure_writable
 from dasgm.storage import lies_at
@@ -315,6 +316,7 @@ def open_study(folder: Path) -> optuna.Study:
         )
         study.get_trials(deepcopy=False)
     except Exception as error:  # SQLAlchemy's and Optuna's, of a file that is no study of ours
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"study {path}: it cannot be read ({reason}); restore it, or use another --name") from None
+        raise ValueError(
+            f"study {path}: it cannot be read ({first_line(error)[:200]}); restore it, or use another --name"
+        ) from None
     return study

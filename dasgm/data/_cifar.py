@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dasgm.data._base import DataConfig
+from dasgm.files import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,10 +84,9 @@ class CifarConfig(DataConfig):
                 images = torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous()
                 parts.append((images, torch.tensor(files.targets)))
         except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"{key} is not in {folder} and could not be downloaded ({reason}): give --data-dir a folder with "
-                "train.parquet and test.parquet (Hugging Face's layout), or with torchvision's files"
+                f"{key} is not in {folder} and could not be downloaded ({first_line(error)}): give --data-dir a "
+                "folder with train.parquet and test.parquet (Hugging Face's layout), or with torchvision's files"
             ) from None
         finally:
             socket.setdefaulttimeout(patience)

@@ -22,7 +22,7 @@ from dasgm.data import _parquet
 from dasgm.data._folder import CLUTTER
 from dasgm.data._parquet import column
 from dasgm.data._pictures import ENDINGS, MOST_BYTES, first_ten
-from dasgm.files import plain
+from dasgm.files import first_line, plain
 
 PARTS = {"train": ("train",), "val": ("val", "validation")}  # what a part may be called
 MIXED = 4  # row groups whose rows are mixed: each batch reads the whole of them
@@ -220,8 +220,9 @@ def _one_line(root: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{root} cannot be listed ({reason[:200]}): give --data-dir a folder or a URI") from None
+        raise ValueError(
+            f"{root} cannot be listed ({first_line(error)[:200]}): give --data-dir a folder or a URI"
+        ) from None
 
 
 # class folders
@@ -295,8 +296,9 @@ def _rows_of(store: Store, shards: list[tuple[str, int]], classes: tuple[str, ..
                 named = named or _class_names(schema, label)
                 rows = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         except (OSError, pa.ArrowException) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{name} is no whole Parquet file ({reason[:100]}): download it again") from None
+            raise ValueError(
+                f"{name} is no whole Parquet file ({first_line(error)[:100]}): download it again"
+            ) from None
         groups += [(shard, g, n) for g, n in enumerate(rows)]
     if len(pictures) > 1:
         raise ValueError(f"{store.root}: the pictures' column is called {sorted(pictures)}: rename one")

@@ -18,6 +18,7 @@ from dasgm.data._listing import Listing, listings
 from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
 from dasgm.data._pictures import shorter_side
 from dasgm.data._split import share
+from dasgm.files import first_line
 
 if TYPE_CHECKING:
     from dasgm.data.imagenet import Config
@@ -146,8 +147,7 @@ class Unreadable(Exception):
 
 def _reason(error: Exception) -> str:
     """One short sentence, without the place in torchcodec's source that it begins with."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^.*\.cpp:\d+, ", "", line).partition(". ")[0][:120]
+    return re.sub(r"^.*\.cpp:\d+, ", "", first_line(error)).partition(". ")[0][:120]
 
 
 class Loader:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dasgm.data._images import stack
 from dasgm.data._pictures import exact, read
+from dasgm.files import first_line
 
 MOST_TIMES = 100  # what a file says that it holds, by its size: pictures are compressed already
 
@@ -65,8 +66,7 @@ def _table(path: Path, labels: tuple[str, ...], classes: int) -> tuple[list[byte
             picture, label = picture_column(path, schema, ("img", "image")), column(path, schema, labels)
             table = columns_of(parquet, [f"{picture}.bytes", label])
     except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is no whole Parquet file ({reason[:100]}): download it again") from None
+        raise ValueError(f"{path} is no whole Parquet file ({first_line(error)[:100]}): download it again") from None
     return encoded(table[picture]), _labels(path, label, table[label], classes)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dasgm.files import first_line
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 MOST_BYTES = 64 * 2**20  # of an encoded picture
@@ -119,4 +121,4 @@ def reason(error: Exception) -> str:
         return "not a jpeg, png, webp or gif picture"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+    return first_line(error)[:100]
