@@ -168,6 +168,7 @@ def test_crop_takes_every_window_of_the_image_padded_with_black(data: Data) -> N
 
 
 def test_flip_and_cutout(data: Data) -> None:
+    torch.manual_seed(0)  # of 1,000 holes none is in the one corner that leaves 3 x 3 in 2 % of draws
     x = torch.randn(1000, 3, 16, 16)
     assert data.flip(x) is x  # digits
     cut = data.cutout(x)
