@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from dasgm.bilevel import replay
 from dasgm.config import GanConfig, SearchConfig, override
 from dasgm.search import Search
+
+LARGE = 10**8  # weights of a GAN: fewer have room anywhere
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -39,24 +42,37 @@ def ensure_room(network: str, parameters: int, device: str) -> None:
 
 def ensure_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:
     """ValueError where a GAN cannot be built for these images, or takes more than the device's memory."""
-    with _Counted(device), replay("never drawn from"):
-        config.build(classes, size, searched)
+    asked = (classes, size, searched)
+    with replay("never drawn from"), suppress(_Large), _Modest():
+        config.build(*asked)
+        return
+    try:
+        with replay("never drawn from"), torch.device("meta"):
+            built = config.build(*asked)
+    except (NotImplementedError, RuntimeError):  # a user's own, which looks at its numbers
+        return
+    modules = (built.generator, built.discriminator)
+    ensure_room("a GAN", sum(p.numel() for module in modules for p in module.parameters()), device)
 
 
-class _Counted(TorchFunctionMode):
-    """Inside, `ensure_room` looks at all weights so far before it lets more be made. The meta device would do without
-    them, but the draws of a GAN's weights import torch's compiler there, two seconds of each start."""
+class _Large(Exception):
+    """More than LARGE weights."""
 
-    def __init__(self, device: str):
-        super().__init__()
-        self.device, self.made = device, 0
+
+class _Modest(TorchFunctionMode):
+    """Inside, no more than LARGE weights are made. The meta device takes no memory for any number, but drawing them
+    there imports torch's compiler, two seconds of every start."""
+
+    made = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
             size = args[0] if args else kwargs["size"]
             self.made += math.prod(size if isinstance(size, Sequence) else args)
-            ensure_room("a GAN (so far)", self.made, self.device)
-        return func(*args, **(kwargs or {}))
+            if self.made > LARGE:
+                raise _Large
+        return func(*args, **kwargs)
 
 
 def advice(config: SearchConfig, data: Any) -> str:
