@@ -24,6 +24,7 @@ from mlflow.entities import Experiment, Run
 from PIL import Image
 
 from cluster import tracking
+from dasgm.files import write_atomic
 from dasgm.runs import read_lines
 
 START = 1_790_000_000.0
@@ -81,7 +82,7 @@ def write_run(folder: Path, epochs: int, state: str = "finished", gan: str = "bi
         "device": "cpu",
         "published": "",
     }
-    (folder / "run.json").write_text(json.dumps(fields | record))
+    write_atomic(folder / "run.json", json.dumps(fields | record))
     return folder
 
 
@@ -105,7 +106,7 @@ def write_sweep(folder: Path, state: str = "finished") -> Path:
     write_run(folder / "t000", 4, gan="none", best=0.9)
     write_run(folder / "t001", 6, best=0.95)
     write_run(folder / "t002", 2, "stopped", reason="stopped at rung 2: 0.43 < 0.51")
-    (folder / "sweep.json").write_text(json.dumps(fields))
+    write_atomic(folder / "sweep.json", json.dumps(fields))
     (folder / "report.html").write_text("<html>ranking</html>")
     return folder
 
