@@ -338,13 +338,16 @@ def test_a_kill_in_any_stage_goes_on_exactly_there(tmp_path):
     assert sizes[0] == sizes[1] and len(set(sizes)) == 3
     stages = [line for line in said if line.startswith("stage")]
     assert len(stages) == 3 and f"{sizes[2]:,} weights" in stages[1] and "4 cells, 5 operations an edge" in stages[1]
-    for kill in ((3, 0), (4, 1), (5, 2)):
-        folder = tmp_path / f"killed-{kill[0]}"
+    kills = ((1, 1), (3, 0), (4, 1), (5, 2))  # in each stage, one after the other in one run
+    for kill in kills:
         with pytest.raises(Killed):
-            run(folder, kill)
-        found, said = run(folder)
-        assert found == undisturbed, kill
-        assert any(line.startswith(f"going on after epoch {kill[0] - 1}") for line in said)
+            run(tmp_path / "killed", kill)
+        assert len(read_lines(tmp_path / "killed" / "metrics.jsonl")) == kill[0] - 1
+    found, said = run(tmp_path / "killed")
+    assert found == undisturbed
+    assert [line.split(";")[0] for line in said if line.startswith("going on after epoch")] == [
+        "going on after epoch 4"
+    ]
 
 
 def test_collapse_ends_every_stage_and_the_search_ends_once(tmp_path):

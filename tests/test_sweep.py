@@ -189,7 +189,7 @@ def test_second_sweep_of_a_name_is_refused(swept):
     assert code == 2 and f"process {os.getpid()} on " in err and len(err.strip().splitlines()) == 1, err
 
 
-def test_sweep_on_the_users_own_folder_named_from_where_they_stand(tmp_path):
+def test_own_folder_from_where_the_user_stands_and_ctrl_c_on_the_way(tmp_path):
     """Ray's workers stand in folders of their own; the paths on the command line are the user's."""
     from PIL import Image
 
@@ -198,23 +198,25 @@ def test_sweep_on_the_users_own_folder_named_from_where_they_stand(tmp_path):
         for i in range(60):
             Image.new("RGB", (20 + i % 5, 24), (shade, shade, i)).save(tmp_path / "pictures" / name / f"{i:02d}.jpg")
     words = ["--storage=mine", "--name=s", "--dataset=folder", "--data-dir=pictures", "--data.image-size=16"]
-    code, out, err = finish(start(SWEEP, *words, *TINY, "--gan=none", "--num-trials=1", cwd=tmp_path))
-    assert (code, err) == (0, ""), (out, err)
-    assert read_json(tmp_path / "mine" / "s" / "t000" / "run.json")["state"] == "finished"
-    assert "2 classes" in out and (tmp_path / "mine" / "s" / "report.html").exists()
+    command = [SWEEP, *words, *TINY, "--gan=none", "--num-trials=1"]
+    folder = tmp_path / "mine" / "s"
 
-
-def test_ctrl_c_says_how_to_continue_and_leaves_no_orphans(tmp_path):
-    process = sweep(tmp_path, "--gan=none", "--num-trials=2")
-    wait_for(process, lambda: epochs_of(tmp_path / "s" / "t000"))
+    process = start(*command, cwd=tmp_path)
+    wait_for(process, lambda: epochs_of(folder / "t000"))
     everyone = family(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     code, out, err = finish(process, 60)
     assert code == 130 and "To continue: python tuning/sweep.py" in out and err == "", (code, out, err)
     assert not left_over(everyone)
-    assert read_json(tmp_path / "s" / "sweep.json")["state"] == "interrupted"
-    assert Run(tmp_path / "s" / "t000").about["state"] == "interrupted"
-    assert trials_of(tmp_path / "s")[0].state == TrialState.RUNNING
+    assert read_json(folder / "sweep.json")["state"] == "interrupted"
+    assert Run(folder / "t000").about["state"] == "interrupted"
+    assert trials_of(folder)[0].state == TrialState.RUNNING
+
+    code, out, err = finish(start(*command, cwd=tmp_path))
+    assert (code, err) == (0, ""), (out, err)
+    assert (
+        Run(folder / "t000").about["state"] == "finished" and "2 classes" in out and (folder / "report.html").exists()
+    )
 
 
 # ------------------------------------------------------------------------------------------------ longer proofs
