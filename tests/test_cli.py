@@ -65,6 +65,7 @@ BAD: list[tuple[str, list[str], str]] = [
     ("preset file", ["search", "bad.json"], "bad.json"),
     ("frozen GAN from nowhere", ["search", "--freeze-gan"], "--pretrain"),
     ("frozen GAN that is none", ["search", "--freeze-gan", "--gan", "none"], "freeze-gan with gan none"),
+    ("a size that no GAN makes", ["search", "--data.image-size", "48"], "16, 32 or 64"),
     ("no such GAN file", ["search", "--gan-checkpoint", "nowhere"], "gan-checkpoint"),
     ("GAN file twice", ["search", "--gan-checkpoint", "x", "--pretrain"], "leave one of the two out"),
     ("pre-training of none", ["pretrain", "--gan", "none"], "no GAN to pre-train"),
@@ -107,7 +108,7 @@ def test_bad_input_is_one_line(place, what, words, says):
     ("words", "says"),
     [
         (["--batch-sise", "3"], "--batch-size"),
-        (["--data.image-size", "48"], "16, 32, 64"),
+        (["--data.image-size", "30"], "16, 32 or 64"),
         (["--seed", "x"], "--seed"),
         (["--method.epochs", "0"], "at least 1"),
         (["--method.cells", "2"], "at least 3"),

@@ -106,6 +106,7 @@ def test_disk_full_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Pa
         went_on(disk / "run", reported, undisturbed)
 
 
+@pytest.mark.faults
 def test_file_too_large_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -119,6 +120,7 @@ def test_file_too_large_while_a_checkpoint_is_written(tmp_path: Path, undisturbe
     went_on(tmp_path / "run", reported, undisturbed)
 
 
+@pytest.mark.faults
 def test_storage_that_becomes_read_only(tmp_path: Path, undisturbed: Path) -> None:
     folder = tmp_path / "run"
     with unmounted(folder):

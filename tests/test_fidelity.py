@@ -276,6 +276,7 @@ def test_a_run_has_its_figures_protocols_and_pictures(tmp_path: Path, monkeypatc
     assert not (tmp_path / "run/report.html").read_text().count("FID NaN")
 
 
+@pytest.mark.slow
 def test_a_pretraining_has_its_figures_and_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fidelity, "inception", lambda path: (Fake(), "a fake"))
     monkeypatch.setattr("dasgm.pretrain.inception", lambda path: None)

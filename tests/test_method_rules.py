@@ -345,9 +345,7 @@ def test_a_kill_in_any_stage_goes_on_exactly_there(tmp_path):
         assert len(read_lines(tmp_path / "killed" / "metrics.jsonl")) == kill[0] - 1
     found, said = run(tmp_path / "killed")
     assert found == undisturbed
-    assert [line.split(";")[0] for line in said if line.startswith("going on after epoch")] == [
-        "going on after epoch 4"
-    ]
+    assert any(line.startswith("going on after epoch 4 of ") for line in said)
 
 
 def test_collapse_ends_every_stage_and_the_search_ends_once(tmp_path):
@@ -376,3 +374,10 @@ def test_a_stage_without_architecture_steps_says_so(tmp_path):
 def test_more_epochs_of_a_stage_are_another_search():
     """What a stage dropped after 2 epochs is not what it drops after 3."""
     assert "method.epochs" in mathematics(staged()) and "method.epochs" not in mathematics(small())
+
+
+def test_without_a_gan_any_size_the_cells_can_halve_twice(tmp_path):
+    changes = {"data.image_size": 20, "data.limit": 80, "method.epochs": 1, "method.arch_start_epoch": 0}
+    said: list[str] = []
+    row = main(small(**{"proxy.epochs": 0, **changes}), tmp_path / "run", Seams(say=said.append))
+    assert any("20x20 pixels" in line for line in said) and row["phase"] == "best"

@@ -323,6 +323,7 @@ def told(folder: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_search_goes_on_on_another_machine_with_the_same_bits(server, machine, tmp_path, capsys):
     place = "s3://bucket/r16"
     process = start("-m", "dasgm", *SEARCH, f"--storage={place}", **server.machine(tmp_path / "a", 6))

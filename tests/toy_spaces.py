@@ -10,7 +10,7 @@ from dasgm.config import SearchConfig
 
 
 def mixed(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
-    """t000 and t003 learn, t001's loss is infinite, t002 does not learn."""
+    """t000 learns, t001's loss is infinite, t002 does not learn."""
     rate = {1: 1e30, 2: 1e-9}.get(trial.number, 0.1)
     changes: dict[str, Any] = {"classifier_lr": trial.suggest_float("classifier_lr", rate, rate), "gan": "none"}
     if trial.number == 1:

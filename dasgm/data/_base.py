@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.data._loader import Photographs
 
-SIZES = (16, 32, 64)  # what the GANs generate
+SMALLEST, LARGEST, STEP = 16, 1024, 4  # pixels a side; networks divide them by 4 (GANs make 16, 32 and 64)
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class DataConfig:
     streamed: ClassVar[bool] = False
     """Whether it is too large for memory: networks are trained on it, no search is made."""
 
-    image_size: int = 32  # pixels a side: 16, 32 or 64
+    image_size: int = 32  # pixels a side: a multiple of 4 from 16; with a GAN 16, 32 or 64
     split_seed: int = 0  # fixes J_1, J_2 and J_val, apart from the run's seed
     split: Literal["stratified", "contiguous"] = "stratified"  # contiguous: the original code's, by index
     weight_portion: float = 0.5  # J_1's share of the training images, the rest is J_2
@@ -28,8 +28,11 @@ class DataConfig:
     cutout: int = 0  # side of cutout's square in pixels, 0 is off
 
     def __post_init__(self) -> None:
-        if self.image_size not in SIZES:
-            raise ValueError(f"data.image_size is {self.image_size}, not one of 16, 32, 64: choose one of these")
+        if self.image_size % STEP or not SMALLEST <= self.image_size <= LARGEST:
+            raise ValueError(
+                f"data.image_size is {self.image_size}: choose a multiple of {STEP} from {SMALLEST} to {LARGEST}, "
+                "and with a GAN 16, 32 or 64"
+            )
         if self.split not in ("stratified", "contiguous"):
             raise ValueError(f"data.split is {self.split!r}: choose 'stratified' or 'contiguous'")
         if not 0 < self.weight_portion < 1:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(DataConfig):
-    image_size: int = 16  # pixels a side: 16, 32 or 64; the digits are enlarged from 8
+    image_size: int = 16  # pixels a side; the digits are enlarged from 8
 
     def class_count(self) -> int:
         return 10
