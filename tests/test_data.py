@@ -375,7 +375,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 28}, "data.image_size is 28"),
+        ({"image_size": 30}, "data.image_size is 30"),
         ({"weight_portion": 1.0}, "data.weight_portion is 1.0"),
         ({"holdout": 1.5}, "data.holdout is 1.5"),
         ({"split": "random"}, "data.split is 'random'"),
