@@ -97,7 +97,7 @@ class SearchConfig:
     stop_entropy: float = 0.0
     """End the stage at the epoch whose normal edges' mean entropy is below this (nats: at most 2.08 with 8 operations
     an edge, 1.10 with 3); 0: never."""
-    hessian_every: int = 0
+    hessian_every: int = field(default=0, metadata=PLACEMENT)
     """Epochs between estimates of the dominant eigenvalue of A's Hessian on J_2 (Zela et al. 2020); 0: none."""
     sync_batch_norm: bool = False
     """Of several workers on GPUs: batch statistics over all workers' batches; by default each takes its own batch's."""
