@@ -24,7 +24,8 @@ import yaml
 from commands import TINY
 
 ROOT = Path(__file__).parents[1]
-LINE = 'folder = Path(payload["folder"])'
+SOURCE = "job.py"
+LINE = 'folder, cache = local(payload["folder"]), local(payload["cache"])'
 SSHD = """Port 2223
 ListenAddress {address}
 HostKey {place}/hostkey
@@ -113,7 +114,8 @@ def settings(place: Path, venv: Path) -> Path:
 def main(place: Path, venv: Path) -> None:
     for name in (*NODES, "client", "tmp", "shared", "ray", "ssh"):
         (place / name).mkdir()
-    for name in ("dasgm", "cluster", "tuning", "pyproject.toml", "README.md", "constraints.txt"):
+    mounts = yaml.safe_load((ROOT / "cluster" / "local.yaml").read_text())["file_mounts"]
+    for name in (name for name in mounts.values() if not name.startswith("~")):
         source, copy = ROOT / name, place / "project" / name
         copy.parent.mkdir(exist_ok=True)
         shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
@@ -148,8 +150,7 @@ def cluster(config: Path, place: Path) -> dict[str, Any]:
     time.sleep(20)
     result["status"] = run("ray", "exec", yaml_file, "until ray status | grep slot; do sleep 2; done", seconds=180)
     result["first"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *words, "--name", "before")
-    source = config.parent / "job.py"
-    assert source.read_text().count(LINE) == 1
+    source = config.parent / SOURCE
     source.write_text(source.read_text().replace(LINE, f'{LINE}\n    (folder / "changed").touch()'))
     run("ray", "rsync-up", yaml_file, "cluster/", "~/project/cluster/")
     result["second"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *words, "--name", "after")

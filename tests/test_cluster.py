@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import loopback
 import pytest
 import yaml
 from commands import TESTS, TINY, Simulated, finish, start, wait_for
@@ -60,6 +62,21 @@ def test_filled_in_files_pass_rays_own_validation(name, tmp_path, monkeypatch):
     for key, source in config["file_mounts"].items():  # single folders: a mount is hashed whole
         assert source == "~/.ray/auth_token" or (ROOT / source).exists()
         assert key.startswith("~/") and source != "."
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_an_install_needs_is_sent(name):
+    mounts = yaml.safe_load(FILES[name].read_text())["file_mounts"]
+    sent = {key.removeprefix("~/project/"): source for key, source in mounts.items() if key.startswith("~/project/")}
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, packages = setup["project"], setup["tool"]["setuptools"]["packages"]["find"]["include"]
+    needed = {"pyproject.toml", "constraints.txt", project["readme"], *project["license-files"]}
+    assert needed | {package.rstrip("*") for package in packages} == set(sent)
+    assert all(key == source for key, source in sent.items())
+
+
+def test_the_line_that_the_loopback_test_changes_is_there():
+    assert (ROOT / "cluster" / loopback.SOURCE).read_text().count(loopback.LINE) == 1
 
 
 def test_every_parameter_of_a_machine_is_ec2s():
