@@ -1,7 +1,8 @@
 """What would fail, before it costs anything: python cluster/doctor.py [cluster/gpu.yaml | cluster/local.yaml].
 
 Every line is a pass, one sentence that says what to do, or what could not be looked at and why. Exit code 1: something
-fails. Nothing is started or rented; of machines reached over SSH one question each is asked.
+fails. Nothing is started or rented. Machines reached over SSH are asked one question each, and files that it writes in
+the storage there are removed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,34 +42,65 @@ for name in ("ray", "torch"): print(name, m.version(name))' 2> /dev/null
 for path in {paths}; do test -e "$path" || echo "absent $path"; done
 true
 """
+STORED = """
+test ! -e {mark} || echo "shared yes"
+touch {mark}-$$ 2> /dev/null && rm {mark}-$$ && echo "written yes"
+true
+"""
 
 
 # ------------------------------------------------------------------------------------------------ machines over SSH
 
 
-def look_at_machines(config: dict[str, Any], pins: dict[str, str], paths: Sequence[str]) -> Iterator[Finding]:
-    """One question to every machine of a local cluster: tools, versions, GPUs, data and storage."""
+def look_at_machines(
+    config: dict[str, Any], pins: dict[str, str], data: str = "", storage: str = ""
+) -> Iterator[Finding]:
+    """One question to every machine of a local cluster: tools, versions, GPUs, data, and a storage that all share.
+
+    Args:
+        data: a path, where every machine is to have it.
+        storage: a path too; what the head writes there the others have to see.
+    """
     provider, auth = config["provider"], config.get("auth", {})
-    for host in dict.fromkeys([provider["head_ip"], *provider["worker_ips"]]):
-        answer = _ask(host, auth, PROBE.replace("{paths}", " ".join(f"'{path}'" for path in paths)))
+    head = provider["head_ip"]
+    mark = shlex.quote(f"{storage}/.dasgm-{uuid.uuid4().hex}")
+    question = PROBE.replace("{paths}", " ".join(shlex.quote(path) for path in (data, storage) if path))
+    question += STORED.replace("{mark}", mark) if storage else ""
+    left = False
+    for host in dict.fromkeys([head, *provider["worker_ips"]]):
+        first = f"touch {mark} 2> /dev/null\n" if storage and host == head else ""
+        answer = _ask(host, auth, first + question)
         if isinstance(answer, str):
             yield False, f"{host}: {answer}"
             continue
-        missing = [value for key, value in answer if key == "missing"]
+        there = dict(answer)
+        left |= host == head and "shared" in there
+        wrong = [f"install {value}" for key, value in answer if key == "missing"]
         absent = [value for key, value in answer if key == "absent"]
-        there = {key: value for key, value in answer if key in pins}
-        if missing:
-            yield False, f"{host}: install {', '.join(missing)}"
-        yield from ((False, f"{host}: {path} is not there: every machine needs it at this path") for path in absent)
-        others = [f"{key} {value} for {pins[key]}" for key, value in there.items() if pins[key] != value]
-        if others:
-            yield False, f"{host}: has {', '.join(others)}: remove ~/venv there, `ray up` makes it anew"
-        if not missing and not absent and not others:
-            installed = " ".join(f"{key} {value}" for key, value in there.items()) or "nothing installed yet"
-            yield (
-                True,
-                f"{host}: reached, rsync and the rest are there, {dict(answer).get('gpus', 0)} GPUs, {installed}",
+        wrong += [f"{path} is not there: every machine needs it at this path" for path in absent]
+        if storage and storage not in absent:
+            if "written" not in there:
+                wrong.append(f"storage {storage} cannot be written: give {auth.get('ssh_user')} the right to")
+            elif left and "shared" not in there:
+                wrong.append(f"storage {storage} is not the one of {head}: mount one folder on all machines, as by NFS")
+        others = [f"{key} {there[key]} for {pins[key]}" for key in pins if there.get(key, pins[key]) != pins[key]]
+        wrong += [f"has {', '.join(others)}: remove ~/venv there, `ray up` makes it anew"] if others else []
+        if host in provider["worker_ips"] and there.get("gpus") == "0" and _gpus_of_a_worker(config):
+            wrong.append(
+                "nvidia-smi lists no GPU, and the YAML exports DASGM_GPUS: install the driver or set DASGM_GPUS=0"
             )
+        yield from ((False, f"{host}: {line}") for line in wrong)
+        if not wrong:
+            installed = " ".join(f"{key} {there[key]}" for key in pins if key in there) or "nothing installed yet"
+            stored = f", {storage} is written{' and shared' if left and host != head else ''}" if storage else ""
+            yield True, f"{host}: reached, has rsync and the rest, {there.get('gpus', 0)} GPUs, {installed}{stored}"
+    if left:
+        _ask(head, auth, f"rm -f {mark}")
+
+
+def _gpus_of_a_worker(config: dict[str, Any]) -> float:
+    said = re.search(r"DASGM_GPUS=([\d.]+)", "\n".join(config.get("setup_commands", [])))
+    return float(said[1]) if said else 0.0
 
 
 def _ask(host: str, auth: dict[str, Any], script: str) -> list[tuple[str, str]] | str:
@@ -209,18 +243,56 @@ def look(options: argparse.Namespace) -> Iterator[Finding]:
     yield from look_at_tools()
     yield from look_at_token(needed=options.yaml is not None)
     yield from look_at_ports()
-    paths = [path for path in (options.data_dir, options.storage) if path and "://" not in path]
-    kind = config["provider"]["type"] if config else None
-    if kind == "local" and config and not PLACEHOLDER.search(str(config["provider"]) + str(config.get("auth"))):
-        yield from look_at_machines(config, pins, paths)
-    if kind == "aws" and options.storage and "://" not in options.storage:
-        yield False, f"storage {options.storage}: a machine's own disk goes with it; name s3://BUCKET/PREFIX"
-    elif options.storage or kind is None:
-        yield from look_at_storage(options.storage or "runs")
-    else:
-        yield None, "storage: name it with --storage"
+    if config is None:  # this machine, or a file that says nothing
+        if not options.yaml:
+            yield from look_at_storage(options.storage or "runs")
+        yield from look_at_gpus()
+        yield from look_at_data(options.dataset, options.data_dir)
+        return
+    yield from look_at_key(config)
+    yield from look_at_cluster(config, pins, options.data_dir, options.storage)
     yield from look_at_gpus()
-    yield from look_at_data(options.dataset, options.data_dir)
+    if not options.data_dir:
+        yield from look_at_data(options.dataset, None)
+
+
+def look_at_key(config: dict[str, Any]) -> Iterator[Finding]:
+    key = config.get("auth", {}).get("ssh_private_key", "")
+    if key and not PLACEHOLDER.search(key) and not Path(key).expanduser().is_file():
+        yield False, f"auth.ssh_private_key {key}: there is no such file: name yours, or ssh-keygen -f {key}"
+
+
+def look_at_cluster(
+    config: dict[str, Any], pins: dict[str, str], data: str | None, storage: str | None
+) -> Iterator[Finding]:
+    """Data and storage, where they are the machines' and not this one's."""
+    scheme, mark, _ = (storage or "").partition("://")
+    folder = "" if not storage or mark and scheme != "file" else str(local(storage))
+    if config["provider"]["type"] == "local":
+        if not storage:
+            yield None, "storage: name it with --storage"
+        elif not folder:  # a path is looked at from the machines
+            for good, line in look_at_storage(storage):
+                yield good or None, f"from here only, every machine needs its keys: {line}"
+        if PLACEHOLDER.search(str(config["provider"]) + str(config.get("auth"))):
+            yield None, "the machines: the file does not name them yet"
+        else:
+            yield from look_at_machines(config, pins, data or "", folder)
+        return
+    mounted = re.findall(r"mountpoint -q (\S+)", "\n".join(config.get("setup_commands", [])))
+    if not storage:
+        yield None, "storage: name it with --storage"
+    elif not folder:
+        yield from look_at_storage(storage)
+    elif any(Path(folder).is_relative_to(place) for place in mounted):
+        yield None, f"storage {storage}: on a file system that only the machines have"
+    else:
+        yield False, f"storage {storage}: a machine's own disk goes with it; name s3://BUCKET/PREFIX"
+    if data:
+        yield (
+            None,
+            f"data in {data}: every machine needs it there; {' and '.join(mounted) or 'nothing'} is on all of them",
+        )
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = print) -> int:

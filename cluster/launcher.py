@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,7 +153,8 @@ def _closed(path: Path, config: dict[str, Any]) -> Iterator[Finding]:
     if "mlflow server" in commands:
         wanted["--host 127.0.0.1"] = "give it to `mlflow server`"
     missing = [f"{path}: {what} is missing: {do}" for what, do in wanted.items() if what not in commands]
-    missing += [f"{path}: 0.0.0.0 is every interface: name 127.0.0.1"] if "0.0.0.0" in commands else []
+    everywhere = re.search(r"(?<![\d.])0\.0\.0\.0(?!\d)", commands)  # 10.0.0.0/8 is none
+    missing += [f"{path}: 0.0.0.0 is every interface: name 127.0.0.1"] if everywhere else []
     yield from ((False, line) for line in missing)
     if not missing:
         yield True, f"{path}: token on, dashboard and MLflow on loopback"
@@ -175,7 +177,7 @@ def _security_group(config: dict[str, Any]) -> Iterator[Finding]:
     import boto3
 
     if boto3.session.Session().get_credentials() is None:
-        yield None, "the security group's rules: there are no AWS credentials here"
+        yield False, "there are no AWS credentials here, `ray up` needs them: aws configure"
         return
     try:
         found = boto3.client("ec2", config["provider"]["region"]).describe_security_groups(GroupIds=groups)
@@ -193,11 +195,16 @@ def rules(groups: list[dict[str, Any]]) -> Iterator[Finding]:
             sources = [r["CidrIp"] for r in rule.get("IpRanges", [])]
             sources += [r["CidrIpv6"] for r in rule.get("Ipv6Ranges", [])]
             ports = f"{rule.get('FromPort', 'all')}-{rule.get('ToPort', 'all')}"
-            wide += [f"{ports} from {s}" for s in sources if ports != "22-22" or s in ("0.0.0.0/0", "::/0")]
+            wide += [f"{ports} from {s}" for s in sources if ports != "22-22" or not _is_single(s)]
+            wide += [f"{ports} from list {found['PrefixListId']}" for found in rule.get("PrefixListIds", [])]
             others = {pair["GroupId"] for pair in rule.get("UserIdGroupPairs", [])} - {group["GroupId"]}
             wide += [f"{ports} from group {other}" for other in sorted(others)]
         name = f"security group {group['GroupId']}"
         if wide:
-            yield False, f"{name}: remove {', '.join(wide)}; what suffices is 22 from your address and all of itself"
+            yield False, f"{name}: remove {', '.join(wide)}; what suffices is 22 from your address/32 and all of itself"
         else:
-            yield True, f"{name}: from outside SSH alone, not from everywhere"
+            yield True, f"{name}: from outside SSH alone, from single addresses"
+
+
+def _is_single(source: str) -> bool:
+    return ipaddress.ip_network(source, strict=False).num_addresses == 1

@@ -6,10 +6,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import loopback
@@ -17,7 +16,7 @@ import pytest
 import yaml
 from commands import TESTS, TINY, Simulated, finish, start, wait_for
 
-from cluster import doctor, handover, job, launcher
+from cluster import handover, job, launcher
 from cluster.job import Workers
 from dasgm.runs import Run, read_json
 
@@ -118,6 +117,19 @@ def test_what_ray_would_let_pass_is_found(old, new, says, tmp_path):
     assert any(says in line for line in failures(path)), failures(path)
 
 
+def test_a_network_is_not_every_interface(tmp_path):
+    assert (
+        failures(filled("local", tmp_path / "c.yaml", **{"touch ~/.bashrc": "ip route add 10.0.0.0/8 dev eth1"})) == []
+    )
+
+
+def test_no_aws_credentials_is_a_failure(tmp_path, monkeypatch):
+    boto3 = pytest.importorskip("boto3")
+    monkeypatch.setattr(boto3.session.Session, "get_credentials", lambda session: None)
+    (line,) = failures(filled("gpu", tmp_path / "c.yaml"))
+    assert line.endswith("aws configure")
+
+
 def test_spot_is_one_line():
     lines = FILES["gpu"].read_text().splitlines()
     (spot,) = [line for line in lines if "spot" in line and "MarketType" in line]
@@ -134,6 +146,9 @@ def test_spot_is_one_line():
         ({"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-1"}]}, True),
         ({"FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}, False),
         ({"FromPort": 22, "ToPort": 22, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}, False),
+        ({"FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "0.0.0.0/1"}, {"CidrIp": "128.0.0.0/1"}]}, False),
+        ({"FromPort": 22, "ToPort": 22, "Ipv6Ranges": [{"CidrIpv6": "2001:db8::1/128"}]}, True),
+        ({"FromPort": 22, "ToPort": 22, "PrefixListIds": [{"PrefixListId": "pl-1"}]}, False),
         ({"FromPort": 8265, "ToPort": 8265, "IpRanges": [{"CidrIp": "203.0.113.7/32"}]}, False),
         ({"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-2"}]}, False),
     ],
@@ -141,57 +156,6 @@ def test_spot_is_one_line():
 def test_rules_of_a_security_group(rule, good):
     ((verdict, line),) = launcher.rules([{"GroupId": "sg-1", "IpPermissions": [rule]}])
     assert verdict is good, line
-
-
-# ------------------------------------------------------------------------------------------------ the doctor
-
-
-def test_doctor_on_this_machine(tmp_path):
-    words = ["--storage", str(tmp_path / "new")]
-    code, out, err = finish(start(str(ROOT / "cluster" / "doctor.py"), *words, HOME=str(tmp_path)))
-    said = [line for line in out.splitlines() if "rsync" not in line and "ssh" not in line]
-    assert err == "" and said and all(line.startswith("ok ") for line in said if "interface" not in line), out
-    assert "digits: 10 classes" in out and "written and read" in out and not (tmp_path / "new").exists()
-
-
-def test_doctor_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    said: list[str] = []
-    (tmp_path / ".ray").mkdir()
-    token = tmp_path / ".ray" / "auth_token"
-    token.write_text("0" * 64)
-    token.chmod(0o644)
-    (tmp_path / "file").write_text("")
-    words = ["--storage", str(tmp_path / "file"), "--dataset", "folder", "--data-dir", "nowhere", str(FILES["gpu"])]
-    assert doctor.main(words, said.append) == 1
-    failed = [line.removeprefix("FAIL").strip() for line in said if line.startswith("FAIL")]
-    for part in ("fill in <REGION>", "chmod 600", "a machine's own disk", "nowhere"):
-        assert sum(part in line for line in failed) == 1, (part, failed)
-    assert all(len(line.splitlines()) == 1 for line in said)
-    assert [good for good, _ in doctor.look_at_storage(str(tmp_path / "file"))] == [False]
-
-
-def test_doctor_sees_ray_listening_everywhere(tmp_path):
-    (tmp_path / "ray").mkdir()
-    script = tmp_path / "ray" / "raylet.py"
-    script.write_text(
-        "import socket, sys\ns = socket.create_server(('', 0))\nprint(s.getsockname()[1], flush=True)\nsys.stdin.read()"
-    )
-    process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    port = process.stdout.readline().strip()
-    ((good, line),) = doctor.look_at_ports()
-    process.communicate("")
-    assert good is False and port in line and "firewall" in line
-
-
-def test_versions_of_both_sides():
-    pins = doctor.pinned(ROOT, yaml.safe_load(FILES["gpu"].read_text()))
-    assert sorted(pins) == ["python", "ray", "torch"]
-    assert [good for good, _ in doctor.look_at_versions(pins)] == [True]
-    ((good, line), _) = doctor.look_at_versions(pins | {"ray": "2.0.0"})
-    assert good is False and "2.0.0 on the nodes" in line
-    assert doctor.pinned(ROOT, yaml.safe_load(FILES["local"].read_text())) == pins
 
 
 # ------------------------------------------------------------------------------------------------ machines that come
@@ -209,10 +173,13 @@ def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
     wide = Workers(2, 1.0, private=False)
     assert job._wait_for_room(wide, 60, lambda line: None) == 8  # two machines with 8 GPUs may come
     assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
+    seen.clear()
     monkeypatch.setattr(ray, "cluster_resources", dict)
+    clock = iter([0.0, 1.0, 61.0])  # begun, asked, given up
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=clock.__next__, sleep=lambda seconds: None))
     with pytest.raises(ValueError, match="2 GPUs"):
-        job._wait_for_room(wide, -1, lambda line: None)
-    assert seen[-1] == [] or len(seen) == 2  # nothing was asked for, or it was withdrawn
+        job._wait_for_room(wide, 60, lambda line: None)
+    assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
 
 
 @pytest.mark.parametrize(
