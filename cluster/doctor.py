@@ -28,7 +28,7 @@ from dasgm import mirror, runs
 from dasgm.config import key_of, keys, nearest
 from dasgm.files import first_line
 from dasgm.presets import preset, with_dataset
-from dasgm.storage import lies_at, local
+from dasgm.storage import checked, lies_at, local
 
 LOOPBACK = ("127.", "::1", "::ffff:127.")
 TOKEN = "~/.ray/auth_token"
@@ -304,6 +304,11 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
     options = parser.parse_args(arguments)
     if options.yaml and not options.yaml.is_file():
         parser.error(f"{options.yaml}: there is no such file")
+    if "://" in (options.storage or ""):
+        try:
+            checked(options.storage)
+        except ValueError as error:
+            parser.error(str(error))
     failed = False
     for good, line in look(options):
         failed |= good is False

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.job import joined, prepare
 from dasgm.cli import fail
 from dasgm.files import first_line
+from dasgm.storage import checked
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -47,6 +48,7 @@ def hand_over(module: str, words: Sequence[str]) -> int | None:
         return None
     try:
         if asked is None:
+            _look_at_addresses(words)
             with _client() as client:
                 return _follow(client, _submit(client, module, words))
         flag, _, name = asked
@@ -59,6 +61,14 @@ def hand_over(module: str, words: Sequence[str]) -> int | None:
             return _follow(client, _find(client, name)) if flag == "--follow" else _cancel(client, _find(client, name))
     except (ValueError, RuntimeError) as error:
         fail(first_line(error)[:300])
+
+
+def _look_at_addresses(words: Sequence[str]) -> None:
+    """ValueError, before Ray logs them with the job: an address of a storage that has a key in it."""
+    for word in words:
+        found = re.fullmatch(r"(?:--[\w.-]+=)?(\w+://\S*)", word)
+        if found and not found[1].startswith("http"):
+            checked(found[1])
 
 
 @contextmanager

@@ -16,13 +16,45 @@ from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from dasgm.files import write_atomic
 
 NOTE = ".mirror"  # in the folder that stands for an address: that address
 RETRY = 10.0  # seconds for which a storage that did not answer is left alone
+SERVER = ("endpoint_override", "scheme", "region")
+OPTIONS = {"s3": SERVER, "gs": (*SERVER[:2], "retry_limit_seconds"), "gcs": (*SERVER[:2], "retry_limit_seconds")}
+"""What may stand behind an address' question mark: no keys, as pyarrow would take them."""
 HINT = "check its name, your credentials (environment or instance profile) and their rights, and AWS_ENDPOINT_URL"
+
+
+def checked(place: str) -> SplitResult:
+    """An address in its parts. What may hold a password is in no error: nothing was logged or written yet.
+
+    Raises:
+        ValueError: an address with a password or an unknown option in it, or without a bucket.
+    """
+    parts = urlsplit(place.rstrip("/"))
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    shown = f"storage {parts.scheme}://...{parts.path}"
+    keys = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance profile"
+    if "@" in parts.netloc or any("@" in value for _, value in options):
+        raise ValueError(f"{shown}: addresses are logged, so one may have no password in it; {keys}")
+    known = OPTIONS.get(parts.scheme, ())
+    if odd := [_named(name, value) for name, value in options if name not in known]:
+        expected = f"expected {' or '.join(known) or 'no option'}"
+        raise ValueError(f"{shown}: {', '.join(odd)} behind its question mark: {expected}; for keys {keys}")
+    path = parts.path.strip("/")
+    if parts.scheme != "file" and (not parts.netloc or ".." in path.split("/")):
+        raise ValueError(
+            f"storage {parts.scheme}://{parts.netloc}{parts.path}: expected {parts.scheme}://BUCKET/PREFIX"
+        )
+    return parts
+
+
+def _named(name: str, value: str) -> str:
+    """An option's name, unless it may be a key itself."""
+    return name if value and re.fullmatch("[a-z_]{1,30}", name) else "something"
 
 
 def local(place: str | Path) -> Path:
@@ -31,22 +63,14 @@ def local(place: str | Path) -> Path:
     Mirrors lie in $DASGM_CACHE, by default ~/.cache/dasgm.
 
     Raises:
-        ValueError: an address with a password in it, or without a bucket.
+        ValueError: what `checked` says.
     """
-    scheme, mark, _ = str(place).partition("://")
-    if not mark:
+    if "://" not in str(place):
         return Path(place)
-    parts = urlsplit(str(place).rstrip("/"))
-    if "@" in parts.netloc:
-        raise ValueError(
-            f"storage {scheme}://...{parts.path}: addresses are logged, so one may have no password in it; "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance profile"
-        )
+    parts = checked(str(place))
+    scheme, path = parts.scheme, parts.path.strip("/")
     if scheme == "file":
         return Path(parts.path)
-    path = parts.path.strip("/")
-    if not parts.netloc or ".." in path.split("/"):
-        raise ValueError(f"storage {place}: expected {scheme}://BUCKET/PREFIX")
     server = dict(parse_qsl(parts.query)).get("endpoint_override") or (_endpoint() if scheme == "s3" else "")
     bucket = parts.netloc + (f"@{hashlib.sha256(server.encode()).hexdigest()[:8]}" if server else "")
     kept = os.environ.get("DASGM_CACHE") or Path.home() / ".cache" / "dasgm"
@@ -107,8 +131,6 @@ class Storage:
         options = dict(parse_qsl(parts.query))
         protocol, _, server = (options.pop("endpoint_override", "") or _endpoint()).rpartition("://")
         protocol, region = options.pop("scheme", protocol) or "https", options.pop("region", None)
-        if options:
-            raise ValueError(f"{', '.join(options)} in it: expected endpoint_override, scheme or region")
         if not region and not server:
             region = fs.resolve_s3_region(parts.netloc)
         system = fs.S3FileSystem(

@@ -235,6 +235,19 @@ def test_only_a_command_on_a_joined_cluster_is_handed_over(monkeypatch, capsys):
     assert handover.hand_over("tuning.sweep", []) is None
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--storage=s3://b/p?secret_key=HIDDEN"], ["--storage", "s3://k:HIDDEN@b/p"], ["s3://b/p?access_key=HIDDEN"]],
+)
+def test_key_in_an_address_is_refused_before_the_job_is_handed_over(words, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(handover, "_client", lambda: pytest.fail("the job server is asked"))
+    with pytest.raises(SystemExit) as error:
+        handover.hand_over("tuning.sweep", words)
+    said = capsys.readouterr()
+    assert error.value.code == 2 and "HIDDEN" not in said.err + said.out and len(said.err.splitlines()) == 1
+
+
 def test_no_job_server_is_one_line():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

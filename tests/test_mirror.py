@@ -279,7 +279,12 @@ def test_made_once_for_all_machines(server, machine):
 BAD = [
     ("s3://wrong/runs", "wrong"),
     ("s3://key:secret@bucket/runs", "no password"),
-    ("s3://bucket/runs?colour=red", "expected endpoint_override"),
+    ("s3://bucket/runs?colour=red", "colour behind its question mark: expected endpoint_override"),
+    ("s3://bucket/runs?secret_key=secret", "secret_key behind its question mark"),
+    ("s3://bucket/runs?secret/+K7==", "something behind its"),
+    ("s3://bucket/runs?secret", "something behind its question mark"),
+    ("s3://bucket/runs?endpoint_override=http://key:secret@host", "no password in"),
+    ("abfs://container/runs?account_key=secret", "account_key behind its question mark: expected no option"),
     ("s3:///runs", "expected s3://BUCKET/PREFIX"),
     ("s3://bucket/../../runs", "expected s3://BUCKET/PREFIX"),
     ("nosuch://bucket/runs", "nosuch"),
@@ -287,12 +292,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(("place", "part"), BAD, ids=[part for _, part in BAD])
-def test_storage_that_cannot_be_used_is_one_line(machine, capsys, place, part):
+def test_storage_that_cannot_be_used_is_one_line(machine, capsys, tmp_path, place, part):
     with pytest.raises(SystemExit) as error:
         cli.main(["search", "--storage", place])
     said = capsys.readouterr()
     assert error.value.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1
-    assert part in said.err and "secret" not in said.err + said.out
+    assert part in said.err and "secret" not in (said.err + said.out).replace("secret_key behind", "")
+    assert not any(b"secret" in note.read_bytes() for note in (tmp_path / "a").rglob(".mirror"))
 
 
 def test_server_that_is_not_there_is_one_line(machine, capsys):
