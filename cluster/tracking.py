@@ -27,9 +27,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from dasgm.files import printable, text
+from dasgm.mirror import here
 from dasgm.report import MOST_PIXELS
 from dasgm.runs import ENDS, FORMAT, read_metrics, read_record
 
@@ -485,22 +486,35 @@ def _milliseconds(seconds: float) -> int:
 # ------------------------------------------------------------------------------------------------ the command
 
 
+def fetched(place: str) -> Path:
+    """The folder of a path or of an address; of a trial's address its whole sweep is fetched too."""
+    folder = here(place, depth=1).resolve()
+    if "://" in place and (folder / "run.json").is_file():
+        parts = urlsplit(place.rstrip("/"))
+        if above := parts.path.strip("/").rpartition("/")[0]:
+            here(parts._replace(path=f"/{above}").geturl(), depth=1)
+    return folder
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
-    parser.add_argument("folders", nargs="+", metavar="RUN", type=Path, help="a run folder or a sweep folder")
+    parser.add_argument("folders", nargs="+", metavar="RUN", help="a run or sweep: a folder or s3://...")
     parser.add_argument("--uri", help="default: $MLFLOW_TRACKING_URI, then mlflow.db beside the runs")
     parser.add_argument("--experiment", default=EXPERIMENT)
     options = parser.parse_args(arguments)
     commands = set()
-    for folder in options.folders:
-        storage = _root(folder.resolve()).parent
+    for place in options.folders:
+        folder = None
         try:
+            folder = fetched(place)
+            storage = _root(folder).parent
             if (link := sync(folder, options.uri, options.experiment)) is None:
                 raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
         except Exception as error:
-            print(printable(f"error: {folder}: {one_line(error)}"), file=sys.stderr)
+            named = f"{place}: " if folder else ""  # an address that is refused may hold a password
+            print(printable(f"error: {named}{one_line(error)}"), file=sys.stderr)
             return 2
-        print(f"{folder}: {address(link, storage, options.uri)}")
+        print(f"{place}: {address(link, storage, options.uri)}")
         commands.add(ui_command(storage, options.uri))
     for command in sorted(filter(None, commands)):
         print(f"served by: {command}")

@@ -14,6 +14,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from mlflow.entities import Experiment, Run
 from PIL import Image
 
 from cluster import tracking
+from dasgm import mirror
 from dasgm.files import write_atomic
 from dasgm.runs import read_lines
+from dasgm.storage import local
 
 START = 1_790_000_000.0
 POINTS = {"loss/classifier": 2.0, "val/accuracy": 0.3, "arch/entropy_normal": 1.9, "speed/images_per_s": 900.0}
@@ -404,6 +407,32 @@ def test_the_command_prints_where_to_look(storage: Path, capfd: pytest.CaptureFi
     first, second, serve = capfd.readouterr().out.splitlines()
     assert "http://127.0.0.1:5000/#/experiments/1/runs?workflowType" in first and "/#/experiments/1/runs/" in second
     assert serve == f"served by: {tracking.ui_command(storage)}" and f"'sqlite:///{storage}/mlflow.db'" in serve
+
+
+def test_the_command_takes_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    buckets = pytest.importorskip("buckets")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with contextmanager(buckets.serve)() as server:
+        for name, value in server.machine(tmp_path / "a").items():
+            monkeypatch.setenv(name, value)
+        sweep = write_sweep(local("s3://bucket/r/sweep"))
+        for folder in (sweep, *sweep.glob("t*")):
+            mirror.send(folder)
+            for record in folder.glob("run.json"):
+                server.client.upload_file(str(record), "bucket", f"r/sweep/{folder.name}/run.json")
+        monkeypatch.setenv("DASGM_CACHE", str(tmp_path / "b"))
+        trial, whole = "s3://bucket/r/sweep/t001", "s3://bucket/r/sweep"
+        assert tracking.main([trial, whole, "--uri", uri]) == 0
+        assert [line.partition(": http")[0] for line in capfd.readouterr().out.splitlines()[:2]] == [trial, whole]
+        client = MlflowClient(uri)
+        runs = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+        assert len(runs) == 1 + len(list(sweep.glob("t*")))
+        assert tracking.main(["s3://bucket/r/none", "--uri", uri]) == 2
+        assert tracking.main(["s3://bucket/r?secret_key=HIDDEN", "--uri", uri]) == 2
+        first, second = capfd.readouterr().err.splitlines()
+        assert "s3://bucket/r/none: it has neither" in first and "secret_key" in second and "HIDDEN" not in second
 
 
 @pytest.mark.parametrize(
