@@ -446,14 +446,14 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     run = Run(folder)
     config = from_json(json.loads(payload["config"]), kind)
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
-    seams = Seams(report=report, say=run.say, about=payload["about"], cache=cache)
+    # of a machine that is gone the last sign of life counts for `age()` more: no failure of this try
+    patience = 2 * age() if of(folder) else 0.0
+    seams = Seams(report=report, say=run.say, about=payload["about"], cache=cache, patience=patience)
     try:
         main(config, folder, seams)
     except SearchFailed:
         pass  # run.json says what and where
     except Locked:  # by a worker that is just being killed: the next try comes later
-        if of(folder):
-            time.sleep(age())  # or one whose machine is gone
         raise
     except ValueError as error:
         return str(error)

@@ -47,6 +47,8 @@ class Seams:
     """Where the judge and the GAN's warm-up are kept; beside the run's folder by default."""
     stoppable: bool = False
     """Whether Ctrl-C and SIGTERM save and stop (a lone process)."""
+    patience: float = 0.0
+    """Seconds for which a folder that another holds is waited for: a lost machine's sign of life counts for some."""
 
 
 Go = Callable[[Run, Seams, list[int]], Row]
@@ -137,7 +139,7 @@ def conduct(
     with ExitStack() as stack:
         stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
         about = _about(config, device) | seams.about
-        _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests))
+        _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests, seams.patience))
         for note in (data.describe(), *data.notes):
             seams.say(printable(note))
         try:
@@ -179,8 +181,16 @@ def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
     raise SearchFailed(line)
 
 
-def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[str, str]) -> None:
-    stack.enter_context(run)
+def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[str, str], patience: float = 0.0) -> None:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            stack.enter_context(run)
+            break
+        except Locked:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(patience / 20)
     run.begin(config, about, digests)
 
 

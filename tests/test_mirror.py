@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 from buckets import Server, serve
 from commands import start, wait_for
 
-from dasgm import cli, mirror
+from cluster import job
+from dasgm import cli, mirror, session
+from dasgm.config import SearchConfig, to_json
 from dasgm.mirror import here, refresh
+from dasgm.presets import preset
 from dasgm.runs import Locked, Run, read_json, read_lines, runs
 from dasgm.storage import Storage, lies_at, local, storage
 
@@ -100,6 +104,34 @@ def test_dead_holder_is_followed_once_its_time_is_over(server, machine):
     time.sleep(2.1)
     with Run("s3://bucket/r4/x"):
         assert not any("dead" in name for name in server.names("r4/x/.claims/"))
+
+
+def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machine):
+    """In the same try: Ray counts a second failure otherwise."""
+    machine("a", 2)
+    server.client.put_object(Bucket="bucket", Key="r19/x/.claims/dead", Body=b"process 7 on elsewhere")
+    run, config = Run("s3://bucket/r19/x"), preset("quickstart").config
+    with ExitStack() as stack:
+        with pytest.raises(Locked):
+            session._begin(stack, run, config, {}, {})
+        session._begin(stack, run, config, {}, {}, 2 * mirror.age())
+        assert run.about["state"] == "running"
+        machine("b", 2)
+        begun = time.monotonic()
+        with pytest.raises(Locked):  # he lives
+            session._begin(stack, Run("s3://bucket/r19/x"), config, {}, {}, 3)
+        assert time.monotonic() - begun < 10
+
+
+def test_ray_workers_are_patient_with_a_bucket_only(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.util.get_current_placement_group", lambda: None)
+    monkeypatch.setattr("ray.train.report", lambda row: None)
+    seen = []
+    for place in ("s3://bucket/r20/x", str(tmp_path / "x")):
+        asked = {"config": json.dumps(to_json(preset("quickstart").config)), "about": {}}
+        asked |= {"folder": place, "cache": str(tmp_path / "cache")}
+        job._work(asked, SearchConfig, lambda config, folder, seams: seen.append(seams.patience))
+    assert seen == [2 * mirror.age(), 0]
 
 
 def test_killed_holder_is_followed_at_once_on_its_machine(server, machine):

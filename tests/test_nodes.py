@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from buckets import serve
 from commands import TESTS, TINY, Simulated, finish, wait_for
 from test_job import rows_of
 from test_sweep import ASYNCHRONOUS, once_and_as_alone, trials_of
@@ -12,6 +13,7 @@ from test_sweep import ASYNCHRONOUS, once_and_as_alone, trials_of
 from dasgm.runs import Run, read_lines
 
 SEARCH, SWEEP = (str(TESTS.parent / name) for name in ("cluster/search.py", "tuning/sweep.py"))
+server = pytest.fixture(scope="module")(serve)
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 
@@ -48,6 +50,24 @@ def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_pat
     assert code == 0 and "going on after epoch" in out, (out, err)
     assert "worker 0 failed: " in out and rows_of(tmp_path / "one")[: len(before)] == before
     assert once_and_as_alone(tmp_path / "one", tmp_path)
+
+
+ONE_RETRY = "import sys; from cluster import job, search; job.launch.__defaults__ = (None, 1); sys.exit(search.main())"
+
+
+def test_lost_machine_is_one_failure_in_a_bucket_too(server, tmp_path):
+    """Its last sign of life counts on when Ray starts the next worker, who waits."""
+    head = server.machine(tmp_path / "head", 60)
+    cluster = Simulated(2, **head)
+    try:
+        words = ["--gan=none", "--storage=s3://bucket/n", "--name=one", *TINY]
+        process = cluster.run("-c", ONE_RETRY, *words, DASGM_JOB="here", **head)
+        wait_for(process, lambda: any(n.endswith(".pt") for n in server.names("n/one/checkpoints/")), 400)
+        cluster.ask("kill", cluster.ask("busy")[0])
+        code, out, err = finish(process, 600)
+    finally:
+        cluster.stop()
+    assert code == 0 and b"going on after epoch" in server.read("n/one/log.txt"), (out, err)
 
 
 def test_sweep_goes_on_when_a_machine_with_a_driver_and_its_worker_is_lost(cluster, tmp_path):
