@@ -408,6 +408,8 @@ CHECKPOINTS = {
     "compressed": lambda _: archive(pickled(x=1), zipfile.ZIP_DEFLATED, **{"data/0": bytes(2**27)}),
     "a list": lambda _: archive(pickle.dumps([1], 2)),
     "no numbers": lambda _: archive(pickled(x=_Tensor(4, (4,), (1,)))),
+    "one list, many times": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x]" + b"q\x000](h\x00h\x00e" * 40 + b"s."),
+    "nested lists": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x" + b"]" * 5000 + b"a" * 4999 + b"s."),
 }
 LIMITED = """
 import resource, sys
