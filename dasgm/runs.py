@@ -41,18 +41,43 @@ ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; {} where there is none or it is torn."""
+    """A JSON object from a file, for who only looks: {} where there is none, or it cannot be read."""
     try:
-        found = plain(text(path))
+        return kept_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def kept_json(path: Path) -> dict[str, Any]:
+    """The same for who writes it back: {} only where there is no such file.
+
+    Raises:
+        OSError: it cannot be read now. To take it for empty would erase it.
+        ValueError: it is no JSON object.
+    """
+    try:
+        found = plain(text(path))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, expected an object")
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; mend it, or move it away to begin it anew") from None
+    return found
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """run.json or sweep.json, for people: printable, without entries that are not what they should be (ENTRIES)."""
-    found = shown(read_json(path))
-    return {key: value for key, value in found.items() if key not in ENTRIES or _is(value, ENTRIES[key])}
+    return _record(read_json(path))
+
+
+def kept_record(path: Path) -> dict[str, Any]:
+    """The same for who goes on with it. OSError, ValueError: see `kept_json`."""
+    return _record(kept_json(path))
+
+
+def _record(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in shown(found).items() if key not in ENTRIES or _is(value, ENTRIES[key])}
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -61,8 +86,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def amend(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON object in a file."""
-    write_atomic(path, json.dumps(read_json(path) | changes, indent=1))
+    """Change entries of a JSON object in a file. OSError, ValueError: see `kept_json`; the file stays as it is."""
+    write_atomic(path, json.dumps(kept_json(path) | changes, indent=1))
 
 
 def first_difference(begun: dict[str, Any], asked: dict[str, Any]) -> str | None:
@@ -78,12 +103,27 @@ def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a torn last line is left out."""
-    rows = []
+    """The objects of a .jsonl file, for who only looks; a torn last line is left out, [] where it cannot be read."""
     try:
-        lines = contents(path, LONGEST).decode(errors="replace").splitlines()
+        return kept_lines(path)
     except (OSError, ValueError):
         return []
+
+
+def kept_lines(path: Path) -> list[dict[str, Any]]:
+    """The same for who writes them back: [] only where there is no such file.
+
+    Raises:
+        OSError: it cannot be read now.
+        ValueError: it is too large, or not a regular file.
+    """
+    try:
+        lines = contents(path, LONGEST).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; mend it, or move it away to begin it anew") from None
+    rows = []
     for line in lines:
         try:
             rows.append(plain(line))
@@ -256,10 +296,11 @@ class Run:
             digests: of what is read besides, which the identity includes: "data", "genotype", "gan_checkpoint".
 
         Raises:
-            ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do.
+            ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do. Or what
+                it began with cannot be read.
         """
         asked = mathematics(config) | digests
-        begun = self.about
+        begun = kept_record(self.folder / "run.json")
         if begun.get("mathematics"):
             if k := first_difference(begun["mathematics"], asked):
                 if k in OTHERS:
@@ -306,7 +347,7 @@ class Run:
         """Drop the lines after `epoch`: they are about to be computed again."""
         for name in ("metrics", "alphas"):
             path = self.folder / f"{name}.jsonl"
-            rows = [r for r in read_lines(path) if isinstance(r.get("epoch"), int)]
+            rows = [r for r in kept_lines(path) if isinstance(r.get("epoch"), int)]
             kept = [r for r in rows if r["epoch"] <= epoch and r.get("phase") not in ENDS]
             write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
         for picture in (self.folder / "pictures").glob("*-*.png"):

@@ -5,6 +5,7 @@ In this process, so that the fault comes at a known moment; the disks, mounts an
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import resource
@@ -21,10 +22,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cluster import job
+from dasgm import files, runs
 from dasgm.config import SearchConfig, override
 from dasgm.loop import main
 from dasgm.presets import preset
-from dasgm.runs import Run, read_lines, state_of
+from dasgm.runs import Run, amend, kept_json, read_lines, state_of
 from dasgm.session import Seams
 
 TIMES = ("time", "speed/", "cost/")
@@ -178,6 +180,60 @@ def test_torn_files_of_every_kind(tmp_path: Path, undisturbed: Path) -> None:
         assert [row["epoch"] for row in Run(folder).rows()] == [1, 2, 3] and Run(folder).checkpoints() == [one_before]
     search(folder)
     assert outcome(folder) == outcome(undisturbed)
+
+
+@contextmanager
+def unreadable(number: int) -> Iterator[None]:
+    """Every file of ours, in the block, with this error; it is there again afterwards."""
+
+    def refuse(path: Any, mode: str = "r") -> Any:
+        if "r" in mode:
+            raise OSError(number, os.strerror(number), str(path))
+        return open(path, mode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "open", refuse, raising=False)
+        yield
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE], ids=os.strerror)
+def test_what_cannot_be_read_for_a_moment_is_not_written_back_as_nothing(
+    tmp_path: Path, undisturbed: Path, number: int
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.folder.glob("*.json*")}
+    changes: tuple[Callable[[], Any], ...] = (
+        lambda: run.cut(1),
+        lambda: run.note(reason="x"),
+        lambda: run.begin(config(), {}, {}),
+        lambda: amend(run.folder / "run.json", reason="x"),
+    )
+    for change in changes:
+        with unreadable(number), pytest.raises(OSError, match=os.strerror(number)):
+            change()
+        assert {path.name: path.read_bytes() for path in run.folder.glob("*.json*")} == before
+    amend(tmp_path / "none.json", reason="x")  # where there is none, it begins
+    assert kept_json(tmp_path / "none.json") == {"reason": "x"}
+
+
+def test_what_cannot_be_understood_is_refused_and_stays(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    path, lines = run.folder / "run.json", run.folder / "metrics.jsonl"
+    for torn in (path.read_bytes()[:-20], b"", b"[1]"):
+        path.write_bytes(torn)
+        for change in (lambda: run.note(state="x"), lambda: run.begin(config(), {}, {})):
+            with pytest.raises(ValueError, match="run.json: .*; mend it, or move it away to begin it anew$") as error:
+                change()
+            assert len(str(error.value).splitlines()) == 1 and path.read_bytes() == torn
+    before = lines.read_bytes()
+    monkeypatch.setattr(runs, "LONGEST", len(before) - 1)
+    with pytest.raises(ValueError, match="metrics.jsonl: larger than"):
+        run.cut(1)
+    assert lines.read_bytes() == before
 
 
 # ------------------------------------------------------------------------------------------------ other placement

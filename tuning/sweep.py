@@ -27,7 +27,7 @@ from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.mirror import discard, following
-from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_record
+from dasgm.runs import FORMAT, Run, amend, another, first_difference, kept_record
 from dasgm.storage import lies_at, local
 from tuning import spaces
 from tuning.plan import Plan, rungs
@@ -117,7 +117,7 @@ class Sweep:
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
         if self.base.gan_checkpoint:
             asked["gan_checkpoint"] = read(self.base.gan_checkpoint).digest
-        begun = read_record(self.folder / "sweep.json")
+        begun = kept_record(self.folder / "sweep.json")
         if begun and (key := first_difference(begun.get("mathematics", {}), asked)):
             raise another(f"sweep {self.folder}", key, begun.get("mathematics", {}), asked)
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
