@@ -27,6 +27,7 @@ from dasgm.config import SearchConfig, override
 from dasgm.loop import main
 from dasgm.presets import preset
 from dasgm.runs import Run, amend, kept_json, read_lines, state_of
+from dasgm.search import Search
 from dasgm.session import Seams
 
 TIMES = ("time", "speed/", "cost/")
@@ -252,6 +253,23 @@ def worker(rank: int, folder: str, workers: int, ends: int) -> None:
     main(override(config(), {"threads": 1}), run.folder, Seams(say=run.say, report=report))
 
 
+def odd_worker(rank: int, folder: str, workers: int, odd: int, value: float) -> None:
+    """One of so many; in `odd`'s memory A becomes something else at the end of epoch 2."""
+    job.meet(f"{folder}/meet-odd", rank, workers, "gloo")
+    iterate = Search.iterate
+
+    def moved(self: Search) -> Any:
+        losses = iterate(self)
+        if rank == odd and self.iteration == 2 * self.batches:
+            next(iter(self.A.params.values())).data.fill_(value)
+        return losses
+
+    Search.iterate = moved  # type: ignore[method-assign]
+    run = Run(Path(folder) / "run")
+    with pytest.raises(RuntimeError, match=f"^epoch 2: worker {odd} holds another A than the others$"):
+        main(override(config(), {"threads": 1}), run.folder, Seams(say=run.say))
+
+
 def on(folder: Path, workers: int, ends: int = 0) -> None:
     processes = mp.spawn(worker, (str(folder), workers, ends), nprocs=workers, join=False)
     while not ends and not processes.join():  # raises what one of them raised
@@ -259,6 +277,20 @@ def on(folder: Path, workers: int, ends: int = 0) -> None:
     for process in processes.processes:
         process.join(200)
         assert process.exitcode == (9 if ends else 0)
+
+
+@pytest.mark.parametrize(
+    ("odd", "value"), [(0, math.nan), pytest.param(2, 0.5, marks=pytest.mark.faults)], ids=["NaN", "finite"]
+)
+def test_a_worker_that_holds_another_A_is_named_by_all_and_the_next_try_goes_on(
+    tmp_path: Path, odd: int, value: float
+) -> None:
+    (tmp_path / "run").mkdir()
+    mp.spawn(odd_worker, (str(tmp_path), 3, odd, value), nprocs=3)
+    assert state_of(tmp_path / "run") == "interrupted"
+    on(tmp_path, 3)
+    assert "going on after epoch 1" in (tmp_path / "run" / "log.txt").read_text()
+    assert state_of(tmp_path / "run") == "finished"
 
 
 @pytest.mark.faults
