@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickletools
 import zipfile
@@ -34,14 +35,19 @@ def unpacked(path: Path) -> dict[str, Any]:
     """What `packed` gave, on the CPU: nothing in the file is run, and no more memory is taken than it is long.
 
     Raises:
-        ValueError: in a few words, why it is no such file, or cannot be read.
+        ValueError: in a few words, why it is no such file.
+        OSError, RuntimeError, MemoryError: it cannot be read now, or there is no memory for it.
     """
     import torch
+
+    from dasgm.memory import is_out_of_memory
 
     try:
         _check(path)
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:  # zipfile, pickle and torch have many words for a file that is none of theirs
+        if isinstance(error, OSError) and error.errno != errno.EINVAL or is_out_of_memory(error):
+            raise  # of this machine, not of the file, which may say where to seek
         raise ValueError(first_line(error)[:200]) from None
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}")

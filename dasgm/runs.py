@@ -146,15 +146,19 @@ def is_row(row: dict[str, Any]) -> bool:
     )
 
 
+class Unwritable(ValueError):
+    """A folder that cannot be written now: its disk may be mended."""
+
+
 def ensure_writable(folder: Path) -> Path:
-    """`folder`, made if need be. ValueError in one line where it cannot be written."""
+    """`folder`, made if need be. Unwritable, in one line, where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise ValueError(
+        raise Unwritable(
             f"storage {folder}: cannot be written ({error.strerror}); name another with --storage"
         ) from None
     return folder
@@ -208,7 +212,8 @@ class Run:
 
     Raises:
         Locked: another process works on it (named with its host and number).
-        ValueError: the folder cannot be written, or holds a run that differs in what it computes.
+        Unwritable: the folder cannot be written.
+        ValueError: it holds a run that differs in what it computes.
     """
 
     def __init__(self, folder: Path | str):

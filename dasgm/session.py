@@ -20,7 +20,7 @@ from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
 from dasgm.report import report as write_report
-from dasgm.runs import Locked, Run, hardware
+from dasgm.runs import Locked, Run, Unwritable, hardware
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]
@@ -185,16 +185,17 @@ def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[st
 
 
 def _together(begin: Callable[[], None]) -> None:
-    """Rank 0 does it; what the user did wrong is an error on every rank."""
-    error: tuple[str, bool] | None = None
+    """Rank 0 does it; what the user did wrong is an error on every rank, and of the same type."""
+    error: tuple[int, str] | None = None
+    types = (Locked, Unwritable, ValueError)
     if rank() == 0:
         try:
             begin()
         except ValueError as found:
-            error = (str(found), isinstance(found, Locked))
+            error = next(i for i, one in enumerate(types) if isinstance(found, one)), str(found)
     error = broadcast(error)
     if error:
-        raise (Locked if error[1] else ValueError)(error[0])
+        raise types[error[0]](error[1])
 
 
 def _about(config: Any, device: str) -> Row:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -26,7 +27,7 @@ from dasgm import files, runs
 from dasgm.config import SearchConfig, override
 from dasgm.loop import main
 from dasgm.presets import preset
-from dasgm.runs import Run, amend, kept_json, read_lines, state_of
+from dasgm.runs import Run, Unwritable, amend, kept_json, read_lines, state_of
 from dasgm.search import Search
 from dasgm.session import Seams
 
@@ -130,7 +131,7 @@ def test_storage_that_becomes_read_only(tmp_path: Path, undisturbed: Path) -> No
         reported = broken_off(
             folder, lambda epoch: mount("--bind", "-o", "ro", folder, folder), "Read-only file system"
         )
-        with pytest.raises(ValueError, match="cannot be written .Read-only file system.; name another with --storage"):
+        with pytest.raises(Unwritable, match="cannot be written .Read-only file system.; name another with --storage"):
             search(folder)
     went_on(folder, reported, undisturbed)
 
@@ -216,6 +217,18 @@ def test_what_cannot_be_read_for_a_moment_is_not_written_back_as_nothing(
         assert {path.name: path.read_bytes() for path in run.folder.glob("*.json*")} == before
     amend(tmp_path / "none.json", reason="x")  # where there is none, it begins
     assert kept_json(tmp_path / "none.json") == {"reason": "x"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no answer"), MemoryError(), torch.OutOfMemoryError("x")])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_none_of_ours(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        Run(undisturbed).load()
 
 
 def test_what_cannot_be_understood_is_refused_and_stays(
