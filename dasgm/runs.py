@@ -27,6 +27,7 @@ from dasgm.storage import lies_at, local
 
 FORMAT = 1
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
+PROBE = 16 * 2**10  # bytes: on a full disk an empty file can be made
 ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
@@ -151,12 +152,14 @@ class Unwritable(ValueError):
 
 
 def ensure_writable(folder: Path) -> Path:
-    """`folder`, made if need be. Unwritable, in one line, where it cannot be written."""
+    """`folder`, made if need be. Unwritable, in one line, where it cannot be written, or is full."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
+        try:
+            write_atomic(probe, bytes(PROBE))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise Unwritable(
             f"storage {folder}: cannot be written ({error.strerror}); name another with --storage"
@@ -389,12 +392,15 @@ class Run:
     def load(self, say: Any = print) -> dict[str, Any] | None:
         """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken.
 
+        Where there is none before it, it is kept as <name>.torn: it may be all that is left of days.
+
         Raises:
             ValueError: it is whole, but none of ours.
         """
         for left_over in (self.folder / "checkpoints").glob(".*.tmp"):
             left_over.unlink()
-        for path in reversed(self.checkpoints()):
+        there = self.checkpoints()
+        for path in reversed(there):
             with open(path, "rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if sha256[:8] == path.stem.rpartition("-")[2]:
@@ -405,8 +411,13 @@ class Run:
                 except ValueError as error:
                     raise ValueError(f"checkpoint {path}: {error}; remove it to go on without") from None
                 return state
-            say(printable(f"checkpoint {path.name} is torn; going on from the one before"))
-            path.unlink()
+            if path == there[0]:
+                kept = path.replace(path.with_name(f"{path.name}.torn"))
+                say(printable(f"checkpoint {path.name} is torn (kept as {kept.name})"))
+                say("no sound checkpoint is left; beginning anew")
+            else:
+                say(printable(f"checkpoint {path.name} is torn; going on from the one before"))
+                path.unlink()
         return None
 
 

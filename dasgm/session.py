@@ -137,10 +137,10 @@ def conduct(
     with ExitStack() as stack:
         stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
         about = _about(config, device) | seams.about
-        _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests))
-        for note in (data.describe(), *data.notes):
-            seams.say(printable(note))
         try:
+            _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests))
+            for note in (data.describe(), *data.notes):
+                seams.say(printable(note))
             return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
         except SearchFailed as error:
             if rank() == 0:
@@ -152,10 +152,10 @@ def conduct(
             write_report(folder)
             raise
         except OSError as error:
-            raise _not_written(folder, error) from None
+            raise not_written(folder, error) from None
 
 
-def _not_written(folder: Path, error: OSError) -> OSError:
+def not_written(folder: Path, error: OSError) -> OSError:
     """The error, or one line that says what to do where `folder` cannot be written any more."""
     if error.errno not in NOT_WRITTEN:
         return error

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,26 @@ def test_disk_full_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Pa
         went_on(disk / "run", reported, undisturbed)
 
 
+def test_disk_full_at_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an empty file can still be made."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with unmounted(disk):
+        mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", disk)
+        (disk / "run").mkdir()
+        with suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        (disk / "run" / "empty").touch()
+        full = f"^storage {disk / 'run'}: cannot be written .No space left on device.; name another with --storage$"
+        with pytest.raises(Unwritable, match=full):
+            search(disk / "run")
+        assert [path.name for path in (disk / "run").iterdir()] == ["empty"]
+        monkeypatch.setattr(runs, "PROBE", 0)  # as if it filled up just after
+        with pytest.raises(OSError, match=f"^storage {disk / 'run'}: No space left on device; what is saved stays"):
+            search(disk / "run")
+
+
 @pytest.mark.faults
 def test_file_too_large_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -181,6 +201,21 @@ def test_torn_files_of_every_kind(tmp_path: Path, undisturbed: Path) -> None:
         )
         assert [row["epoch"] for row in Run(folder).rows()] == [1, 2, 3] and Run(folder).checkpoints() == [one_before]
     search(folder)
+    assert outcome(folder) == outcome(undisturbed)
+
+
+def test_the_only_checkpoint_torn_is_said_and_kept(tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    for path in Run(folder).checkpoints():
+        path.write_bytes(path.read_bytes()[:-1])
+    first, last = Run(folder).checkpoints()
+    content = first.read_bytes()
+    said = search(folder)
+    assert f"checkpoint {last.name} is torn; going on from the one before" in said
+    at = said.index(f"checkpoint {first.name} is torn (kept as {first.name}.torn)")
+    assert said[at + 1] == "no sound checkpoint is left; beginning anew"
+    assert first.with_name(f"{first.name}.torn").read_bytes() == content
     assert outcome(folder) == outcome(undisturbed)
 
 
