@@ -5,6 +5,7 @@ config.json  run.json  metrics.jsonl  alphas.jsonl  genotype.json  checkpoints/ 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,7 @@ from dasgm.storage import lies_at, local
 
 FORMAT = 1
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PROBE = 16 * 2**10  # bytes: on a full disk an empty file can be made
 ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
@@ -165,6 +167,15 @@ def ensure_writable(folder: Path) -> Path:
             f"storage {folder}: cannot be written ({error.strerror}); name another with --storage"
         ) from None
     return folder
+
+
+def not_written(folder: Path, error: OSError) -> OSError:
+    """The error, or one line that says what to do where `folder` cannot be written any more."""
+    if error.errno not in NOT_WRITTEN:
+        return error
+    return OSError(
+        f"storage {folder}: {error.strerror}; what is saved stays: mend that, and the same command goes on after it"
+    )
 
 
 @contextmanager

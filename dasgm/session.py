@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
@@ -20,11 +19,10 @@ from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
 from dasgm.report import report as write_report
-from dasgm.runs import Locked, Run, Unwritable, hardware
+from dasgm.runs import Locked, Run, Unwritable, hardware, not_written
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]
-NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Interrupted(Exception):
@@ -153,15 +151,6 @@ def conduct(
             raise
         except OSError as error:
             raise not_written(folder, error) from None
-
-
-def not_written(folder: Path, error: OSError) -> OSError:
-    """The error, or one line that says what to do where `folder` cannot be written any more."""
-    if error.errno not in NOT_WRITTEN:
-        return error
-    return OSError(
-        f"storage {folder}: {error.strerror}; what is saved stays: mend that, and the same command goes on after it"
-    )
 
 
 def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
