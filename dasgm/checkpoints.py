@@ -78,6 +78,8 @@ def _check(path: Path) -> None:
         (name,) = (one.filename for one in records if one.filename.endswith("/data.pkl"))
         for opcode, argument, _ in pickletools.genops(archive.read(name)):
             calls = opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL") or "EXT" in opcode.name
+            if opcode.name == "PROTO" and argument != 2:
+                raise ValueError(f"it is written in pickle's protocol {argument}, expected 2")
             if calls or opcode.name == "GLOBAL" and argument not in NAMED:
                 raise ValueError(f"it names {argument or opcode.name}, which is no plain data")
 
