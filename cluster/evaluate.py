@@ -32,7 +32,7 @@ from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
 from dasgm.recipes import EvaluateConfig
 from dasgm.report import read_trials
-from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_record
+from dasgm.runs import FORMAT, Run, amend, another, first_difference, kept_record
 from dasgm.storage import lies_at, local
 from dasgm.tables import errors
 
@@ -144,7 +144,7 @@ class Group:
         """Write sweep.json, or compare with what the folder began with. ValueError names what differs."""
         asked = {name: value for name, value in mathematics(self.config).items() if name != "seed"}
         asked |= {"workers": workers.number, "data": data.digest}
-        begun = read_record(self.folder / "sweep.json")
+        begun = kept_record(self.folder / "sweep.json")
         if begun and begun.get("kind") != "evaluations":
             raise ValueError(f"{self.folder} is a sweep of searches; use another --name")
         if begun and (key := first_difference(begun.get("mathematics", {}), asked)):

@@ -432,7 +432,7 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     import ray.train
 
     from dasgm.config import from_json
-    from dasgm.runs import Locked, Run
+    from dasgm.runs import Locked, Run, Unwritable
     from dasgm.search import SearchFailed
     from dasgm.session import Seams
 
@@ -454,6 +454,8 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     except SearchFailed:
         pass  # run.json says what and where
     except Locked:  # by a worker that is just being killed: the next try comes later
+        raise
+    except Unwritable:  # a full disk, a mount that is gone: it may be mended before the next try
         raise
     except ValueError as error:
         return str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickletools
 import zipfile
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.files import first_line
+from dasgm.files import DEEPEST, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,18 +35,24 @@ def unpacked(path: Path) -> dict[str, Any]:
     """What `packed` gave, on the CPU: nothing in the file is run, and no more memory is taken than it is long.
 
     Raises:
-        ValueError: in a few words, why it is no such file, or cannot be read.
+        ValueError: in a few words, why it is no such file.
+        OSError, RuntimeError, MemoryError: it cannot be read now, or there is no memory for it.
     """
     import torch
+
+    from dasgm.memory import is_out_of_memory
 
     try:
         _check(path)
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except Exception as error:  # zipfile, pickle and torch have many words for a file that is none of theirs
+        if isinstance(error, OSError) and error.errno != errno.EINVAL or is_out_of_memory(error):
+            raise  # of this machine, not of the file, which may say where to seek
         raise ValueError(first_line(error)[:200]) from None
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}")
-    if sum(t.nbytes for t in _tensors(found)) > path.stat().st_size:
+    size = path.stat().st_size
+    if sum(t.nbytes for t in _tensors(found, size)) > size:
         raise ValueError("its tensors are larger than the file")
     return with_tensors(found, lambda t: t.clone())  # those of the file go with it
 
@@ -71,17 +78,34 @@ def _check(path: Path) -> None:
         (name,) = (one.filename for one in records if one.filename.endswith("/data.pkl"))
         for opcode, argument, _ in pickletools.genops(archive.read(name)):
             calls = opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL") or "EXT" in opcode.name
+            if opcode.name == "PROTO" and argument != 2:
+                raise ValueError(f"it is written in pickle's protocol {argument}, expected 2")
             if calls or opcode.name == "GLOBAL" and argument not in NAMED:
                 raise ValueError(f"it names {argument or opcode.name}, which is no plain data")
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _tensors(value: Any, most: int) -> list[Tensor]:
+    """Those in plain data that others wrote. Not by recursion, which the data would drive.
+
+    Raises:
+        ValueError: nested more than `DEEPEST` levels, or more than `most` values: one list referred to many times.
+    """
     import torch
 
-    if isinstance(value, torch.Tensor):
-        return [value]
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [tensor for one in inside for tensor in _tensors(one)]
+    tensors: list[Tensor] = []
+    waiting, seen = [(value, 0)], 1
+    while waiting:
+        one, depth = waiting.pop()
+        if isinstance(one, torch.Tensor):
+            tensors.append(one)
+        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list | tuple) else ()
+        seen += len(inside)
+        if depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels")
+        if seen > most:
+            raise ValueError("it refers to more values than it has bytes")
+        waiting.extend((each, depth + 1) for each in inside)
+    return tensors
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -15,6 +15,7 @@ from dasgm.bilevel import replay
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest
 from dasgm.files import first_line, write_atomic
+from dasgm.memory import is_out_of_memory
 from dasgm.mirror import shared
 from dasgm.runs import exclusive
 
@@ -99,6 +100,8 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
             try:
                 network.load_state_dict(unpacked(path))
             except (ValueError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
                 raise ValueError(f"judge {path}: {first_line(error)}; remove it, and it is made again") from None
         else:
             say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")

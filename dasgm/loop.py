@@ -202,6 +202,7 @@ class Loop:
             try:
                 self.means.add(search.iterate())
             except NotFinite as error:
+                self._agree(epoch)  # of averaged numbers, so it is on every worker
                 self.means.add(search.losses())
                 self.means.close(epoch)  # names the stage, if a loss is not finite either
                 raise SearchFailed(f"epoch {epoch}, stage 3 or 4 (mixed derivative): {error}") from None
@@ -211,10 +212,10 @@ class Loop:
                 raise Interrupted
         row: Row = {"epoch": epoch, "phase": f"search {search.stage.index + 1}", "time": time.time()}
         row["arch/supernet_parameters"] = search.size
+        self._agree(epoch)  # first: what else ends a search has to end it on every worker
         row |= self.means.close(epoch)
         if not all(p.isfinite().all() for p in search.A.params.values()):
             raise SearchFailed(f"epoch {epoch}, stage 3 (architecture): its parameters are not finite")
-        self._agree(epoch)
         row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
         row |= architecture_metrics(search.stage, search.relaxation())
         if self.config.hessian_every and epoch % self.config.hessian_every == 0:
@@ -241,11 +242,14 @@ class Loop:
             raise Interrupted
 
     def _agree(self, epoch: int) -> None:
-        """Every worker holds the same A and B: gradients are averaged, so anything else is a fault of a machine."""
+        """Every worker holds the same A and B: gradients are averaged, so anything else is a fault of a machine.
+
+        RuntimeError, on every worker: the next try goes on from the checkpoint, in which all are alike.
+        """
         for name, player in (("A", self.search.A), ("B", self.search.gan.B)):
             if odd := disagreeing(list(player.params.values())):
                 who = ", ".join(map(str, odd))
-                raise SearchFailed(f"epoch {epoch}: worker {who} holds another {name} than worker 0")
+                raise RuntimeError(f"epoch {epoch}: worker {who} holds another {name} than the others")
 
     def _tell_stage(self) -> None:
         search, stages = self.search, len(self.config.method.outline())

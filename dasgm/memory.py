@@ -22,7 +22,10 @@ LARGE = 10**8  # weights of a GAN: fewer have room anywhere
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Of the GPU, or of the machine (where oneDNN only says that it could not create what it needs)."""
-    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
+    signs = (
+        *("can't allocate memory", "Cannot allocate memory", "bad_alloc"),
+        *("could not create a primitive", "could not create a memory"),
+    )
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
 
 

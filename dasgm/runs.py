@@ -5,6 +5,7 @@ config.json  run.json  metrics.jsonl  alphas.jsonl  genotype.json  checkpoints/ 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,8 @@ from dasgm.storage import lies_at, local
 
 FORMAT = 1
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+PROBE = 16 * 2**10  # bytes: on a full disk an empty file can be made
 ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
@@ -41,18 +44,43 @@ ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; {} where there is none or it is torn."""
+    """A JSON object from a file, for who only looks: {} where there is none, or it cannot be read."""
     try:
-        found = plain(text(path))
+        return kept_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def kept_json(path: Path) -> dict[str, Any]:
+    """The same for who writes it back: {} only where there is no such file.
+
+    Raises:
+        OSError: it cannot be read now. To take it for empty would erase it.
+        ValueError: it is no JSON object.
+    """
+    try:
+        found = plain(text(path))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}, expected an object")
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; mend it, or move it away to begin it anew") from None
+    return found
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """run.json or sweep.json, for people: printable, without entries that are not what they should be (ENTRIES)."""
-    found = shown(read_json(path))
-    return {key: value for key, value in found.items() if key not in ENTRIES or _is(value, ENTRIES[key])}
+    return _record(read_json(path))
+
+
+def kept_record(path: Path) -> dict[str, Any]:
+    """The same for who goes on with it. OSError, ValueError: see `kept_json`."""
+    return _record(kept_json(path))
+
+
+def _record(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in shown(found).items() if key not in ENTRIES or _is(value, ENTRIES[key])}
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -61,8 +89,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def amend(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON object in a file."""
-    write_atomic(path, json.dumps(read_json(path) | changes, indent=1))
+    """Change entries of a JSON object in a file. OSError, ValueError: see `kept_json`; the file stays as it is."""
+    write_atomic(path, json.dumps(kept_json(path) | changes, indent=1))
 
 
 def first_difference(begun: dict[str, Any], asked: dict[str, Any]) -> str | None:
@@ -78,12 +106,27 @@ def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a torn last line is left out."""
-    rows = []
+    """The objects of a .jsonl file, for who only looks; a torn last line is left out, [] where it cannot be read."""
     try:
-        lines = contents(path, LONGEST).decode(errors="replace").splitlines()
+        return kept_lines(path)
     except (OSError, ValueError):
         return []
+
+
+def kept_lines(path: Path) -> list[dict[str, Any]]:
+    """The same for who writes them back: [] only where there is no such file.
+
+    Raises:
+        OSError: it cannot be read now.
+        ValueError: it is too large, or not a regular file.
+    """
+    try:
+        lines = contents(path, LONGEST).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; mend it, or move it away to begin it anew") from None
+    rows = []
     for line in lines:
         try:
             rows.append(plain(line))
@@ -106,18 +149,33 @@ def is_row(row: dict[str, Any]) -> bool:
     )
 
 
+class Unwritable(ValueError):
+    """A folder that cannot be written now: its disk may be mended."""
+
+
 def ensure_writable(folder: Path) -> Path:
-    """`folder`, made if need be. ValueError in one line where it cannot be written."""
+    """`folder`, made if need be. Unwritable, in one line, where it cannot be written, or is full."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
+        try:
+            write_atomic(probe, bytes(PROBE))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise Unwritable(
             f"storage {folder}: cannot be written ({error.strerror}); name another with --storage"
         ) from None
     return folder
+
+
+def not_written(folder: Path, error: OSError) -> OSError:
+    """The error, or one line that says what to do where `folder` cannot be written any more."""
+    if error.errno not in NOT_WRITTEN:
+        return error
+    return OSError(
+        f"storage {folder}: {error.strerror}; what is saved stays: mend that, and the same command goes on after it"
+    )
 
 
 @contextmanager
@@ -168,7 +226,8 @@ class Run:
 
     Raises:
         Locked: another process works on it (named with its host and number).
-        ValueError: the folder cannot be written, or holds a run that differs in what it computes.
+        Unwritable: the folder cannot be written.
+        ValueError: it holds a run that differs in what it computes.
     """
 
     def __init__(self, folder: Path | str):
@@ -256,10 +315,11 @@ class Run:
             digests: of what is read besides, which the identity includes: "data", "genotype", "gan_checkpoint".
 
         Raises:
-            ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do.
+            ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do. Or what
+                it began with cannot be read.
         """
         asked = mathematics(config) | digests
-        begun = self.about
+        begun = kept_record(self.folder / "run.json")
         if begun.get("mathematics"):
             if k := first_difference(begun["mathematics"], asked):
                 if k in OTHERS:
@@ -306,7 +366,7 @@ class Run:
         """Drop the lines after `epoch`: they are about to be computed again."""
         for name in ("metrics", "alphas"):
             path = self.folder / f"{name}.jsonl"
-            rows = [r for r in read_lines(path) if isinstance(r.get("epoch"), int)]
+            rows = [r for r in kept_lines(path) if isinstance(r.get("epoch"), int)]
             kept = [r for r in rows if r["epoch"] <= epoch and r.get("phase") not in ENDS]
             write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
         for picture in (self.folder / "pictures").glob("*-*.png"):
@@ -343,12 +403,15 @@ class Run:
     def load(self, say: Any = print) -> dict[str, Any] | None:
         """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken.
 
+        Where there is none before it, it is kept as <name>.torn: it may be all that is left of days.
+
         Raises:
             ValueError: it is whole, but none of ours.
         """
         for left_over in (self.folder / "checkpoints").glob(".*.tmp"):
             left_over.unlink()
-        for path in reversed(self.checkpoints()):
+        there = self.checkpoints()
+        for path in reversed(there):
             with open(path, "rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if sha256[:8] == path.stem.rpartition("-")[2]:
@@ -359,8 +422,13 @@ class Run:
                 except ValueError as error:
                     raise ValueError(f"checkpoint {path}: {error}; remove it to go on without") from None
                 return state
-            say(printable(f"checkpoint {path.name} is torn; going on from the one before"))
-            path.unlink()
+            if path == there[0]:
+                kept = path.replace(path.with_name(f"{path.name}.torn"))
+                say(printable(f"checkpoint {path.name} is torn (kept as {kept.name})"))
+                say("no sound checkpoint is left; beginning anew")
+            else:
+                say(printable(f"checkpoint {path.name} is torn; going on from the one before"))
+                path.unlink()
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
@@ -20,11 +19,10 @@ from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
 from dasgm.report import report as write_report
-from dasgm.runs import Locked, Run, hardware
+from dasgm.runs import Locked, Run, Unwritable, hardware, not_written
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]
-NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class Interrupted(Exception):
@@ -139,10 +137,10 @@ def conduct(
     with ExitStack() as stack:
         stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
         about = _about(config, device) | seams.about
-        _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests, seams.patience))
-        for note in (data.describe(), *data.notes):
-            seams.say(printable(note))
         try:
+            _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests, seams.patience))
+            for note in (data.describe(), *data.notes):
+                seams.say(printable(note))
             return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
         except SearchFailed as error:
             if rank() == 0:
@@ -154,16 +152,7 @@ def conduct(
             write_report(folder)
             raise
         except OSError as error:
-            raise _not_written(folder, error) from None
-
-
-def _not_written(folder: Path, error: OSError) -> OSError:
-    """The error, or one line that says what to do where `folder` cannot be written any more."""
-    if error.errno not in NOT_WRITTEN:
-        return error
-    return OSError(
-        f"storage {folder}: {error.strerror}; what is saved stays: mend that, and the same command goes on after it"
-    )
+            raise not_written(folder, error) from None
 
 
 def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
@@ -195,16 +184,17 @@ def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[st
 
 
 def _together(begin: Callable[[], None]) -> None:
-    """Rank 0 does it; what the user did wrong is an error on every rank."""
-    error: tuple[str, bool] | None = None
+    """Rank 0 does it; what the user did wrong is an error on every rank, and of the same type."""
+    error: tuple[int, str] | None = None
+    types = (Locked, Unwritable, ValueError)
     if rank() == 0:
         try:
             begin()
         except ValueError as found:
-            error = (str(found), isinstance(found, Locked))
+            error = next(i for i, one in enumerate(types) if isinstance(found, one)), str(found)
     error = broadcast(error)
     if error:
-        raise (Locked if error[1] else ValueError)(error[0])
+        raise types[error[0]](error[1])
 
 
 def _about(config: Any, device: str) -> Row:

@@ -17,6 +17,7 @@ from dasgm.checkpoints import packed, unpacked
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
 from dasgm.files import first_line, write_atomic
+from dasgm.memory import is_out_of_memory
 from dasgm.mirror import shared
 from dasgm.runs import exclusive
 from dasgm.search import Search, SearchFailed
@@ -64,6 +65,8 @@ def warm_up(
             player.load_state_dict(state[letter])
         return float(state["seconds"])
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"GAN warm-up {path}: {first_line(error)}; remove it, and it is made again") from None
 
 

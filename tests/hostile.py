@@ -6,7 +6,9 @@ import contextlib
 import copy
 import io
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,18 @@ def damaged(draw: Any, content: bytes) -> bytes:
     return bytes(found)
 
 
+@contextmanager
+def limited(more: int = 2**30) -> Iterator[None]:
+    """This process may take so many bytes more than it has: beyond, it is a MemoryError, which no check allows."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def hunt(check: Callable[[Any], None], strategy: SearchStrategy[Any], examples: int, fixed: bool = True) -> None:
     """`check` on as many examples; the same each time, if `fixed`."""
 
@@ -103,7 +117,8 @@ def hunt(check: Callable[[Any], None], strategy: SearchStrategy[Any], examples: 
     def run(example: Any) -> None:
         check(example)
 
-    run()
+    with limited():
+        run()
 
 
 def harmless(text: str) -> None:
@@ -117,7 +132,9 @@ def one_line(action: Callable[[], object]) -> str:
         action()
     except ValueError as error:
         assert not isinstance(error, UnicodeError), error
-        return str(error)
+        line = str(error)
+        assert line and "\n" not in line, repr(line[:500])
+        return line
     return ""
 
 

@@ -160,6 +160,8 @@ def holds_its_own(rank: int, folder: str, workers: int) -> None:
     join(rank, folder, workers)
     same, own = torch.arange(3.0), torch.tensor([1.0, float(rank == 2)])
     assert disagreeing([same]) == [] and disagreeing([same, own]) == [2]
+    assert disagreeing([torch.tensor(float("nan") if rank == 0 else 1.0)]) == [0]
+    assert disagreeing([torch.tensor(rank)]) == [0, 1, 2]
     average([own])
     assert disagreeing([own]) == []
     dist.destroy_process_group()

@@ -5,6 +5,7 @@ In this process, so that the fault comes at a known moment; the disks, mounts an
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import resource
@@ -12,19 +13,22 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cluster import job
+from dasgm import files, runs
 from dasgm.config import SearchConfig, override
 from dasgm.loop import main
 from dasgm.presets import preset
-from dasgm.runs import Run, read_lines, state_of
+from dasgm.runs import Run, Unwritable, amend, kept_json, read_lines, state_of
+from dasgm.search import Search
 from dasgm.session import Seams
 
 TIMES = ("time", "speed/", "cost/")
@@ -106,6 +110,26 @@ def test_disk_full_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Pa
         went_on(disk / "run", reported, undisturbed)
 
 
+def test_disk_full_at_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an empty file can still be made."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with unmounted(disk):
+        mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", disk)
+        (disk / "run").mkdir()
+        with suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        (disk / "run" / "empty").touch()
+        full = f"^storage {disk / 'run'}: cannot be written .No space left on device.; name another with --storage$"
+        with pytest.raises(Unwritable, match=full):
+            search(disk / "run")
+        assert [path.name for path in (disk / "run").iterdir()] == ["empty"]
+        monkeypatch.setattr(runs, "PROBE", 0)  # as if it filled up just after
+        with pytest.raises(OSError, match=f"^storage {disk / 'run'}: No space left on device; what is saved stays"):
+            search(disk / "run")
+
+
 @pytest.mark.faults
 def test_file_too_large_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -127,7 +151,7 @@ def test_storage_that_becomes_read_only(tmp_path: Path, undisturbed: Path) -> No
         reported = broken_off(
             folder, lambda epoch: mount("--bind", "-o", "ro", folder, folder), "Read-only file system"
         )
-        with pytest.raises(ValueError, match="cannot be written .Read-only file system.; name another with --storage"):
+        with pytest.raises(Unwritable, match="cannot be written .Read-only file system.; name another with --storage"):
             search(folder)
     went_on(folder, reported, undisturbed)
 
@@ -180,6 +204,87 @@ def test_torn_files_of_every_kind(tmp_path: Path, undisturbed: Path) -> None:
     assert outcome(folder) == outcome(undisturbed)
 
 
+def test_the_only_checkpoint_torn_is_said_and_kept(tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    for path in Run(folder).checkpoints():
+        path.write_bytes(path.read_bytes()[:-1])
+    first, last = Run(folder).checkpoints()
+    content = first.read_bytes()
+    said = search(folder)
+    assert f"checkpoint {last.name} is torn; going on from the one before" in said
+    at = said.index(f"checkpoint {first.name} is torn (kept as {first.name}.torn)")
+    assert said[at + 1] == "no sound checkpoint is left; beginning anew"
+    assert first.with_name(f"{first.name}.torn").read_bytes() == content
+    assert outcome(folder) == outcome(undisturbed)
+
+
+@contextmanager
+def unreadable(number: int) -> Iterator[None]:
+    """Every file of ours, in the block, with this error; it is there again afterwards."""
+
+    def refuse(path: Any, mode: str = "r") -> Any:
+        if "r" in mode:
+            raise OSError(number, os.strerror(number), str(path))
+        return open(path, mode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "open", refuse, raising=False)
+        yield
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE], ids=os.strerror)
+def test_what_cannot_be_read_for_a_moment_is_not_written_back_as_nothing(
+    tmp_path: Path, undisturbed: Path, number: int
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.folder.glob("*.json*")}
+    changes: tuple[Callable[[], Any], ...] = (
+        lambda: run.cut(1),
+        lambda: run.note(reason="x"),
+        lambda: run.begin(config(), {}, {}),
+        lambda: amend(run.folder / "run.json", reason="x"),
+    )
+    for change in changes:
+        with unreadable(number), pytest.raises(OSError, match=os.strerror(number)):
+            change()
+        assert {path.name: path.read_bytes() for path in run.folder.glob("*.json*")} == before
+    amend(tmp_path / "none.json", reason="x")  # where there is none, it begins
+    assert kept_json(tmp_path / "none.json") == {"reason": "x"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no answer"), MemoryError(), torch.OutOfMemoryError("x")])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_none_of_ours(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        Run(undisturbed).load()
+
+
+def test_what_cannot_be_understood_is_refused_and_stays(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    path, lines = run.folder / "run.json", run.folder / "metrics.jsonl"
+    for torn in (path.read_bytes()[:-20], b"", b"[1]"):
+        path.write_bytes(torn)
+        for change in (lambda: run.note(state="x"), lambda: run.begin(config(), {}, {})):
+            with pytest.raises(ValueError, match="run.json: .*; mend it, or move it away to begin it anew$") as error:
+                change()
+            assert len(str(error.value).splitlines()) == 1 and path.read_bytes() == torn
+    before = lines.read_bytes()
+    monkeypatch.setattr(runs, "LONGEST", len(before) - 1)
+    with pytest.raises(ValueError, match="metrics.jsonl: larger than"):
+        run.cut(1)
+    assert lines.read_bytes() == before
+
+
 # ------------------------------------------------------------------------------------------------ other placement
 
 
@@ -196,6 +301,23 @@ def worker(rank: int, folder: str, workers: int, ends: int) -> None:
     main(override(config(), {"threads": 1}), run.folder, Seams(say=run.say, report=report))
 
 
+def odd_worker(rank: int, folder: str, workers: int, odd: int, value: float) -> None:
+    """One of so many; in `odd`'s memory A becomes something else at the end of epoch 2."""
+    job.meet(f"{folder}/meet-odd", rank, workers, "gloo")
+    iterate = Search.iterate
+
+    def moved(self: Search) -> Any:
+        losses = iterate(self)
+        if rank == odd and self.iteration == 2 * self.batches:
+            next(iter(self.A.params.values())).data.fill_(value)
+        return losses
+
+    Search.iterate = moved  # type: ignore[method-assign]
+    run = Run(Path(folder) / "run")
+    with pytest.raises(RuntimeError, match=f"^epoch 2: worker {odd} holds another A than the others$"):
+        main(override(config(), {"threads": 1}), run.folder, Seams(say=run.say))
+
+
 def on(folder: Path, workers: int, ends: int = 0) -> None:
     processes = mp.spawn(worker, (str(folder), workers, ends), nprocs=workers, join=False)
     while not ends and not processes.join():  # raises what one of them raised
@@ -203,6 +325,20 @@ def on(folder: Path, workers: int, ends: int = 0) -> None:
     for process in processes.processes:
         process.join(200)
         assert process.exitcode == (9 if ends else 0)
+
+
+@pytest.mark.parametrize(
+    ("odd", "value"), [(0, math.nan), pytest.param(2, 0.5, marks=pytest.mark.faults)], ids=["NaN", "finite"]
+)
+def test_a_worker_that_holds_another_A_is_named_by_all_and_the_next_try_goes_on(
+    tmp_path: Path, odd: int, value: float
+) -> None:
+    (tmp_path / "run").mkdir()
+    mp.spawn(odd_worker, (str(tmp_path), 3, odd, value), nprocs=3)
+    assert state_of(tmp_path / "run") == "interrupted"
+    on(tmp_path, 3)
+    assert "going on after epoch 1" in (tmp_path / "run" / "log.txt").read_text()
+    assert state_of(tmp_path / "run") == "finished"
 
 
 @pytest.mark.faults

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -218,6 +219,21 @@ class Hunts:
 
         return damaged(content), check
 
+    def checkpoint_pickle(self) -> tuple[Any, Any]:
+        """The same within the archive, whose checksums are made again: what reads the pickle itself."""
+        tensors = {"w": torch.ones(2, 3), "n": torch.arange(4)}
+        with zipfile.ZipFile(io.BytesIO(packed({"format": 1, "a": [1, {"b": (2.5, "x")}], "t": tensors}))) as whole:
+            records = {one.partition("/")[2]: whole.read(one) for one in whole.namelist()}
+        content = records.pop("data.pkl")
+
+        def check(found: bytes) -> None:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                one_line(lambda: Run(sealed(self.folder, archive(found, **records))).load())
+            assert not told, told[0].message
+
+        return damaged(content), check
+
     def checkpoint(self) -> tuple[Any, Any]:
         """Sound, but of other shapes and kinds."""
         data = SEARCH.data.load(None)
@@ -301,6 +317,7 @@ EXAMPLES = {  # in the normal run: some two seconds each
     "model": 60,
     "pretrained_gan": 40,
     "checkpoint_bytes": 80,
+    "checkpoint_pickle": 300,
     "checkpoint": 25,
     "cifar_parquet": 80,
     "imagenet_parquet": 60,
@@ -408,6 +425,8 @@ CHECKPOINTS = {
     "compressed": lambda _: archive(pickled(x=1), zipfile.ZIP_DEFLATED, **{"data/0": bytes(2**27)}),
     "a list": lambda _: archive(pickle.dumps([1], 2)),
     "no numbers": lambda _: archive(pickled(x=_Tensor(4, (4,), (1,)))),
+    "one list, many times": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x]" + b"q\x000](h\x00h\x00e" * 40 + b"s."),
+    "nested lists": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x" + b"]" * 5000 + b"a" * 4999 + b"s."),
 }
 LIMITED = """
 import resource, sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, w
 
 from cluster import job
 from cluster.job import Workers, workers_for
+from dasgm.config import SearchConfig, to_json
 from dasgm.genotype import Genotype
-from dasgm.runs import Run, read_lines
+from dasgm.presets import preset
+from dasgm.runs import Locked, Run, Unwritable, read_lines
 
 ROOT = Path(__file__).parents[1]
 SEARCH = str(ROOT / "cluster" / "search.py")
@@ -59,6 +62,35 @@ def test_two_workers_share_a_search_and_listen_on_loopback_only(tmp_path):
     assert {ip for probe in seen for ip in probe["listening"]} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert not left_over(process for probe in seen for process in probe["processes"])
     assert not (tmp_path / "two" / ".ray").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (Unwritable("storage s: cannot be written"), True),
+        (Locked("run r is in use"), True),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), True),
+        (ValueError("batch-size 9"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_worker_is_tried_again_for_what_may_pass_and_not_for_a_users_mistake(monkeypatch, tmp_path, error, again):
+    import ray
+    import ray.train
+
+    monkeypatch.setattr(ray.train, "report", lambda row: None)
+    monkeypatch.setattr(ray.util, "get_current_placement_group", lambda: None)
+
+    def main(*_):
+        raise error
+
+    config = json.dumps(to_json(preset("quickstart").config))
+    payload = {"folder": str(tmp_path), "cache": str(tmp_path), "config": config, "about": {}}
+    if again:
+        with pytest.raises(type(error)):
+            job._work(payload, SearchConfig, main)
+    else:
+        assert job._work(payload, SearchConfig, main) == "batch-size 9"
 
 
 def test_refused_in_one_line(tmp_path):

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from commands import TINY, TINY_GAN, another_ray, busy, family, finish, left_over, probes, start, wait_for
 from optuna.trial import TrialState
+from test_faults import mount, unmounted
 
 from dasgm.config import from_json, override
 from dasgm.loop import main
@@ -398,6 +399,30 @@ def test_asynchronous_sweep_ends_each_trial_once_with_its_own_result(tmp_path, f
     for folder, rows in zip(folders, before, strict=True):
         assert read_lines(folder / "metrics.jsonl")[: len(rows)] == rows  # the times too: not run twice
         assert once_and_as_alone(folder, tmp_path)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_sweep_on_a_disk_that_fills_up_ends_in_one_line_and_goes_on(tmp_path):
+    disk, words = tmp_path / "disk", ["--gan=none", "--num-trials=2", "--max-concurrent=1"]
+    disk.mkdir()
+    with unmounted(disk):
+        mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", disk)
+        process = sweep(disk, *words)
+        wait_for(process, lambda: Run(disk / "s" / "t000").checkpoints(), 400)
+        with suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(bytes(2**16)):
+                pass
+        code, out, err = finish(process, 400)
+        assert code == 2 and err.startswith(f"error: storage {disk / 's'}: No space left on device; "), (out, err)
+        assert len(err.splitlines()) == 1
+        (disk / "filler").unlink()
+        before = epochs_of(disk / "s" / "t000")
+        code, out, err = finish(sweep(disk, *words), 400)
+        assert (code, err) == (0, "") and before and "going on after epoch" in out, (out, err)
+        assert [t.state for t in trials_of(disk / "s")] == [TrialState.COMPLETE] * 2
+        assert once_and_as_alone(disk / "s" / "t000", tmp_path)
 
 
 def title(pid: int) -> str:

@@ -7,11 +7,13 @@ python tuning/sweep.py --name NAME ...                         the same command 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import shlex
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +29,7 @@ from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.mirror import discard, following
-from dasgm.runs import FORMAT, Run, amend, another, first_difference, read_record
+from dasgm.runs import FORMAT, NOT_WRITTEN, Run, amend, another, first_difference, kept_record, not_written
 from dasgm.storage import lies_at, local
 from tuning import spaces
 from tuning.plan import Plan, rungs
@@ -117,7 +119,7 @@ class Sweep:
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
         if self.base.gan_checkpoint:
             asked["gan_checkpoint"] = read(self.base.gan_checkpoint).digest
-        begun = read_record(self.folder / "sweep.json")
+        begun = kept_record(self.folder / "sweep.json")
         if begun and (key := first_difference(begun.get("mathematics", {}), asked)):
             raise another(f"sweep {self.folder}", key, begun.get("mathematics", {}), asked)
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
@@ -334,13 +336,28 @@ def carry_out(sweep: Sweep) -> int:
     options = sweep.options
     try:
         return _dry_run(sweep) if options.dry_run else _run(sweep)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    except RuntimeError as error:  # of the pre-training
-        fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}")
         return 130
+    except Exception as error:
+        if full := _unwritten(error):  # Optuna and Ray Tune have exceptions of their own for it
+            fail(str(not_written(sweep.folder, full)))
+        if isinstance(error, ValueError | OSError):
+            fail(str(error))
+        if isinstance(error, RuntimeError):  # of the pre-training
+            fail(str(error), 1)
+        raise
+
+
+def _unwritten(error: BaseException | None) -> OSError | None:
+    """What in an error's causes says that the disk is full or cannot be written, the study's SQLite included."""
+    numbers = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else numbers.get(getattr(error, "sqlite_errorcode", 0) & 255)
+        if number in NOT_WRITTEN:
+            return OSError(number, os.strerror(number))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _called() -> list[str]:
