@@ -342,8 +342,11 @@ def test_a_worker_that_holds_another_A_is_named_by_all_and_the_next_try_goes_on(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(900)
 def test_search_on_two_workers_goes_on_on_one_and_on_four(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
+    for place in (tmp_path, tmp_path / "undisturbed"):
+        (place / "run").mkdir(parents=True)
+    on(tmp_path / "undisturbed", 2)
     on(tmp_path, 2, ends=1)
     first = read_lines(tmp_path / "run" / "metrics.jsonl")
     for workers in (1, 4, 2):
@@ -355,6 +358,7 @@ def test_search_on_two_workers_goes_on_on_one_and_on_four(tmp_path: Path) -> Non
         assert "going on after epoch 1" in log and state_of(folder / "run") == "finished"
         line = f"it began on 2 worker(s) and goes on on {workers}: batches of 8 a worker"
         assert (line in log) == (workers != 2), log
+        assert (outcome(folder / "run") == outcome(tmp_path / "undisturbed" / "run")) == (workers == 2)
         state = Run(folder / "run").load()
         assert state
         rates = [state["search"][name]["optimizer"]["param_groups"][0]["lr"] for name in "WA"]
