@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.config import nearest
+from dasgm.files import first_line
 
 Finding = tuple[bool | None, str]
 """True and what is well; False and what to do; None and what was not looked at."""
@@ -182,7 +183,7 @@ def _security_group(config: dict[str, Any]) -> Iterator[Finding]:
     try:
         found = boto3.client("ec2", config["provider"]["region"]).describe_security_groups(GroupIds=groups)
     except Exception as error:  # botocore's many
-        yield False, f"security group {', '.join(groups)}: {str(error).splitlines()[0][:150]}"
+        yield False, f"security group {', '.join(groups)}: {first_line(error)[:150]}"
         return
     yield from rules(found["SecurityGroups"])
 

@@ -6,7 +6,8 @@ import errno
 import io
 import pickletools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,19 @@ def unpacked(path: Path) -> dict[str, Any]:
     if sum(t.nbytes for t in _tensors(found, size)) > size:
         raise ValueError("its tensors are larger than the file")
     return with_tensors(found, lambda t: t.clone())  # those of the file go with it
+
+
+@contextmanager
+def remade(what: str, path: Path) -> Iterator[None]:
+    """Inside, a file of the cache is read and taken: where it is none of ours, ValueError says that it may go."""
+    from dasgm.memory import is_out_of_memory
+
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"{what} {path}: {first_line(error)}; remove it, and it is made again") from None
 
 
 def ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:

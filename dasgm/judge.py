@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel import replay
-from dasgm.checkpoints import packed, unpacked
+from dasgm.checkpoints import packed, remade, unpacked
 from dasgm.config import digest
-from dasgm.files import first_line, write_atomic
-from dasgm.memory import is_out_of_memory
+from dasgm.files import write_atomic
 from dasgm.mirror import shared
 from dasgm.runs import exclusive
 
@@ -97,12 +96,8 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
     network = JudgeNetwork(len(data.classes)).to(data.images.device)
     with exclusive(cache / f"{name}.lock"), shared(path, once=True):
         if path.exists():
-            try:
+            with remade("judge", path):
                 network.load_state_dict(unpacked(path))
-            except (ValueError, RuntimeError) as error:
-                if is_out_of_memory(error):
-                    raise
-                raise ValueError(f"judge {path}: {first_line(error)}; remove it, and it is made again") from None
         else:
             say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
             _train(network, data)

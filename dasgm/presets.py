@@ -13,7 +13,7 @@ from dasgm.config import ProxyConfig, SearchConfig, key_of, nearest, override, p
 from dasgm.data import cifar10, digits
 from dasgm.files import plain, text
 from dasgm.gans import biggan, contragan, stylegan2ada
-from dasgm.gans._base import GanConfig
+from dasgm.gans._base import SIZES, GanConfig
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.paper import PAPER, Preset
 
@@ -204,5 +204,5 @@ def with_dataset(config: Any, key: str) -> Any:
     if own.streamed:
         kept["cutout"] = 0
     elif config.data.streamed:
-        kept["image_size"] = min(64, config.data.image_size)
+        kept["image_size"] = min(max(SIZES), config.data.image_size)
     return replace(config, data=replace(own, **kept))

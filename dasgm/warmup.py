@@ -13,11 +13,10 @@ from torch import Tensor
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import Tensors, replay, seed_of
-from dasgm.checkpoints import packed, unpacked
+from dasgm.checkpoints import packed, remade, unpacked
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
-from dasgm.files import first_line, write_atomic
-from dasgm.memory import is_out_of_memory
+from dasgm.files import write_atomic
 from dasgm.mirror import shared
 from dasgm.runs import exclusive
 from dasgm.search import Search, SearchFailed
@@ -59,15 +58,12 @@ def warm_up(
                 raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
             state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
             write_atomic(path, packed(state))
-    try:
+    with remade("GAN warm-up", path):
         state = unpacked(path)
         for letter, player in players.items():
             player.load_state_dict(state[letter])
-        return float(state["seconds"])
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(f"GAN warm-up {path}: {first_line(error)}; remove it, and it is made again") from None
+        seconds = float(state["seconds"])
+    return seconds
 
 
 def _key(config: SearchConfig, search: Search) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from dasgm.data._base import DataConfig
+from dasgm.data._base import LARGEST, SMALLEST, DataConfig
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -25,8 +25,10 @@ class Config(DataConfig):
     """go on without unreadable pictures; a run that they ended may be continued so"""
 
     def __post_init__(self) -> None:
-        if not 16 <= self.image_size <= 1024:
-            raise ValueError(f"data.image_size is {self.image_size}: choose one from 16 to 1024, such as 224")
+        if not SMALLEST <= self.image_size <= LARGEST:
+            raise ValueError(
+                f"data.image_size is {self.image_size}: choose one from {SMALLEST} to {LARGEST}, such as 224"
+            )
         if self.limit < 0:
             raise ValueError(f"data.limit is {self.limit}: choose a number of images, or 0 for all")
         if self.cutout:
