@@ -204,6 +204,7 @@ def test_torn_files_of_every_kind(tmp_path: Path, undisturbed: Path) -> None:
     assert outcome(folder) == outcome(undisturbed)
 
 
+@pytest.mark.faults
 def test_the_only_checkpoint_torn_is_said_and_kept(tmp_path: Path, undisturbed: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
@@ -327,9 +328,8 @@ def on(folder: Path, workers: int, ends: int = 0) -> None:
         assert process.exitcode == (9 if ends else 0)
 
 
-@pytest.mark.parametrize(
-    ("odd", "value"), [(0, math.nan), pytest.param(2, 0.5, marks=pytest.mark.faults)], ids=["NaN", "finite"]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize(("odd", "value"), [(0, math.nan), (2, 0.5)], ids=["NaN", "finite"])
 def test_a_worker_that_holds_another_A_is_named_by_all_and_the_next_try_goes_on(
     tmp_path: Path, odd: int, value: float
 ) -> None:
