@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_search import BATCH, CLASSES, SIZE, batches, brute_force, float64, make, relative, spy
+from test_search import BATCH, CLASSES, SIZE, Batch, batches, brute_force, float64, make, relative, spy
 from torch import Tensor
 from torch.nn import functional as F
 
+from dasgm.bilevel import replay, seed_of
 from dasgm.config import mathematics, override
 from dasgm.distributed import SynchronisedNorm, average, disagreeing
 from dasgm.loop import main
@@ -71,19 +74,42 @@ def test_workers_give_the_gradients_of_one_that_averages(tmp_path, workers, radi
             for name, tensors in first[part].items():
                 assert all(torch.equal(t, other[part][name][k]) for k, t in tensors.items()), (part, name)
     # one process, which evaluates the workers' losses one after the other: everything before the last step again
-    gA, direct, gB = truth_of_last_step(tmp_path, workers)
+    search, parts = place_of_last_step(tmp_path, workers)
+    for name, truth in own_gradients(search, *parts).items():
+        for k, t in truth.items():
+            assert relative(first["handed"][name][k], t) < 1e-10, (name, k)
+    gA, direct, gB = brute_force(search, *parts)
     tolerance = 1e-10 if radius is None else 1e-3
     assert relative(first["handed"]["A"]["alphas"] - direct, gA - direct) < tolerance
     assert relative(first["handed"]["B"]["alphas"], gB) < tolerance
 
 
-def truth_of_last_step(folder: Path, workers: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Autograd through the averaged losses, from the place that the workers were at."""
+def place_of_last_step(folder: Path, workers: int) -> tuple[Search, list[Batch]]:
+    """The place that all workers were at, and the batch of each."""
     search, place = make(hypergradient="exact"), torch.load(folder / "before.pt")
     for name, player in players(search).items():
         player.load_state_dict(place[name])
     search.iteration = place["iteration"]
-    return brute_force(search, *(torch.load(folder / f"{rank}.pt")["batch"] for rank in range(workers)))
+    return search, [torch.load(folder / f"{rank}.pt")["batch"] for rank in range(workers)]
+
+
+def own_gradients(search: Search, *parts: Batch) -> Gradients:
+    """Of W, G and E: backward through Eq. 3, 4 and 5 on a copy of the networks for each part, averaged."""
+    found: Gradients = {name: {} for name in "WGE"}
+    for rank, (x1, y1, x2, y2) in enumerate(parts):
+        stream = partial(seed_of, search.config.seed, rank, search.iteration)
+        W, A, G, E, B = (copy.deepcopy(player.module) for player in players(search).values())
+        z, y = search.gan.draw(BATCH, stream("z"))
+        with replay(stream("class")):
+            F.cross_entropy(W(x1, A()), y1).backward()
+        with replay(stream("gan")):
+            x = G(z, y)
+        F.softplus(-copy.deepcopy(E)(B(), x, y)).mean().backward()
+        (F.softplus(-E(B(), x2, y2)).mean() + F.softplus(E(B(), x.detach(), y)).mean()).backward()
+        for name, module in zip("WGE", (W, G, E), strict=True):
+            for k, p in module.named_parameters():
+                found[name][k] = found[name].get(k, 0.0) + p.grad / len(parts)
+    return found
 
 
 def without_draws(search: Search, normed: bool) -> Search:
