@@ -57,6 +57,8 @@ class Options:
     """Evaluations at once; 0: as many as the machine or cluster has room for."""
     loader: Literal["ray", "torch"] = "ray"
     """Of photographs that are streamed (imagenet): Ray Data on all CPUs, or torch's DataLoader in each worker."""
+    prefetch: int = 0
+    """Batches that Ray Data makes ahead for each worker: what bounds its memory. 0: three for each CPU of its share."""
     storage: Path = Path("runs")
     """Root of everything: a folder, or s3://BUCKET/PREFIX."""
     name: str = ""
@@ -73,6 +75,8 @@ class Options:
             raise ValueError(f"seeds {self.seeds}: expected at least 1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
+        if self.prefetch < 0 or self.prefetch == 1:
+            raise ValueError(f"prefetch {self.prefetch}: expected at least 2 batches, or 0 for three a CPU")
         if self.time_budget is not None and not self.time_budget > 0:
             raise ValueError(f"time-budget {self.time_budget}: expected seconds, more than 0")
 
@@ -216,7 +220,8 @@ class Group:
 
         cpus = ray.cluster_resources().get("CPU", 0.0)
         at_once = self.at_once(workers, slots, cpus)
-        prefetch = max(2, math.ceil(3 * cpus / (workers.number * at_once))) if self.options.over_ray else 0
+        share = cpus / (workers.number * at_once)
+        prefetch = (self.options.prefetch or max(2, math.ceil(3 * share))) if self.options.over_ray else 0
         task = ray.remote(num_cpus=0, max_retries=0)(one_evaluation)
         waiting, running = deque(left), dict[Any, Evaluation]()
         while (waiting or running) and time.monotonic() < deadline:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import TINY as SMALL_SEARCH
 from commands import family, finish, left_over, start, wait_for
-from photographs import digit_pictures, encoded, write_folder
+from photographs import CLASSES, digit_pictures, encoded, write_folder
 from PIL import Image
 from scipy.stats import ttest_ind
 from test_tracking import START, client_of, runs_of, write_run
@@ -37,7 +38,7 @@ from dasgm.session import Seams
 from dasgm.tables import errors
 from tuning import last_stage, sweep
 
-SCRIPT = str(Path(__file__).parents[1] / "cluster" / "evaluate.py")
+SCRIPT, SWEEP = (str(Path(__file__).parents[1] / name) for name in ("cluster/evaluate.py", "tuning/sweep.py"))
 TIMES = ("time", "speed/", "cost/")
 TINY = ["--cells=3", "--channels=2", "--batch-size=16", "--threads=1"]
 STREAMED = replace(
@@ -198,11 +199,12 @@ def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_ow
     assert group.workers().number == 5 and group.config.batch_size == 20
 
 
-def test_a_time_budget_is_more_than_nothing(capsys):
-    for budget in ("0", "-5", "nan"):
+def test_a_time_budget_is_more_than_nothing_and_batches_ahead_are_two(capsys):
+    settings = {f"--time-budget={budget}": "more than 0" for budget in ("0", "-5", "nan")}
+    for setting, says in (settings | {f"--prefetch={n}": "at least 2 batches" for n in (1, -3)}).items():
         with pytest.raises(SystemExit):
-            evaluate.asked(["DARTS_V2", "--dataset=digits", f"--time-budget={budget}"])
-        assert "more than 0" in capsys.readouterr().err
+            evaluate.asked(["DARTS_V2", "--dataset=digits", setting])
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -428,3 +430,23 @@ def test_both_loaders_on_two_workers_of_half_a_cpu_give_the_same_numbers(tmp_pat
     assert outcome(tmp_path / "ray" / "PDARTS-s0") == outcome(tmp_path / "torch" / "PDARTS-s0")
     assert Run(tmp_path / "ray" / "PDARTS-s0").about["workers"] == 2
     assert Genotype.load(tmp_path / "ray" / "PDARTS-s0" / "genotype.json") == KNOWN["PDARTS"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_ends_with_its_best_on_photographs(tmp_path, photographs):
+    words = [*SMALL_SEARCH, "--gan=none", "--num-trials=2", "--storage", str(tmp_path), "--name=found"]
+    stage = ["name=last", "recipe=imagenet-small", "workers=2", "cpus-per-worker=0.5", "prefetch=2", "batch-size=4"]
+    stage += ["data.image-size=32", "epochs=2", "lr-schedule=cosine", *(word.removeprefix("--") for word in TINY[:2])]
+    words += ["--then-imagenet", str(photographs), "--top=1", "--imagenet-set", *stage]
+    code, out, err = finish(start(SWEEP, *words), 600)
+    assert (code, err) == (0, "") and "the last stage: python cluster/evaluate.py --from-sweep=found" in out, (out, err)
+    best = max(read_trials(tmp_path / "found"), key=lambda view: view.last("best/proxy") or 0.0)
+    (made,) = read_trials(tmp_path / "last")
+    assert made.state == "finished" and made.info["searched"]["trial"] == best.name
+    assert made.genotype == best.genotype and dasgm.load(made.folder).classes == CLASSES
+    client = client_of(tmp_path)
+    (run,) = [run for run in runs_of(client).values() if run.data.metrics.get("result/error") is not None]
+    assert run.data.metrics["result/error"] == made.last("result/error")
+    code, out, err = finish(start(SWEEP, *words), 300)
+    assert (code, err) == (0, "") and "starting Ray" not in out, (out, err)
