@@ -50,8 +50,14 @@ class EvaluateOptions:
     """Of the run; <genotype>-<recipe>-<dataset>-s<seed> by default. The same name continues."""
     loader: Literal["torch"] = "torch"
     """Of photographs that are streamed (imagenet): torch's DataLoader; cluster/evaluate.py has Ray Data too."""
+    time_budget: float | None = None
+    """Seconds after which it stops, to be continued by the same command."""
     dry_run: bool = False
     """Print the configuration and what it would cost, and start nothing."""
+
+    def __post_init__(self) -> None:
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise ValueError(f"time-budget {self.time_budget}: expected seconds, more than 0")
 
 
 def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
@@ -148,7 +154,8 @@ def evaluate(argv: Sequence[str]) -> int:
     about |= {"recipe": chosen.recipe, "genotype": lies_at(chosen.source)}
     with progress() as (say, watch):
         with ending("training", folder, command, say, "every whole epoch"):
-            row = main(chosen.genotype, config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+            seams = Seams(say=say, watch=watch, about=about, stoppable=True, time_budget=options.time_budget)
+            row = main(chosen.genotype, config, folder, seams)
         say(_trained(row, folder))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -45,6 +46,8 @@ class Seams:
     """Where the judge and the GAN's warm-up are kept; beside the run's folder by default."""
     stoppable: bool = False
     """Whether Ctrl-C and SIGTERM save and stop (a lone process)."""
+    time_budget: float | None = None
+    """Seconds after which a stoppable run stops as by Ctrl-C."""
     patience: float = 0.0
     """Seconds for which a folder that another holds is waited for: a lost machine's sign of life counts for some."""
 
@@ -135,7 +138,7 @@ def conduct(
     run = Run(folder)
     speak(folder, seams.say)
     with ExitStack() as stack:
-        stop = stack.enter_context(_stopping(seams.stoppable, seams.say))
+        stop = stack.enter_context(_stopping(seams))
         about = _about(config, device) | seams.about
         try:
             _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests, seams.patience))
@@ -203,10 +206,11 @@ def _about(config: Any, device: str) -> Row:
 
 
 @contextmanager
-def _stopping(stoppable: bool, say: Callable[[str], None]) -> Iterator[list[int]]:
-    """A list that the first Ctrl-C or SIGTERM fills; the second one ends the process at once."""
+def _stopping(seams: Seams) -> Iterator[list[int]]:
+    """A list that the first Ctrl-C or SIGTERM, or the end of the time budget, fills; a second signal ends the process
+    at once."""
     asked: list[int] = []
-    if not stoppable:
+    if not seams.stoppable:
         yield asked
         return
 
@@ -214,11 +218,20 @@ def _stopping(stoppable: bool, say: Callable[[str], None]) -> Iterator[list[int]
         if asked:
             os._exit(130)  # checkpoints are renamed into place: nothing is half-written
         asked.append(number)
-        say("stopping after this step; once more ends at once")
+        seams.say("stopping after this step; once more ends at once")
+
+    def over() -> None:
+        if not asked:
+            asked.append(0)
+            seams.say(f"the time budget of {seams.time_budget:g} s is used up: stopping after this step")
 
     old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    timer = threading.Timer(seams.time_budget or 0.0, over)
+    if seams.time_budget:
+        timer.start()
     try:
         yield asked
     finally:
+        timer.cancel()
         for s, handler in old.items():
             signal.signal(s, handler)

@@ -296,6 +296,11 @@ def test_killed_or_stopped_it_goes_on_to_the_same_bits_and_refuses_another_sched
 
     threads = torch.get_num_threads()
     try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(words(tmp_path / "brief", "--time-budget=0.001"))
+        assert stopped.value.code == 130 and "time budget of 0.001 s is used up" in (out := capsys.readouterr().out)
+        assert f"stopped; every whole epoch is saved in {tmp_path / 'brief' / 'run'}. To continue" in out
+        assert state_of(tmp_path / "brief" / "run") == "interrupted"
         assert cli.main(words(tmp_path / "cut")) == 0 and cli.main(words(tmp_path / "whole")) == 0
         assert capsys.readouterr().out.count("finished: test error") == 2
         before = outcome(folder)
