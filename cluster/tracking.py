@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import base64
 import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -24,27 +23,31 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from dasgm.files import printable, text
+from cluster.contents import (
+    PICTURES,
+    STATUS,
+    Content,
+    content_of_run,
+    content_of_sweep,
+    identity,
+    is_error,
+    root_of,
+)
+from dasgm.files import printable
 from dasgm.mirror import here
 from dasgm.report import MOST_PIXELS
-from dasgm.runs import ENDS, FORMAT, read_metrics, read_record
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 EXPERIMENT = "dasgm"
 LOCAL = "http://127.0.0.1:5000"  # where ui_command() serves
-STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
-STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
-MODEL = ("model.json", "model.safetensors")
 LOAD = """    import dasgm, mlflow
     model = dasgm.load(mlflow.artifacts.download_artifacts("runs:/{}/model"))"""
-PICTURES = ("cells", "samples", "nearest")  # pictures/cells-003.png is epoch 3's
 CHARTS = "&compareRunsMode=CHART"
 TRAINING = "workflowType=machine_learning"  # without it MLflow opens its pages for language models
 ENVIRONMENT = {  # where the user has set nothing: the defaults wait 4 to 20 minutes for a server that is gone
@@ -65,15 +68,15 @@ def sync(folder: str | Path, uri: str | None = None, experiment: str = EXPERIMEN
     Raises ValueError if another process is sending this folder, and mlflow's errors if the store does not take it.
     """
     folder = Path(folder).resolve()
-    root = _root(folder)
+    root = root_of(folder)
     if not any((root / name).is_file() for name in ("sweep.json", "run.json")):
         return None
     with _alone(root):
         if not (root / "sweep.json").is_file():
-            search = _read_run(root)
+            search = content_of_run(root)
             store = _Store(uri, experiment, root.parent, search.key)
             return store.run_link(store.send(search))
-        sweep, trials = _read_sweep(root)
+        sweep, trials = content_of_sweep(root)
         store = _Store(uri, experiment, root.parent, sweep.key)
         parent = store.open(sweep).info.run_id
         ids = {name: store.send(trial, parent) for name, trial in trials.items() if folder in (root, root / name)}
@@ -87,18 +90,12 @@ def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: s
     runs = []
     for folder in (Path(folder).resolve() for folder in folders):
         key = identity(folder)
-        store = _Store(uri, experiment, _root(folder).parent, key)
+        store = _Store(uri, experiment, root_of(folder).parent, key)
         if key not in store.runs:
             raise ValueError(f"{folder} is not in MLflow yet: `python -m cluster.tracking {folder}` sends it")
         runs.append(store.runs[key].info)
     ids, experiments = [run.run_id for run in runs], sorted({run.experiment_id for run in runs})
     return f"/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(experiments))}"
-
-
-def identity(folder: Path) -> str:
-    """What MLflow's tag `dasgm.run` calls a folder: NAME@started of a sweep or a lone run, and /TRIAL."""
-    root = _root(folder)
-    return _key(root, _record(root)) + (f"/{folder.name}" if folder != root else "")
 
 
 def ui_command(storage: str | Path, uri: str | None = None) -> str:
@@ -145,7 +142,7 @@ class Mirror:
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
         later = f"`python -m cluster.tracking {shlex.quote(str(self.folder))}` sends what is missing"
-        return f"MLflow at {store_of(self.uri, _root(self.folder).parent)}: {error}; {later}" if error else ""
+        return f"MLflow at {store_of(self.uri, root_of(self.folder).parent)}: {error}; {later}" if error else ""
 
     def _run(self) -> None:
         while True:
@@ -166,133 +163,6 @@ def one_line(error: Exception) -> str:
     text = str(error).strip()
     cause = re.search(r"Connection refused|timed out|Name or service not known|No route to host|is locked", text)
     return cause[0] if cause else f"{type(error).__name__}: {text}".removeprefix("ValueError: ").splitlines()[0][:300]
-
-
-# ------------------------------------------------------------------------------------------------ reading the folders
-
-
-@dataclass
-class _Content:
-    """What MLflow shall hold of one folder."""
-
-    key: str  # identity: NAME@started of a sweep or a lone search, and /TRIAL
-    record: dict[str, Any]  # run.json or sweep.json
-    tags: dict[str, str]
-    lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
-    texts: dict[str, str] = field(default_factory=dict)  # artifact's name -> its text
-    pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # key, step, PNG
-    files: list[Path] = field(default_factory=list)  # of a trained network
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """The line after the last epoch."""
-        return next((line for line in reversed(self.lines) if line["phase"] in ENDS), {})
-
-
-def _read_run(folder: Path, sweep: str = "", **defaults: Any) -> _Content:
-    record = _record(folder, **defaults)
-    texts = _texts(folder, record, "config.json", "genotype.json")
-    kind = "trial" if sweep and record["kind"] == "search" else record["kind"]
-    tags = _tags(kind, record, record["reason"], texts.get("config.json", ""))
-    tags |= {f"searched.{name}": value for name, value in record.get("searched", {}).items()}
-    pictures = [(*path.stem.rpartition("-")[::2], path) for path in folder.glob("pictures/*.png")]
-    return _Content(
-        key=f"{sweep}/{folder.name}" if sweep else _key(folder, record),
-        record=record,
-        tags=tags | {name: record.get(name) or "" for name in ("device", "published")} | _protocols(record),
-        lines=read_metrics(folder),
-        texts=texts,
-        pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdecimal()),
-        files=[path for name in MODEL if (path := folder / name).is_file()] if record["state"] == "finished" else [],
-    )
-
-
-def _protocols(record: dict[str, Any]) -> dict[str, str]:
-    """`protocol.gan/fid` says how gan/fid was measured."""
-    protocols = record.get("protocols")
-    return {f"protocol.{name}": text for name, text in protocols.items()} if isinstance(protocols, dict) else {}
-
-
-def _read_sweep(folder: Path) -> tuple[_Content, dict[str, _Content]]:
-    """The sweep and, by folder name, its trials."""
-    record = _record(folder)
-    key, started, config = _key(folder, record), record["started"], json.dumps(record["config"], indent=2)
-    found = (path.parent for path in sorted(folder.glob("*/run.json")))
-    trials = {trial.name: _read_run(trial, key, started=started) for trial in found}
-    kind = "evaluations" if record["kind"] == "evaluations" else "sweep"
-    tags = _tags(kind, record, _sweep_note(record, list(trials.values())), config)
-    return _Content(key, record, tags, texts=_texts(folder, record, "table.md") | {"config.json": config}), trials
-
-
-def _texts(folder: Path, record: dict[str, Any], *names: str) -> dict[str, str]:
-    """The text files of a folder that are artifacts; the result page is large and goes once, at the end."""
-    found = names if record["state"] in ("running", "waiting") else (*names, "report.html")
-    return {name: text(folder / name) for name in found if (folder / name).is_file()}
-
-
-def _tags(kind: str, record: dict[str, Any], note: str, config: str) -> dict[str, str]:
-    return {
-        "kind": kind,
-        "state": record["state"],
-        "reason": record["reason"],
-        "config_sha": hashlib.sha256(config.encode()).hexdigest()[:12] if config else "",
-        "mlflow.note.content": "\n\n".join(part for part in (note, f"    {record['command']}") if part)[:8000],
-        "mlflow.source.name": "dasgm",
-        "mlflow.source.git.commit": record.get("commit") or "",
-        "mlflow.user": os.environ.get("USER", ""),
-    }
-
-
-def _sweep_note(record: dict[str, Any], trials: list[_Content], top: int = 20) -> str:
-    """Markdown: one line about the sweep, then its best trials."""
-
-    def row(trial: _Content) -> str:
-        value, error = trial.best.get(objective), trial.best.get(f"{objective}_error")
-        score = "" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
-        return f"| {trial.record['title']} | {score} | {trial.record['state']} |"
-
-    objective = record["objective"]
-    sign = -1 if _is_error(record) else 1
-    ranked = sorted(trials, key=lambda trial: sign * trial.best.get(objective, -sign * math.inf), reverse=True)[:top]
-    what = f"{record['preset']} on {record['dataset']}, seed {record['seed']}, {record['machine']}"
-    head = f"{what}: **{record['state']}** {record['reason']}"
-    return "\n".join([head, "", f"| trial | {objective} | state |", "|---|---|---|", *map(row, ranked)])
-
-
-def _is_error(record: dict[str, Any]) -> bool:
-    """Whether less is better."""
-    return record["objective"].endswith("error")
-
-
-def _record(folder: Path, **defaults: Any) -> dict[str, Any]:
-    """sweep.json or run.json; what a run that died early left out is filled in. ValueError if it is not one of ours."""
-    path = folder / ("sweep.json" if (folder / "sweep.json").is_file() else "run.json")
-    record = {
-        "kind": "search",
-        "title": folder.name,
-        "reason": "",
-        "command": "",
-        "parameters": {},
-        "started": 0.0,
-        "ended": None,
-    }
-    record |= {"format": FORMAT} | defaults | read_record(path)
-    lacks = {"objective", "config", "preset", "dataset", "seed", "machine"} - set(record)
-    sound = record["format"] == FORMAT and record.get("state") in STATUS and record["started"] is not None
-    if not sound or path.name == "sweep.json" and lacks:
-        raise ValueError(
-            f"{path} is not a record of format {FORMAT} of a search or a sweep: restore or remove its folder"
-        )
-    return record
-
-
-def _key(folder: Path, record: dict[str, Any]) -> str:
-    return f"{folder.name}@{record['started']:.3f}"  # `started` is the first start's, whatever was resumed since
-
-
-def _root(folder: Path) -> Path:
-    """The sweep's folder for a trial's, else the folder itself."""
-    return folder.parent if (folder / "run.json").is_file() and (folder.parent / "sweep.json").is_file() else folder
 
 
 @contextmanager
@@ -350,7 +220,7 @@ class _Store:
             if not (token := page.token):
                 return found
 
-    def open(self, content: _Content, parent: str = "") -> Run:
+    def open(self, content: Content, parent: str = "") -> Run:
         """The run of this content, created if need be."""
         if content.key not in self.runs:
             tags = {"dasgm.run": content.key, "kind": content.tags["kind"]}
@@ -359,7 +229,7 @@ class _Store:
             self.runs[content.key] = self.client.create_run(self.number, started, tags, content.record["title"])
         return self.runs[content.key]
 
-    def send(self, content: _Content, parent: str = "") -> str:
+    def send(self, content: Content, parent: str = "") -> str:
         """What is new: metrics and parameters, then files, and last the tags that say so. Returns the run's id."""
         from mlflow.entities import Metric, Param, RunTag
 
@@ -392,7 +262,7 @@ class _Store:
         self._set_status(run, content)
         return run_id
 
-    def _searched(self, content: _Content) -> dict[str, str]:
+    def _searched(self, content: Content) -> dict[str, str]:
         """Of an evaluation, as a tag: MLflow's run of the search that gave the genotype, where it is here."""
         searched = content.record.get("searched", {})
         known = self.open(content).data.tags.get("searched.mlflow_run") or searched.get("mlflow_run")
@@ -418,7 +288,7 @@ class _Store:
                 self.client.log_image(run_id, flat.convert("RGB"), None, key, step, stamp, synchronous=True)
             sent[key] = step
 
-    def _set_status(self, run: Run, content: _Content) -> None:
+    def _set_status(self, run: Run, content: Content) -> None:
         status = STATUS[content.record["state"]]
         if status == run.info.status:
             return
@@ -431,7 +301,7 @@ class _Store:
     def run_link(self, run_id: str) -> str:
         return f"/#/experiments/{self.number}/runs/{run_id}?{TRAINING}"
 
-    def save_view(self, parent: str, sweep: _Content, trials: dict[str, _Content]) -> str:
+    def save_view(self, parent: str, sweep: Content, trials: dict[str, Content]) -> str:
         """The link to the trials ranked by the objective, with what was swept; as charts, parallel coordinates first.
 
         MLflow's own first look has neither trials nor columns. A view is a tag of the experiment; its format is
@@ -442,7 +312,7 @@ class _Store:
         every = list(dict.fromkeys(name for parameters in swept for name in parameters))
         common = [name for name in every if all(name in parameters for parameters in swept)]
         metrics = [objective, f"{objective}_error", "val/accuracy"]
-        if error := _is_error(sweep.record):
+        if error := is_error(sweep.record):
             metrics = [objective, "result/top5_error", *(f"result/{name}" for name in ("parameters", "multiply_adds"))]
             metrics += ["speed/images_per_s", "cost/gpu_hours"]
         charts: list[dict[str, Any]] = [  # a trial that lacks a parameter is not drawn: hence the second one
@@ -507,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = None
         try:
             folder = fetched(place)
-            storage = _root(folder).parent
+            storage = root_of(folder).parent
             if (link := sync(folder, options.uri, options.experiment)) is None:
                 raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
         except Exception as error:

@@ -55,7 +55,7 @@ def _named(source: str) -> Candidate:
 
 
 def _searched(run: Path, sweep: str) -> dict[str, str]:
-    from cluster.tracking import identity
+    from cluster.contents import identity
 
     return ({"sweep": sweep} if sweep else {}) | {"trial": run.name, "run": identity(run.resolve())}
 

@@ -28,7 +28,7 @@ from hostile import TERMINAL, command, damaged, document, hunt, one_line
 from hypothesis import strategies as st
 from PIL import Image
 
-from cluster import tracking
+from cluster import contents, tracking
 from dasgm import loop, model, pretrained
 from dasgm.checkpoints import packed
 from dasgm.config import PretrainConfig, from_json, to_json
@@ -153,7 +153,7 @@ class Hunts:
                 (run / f"{name}.jsonl").write_text("\n".join([json.dumps(ROW), *lines, json.dumps(edges(1))]))
             assert command("runs", "--storage", run.parent)[0] == 0
             assert command("report", run)[0] == 0
-            one_line(lambda: [list(tracking._points(line)) for line in tracking._read_run(run).lines])
+            one_line(lambda: [list(tracking._points(line)) for line in contents.content_of_run(run).lines])
             Run(run).cut(1)
 
         return st.tuples(document(RUN), document({"method": {"key": "darts"}, "gan": None}), rows), check
@@ -167,8 +167,8 @@ class Hunts:
             (trial / "run.json").write_text(drawn[1])
             (trial / "metrics.jsonl").write_text(f"{json.dumps(ROW)}\n{drawn[2]}\n{json.dumps(BEST)}\n")
             command("report", trial.parent)
-            one_line(lambda: tracking._read_sweep(trial.parent))
-            one_line(lambda: tracking.identity(trial))
+            one_line(lambda: contents.content_of_sweep(trial.parent))
+            one_line(lambda: contents.identity(trial))
 
         return st.tuples(document(SWEEP), document(RUN), document(BEST)), check
 

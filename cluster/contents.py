@@ -1,0 +1,149 @@
+"""What MLflow shall hold of a run's folder, or of a sweep's with its trials: read from its files, and of them alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dasgm.files import text
+from dasgm.runs import ENDS, FORMAT, read_metrics, read_record
+
+STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
+STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
+MODEL = ("model.json", "model.safetensors")
+PICTURES = ("cells", "samples", "nearest")  # pictures/cells-003.png is epoch 3's
+
+
+def identity(folder: Path) -> str:
+    """What MLflow's tag `dasgm.run` calls a folder: NAME@started of a sweep or a lone run, and /TRIAL."""
+    root = root_of(folder)
+    return _name(root, record_of(root)) + (f"/{folder.name}" if folder != root else "")
+
+
+@dataclass
+class Content:
+    """What MLflow shall hold of one folder."""
+
+    key: str  # identity: NAME@started of a sweep or a lone search, and /TRIAL
+    record: dict[str, Any]  # run.json or sweep.json
+    tags: dict[str, str]
+    lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
+    texts: dict[str, str] = field(default_factory=dict)  # artifact's name -> its text
+    pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # key, step, PNG
+    files: list[Path] = field(default_factory=list)  # of a trained network
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The line after the last epoch."""
+        return next((line for line in reversed(self.lines) if line["phase"] in ENDS), {})
+
+
+def content_of_run(folder: Path, sweep: str = "", **defaults: Any) -> Content:
+    record = record_of(folder, **defaults)
+    texts = _texts(folder, record, "config.json", "genotype.json")
+    kind = "trial" if sweep and record["kind"] == "search" else record["kind"]
+    tags = _tags(kind, record, record["reason"], texts.get("config.json", ""))
+    tags |= {f"searched.{name}": value for name, value in record.get("searched", {}).items()}
+    pictures = [(*path.stem.rpartition("-")[::2], path) for path in folder.glob("pictures/*.png")]
+    return Content(
+        key=f"{sweep}/{folder.name}" if sweep else _name(folder, record),
+        record=record,
+        tags=tags | {name: record.get(name) or "" for name in ("device", "published")} | _protocols(record),
+        lines=read_metrics(folder),
+        texts=texts,
+        pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdecimal()),
+        files=[path for name in MODEL if (path := folder / name).is_file()] if record["state"] == "finished" else [],
+    )
+
+
+def _protocols(record: dict[str, Any]) -> dict[str, str]:
+    """`protocol.gan/fid` says how gan/fid was measured."""
+    protocols = record.get("protocols")
+    return {f"protocol.{name}": text for name, text in protocols.items()} if isinstance(protocols, dict) else {}
+
+
+def content_of_sweep(folder: Path) -> tuple[Content, dict[str, Content]]:
+    """The sweep and, by folder name, its trials."""
+    record = record_of(folder)
+    key, started, config = _name(folder, record), record["started"], json.dumps(record["config"], indent=2)
+    found = (path.parent for path in sorted(folder.glob("*/run.json")))
+    trials = {trial.name: content_of_run(trial, key, started=started) for trial in found}
+    kind = "evaluations" if record["kind"] == "evaluations" else "sweep"
+    tags = _tags(kind, record, _sweep_note(record, list(trials.values())), config)
+    return Content(key, record, tags, texts=_texts(folder, record, "table.md") | {"config.json": config}), trials
+
+
+def _texts(folder: Path, record: dict[str, Any], *names: str) -> dict[str, str]:
+    """The text files of a folder that are artifacts; the result page is large and goes once, at the end."""
+    found = names if record["state"] in ("running", "waiting") else (*names, "report.html")
+    return {name: text(folder / name) for name in found if (folder / name).is_file()}
+
+
+def _tags(kind: str, record: dict[str, Any], note: str, config: str) -> dict[str, str]:
+    return {
+        "kind": kind,
+        "state": record["state"],
+        "reason": record["reason"],
+        "config_sha": hashlib.sha256(config.encode()).hexdigest()[:12] if config else "",
+        "mlflow.note.content": "\n\n".join(part for part in (note, f"    {record['command']}") if part)[:8000],
+        "mlflow.source.name": "dasgm",
+        "mlflow.source.git.commit": record.get("commit") or "",
+        "mlflow.user": os.environ.get("USER", ""),
+    }
+
+
+def _sweep_note(record: dict[str, Any], trials: list[Content], top: int = 20) -> str:
+    """Markdown: one line about the sweep, then its best trials."""
+
+    def row(trial: Content) -> str:
+        value, error = trial.best.get(objective), trial.best.get(f"{objective}_error")
+        score = "" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+        return f"| {trial.record['title']} | {score} | {trial.record['state']} |"
+
+    objective = record["objective"]
+    sign = -1 if is_error(record) else 1
+    ranked = sorted(trials, key=lambda trial: sign * trial.best.get(objective, -sign * math.inf), reverse=True)[:top]
+    what = f"{record['preset']} on {record['dataset']}, seed {record['seed']}, {record['machine']}"
+    head = f"{what}: **{record['state']}** {record['reason']}"
+    return "\n".join([head, "", f"| trial | {objective} | state |", "|---|---|---|", *map(row, ranked)])
+
+
+def is_error(record: dict[str, Any]) -> bool:
+    """Whether less is better."""
+    return record["objective"].endswith("error")
+
+
+def record_of(folder: Path, **defaults: Any) -> dict[str, Any]:
+    """sweep.json or run.json; what a run that died early left out is filled in. ValueError if it is not one of ours."""
+    path = folder / ("sweep.json" if (folder / "sweep.json").is_file() else "run.json")
+    record = {
+        "kind": "search",
+        "title": folder.name,
+        "reason": "",
+        "command": "",
+        "parameters": {},
+        "started": 0.0,
+        "ended": None,
+    }
+    record |= {"format": FORMAT} | defaults | read_record(path)
+    lacks = {"objective", "config", "preset", "dataset", "seed", "machine"} - set(record)
+    sound = record["format"] == FORMAT and record.get("state") in STATUS and record["started"] is not None
+    if not sound or path.name == "sweep.json" and lacks:
+        raise ValueError(
+            f"{path} is not a record of format {FORMAT} of a search or a sweep: restore or remove its folder"
+        )
+    return record
+
+
+def _name(folder: Path, record: dict[str, Any]) -> str:
+    return f"{folder.name}@{record['started']:.3f}"  # `started` is the first start's, whatever was resumed since
+
+
+def root_of(folder: Path) -> Path:
+    """The sweep's folder for a trial's, else the folder itself."""
+    return folder.parent if (folder / "run.json").is_file() and (folder.parent / "sweep.json").is_file() else folder
