@@ -183,7 +183,7 @@ def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
     monkeypatch.setattr(job.time, "sleep", lambda seconds: None)
     wide = Workers(2, 1.0, private=False)
     assert job._wait_for_room(wide, 60, lambda line: None) == 8  # two machines with 8 GPUs may come
-    assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
+    assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2] * 2 + [[]]
     seen.clear()
     monkeypatch.setattr(ray, "cluster_resources", dict)
     clock = iter([0.0, 1.0, 61.0])  # begun, asked, given up
