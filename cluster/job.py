@@ -161,7 +161,7 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
                 _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
             except ConnectionError as error:
                 raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
-            _coordinate_from_here()
+            _lasting_actors_here()
             yield _wait_for_room(workers, wait, say)
         else:
             port = _free_port()
@@ -236,16 +236,19 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _coordinate_from_here() -> None:
-    """Where machines come and go, Ray Train's coordinator of requests has to live on the head, as this process does.
+def _lasting_actors_here() -> None:
+    """Where machines come and go, the actors that Ray Train and Ray Data leave behind have to live on the head, as this
+    process does.
 
-    It stays for ever where it is first asked for, else by a search, and a machine that has it never goes
+    Each is made once for a cluster, by who first needs it, where he runs: a machine that has one never goes
     (ray-project/ray#58481).
     """
     if "DASGM_SLOTS" in os.environ:
         from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+        from ray.data._internal.stats import get_or_create_stats_actor
 
         get_or_create_autoscaling_coordinator()
+        get_or_create_stats_actor()
 
 
 def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) -> int:

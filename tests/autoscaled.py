@@ -20,8 +20,9 @@ from typing import Any
 import yaml
 from apart import ROOT, left, run, settle
 from commands import TINY
+from photographs import digit_pictures, write_folder
 
-IDLE = 20
+IDLE = 40
 """Seconds after which a machine goes."""
 ASKED = 200
 """Seconds for which Ray Train asks for a search's machine, once the search was stopped."""
@@ -78,7 +79,8 @@ def main(place: Path, venv: Path) -> None:
 
 
 def watched(place: Path) -> dict[str, Any]:
-    """A sweep of two searches that fill a machine each, and what Ray's state shows before, while it runs, and after."""
+    """What Ray's state shows before, during and after a sweep of two searches that fill a machine each, and an
+    evaluation through Ray Data."""
     import ray
     from ray.autoscaler.v2.sdk import get_cluster_status
     from ray.util.state import list_actors
@@ -90,6 +92,12 @@ def watched(place: Path) -> dict[str, Any]:
     def alive() -> dict[str, dict[str, float]]:
         return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
+    def actors() -> list[Any]:
+        return [actor for actor in list_actors(limit=1000, detail=True) if actor.node_id]
+
+    def workers() -> list[str]:
+        return sorted({actor.node_id for actor in actors() if "TrainWorker" in actor.class_name})
+
     def look() -> None:
         machines.update(alive())
         demands = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands
@@ -97,23 +105,35 @@ def watched(place: Path) -> dict[str, Any]:
             asked.extend(part.bundle for part in demand.bundles_by_count if part.bundle not in asked)
 
     before = alive()
-    words = ["--storage", str(place / "runs"), "--name=s", "--num-trials=2", "--gpus-per-trial=8", "--gan=none", *TINY]
-    command = f'. ~/.dasgm.sh; exec python {ROOT}/tuning/sweep.py "$@"'
-    with (place / "out").open("w") as out:
-        sweep = subprocess.Popen(["bash", "-c", command, "bash", *words], stdout=out, stderr=out, cwd=place)
-        while sweep.poll() is None:
-            look()
-            time.sleep(0.5)
-    print((place / "out").read_text())
-    actors = [actor for actor in list_actors(limit=1000, detail=True) if actor.node_id]
-    workers = [actor.node_id for actor in actors if "TrainWorker" in actor.class_name]
+    made = digit_pictures((12, 13, 10))
+    photographs = write_folder(place / "photographs", train=made, val=made)
+    common = ["--storage", str(place / "runs")]
+    small = ["--recipe=imagenet-small", "--data.image-size=32", "--epochs=1", "--lr-schedule=cosine", "--batch-size=8"]
+    small += ["--cells=3", "--channels=2", "--threads=1", "--workers=1", "--data-dir", str(photographs)]
+    codes, used = [], []
+    for words in (
+        ["tuning/sweep.py", *common, "--name=s", "--num-trials=2", "--gpus-per-trial=8", "--gan=none", *TINY],
+        ["cluster/evaluate.py", "PDARTS", *common, "--name=e", "--dataset=imagenet", "--loader=ray", *small],
+    ):
+        with (place / "out").open("w") as out:
+            words[0] = str(ROOT / words[0])
+            shell = ["bash", "-c", '. ~/.dasgm.sh; exec python "$@"', "bash"]
+            command = subprocess.Popen([*shell, *words], stdout=out, stderr=out, cwd=place)
+            while command.poll() is None:
+                look()
+                time.sleep(0.5)
+        codes.append(command.wait())
+        used.append(workers())
+        print((place / "out").read_text())
     end = time.monotonic() + ASKED + IDLE + 30
     while len(alive()) > 1 and time.monotonic() < end:
         time.sleep(1)
     after = alive()
+    lasting = [actor.class_name for actor in actors() if actor.state == "ALIVE" and actor.node_id not in before]
     ray.shutdown()
     came = {name: resources for name, resources in machines.items() if name not in before}
-    return {"before": before, "asked": asked, "came": came, "workers": workers, "after": after, "code": sweep.wait()}
+    seen = {"before": before, "asked": asked, "came": came, "after": after}
+    return seen | {"codes": codes, "used": used, "lasting": lasting}
 
 
 if __name__ == "__main__":
