@@ -161,6 +161,7 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
                 _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
             except ConnectionError as error:
                 raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
+            _lasting_actors_here()
             yield _wait_for_room(workers, wait, say)
         else:
             port = _free_port()
@@ -235,6 +236,21 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
+def _lasting_actors_here() -> None:
+    """Where machines come and go, the actors that Ray Train and Ray Data leave behind have to live on the head, as this
+    process does.
+
+    Each is made once for a cluster, by who first needs it, where he runs: a machine that has one never goes
+    (ray-project/ray#58481).
+    """
+    if "DASGM_SLOTS" in os.environ:
+        from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+        from ray.data._internal.stats import get_or_create_stats_actor
+
+        get_or_create_autoscaling_coordinator()
+        get_or_create_stats_actor()
+
+
 def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) -> int:
     """How many searches the cluster has room for now; others may be using it.
 
@@ -255,9 +271,9 @@ def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) ->
                 raise ValueError(f"a search asks for {workers}; after {wait:g} s the cluster has {have} (see --wait)")
             if not told:
                 say(f"waiting up to {wait:g} s for room on the cluster: a search asks for {workers}, it has {have}")
-                if most:
-                    request_resources(bundles=[workers.bundle] * workers.number)
                 told = True
+            if most:  # again and again: every 20 s Train's coordinator puts what it knows of in its place
+                request_resources(bundles=[workers.bundle] * workers.number)
             time.sleep(2)
     finally:
         if most and told:
@@ -359,7 +375,10 @@ def _teller(folder: Path) -> Any:
 
 
 def _torch_config(workers: Workers) -> Any:
-    """On one machine the process group meets through a file: torch's TCP store listens on every interface."""
+    """On one machine the process group meets through a file: torch's TCP store listens on every interface.
+
+    One worker has nobody to meet, on a cluster neither.
+    """
     import ray
     from ray.train.torch import TorchConfig
     from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
@@ -379,7 +398,8 @@ def _torch_config(workers: Workers) -> Any:
             return FileBackend
 
     # both: metrics are averaged on the CPU
-    return FileConfig() if workers.private else TorchConfig("cpu:gloo,cuda:nccl" if workers.gpus else "gloo")
+    alone = workers.private or workers.number == 1
+    return FileConfig() if alone else TorchConfig("cpu:gloo,cuda:nccl" if workers.gpus else "gloo")
 
 
 def meet(path: str, rank: int, size: int, backend: str) -> None:

@@ -6,8 +6,6 @@ python tests/loopback.py FOLDER VENV      FOLDER is scratch; the transcript goes
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import json
 import os
 import shutil
@@ -21,9 +19,10 @@ from typing import Any
 
 import psutil
 import yaml
+from apart import ROOT, left, run, settle
+from buckets import Server, serve
 from commands import TINY
 
-ROOT = Path(__file__).parents[1]
 SOURCE = "job.py"
 LINE = 'folder, cache = local(payload["folder"]), local(payload["cache"])'
 SSHD = """Port 2223
@@ -37,7 +36,7 @@ UsePAM no
 PermitRootLogin prohibit-password
 StrictModes no
 MaxStartups 50
-SetEnv HOME={place}/{node}
+SetEnv {environment}
 """
 # ssh takes ~ from the password file, not from $HOME
 SSH = """#!/bin/bash
@@ -45,28 +44,16 @@ words=() last=
 for word; do [ "$last" = -i ] && word=${{word/#\\~/$HOME}}; words+=("$word"); last=$word; done
 exec /usr/bin/ssh -F {place}/ssh_config "${{words[@]}}"
 """
-# what Ray has for all clusters of a machine, whatever $TMPDIR says: here folders of our own are mounted over them
-SHARED = (Path("/tmp/ray"), Path(f"/tmp/ray_ssh_{hashlib.sha256(getpass.getuser().encode()).hexdigest()[:10]}"))
 NODES = {"head": "127.0.0.1", "worker": "127.0.0.2"}
-
-
-def run(*words: str, seconds: float = 400, **environment: str) -> str:
-    """A command of the page, into the transcript; its output. It has to succeed."""
-    shown = " ".join(f"'{word}'" if " " in word else word for word in words)
-    print(f"$ {' '.join(f'{k}={v}' for k, v in environment.items())} {shown}".replace("$  ", "$ "), flush=True)
-    begun = time.monotonic()
-    done = subprocess.run(
-        words, env=os.environ | environment, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
-    )
-    print(done.stdout + done.stderr + f"[{done.returncode}, {time.monotonic() - begun:.0f} s]\n", flush=True)
-    assert done.returncode == 0, words
-    return done.stdout
+SECRET = "known-to-the-machines-alone"
 
 
 @contextmanager
-def ssh_server(place: Path) -> Iterator[None]:
-    """On loopback, its own port, keys to be thrown away; `ssh` on PATH finds it."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+def ssh_server(place: Path, store: Server) -> Iterator[None]:
+    """On loopback, its own port, keys to be thrown away; `ssh` on PATH finds it.
+
+    A node's environment has the keys of the object storage, as an instance profile would give them.
+    """
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     Path("/run/sshd").mkdir()
     for key in ("hostkey", "key"):
@@ -78,7 +65,10 @@ def ssh_server(place: Path) -> Iterator[None]:
     servers = []
     for node, address in NODES.items():
         config = place / f"sshd_{node}"
-        config.write_text(SSHD.format(place=place, node=node, address=address))
+        own = {"HOME": f"{place}/{node}"} | store.machine(place / node / "mirrors", 10)
+        own["AWS_SECRET_ACCESS_KEY"] = SECRET
+        environment = " ".join(f"{name}={value}" for name, value in own.items())
+        config.write_text(SSHD.format(place=place, environment=environment, address=address))
         servers.append(subprocess.Popen(["/usr/sbin/sshd", "-D", "-f", config, "-E", place / "sshd.log"]))
     try:
         yield
@@ -112,32 +102,22 @@ def settings(place: Path, venv: Path) -> Path:
 
 
 def main(place: Path, venv: Path) -> None:
-    for name in (*NODES, "client", "tmp", "shared", "ray", "ssh"):
+    settle(place, venv, "client")
+    for name in (*NODES, "shared"):
         (place / name).mkdir()
     mounts = yaml.safe_load((ROOT / "cluster" / "local.yaml").read_text())["file_mounts"]
     for name in (name for name in mounts.values() if not name.startswith("~")):
         source, copy = ROOT / name, place / "project" / name
         copy.parent.mkdir(exist_ok=True)
         shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
-    for name, folder in zip(("ray", "ssh"), SHARED, strict=True):
-        folder.mkdir(exist_ok=True)
-        subprocess.run(["mount", "--bind", place / name, folder], check=True)
-    os.environ.update(
-        HOME=str(place / "client"),
-        PATH=f"{place}/bin:{venv}/bin:{os.environ['PATH']}",
-        TMPDIR=str(place / "tmp"),
-        RAY_TMPDIR=str(place / "tmp"),
-        PYTHONPATH=str(place / "project"),
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_UP_enable_autoscaler_v2="0",
-    )
+    os.environ.update(PYTHONPATH=str(place / "project"), RAY_UP_enable_autoscaler_v2="0")
     os.chdir(place / "project")
-    with ssh_server(place):
-        result = cluster(settings(place, venv), place)
+    with contextmanager(serve)() as store, ssh_server(place, store):
+        result = cluster(settings(place, venv), place, store)
     (place / "result.json").write_text(json.dumps(result | {"left": left()}))
 
 
-def cluster(config: Path, place: Path) -> dict[str, Any]:
+def cluster(config: Path, place: Path, store: Server) -> dict[str, Any]:
     """The whole story of the page; what was seen."""
     yaml_file, result = str(config), {}
     runs = place / "shared" / "two words"
@@ -150,6 +130,9 @@ def cluster(config: Path, place: Path) -> dict[str, Any]:
     time.sleep(20)
     result["status"] = run("ray", "exec", yaml_file, "until ray status | grep slot; do sleep 2; done", seconds=180)
     result["first"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *words, "--name", "before")
+    stored = [*TINY, "--gan=none", "--num-trials=1", "--storage=s3://bucket/runs", "--name=stored"]
+    result["third"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *stored)
+    result["stored"] = {name: store.read(name).decode("latin-1") for name in store.names("")}
     source = config.parent / SOURCE
     source.write_text(source.read_text().replace(LINE, f'{LINE}\n    (folder / "changed").touch()'))
     run("ray", "rsync-up", yaml_file, "cluster/", "~/project/cluster/")
@@ -157,19 +140,16 @@ def cluster(config: Path, place: Path) -> dict[str, Any]:
     result["again"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", "--follow", "before")
     result["changed"] = sorted(str(path.relative_to(runs)) for path in runs.glob("*/*/changed"))
     result["listening"] = listening()
+    result["revealed"] = revealed(place)
     run("ray", "exec", yaml_file, "pkill -f '[m]lflow.server'")
     run("ray", "down", "-y", yaml_file)
     return result
 
 
-def left(seconds: float = 30) -> list[str]:
-    """Processes that are still there after `seconds`; `ssh` keeps a connection for 10."""
-    end = time.monotonic() + seconds
-    while True:
-        others = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in (1, os.getpid())]
-        if not others or time.monotonic() > end:
-            return [" ".join(p.info["cmdline"] or [str(p.pid)]) for p in others]
-        time.sleep(1)
+def revealed(place: Path) -> list[str]:
+    """Files that have the nodes' secret key in them, but for what gives it to the nodes."""
+    files = (path for path in place.rglob("*") if path.is_file() and not path.is_symlink() and path.parent != place)
+    return [str(path) for path in files if SECRET.encode() in path.read_bytes()]
 
 
 def listening() -> dict[str, list[str]]:

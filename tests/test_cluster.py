@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,6 +74,15 @@ def test_what_an_install_needs_is_sent(name):
     needed = {"pyproject.toml", "constraints.txt", project["readme"], *project["license-files"]}
     assert needed | {package.rstrip("*") for package in packages} == set(sent)
     assert all(key == source for key, source in sent.items())
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+@pytest.mark.parametrize("name", FILES)
+def test_a_download_that_fails_ends_the_set_up_where_it_fails(name, tmp_path):
+    (line,) = [line for line in yaml.safe_load(FILES[name].read_text())["setup_commands"] if "curl" in line]
+    nowhere = os.environ | {"HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(["bash", "-c", line], env=nowhere, capture_output=True, text=True)
+    assert done.returncode and "curl" in done.stderr
 
 
 def test_the_line_that_the_loopback_test_changes_is_there():
@@ -172,7 +183,7 @@ def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
     monkeypatch.setattr(job.time, "sleep", lambda seconds: None)
     wide = Workers(2, 1.0, private=False)
     assert job._wait_for_room(wide, 60, lambda line: None) == 8  # two machines with 8 GPUs may come
-    assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
+    assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2] * 2 + [[]]
     seen.clear()
     monkeypatch.setattr(ray, "cluster_resources", dict)
     clock = iter([0.0, 1.0, 61.0])  # begun, asked, given up

@@ -1,54 +1,28 @@
 """cluster/local.yaml for real: `ray up`, `ray submit`, a changed line, `ray down`, over SSH on loopback (-m cluster).
 
-In namespaces of its own: `ray up` runs `ray stop`, which ends every Ray that it can see. See loopback.py.
+In namespaces of its own (apart.py). See loopback.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from commands import TESTS
-from loopback import SHARED
+from apart import apart
+from loopback import SECRET
 
 from dasgm.runs import Run, read_json
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
-ROOT = TESTS.parent
-APART = ["unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child"]
-NEEDED = ("unshare", "ip", "mount", "ssh", "ssh-keygen", "rsync", "curl", "pkill", "/usr/sbin/sshd")
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+NEEDED = ("ssh", "ssh-keygen", "rsync", "curl", "pkill", "/usr/sbin/sshd")
 
 
 @pytest.fixture(scope="module")
 def tried():
-    missing = [tool for tool in NEEDED if not shutil.which(tool)]
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)} (Debian: openssh-server openssh-client rsync iproute2 util-linux)")
-    if os.getuid() or subprocess.run([*APART, "true"], capture_output=True).returncode:
-        pytest.skip("needs root, and the right to make pid, mount and network namespaces")
-    made = [folder for folder in SHARED if not folder.exists()]
-    place = Path(tempfile.mkdtemp(prefix="lo-", dir="/tmp"))  # short: Ray's sockets lie below
-    ours = ("RAY_", "MLFLOW_", "GLOO_", "TUNE_")  # conftest.py sets them for private Rays, a token too
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"}
-    words = ["sh", "-c", '"$@"; exit $?', "sh"]  # the first process of a pid namespace has to reap the others
-    words += [sys.executable, str(TESTS / "loopback.py"), str(place), sys.prefix]
-    done = subprocess.run([*APART, *words], env=environment, capture_output=True, text=True, timeout=1400)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    yield SimpleNamespace(
-        place=place, runs=place / "shared" / "two words", **json.loads((place / "result.json").read_text())
-    )
-    shutil.rmtree(place)
-    for folder in made:
-        folder.rmdir()  # empty: what was written went to the folder mounted over it
+    with apart("loopback.py", *NEEDED, seconds=1700) as found:
+        found.runs = found.place / "shared" / "two words"
+        yield found
 
 
 def test_a_sweep_is_handed_over_followed_and_ends(tried):
@@ -74,8 +48,25 @@ def test_the_mlflow_server_of_the_head_has_both_sweeps(tried):
     client = MlflowClient(f"sqlite:///{tried.place}/shared/mlflow.db")
     experiment = client.get_experiment_by_name("dasgm")
     runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.run_name for run in runs if "mlflow.parentRunId" not in run.data.tags} == {"before", "after"}
-    assert len(runs) == 6
+    assert {run.info.run_name for run in runs if "mlflow.parentRunId" not in run.data.tags} == {
+        "before",
+        "after",
+        "stored",
+    }
+    assert len(runs) == 8
+
+
+def test_a_sweep_in_a_bucket_needs_nothing_but_the_nodes_own_keys(tried):
+    assert "best genotype, t000" in tried.third and "everything lies in s3://bucket/runs/stored" in tried.third
+    assert json.loads(tried.stored["runs/stored/sweep.json"])["state"] == "finished"
+    assert json.loads(tried.stored["runs/stored/t000/run.json"])["state"] == "finished"
+    assert {"runs/stored/t000/genotype.json", "runs/stored/t000/.manifest"} <= set(tried.stored)
+    mirrors = {
+        node: {path.suffix for path in (tried.place / node / "mirrors").rglob("t000/**/*")}
+        for node in ("head", "worker")
+    }
+    assert ".pt" in mirrors["worker"] and ".json" in mirrors["head"] and ".pt" not in mirrors["head"]
+    assert tried.revealed == [] and not any(SECRET in content for content in tried.stored.values())
 
 
 def test_dashboard_and_mlflow_listen_on_loopback_only(tried):

@@ -190,6 +190,7 @@ class Sweep:
 
     def _tune(self, study: Any, left: int, workers: job.Workers, slots: int, kick: Callable[[], None]) -> None:
         from ray import tune
+        from ray.tune.execution import class_cache
 
         from tuning.table import Board
         from tuning.trials import Halving, Janitor, Proposer
@@ -199,6 +200,8 @@ class Sweep:
         halving = Halving(plan.rungs)
         proposer = Proposer(study, self.folder, self.base, plan, halving, self.describe)
         discard(self.scratch)  # of one that was killed
+        # a machine has its own keys: these Tune would send it in the open, into Ray's logs and its dashboard
+        class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tune.Tuner(
                 tune.with_resources(Trial(self.cache, self.scratch, workers), job.driver(workers)),
