@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ PRIVATE = {
     "GLOO_SOCKET_IFNAME": "lo",
 }
 JOINED = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800"}  # a machine that is rented first takes minutes to come
+Resources = Mapping[str, float]  # of a machine, by Ray's names
 SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
 HOLDS_NOTHING: dict[str, float] = {
     "memory": 1
@@ -58,11 +59,18 @@ class Workers:
     private: bool = True
     """Whether they share one machine."""
 
+    def fit(self, cpus: float, gpus: float) -> int:
+        """How many of them one machine with these resources holds."""
+        by_cpu = int(cpus / self.cpus + 1e-6)  # 1 // 0.1 is 9
+        return min(by_cpu, int(gpus / self.gpus + 1e-6)) if self.gpus else by_cpu
+
     def slots(self, cpus: float, gpus: float) -> int:
-        """How many such searches run at once on these resources."""
-        by_cpu = int(cpus // (self.number * self.cpus)) if self.cpus else 10**6
-        by_gpu = int(gpus // (self.number * self.gpus)) if self.gpus else 10**6
-        return min(by_cpu, by_gpu)
+        """How many such searches run at once on one machine with these resources."""
+        return self.fit(cpus, gpus) // self.number
+
+    def room(self, machines: Iterable[Resources]) -> int:
+        """How many of them these machines hold: each is on one machine, those of a search need not be on the same."""
+        return sum(self.fit(its.get("CPU", 0.0), its.get("GPU", 0.0)) for its in machines)
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -240,17 +248,15 @@ def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) ->
 
     Where machines come and go ($DASGM_SLOTS: slots of all that may come), they are asked for, and what may come counts.
     """
-    import ray
     from ray.autoscaler.sdk import request_resources
 
-    most = int(os.environ.get("DASGM_SLOTS", 0))
-    end, told = time.monotonic() + wait, False
+    most, end, told = _most(), time.monotonic() + wait, False
     try:
         while True:
-            free = ray.cluster_resources() if most else ray.available_resources()
-            if slots := workers.slots(free.get("CPU", 0), free.get("GPU", 0)):
-                return max(1, int(most // _slots(workers))) if most else slots
-            have = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs{'' if most else ' free'}"
+            machines = _machines()
+            if slots := workers.room(machines) // workers.number:
+                return _may_come(workers, machines, most) if most else slots
+            have = _have(workers, machines)
             if time.monotonic() > end:
                 raise ValueError(f"a search asks for {workers}; after {wait:g} s the cluster has {have} (see --wait)")
             if not told:
@@ -262,6 +268,40 @@ def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) ->
     finally:
         if most and told:
             request_resources(bundles=[])  # or they would never be returned
+
+
+def _most() -> int:
+    """Slots of all machines that may come; 0 where none come and go."""
+    return int(os.environ.get("DASGM_SLOTS", 0))
+
+
+def _machines() -> list[Resources]:
+    """What each machine of the cluster has free; where machines come and go, what it has."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    if _most():
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return list(available_resources_per_node().values())
+
+
+def _have(workers: Workers, machines: list[Resources]) -> str:
+    """The same, in words."""
+    cpus, gpus = (sum(its.get(kind, 0.0) for its in machines) for kind in ("CPU", "GPU"))
+    have = f"{cpus:g} CPUs and {gpus:g} GPUs{'' if _most() else ' free'}"
+    if workers.slots(cpus, gpus):  # in all it would do
+        have += f", but each worker is on one machine: room for {workers.room(machines)}"
+    return have
+
+
+def _may_come(workers: Workers, machines: list[Resources], most: float) -> int:
+    """How many searches run at once on as many machines, like the one with the most slots, as have `most` in all."""
+    widest, asked = max(machines, key=lambda its: its.get(SLOT, 0.0)), _slots(workers)
+    if not (each := widest.get(SLOT, 0.0)):
+        return max(1, int(most // asked))
+    number = int(most // each)
+    drivers = number * int(each / asked + 1e-6) if asked <= each else int(most // asked)
+    return max(1, min(drivers, workers.room([widest] * number) // workers.number))
 
 
 def _slots(workers: Workers) -> float:
