@@ -118,7 +118,7 @@ class Group:
         options, gpus = self.options, self.options.gpus
         if gpus is None and job.joined() and self.config.data.streamed:
             gpus = float(options.workers)
-        workers = job.workers_for(options.workers, gpus, options.cpus_per_worker)
+        workers = job.workers_for(options.workers, gpus, options.cpus_per_worker, options.wait)
         if options.over_ray and workers.private:
             job.leave_for_data(workers, job.cpus())
         return workers
@@ -183,7 +183,7 @@ class Group:
             with following(self.folder):
                 if left:
                     print(f"starting Ray: {len(left)} of {len(self.evaluations)} evaluations to run", flush=True)
-                    with job.connected(workers, self.options.wait) as slots:
+                    with job.connected(workers) as slots:
                         self._side_by_side(left, workers, slots, mirror.kick, deadline)
         finally:
             discard(self.scratch)

@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     def job() -> None:
         from dasgm.pretrain import fits
 
-        workers = workers_for(options.workers, options.gpus)
+        workers = workers_for(options.workers, options.gpus, wait=options.wait)
         fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
         about = {"name": folder.name, "title": folder.name, "command": command}
-        run(work, payload(config, folder, options.storage / "cache", about), workers, options.wait, "pre-training")
+        run(work, payload(config, folder, options.storage / "cache", about), workers, "pre-training")
         print(pretrained_line(folder))
 
     return ended(job, folder, command)

@@ -82,7 +82,7 @@ def attempt(
     return ""
 
 
-def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, wait: float, what: str) -> None:
+def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, what: str) -> None:
     """`work` on every worker, as one job that MLflow mirrors; what the workers say is printed.
 
     Raises:
@@ -99,7 +99,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         pass
     over = threading.Event()
     mirror = Mirror(folder).start()
-    with connected(workers, wait):
+    with connected(workers):
         follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
         follower.start()
         try:
@@ -136,18 +136,16 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
 
     def job() -> None:
-        workers = workers_for(options.workers, options.gpus)
+        workers = workers_for(options.workers, options.gpus, wait=options.wait)
         look_at_data(config, workers, options.pretrain)
-        begun = (
-            pretrained_first(config, options.storage, workers, options.wait, command) if options.pretrain else config
-        )
+        begun = pretrained_first(config, options.storage, workers, command) if options.pretrain else config
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
-        run(work, payload(begun, folder, options.storage / "cache", about), workers, options.wait, "search")
+        run(work, payload(begun, folder, options.storage / "cache", about), workers, "search")
 
     return ended(job, folder, command)
 
 
-def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, wait: float, command: str) -> SearchConfig:
+def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, command: str) -> SearchConfig:
     """The search's configuration with its pre-trained GAN, made first, as a job of as many workers, unless it is there.
 
     Raises:
@@ -158,7 +156,7 @@ def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, wait
 
     def first(wanted: PretrainConfig, folder: Path) -> None:
         about = {"name": folder.name, "title": folder.name, "command": command}
-        run(pretrain, payload(wanted, folder, storage / "cache", about), workers, wait, "pre-training")
+        run(pretrain, payload(wanted, folder, storage / "cache", about), workers, "pre-training")
 
     return of_search(config, storage, first, lambda line: print(line, flush=True))
 

@@ -172,20 +172,20 @@ def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
 
     seen: list[Any] = []
     head, machine = {"CPU": 0.0}, {"CPU": 192.0, "GPU": 8.0, "slot": 8.0}
-    states = iter([nodes(), nodes(head), nodes(head, machine)])
+    states = iter([nodes(), nodes(), nodes(head), nodes(head, machine)])
     monkeypatch.setenv("DASGM_SLOTS", "16")
     monkeypatch.setattr(ray, "nodes", lambda: next(states))
     monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: seen.append(bundles))
     monkeypatch.setattr(job.time, "sleep", lambda seconds: None)
-    wide = Workers(2, 1.0, private=False)
-    assert job._wait_for_room(wide, 60, lambda line: None) == 8  # two machines with 8 GPUs may come
+    wide = Workers(2, 1.0, private=False, wait=60)
+    assert job._wait_for_room(wide, lambda line: None) == 8  # two machines with 8 GPUs may come
     assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
     seen.clear()
     monkeypatch.setattr(ray, "nodes", list)
     clock = iter([0.0, 1.0, 61.0])  # begun, asked, given up
     monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=clock.__next__, sleep=lambda seconds: None))
     with pytest.raises(ValueError, match="2 GPUs"):
-        job._wait_for_room(wide, 60, lambda line: None)
+        job._wait_for_room(wide, lambda line: None)
     assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
 
 
@@ -209,7 +209,7 @@ def test_what_may_come_is_counted_machine_by_machine(workers, searches, monkeypa
     monkeypatch.setattr(
         ray, "nodes", lambda: nodes({"CPU": 0.0}, *[{"CPU": 192.0, "GPU": 8.0, "slot": 8.0}] * (1 + (searches == 1)))
     )
-    assert job._wait_for_room(workers, 0, lambda line: None) == searches
+    assert job._wait_for_room(workers, lambda line: None) == searches
 
 
 def test_a_worker_that_fits_on_no_single_machine_has_no_room(monkeypatch):
@@ -218,10 +218,10 @@ def test_a_worker_that_fits_on_no_single_machine_has_no_room(monkeypatch):
     free = {"a": {"CPU": 3.0}, "b": {"CPU": 3.0}}
     monkeypatch.delenv("DASGM_SLOTS", raising=False)
     monkeypatch.setattr(state, "available_resources_per_node", lambda: free)
-    assert job._wait_for_room(Workers(2, cpus=2.0), 0, lambda line: None) == 1
-    for workers, room in ((Workers(1, cpus=4.0), 0), (Workers(3, cpus=2.0), 2)):
+    assert job._wait_for_room(Workers(2, cpus=2.0), lambda line: None) == 1
+    for workers, room in ((Workers(1, cpus=4.0, wait=-1), 0), (Workers(3, cpus=2.0, wait=-1), 2)):
         with pytest.raises(ValueError) as error:
-            job._wait_for_room(workers, -1, lambda line: None)
+            job._wait_for_room(workers, lambda line: None)
         has = f"has 6 CPUs and 0 GPUs free, but each worker is on one machine: room for {room} (see --wait)"
         assert str(error.value) == f"a search asks for {workers}; after -1 s the cluster {has}"
 

@@ -53,6 +53,30 @@ def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_pat
     assert once_and_as_alone(tmp_path / "one", tmp_path)
 
 
+def test_lost_machine_without_room_for_its_worker_is_waited_for_and_given_up(cluster, tmp_path):
+    words = ["--workers=2", "--wait=20"]
+    process = search(cluster, tmp_path, *words)
+    wait_for(process, lambda: len(Run(tmp_path / "one").checkpoints()) > 1, 400)
+    before = rows_of(tmp_path / "one")[:-1]
+    assert before
+    cluster.ask("kill", cluster.ask("busy")[0])
+    try:
+        code, out, err = finish(process, 300)
+    finally:
+        cluster.ask("add")
+    asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
+    assert out.count(f"waiting up to 20 s for room on the cluster: {asked}, it has {has}\n") == 1, (out, err)
+    says = (
+        f"the search failed: {asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
+    )
+    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
+    assert code == 1 and said == [f"error: {says}"], (out, err)
+    assert rows_of(tmp_path / "one")[: len(before)] == before
+    code, out, err = finish(search(cluster, tmp_path, *words), 600)
+    assert code == 0 and "going on after epoch" in out, (out, err)
+    assert rows_of(tmp_path / "one")[: len(before)] == before and Run(tmp_path / "one").about["state"] == "finished"
+
+
 ONE_RETRY = "import sys; from cluster import job, search; job.launch.__defaults__ = (None, 1); sys.exit(search.main())"
 
 
