@@ -95,23 +95,24 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
 
     folder = local(asked["folder"])
     scratch = folder / f".ray-{os.getpid()}"
-    with Run(folder):  # refused here if another process has it
-        pass
     over = threading.Event()
-    mirror = Mirror(folder).start()
-    with connected(workers):
-        follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
-        follower.start()
-        try:
-            with following(folder):
-                launch(work, asked, workers, scratch)
-        except RuntimeError as error:
-            raise RuntimeError(f"the {what} failed: {error}; to continue, run the same command") from None
-        finally:
-            over.set()
-            follower.join(2)
-            told = mirror.stop(20)
-            discard(scratch)
+    with Run(folder).driven():  # so that of two at once one is refused before its workers are there
+        with Run(folder):  # refused here if another process has it
+            pass
+        mirror = Mirror(folder).start()
+        with connected(workers):
+            follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
+            follower.start()
+            try:
+                with following(folder):
+                    launch(work, asked, workers, scratch)
+            except RuntimeError as error:
+                raise RuntimeError(f"the {what} failed: {error}; to continue, run the same command") from None
+            finally:
+                over.set()
+                follower.join(2)
+                told = mirror.stop(20)
+                discard(scratch)
     if told:
         print(told)
     about = Run(folder).about

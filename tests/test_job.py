@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,27 @@ def test_refused_in_one_line(tmp_path):
     with Run(tmp_path / "one"):
         code, out, err = finish(start(SEARCH, *words))
         assert code == 2 and f"process {os.getpid()} on " in err, err
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_of_two_at_once_on_a_folder_one_is_refused_and_the_other_when_killed_leaves_it(tmp_path):
+    """Before either has workers, which hold the run's own lock."""
+    words = ["--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
+    both = [start(SEARCH, *words) for _ in range(2)]
+    while all(process.poll() is None for process in both):
+        assert not (tmp_path / "one" / "run.json").exists()  # no worker has begun
+        time.sleep(0.05)
+    process, refused = sorted(both, key=lambda process: process.poll() is not None)
+    code, out, err = finish(refused)
+    assert code == 2 and f"is in use by process {process.pid} on " in err and len(err.strip().splitlines()) == 1, err
+    wait_for(process, lambda: Run(tmp_path / "one").checkpoints())
+    everyone = family(process)
+    process.kill()
+    process.communicate()
+    assert not left_over(everyone, 90)
+    code, out, err = finish(start(SEARCH, *words))
+    assert (code, err) == (0, "") and "going on after epoch" in out, (out, err)
 
 
 @pytest.mark.faults
