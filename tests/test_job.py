@@ -169,7 +169,7 @@ def test_killed_worker_of_two_goes_on_to_the_bits_of_an_undisturbed_search(tmp_p
     assert (code, err) == (0, ""), err
     undisturbed, killed = (Run(tmp_path / name) for name in ("undisturbed", "killed"))
     process = start(SEARCH, *words, "--name=killed")
-    wait_for(process, lambda: len(killed.checkpoints()) == 2)
+    wait_for(process, lambda: len(killed.checkpoints()) > 1, 400)
     before = read_lines(killed.folder / "metrics.jsonl")[:-1]
     workers = {int(pid) for pid, _ in family(process) if "ray::RayTrainWorker" in title(int(pid))}
     (other,) = workers - {killed.about["pid"]}
