@@ -66,7 +66,7 @@ class Options:
     time_budget: float | None = None
     """Seconds after which no more is begun and what runs is stopped, to be continued."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
     dry_run: bool = False
     """Print the configuration and what it would cost, and start nothing."""
 
@@ -122,7 +122,7 @@ class Group:
         options, gpus = self.options, self.options.gpus
         if gpus is None and job.joined() and self.config.data.streamed:
             gpus = float(options.workers)
-        workers = job.workers_for(options.workers, gpus, options.cpus_per_worker)
+        workers = job.workers_for(options.workers, gpus, options.cpus_per_worker, options.wait)
         if options.over_ray and workers.private:
             job.leave_for_data(workers, job.cpus())
         return workers
@@ -187,7 +187,7 @@ class Group:
             with following(self.folder):
                 if left:
                     print(f"starting Ray: {len(left)} of {len(self.evaluations)} evaluations to run", flush=True)
-                    with job.connected(workers, self.options.wait) as slots:
+                    with job.connected(workers) as slots:
                         self._side_by_side(left, workers, slots, mirror.kick, deadline)
         finally:
             discard(self.scratch)

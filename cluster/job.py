@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,9 @@ PRIVATE = {
     "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
 }
-JOINED = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800"}  # a machine that is rented first takes minutes to come
+ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray Train asks anew for room
+Resources = Mapping[str, float]  # of a machine, by Ray's names
+STARTS = 5  # of workers that die as they begin, before a run fails
 SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
 HOLDS_NOTHING: dict[str, float] = {
     "memory": 1
@@ -57,12 +59,21 @@ class Workers:
     cpus: float = 1.0
     private: bool = True
     """Whether they share one machine."""
+    wait: float = 1800.0
+    """Seconds for which room for them is waited for."""
+
+    def fit(self, cpus: float, gpus: float) -> int:
+        """How many of them one machine with these resources holds."""
+        by_cpu = int(cpus / self.cpus + 1e-6)  # 1 // 0.1 is 9
+        return min(by_cpu, int(gpus / self.gpus + 1e-6)) if self.gpus else by_cpu
 
     def slots(self, cpus: float, gpus: float) -> int:
-        """How many such searches run at once on these resources."""
-        by_cpu = int(cpus // (self.number * self.cpus)) if self.cpus else 10**6
-        by_gpu = int(gpus // (self.number * self.gpus)) if self.gpus else 10**6
-        return min(by_cpu, by_gpu)
+        """How many such searches run at once on one machine with these resources."""
+        return self.fit(cpus, gpus) // self.number
+
+    def room(self, machines: Iterable[Resources]) -> int:
+        """How many of them these machines hold: each is on one machine, those of a search need not be on the same."""
+        return sum(self.fit(its.get("CPU", 0.0), its.get("GPU", 0.0)) for its in machines)
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -74,7 +85,9 @@ class Workers:
         return f"{self.number} worker(s) with {self.number * self.cpus:g} CPUs{gpus} in all"
 
 
-def workers_for(number: int, gpus_per_search: float | None, cpus_each: float = 1.0) -> Workers:
+def workers_for(
+    number: int, gpus_per_search: float | None, cpus_each: float = 1.0, wait: float = Workers.wait
+) -> Workers:
     """Workers of a search: GPUs are used where there are some, unless a number is named.
 
     Of a cluster that is told by $DASGM_GPUS: GPUs of a worker where none are asked for.
@@ -90,7 +103,7 @@ def workers_for(number: int, gpus_per_search: float | None, cpus_each: float = 1
         raise ValueError(f"{gpus_per_search} GPUs: expected 0 or more")
     each = float(os.environ.get("DASGM_GPUS", 0)) if joined() else float(visible_gpus() >= number)
     gpus = number * each if gpus_per_search is None else gpus_per_search  # NCCL takes no two workers on one GPU
-    workers = Workers(number, gpus / number, cpus_each, private=not joined())
+    workers = Workers(number, gpus / number, cpus_each, not joined(), wait)
     if workers.private and not workers.slots(cpus(), visible_gpus()):
         raise ValueError(
             f"a search asks for {workers}; this machine has {cpus()} CPUs and {visible_gpus()} GPUs: "
@@ -136,7 +149,7 @@ def visible_gpus() -> int:
 
 def prepare() -> None:
     """Set what Ray reads from the environment when it is imported: to be called before that."""
-    for name, value in (QUIET | (JOINED if joined() else {})).items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not joined():
         os.environ.update(PRIVATE)
@@ -144,13 +157,13 @@ def prepare() -> None:
 
 
 @contextmanager
-def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] = print) -> Iterator[int]:
+def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[int]:
     """Ray: the cluster at $RAY_ADDRESS, else a private one on this machine that ends with the block.
 
     Yields how many searches of `workers` can run at once (at least 1).
 
     Raises:
-        ValueError: a joined cluster has no room for one within `wait` seconds, or does not answer.
+        ValueError: a joined cluster has no room for one within their `wait`, or does not answer.
     """
     prepare()
     with ExitStack() as stack:
@@ -162,7 +175,7 @@ def connected(workers: Workers, wait: float = 600.0, say: Callable[[str], None] 
             except ConnectionError as error:
                 raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
             _lasting_actors_here()
-            yield _wait_for_room(workers, wait, say)
+            yield _wait_for_room(workers, say)
         else:
             port = _free_port()
             _init(
@@ -226,7 +239,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
-    kept = {k: os.environ[k] for k in (*QUIET, *JOINED, "GLOO_SOCKET_IFNAME") if k in os.environ}
+    kept = {k: os.environ[k] for k in (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME") if k in os.environ}
     return {"env_vars": kept | (more or {})}
 
 
@@ -251,26 +264,24 @@ def _lasting_actors_here() -> None:
         get_or_create_stats_actor()
 
 
-def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) -> int:
+def _wait_for_room(workers: Workers, say: Callable[[str], None]) -> int:
     """How many searches the cluster has room for now; others may be using it.
 
     Where machines come and go ($DASGM_SLOTS: slots of all that may come), they are asked for, and what may come counts.
     """
-    import ray
     from ray.autoscaler.sdk import request_resources
 
     most = int(os.environ.get("DASGM_SLOTS", 0))
-    end, told = time.monotonic() + wait, False
+    end, told = time.monotonic() + workers.wait, False
     try:
         while True:
-            free = ray.cluster_resources() if most else ray.available_resources()
-            if slots := workers.slots(free.get("CPU", 0), free.get("GPU", 0)):
-                return max(1, int(most // _slots(workers))) if most else slots
-            have = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs{'' if most else ' free'}"
+            machines = _machines(free=not most)
+            if slots := workers.room(machines) // workers.number:
+                return _may_come(workers, machines, most) if most else slots
             if time.monotonic() > end:
-                raise ValueError(f"a search asks for {workers}; after {wait:g} s the cluster has {have} (see --wait)")
+                raise ValueError(_given_up(workers, free=not most))
             if not told:
-                say(f"waiting up to {wait:g} s for room on the cluster: a search asks for {workers}, it has {have}")
+                say(_waiting(workers, free=not most))
                 told = True
             if most:  # again and again: every 20 s Train's coordinator puts what it knows of in its place
                 request_resources(bundles=[workers.bundle] * workers.number)
@@ -278,6 +289,44 @@ def _wait_for_room(workers: Workers, wait: float, say: Callable[[str], None]) ->
     finally:
         if most and told:
             request_resources(bundles=[])  # or they would never be returned
+
+
+def _machines(free: bool) -> list[Resources]:
+    """What each machine of the cluster has, in all or free."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    if free:
+        return list(available_resources_per_node().values())
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _waiting(workers: Workers, free: bool = True) -> str:
+    asked = f"a search asks for {workers}, it has {_have(workers, free)}"
+    return f"waiting up to {workers.wait:g} s for room on the cluster: {asked}"
+
+
+def _given_up(workers: Workers, free: bool = True) -> str:
+    return f"a search asks for {workers}; after {workers.wait:g} s the cluster has {_have(workers, free)} (see --wait)"
+
+
+def _have(workers: Workers, free: bool) -> str:
+    machines = _machines(free)
+    cpus, gpus = (sum(its.get(kind, 0.0) for its in machines) for kind in ("CPU", "GPU"))
+    have = f"{cpus:g} CPUs and {gpus:g} GPUs{' free' if free else ''}"
+    if workers.slots(cpus, gpus):  # in all it would do
+        have += f", but each worker is on one machine: room for {workers.room(machines)}"
+    return have
+
+
+def _may_come(workers: Workers, machines: list[Resources], most: float) -> int:
+    """How many searches run at once on as many machines, like the one with the most slots, as have `most` in all."""
+    widest, asked = max(machines, key=lambda its: its.get(SLOT, 0.0)), _slots(workers)
+    if not (each := widest.get(SLOT, 0.0)):
+        return max(1, int(most // asked))
+    number = int(most // each)
+    drivers = number * int(each / asked + 1e-6) if asked <= each else int(most // asked)
+    return max(1, min(drivers, workers.room([widest] * number) // workers.number))
 
 
 def _slots(workers: Workers) -> float:
@@ -318,18 +367,19 @@ def launch(
     """Run `work(payload)` on every worker, as one Ray Train run; a worker that dies is started again.
 
     Ray's own notes go below `scratch` for that time; several machines share it, so there it may be object storage.
+    Room for workers that lost their machine is waited for as at the beginning.
 
     Raises:
         ValueError: what `work` returned: a user's mistake, which no retry mends.
-        RuntimeError: one line, the cause, once the retries are used up.
+        RuntimeError: one line, the cause, once the retries are used up or there is no room within the workers' `wait`.
         KeyboardInterrupt: stopped by Ctrl-C.
     """
     import ray.train
     import ray.train.torch
 
-    limits: dict[str, Any] = {"max_failures": retries, "controller_failure_limit": 5}  # by default it waits for ever
+    os.environ.setdefault(ASKED_ANEW, f"{max(1.0, min(10.0, workers.wait)):g}")  # `fit` reads it; see `_waiter`
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
-    name = uuid.uuid4().hex[:12]
+    name, folder = uuid.uuid4().hex[:12], local(payload["folder"])
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config=payload,
@@ -342,8 +392,8 @@ def launch(
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
             **notes_in(scratch, workers),
-            callbacks=[*(callbacks or []), _teller(local(payload["folder"]))],
-            failure_config=ray.train.FailureConfig(**limits),
+            callbacks=[*(callbacks or []), _teller(folder), _waiter(folder, workers)],
+            failure_config=ray.train.FailureConfig(max_failures=retries),
             logging_config=quiet,
         ),
     )
@@ -372,6 +422,41 @@ def _teller(folder: Path) -> Any:
                 Run(folder).say(f"worker {rank} failed: {_last_line(error)}")
 
     return Teller()
+
+
+def _waiter(folder: Path, workers: Workers) -> Any:
+    """Writes into a run's log that its workers wait for room, and gives up: Ray Train asks for ever, without a word."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller.state import ReschedulingState, RunningState
+
+    from dasgm.runs import Run
+
+    class Waiter(ControllerCallback):
+        def __init__(self) -> None:
+            self.since, self.told, self.failed = 0.0, False, 0
+
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            if isinstance(current_state, RunningState):
+                self.since, self.told = 0.0, False
+                return
+            self.since = self.since or time.monotonic()
+            if not isinstance(current_state, ReschedulingState):
+                return
+            error: Any = current_state.training_failed_error
+            error = getattr(error, "controller_failure", error)
+            if not isinstance(error, WorkerGroupStartupTimeoutError):  # a worker died as it began
+                self.failed += 1
+                if self.failed > STARTS:
+                    raise error
+            elif time.monotonic() - self.since >= workers.wait:
+                raise RuntimeError(_given_up(workers))
+            elif not self.told:
+                self.told = True
+                with suppress(OSError):
+                    Run(folder).say(_waiting(workers))
+
+    return Waiter()
 
 
 def _torch_config(workers: Workers) -> Any:

@@ -24,7 +24,7 @@ class Options(PretrainOptions):
     gpus: float | None = None
     """Of all workers together; by default one a worker where this machine has as many."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     def job() -> None:
         from dasgm.pretrain import fits
 
-        workers = workers_for(options.workers, options.gpus)
+        workers = workers_for(options.workers, options.gpus, wait=options.wait)
         fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
         about = {"name": folder.name, "title": folder.name, "command": command}
-        run(work, payload(config, folder, options.storage / "cache", about), workers, options.wait, "pre-training")
+        run(work, payload(config, folder, options.storage / "cache", about), workers, "pre-training")
         print(pretrained_line(folder))
 
     return ended(job, folder, command)

@@ -33,7 +33,7 @@ class Options(SearchOptions):
     gpus: float | None = None
     """Of all workers together; by default one a worker where this machine has as many."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
 
 
 def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def attempt(
     return ""
 
 
-def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, wait: float, what: str) -> None:
+def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, what: str) -> None:
     """`work` on every worker, as one job that MLflow mirrors; what the workers say is printed.
 
     Raises:
@@ -95,23 +95,24 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
 
     folder = local(asked["folder"])
     scratch = folder / f".ray-{os.getpid()}"
-    with Run(folder):  # refused here if another process has it
-        pass
     over = threading.Event()
-    mirror = Mirror(folder).start()
-    with connected(workers, wait):
-        follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
-        follower.start()
-        try:
-            with following(folder):
-                launch(work, asked, workers, scratch)
-        except RuntimeError as error:
-            raise RuntimeError(f"the {what} failed: {error}; to continue, run the same command") from None
-        finally:
-            over.set()
-            follower.join(2)
-            told = mirror.stop(20)
-            discard(scratch)
+    with Run(folder).driven():  # so that of two at once one is refused before its workers are there
+        with Run(folder):  # refused here if another process has it
+            pass
+        mirror = Mirror(folder).start()
+        with connected(workers):
+            follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
+            follower.start()
+            try:
+                with following(folder):
+                    launch(work, asked, workers, scratch)
+            except RuntimeError as error:
+                raise RuntimeError(f"the {what} failed: {error}; to continue, run the same command") from None
+            finally:
+                over.set()
+                follower.join(2)
+                told = mirror.stop(20)
+                discard(scratch)
     if told:
         print(told)
     about = Run(folder).about
@@ -136,18 +137,16 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
 
     def job() -> None:
-        workers = workers_for(options.workers, options.gpus)
+        workers = workers_for(options.workers, options.gpus, wait=options.wait)
         look_at_data(config, workers, options.pretrain)
-        begun = (
-            pretrained_first(config, options.storage, workers, options.wait, command) if options.pretrain else config
-        )
+        begun = pretrained_first(config, options.storage, workers, command) if options.pretrain else config
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
-        run(work, payload(begun, folder, options.storage / "cache", about), workers, options.wait, "search")
+        run(work, payload(begun, folder, options.storage / "cache", about), workers, "search")
 
     return ended(job, folder, command)
 
 
-def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, wait: float, command: str) -> SearchConfig:
+def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, command: str) -> SearchConfig:
     """The search's configuration with its pre-trained GAN, made first, as a job of as many workers, unless it is there.
 
     Raises:
@@ -158,7 +157,7 @@ def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, wait
 
     def first(wanted: PretrainConfig, folder: Path) -> None:
         about = {"name": folder.name, "title": folder.name, "command": command}
-        run(pretrain, payload(wanted, folder, storage / "cache", about), workers, wait, "pre-training")
+        run(pretrain, payload(wanted, folder, storage / "cache", about), workers, "pre-training")
 
     return of_search(config, storage, first, lambda line: print(line, flush=True))
 

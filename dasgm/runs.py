@@ -236,18 +236,7 @@ class Run:
         self._held: Held | None = None
 
     def __enter__(self) -> Run:
-        ensure_writable(self.folder)
-        self._lock = lock = open(self.folder / "lock", "a+")
-        if not _take(lock):
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            lock.close()
-            self._lock = None
-            raise self._in_use(holder)
-        lock.truncate(0)
-        me = who_am_i()
-        lock.write(f"process {me['pid']} on {me['host']}")
-        lock.flush()
+        self._lock = self._taken("lock")
         try:
             if (held := holding(self.folder)) and (holder := held.hold()):
                 raise self._in_use(holder)
@@ -265,6 +254,30 @@ class Run:
             self._lock.truncate(0)
             self._lock.close()
             self._lock = None
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Held by who starts the run's workers, from before the first of them takes the run's own lock until the end.
+
+        Locked: another process on this machine, or of a shared file system, starts them.
+        """
+        with self._taken("driver.lock"):
+            yield
+
+    def _taken(self, name: str) -> IO[str]:
+        """A lock of the folder's, which names its holder. Locked: another process has it."""
+        ensure_writable(self.folder)
+        lock = open(self.folder / name, "a+")
+        if not _take(lock):
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise self._in_use(holder)
+        lock.truncate(0)
+        me = who_am_i()
+        lock.write(f"process {me['pid']} on {me['host']}")
+        lock.flush()
+        return lock
 
     def _in_use(self, holder: str) -> Locked:
         return Locked(f"run {lies_at(self.folder)} is in use by {holder}; wait for it, or choose another --name")

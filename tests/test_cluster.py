@@ -172,25 +172,69 @@ def test_rules_of_a_security_group(rule, good):
 # ------------------------------------------------------------------------------------------------ machines that come
 
 
+def nodes(*machines: dict[str, float]) -> list[dict[str, Any]]:
+    """As Ray lists them, with one that is gone."""
+    gone = {"Alive": False, "Resources": {"CPU": 999.0, "GPU": 999.0, "slot": 999.0}}
+    return [gone, *({"Alive": True, "Resources": its} for its in machines)]
+
+
 def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
     import ray.autoscaler.sdk
 
     seen: list[Any] = []
-    states = iter([{}, {"CPU": 2.0}, {"CPU": 192.0, "GPU": 8.0}])
+    head, machine = {"CPU": 0.0}, {"CPU": 192.0, "GPU": 8.0, "slot": 8.0}
+    states = iter([nodes(), nodes(), nodes(head), nodes(head, machine)])
     monkeypatch.setenv("DASGM_SLOTS", "16")
-    monkeypatch.setattr(ray, "cluster_resources", lambda: next(states))
+    monkeypatch.setattr(ray, "nodes", lambda: next(states))
     monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: seen.append(bundles))
     monkeypatch.setattr(job.time, "sleep", lambda seconds: None)
-    wide = Workers(2, 1.0, private=False)
-    assert job._wait_for_room(wide, 60, lambda line: None) == 8  # two machines with 8 GPUs may come
+    wide = Workers(2, 1.0, private=False, wait=60)
+    assert job._wait_for_room(wide, lambda line: None) == 8  # two machines with 8 GPUs may come
     assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2] * 2 + [[]]
     seen.clear()
-    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray, "nodes", list)
     clock = iter([0.0, 1.0, 61.0])  # begun, asked, given up
     monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=clock.__next__, sleep=lambda seconds: None))
     with pytest.raises(ValueError, match="2 GPUs"):
-        job._wait_for_room(wide, 60, lambda line: None)
+        job._wait_for_room(wide, lambda line: None)
     assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
+
+
+@pytest.mark.parametrize(
+    ("workers", "searches"),
+    [
+        (Workers(1, 1.0), 16),
+        (Workers(2, 1.0), 8),
+        (Workers(3, 1.0), 4),  # two drivers on each machine, though five searches have their GPUs
+        (Workers(5, 1.0), 2),
+        (Workers(12, 1.0), 1),  # wider than a machine
+        (Workers(1, 0.5), 32),
+        (Workers(2, 1.0, cpus=64.0), 3),  # three workers on each machine
+        (Workers(2, 1.0, cpus=100.0), 1),
+    ],
+)
+def test_what_may_come_is_counted_machine_by_machine(workers, searches, monkeypatch):
+    import ray
+
+    monkeypatch.setenv("DASGM_SLOTS", "16")
+    monkeypatch.setattr(
+        ray, "nodes", lambda: nodes({"CPU": 0.0}, *[{"CPU": 192.0, "GPU": 8.0, "slot": 8.0}] * (1 + (searches == 1)))
+    )
+    assert job._wait_for_room(workers, lambda line: None) == searches
+
+
+def test_a_worker_that_fits_on_no_single_machine_has_no_room(monkeypatch):
+    import ray._private.state as state
+
+    free = {"a": {"CPU": 3.0}, "b": {"CPU": 3.0}}
+    monkeypatch.delenv("DASGM_SLOTS", raising=False)
+    monkeypatch.setattr(state, "available_resources_per_node", lambda: free)
+    assert job._wait_for_room(Workers(2, cpus=2.0), lambda line: None) == 1
+    for workers, room in ((Workers(1, cpus=4.0, wait=-1), 0), (Workers(3, cpus=2.0, wait=-1), 2)):
+        with pytest.raises(ValueError) as error:
+            job._wait_for_room(workers, lambda line: None)
+        has = f"has 6 CPUs and 0 GPUs free, but each worker is on one machine: room for {room} (see --wait)"
+        assert str(error.value) == f"a search asks for {workers}; after -1 s the cluster {has}"
 
 
 @pytest.mark.parametrize(
@@ -200,11 +244,10 @@ def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
 def test_a_search_takes_a_slot_for_each_gpu_or_else_cpu(workers, slots, monkeypatch):
     import ray
 
-    nodes = [{"Alive": True, "Resources": {"CPU": 0.0}}, {"Alive": True, "Resources": {"slot": 8.0}}]
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes({"CPU": 0.0}, {"slot": 8.0}))
     assert job.driver(workers) == {"slot": slots}
     assert job.driver(Workers(16, 1.0)) == {"slot": 8.0}  # wider than a machine
-    monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
+    monkeypatch.setattr(ray, "nodes", lambda: nodes({"CPU": 0.0}))
     assert job.driver(workers) == job.HOLDS_NOTHING
 
 

@@ -8,7 +8,7 @@ import pytest
 from buckets import serve
 from commands import TESTS, TINY, Simulated, finish, wait_for
 from test_job import rows_of
-from test_sweep import ASYNCHRONOUS, once_and_as_alone, trials_of
+from test_sweep import ASYNCHRONOUS, DRIVER_GONE, once_and_as_alone, saved, trials_of, twice_saved, went_on
 
 from dasgm.runs import Run, read_lines
 
@@ -53,6 +53,30 @@ def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_pat
     assert once_and_as_alone(tmp_path / "one", tmp_path)
 
 
+def test_lost_machine_without_room_for_its_worker_is_waited_for_and_given_up(cluster, tmp_path):
+    words = ["--workers=2", "--wait=20"]
+    process = search(cluster, tmp_path, *words)
+    wait_for(process, lambda: len(Run(tmp_path / "one").checkpoints()) > 1, 400)
+    before = rows_of(tmp_path / "one")[:-1]
+    assert before
+    cluster.ask("kill", cluster.ask("busy")[0])
+    try:
+        code, out, err = finish(process, 300)
+    finally:
+        cluster.ask("add")
+    asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
+    assert out.count(f"waiting up to 20 s for room on the cluster: {asked}, it has {has}\n") == 1, (out, err)
+    says = (
+        f"the search failed: {asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
+    )
+    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
+    assert code == 1 and said == [f"error: {says}"], (out, err)
+    assert rows_of(tmp_path / "one")[: len(before)] == before
+    code, out, err = finish(search(cluster, tmp_path, *words), 600)
+    assert code == 0 and "going on after epoch" in out, (out, err)
+    assert rows_of(tmp_path / "one")[: len(before)] == before and Run(tmp_path / "one").about["state"] == "finished"
+
+
 ONE_RETRY = "import sys; from cluster import job, search; job.launch.__defaults__ = (None, 1); sys.exit(search.main())"
 
 
@@ -74,8 +98,8 @@ def test_lost_machine_is_one_failure_in_a_bucket_too(server, tmp_path):
 def test_sweep_goes_on_when_a_machine_with_a_driver_and_its_worker_is_lost(cluster, tmp_path):
     process = cluster.run(SWEEP, "--storage", str(tmp_path), "--name=s", *TINY, *ASYNCHRONOUS, "--num-trials=2")
     folders = [tmp_path / "s" / name for name in ("t000", "t001")]
-    wait_for(process, lambda: all(Run(folder).checkpoints() for folder in folders), 600)
-    before = [read_lines(folder / "metrics.jsonl")[:-1] for folder in folders]
+    wait_for(process, lambda: twice_saved(*folders), 600)
+    before = {folder: saved(folder) for folder in folders}
     cluster.ask("kill", cluster.ask("busy")[0])
     try:
         code, out, err = finish(process, 900)
@@ -83,8 +107,10 @@ def test_sweep_goes_on_when_a_machine_with_a_driver_and_its_worker_is_lost(clust
         cluster.ask("add")
     assert code == 0 and "best genotype" in out, (out, err)
     assert [t.state.name for t in trials_of(tmp_path / "s")] == ["COMPLETE"] * 2
-    for folder, rows in zip(folders, before, strict=True):
-        assert read_lines(folder / "metrics.jsonl")[: len(rows)] == rows
+    assert sum(DRIVER_GONE in (folder / "log.txt").read_text() for folder in folders) == 1
+    assert any(went_on(folder, rows) for folder, rows in before.items())
+    for folder, rows in before.items():
+        assert read_lines(folder / "metrics.jsonl")[: len(rows)] == rows  # the times too: not run again
         assert once_and_as_alone(folder, tmp_path)
 
 

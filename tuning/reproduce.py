@@ -128,7 +128,7 @@ class Table(Sweep):
         options = self.options
         for name, config in self.configs.items():
             if config.freeze_gan:
-                self.configs[name] = pretrained_first(config, options.storage, workers, options.wait, self.command)
+                self.configs[name] = pretrained_first(config, options.storage, workers, self.command)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -53,7 +53,7 @@ class Placement:
     time_budget: float | None = None
     """Seconds after which no more is begun and what runs is stopped, to be continued."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
     pretrain: bool = False
     """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
     dry_run: bool = False
@@ -146,7 +146,7 @@ class Sweep:
     def pretrain(self, workers: job.Workers) -> None:
         """Make the pre-trained GAN that the searches begin with, unless it is there."""
         options = self.options
-        self.base = pretrained_first(self.base, options.storage, workers, options.wait, self.command)
+        self.base = pretrained_first(self.base, options.storage, workers, self.command)
 
     def describe(self, name: str, title: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Entries of a trial's run.json."""
@@ -173,7 +173,7 @@ class Sweep:
             with following(self.folder):
                 if left > 0:
                     print("starting Ray", flush=True)
-                    with job.connected(workers, self.options.wait) as slots:
+                    with job.connected(workers) as slots:
                         self._tune(study, left, workers, slots, mirror.kick)
         finally:
             discard(self.scratch)
@@ -396,7 +396,7 @@ def _run(sweep: Sweep) -> int:
     )
     job.prepare()  # a user's space may import Ray
     sweep.plan.space()
-    workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
+    workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial, wait=options.wait)
     for line in look_at_data(sweep.base, workers, options.pretrain):
         print(line, flush=True)
     if options.pretrain:
