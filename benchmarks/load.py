@@ -163,7 +163,7 @@ def timed(action: Callable[[], Any]) -> float:
 
 
 def seconds_of(view: RunView) -> dict[str, float]:
-    """What a trial of one worker computed, by stage; an interrupted warm-up's is not on record."""
+    """What a trial of one worker computed, by stage; the warm-up's is on record of a finished one alone."""
     stages = {stage: 3600 * (view.last(f"cost/{stage}_gpu_hours") or 0.0) for stage in ("warmup", "proxy")}
     return stages | {"epochs": sum(value for _, value in view.curve("speed/seconds"))}
 

@@ -77,6 +77,8 @@ class Options:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
         if self.prefetch < 0 or self.prefetch == 1:
             raise ValueError(f"prefetch {self.prefetch}: expected at least 2 batches, or 0 for three a CPU")
+        if self.prefetch and self.loader == "torch":
+            raise ValueError(f"prefetch {self.prefetch} is of --loader ray: leave it out")
         if self.time_budget is not None and not self.time_budget > 0:
             raise ValueError(f"time-budget {self.time_budget}: expected seconds, more than 0")
 

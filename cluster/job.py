@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasgm.mirror import age, discard, for_ray, of
+from dasgm.mirror import age, discard, for_ray, of, refresh, send
 from dasgm.storage import local
 
 # Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
@@ -65,7 +65,11 @@ class Workers:
     def fit(self, cpus: float, gpus: float) -> int:
         """How many of them one machine with these resources holds."""
         by_cpu = int(cpus / self.cpus + 1e-6)  # 1 // 0.1 is 9
-        return min(by_cpu, int(gpus / self.gpus + 1e-6)) if self.gpus else by_cpu
+        if not self.gpus:
+            return by_cpu
+        # a share of a GPU lies on one GPU
+        by_gpu = int(gpus / self.gpus + 1e-6) if self.gpus >= 1 else int(gpus + 1e-6) * int(1 / self.gpus + 1e-6)
+        return min(by_cpu, by_gpu)
 
     def slots(self, cpus: float, gpus: float) -> int:
         """How many such searches run at once on one machine with these resources."""
@@ -314,7 +318,7 @@ def _have(workers: Workers, free: bool) -> str:
     machines = _machines(free)
     cpus, gpus = (sum(its.get(kind, 0.0) for its in machines) for kind in ("CPU", "GPU"))
     have = f"{cpus:g} CPUs and {gpus:g} GPUs{' free' if free else ''}"
-    if workers.slots(cpus, gpus):  # in all it would do
+    if workers.room(machines) < workers.number <= workers.fit(cpus, gpus):  # in all it would do
         have += f", but each worker is on one machine: room for {workers.room(machines)}"
     return have
 
@@ -428,7 +432,7 @@ def _waiter(folder: Path, workers: Workers) -> Any:
     """Writes into a run's log that its workers wait for room, and gives up: Ray Train asks for ever, without a word."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     from ray.train.v2._internal.execution.callback import ControllerCallback
-    from ray.train.v2._internal.execution.controller.state import ReschedulingState, RunningState
+    from ray.train.v2._internal.execution.controller.state import PreemptingState, ReschedulingState, RunningState
 
     from dasgm.runs import Run
 
@@ -437,7 +441,7 @@ def _waiter(folder: Path, workers: Workers) -> Any:
             self.since, self.told, self.failed = 0.0, False, 0
 
         def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-            if isinstance(current_state, RunningState):
+            if isinstance(current_state, RunningState | PreemptingState):  # the workers run
                 self.since, self.told = 0.0, False
                 return
             self.since = self.since or time.monotonic()
@@ -453,8 +457,10 @@ def _waiter(folder: Path, workers: Workers) -> Any:
                 raise RuntimeError(_given_up(workers))
             elif not self.told:
                 self.told = True
+                refresh(folder)  # in a bucket nobody else writes now, and the next worker goes on with what lies there
                 with suppress(OSError):
                     Run(folder).say(_waiting(workers))
+                send(folder)
 
     return Waiter()
 

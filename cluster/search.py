@@ -96,7 +96,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
     folder = local(asked["folder"])
     scratch = folder / f".ray-{os.getpid()}"
     over = threading.Event()
-    with Run(folder).driven():  # so that of two at once one is refused before its workers are there
+    with Run(folder).driven():  # of two such commands at once one is refused before its workers are there
         with Run(folder):  # refused here if another process has it
             pass
         mirror = Mirror(folder).start()

@@ -264,13 +264,13 @@ def ending(
 ) -> Iterator[None]:
     """Tells of a run that does not come to its end, and what of it is `saved`."""
     from dasgm.search import SearchFailed
-    from dasgm.session import Interrupted
+    from dasgm.session import Interrupted, OutOfTime
 
     try:
         yield
-    except Interrupted:
+    except Interrupted as asked:
         say(f"stopped; {saved} is saved in {lies_at(folder)}. To continue: {command}")
-        raise SystemExit(130) from None
+        raise SystemExit(0 if isinstance(asked, OutOfTime) else 130) from None
     except SearchFailed as error:
         fail(f"the {what} failed: {error}; what came before is in {lies_at(folder)}", 1)
 

@@ -30,6 +30,10 @@ class Interrupted(Exception):
     """Asked to stop; everything is saved, the same command goes on."""
 
 
+class OutOfTime(Interrupted):
+    """By the time budget."""
+
+
 @dataclass
 class Seams:
     """What a launcher hands to `main`; the defaults are a quiet lone process."""
@@ -151,9 +155,12 @@ def conduct(
                 write_report(folder)
             raise
         except Interrupted:
-            run.note(state="interrupted", reason="stopped on request", ended=time.time())
+            reason = "stopped on request" if any(stop) else "the time budget is used up"
+            run.note(state="interrupted", reason=reason, ended=time.time())
             write_report(folder)
-            raise
+            if any(stop):
+                raise
+            raise OutOfTime from None
         except OSError as error:
             raise not_written(folder, error) from None
 
@@ -207,15 +214,15 @@ def _about(config: Any, device: str) -> Row:
 
 @contextmanager
 def _stopping(seams: Seams) -> Iterator[list[int]]:
-    """A list that the first Ctrl-C or SIGTERM, or the end of the time budget, fills; a second signal ends the process
-    at once."""
+    """A list that the first Ctrl-C or SIGTERM fills, or with 0 the end of the time budget; a second signal ends the
+    process at once."""
     asked: list[int] = []
     if not seams.stoppable:
         yield asked
         return
 
     def ask(number: int, _: Any) -> None:
-        if asked:
+        if any(asked):
             os._exit(130)  # checkpoints are renamed into place: nothing is half-written
         asked.append(number)
         seams.say("stopping after this step; once more ends at once")
@@ -226,10 +233,10 @@ def _stopping(seams: Seams) -> Iterator[list[int]]:
             seams.say(f"the time budget of {seams.time_budget:g} s is used up: stopping after this step")
 
     old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    timer = threading.Timer(seams.time_budget or 0.0, over)
-    if seams.time_budget:
-        timer.start()
+    timer = threading.Timer(min(seams.time_budget or 0.0, threading.TIMEOUT_MAX), over)
     try:
+        if seams.time_budget:
+            timer.start()
         yield asked
     finally:
         timer.cancel()

@@ -209,6 +209,8 @@ def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
         (Workers(5, 1.0), 2),
         (Workers(12, 1.0), 1),  # wider than a machine
         (Workers(1, 0.5), 32),
+        (Workers(1, 0.4), 32),  # a share lies on one GPU
+        (Workers(1, 0.6), 16),
         (Workers(2, 1.0, cpus=64.0), 3),  # three workers on each machine
         (Workers(2, 1.0, cpus=100.0), 1),
     ],
@@ -221,6 +223,18 @@ def test_what_may_come_is_counted_machine_by_machine(workers, searches, monkeypa
         ray, "nodes", lambda: nodes({"CPU": 0.0}, *[{"CPU": 192.0, "GPU": 8.0, "slot": 8.0}] * (1 + (searches == 1)))
     )
     assert job._wait_for_room(workers, lambda line: None) == searches
+
+
+def test_actors_that_last_are_made_on_the_head_where_machines_come_and_go(monkeypatch):
+    made: list[str] = []
+    for place in ("cluster_autoscaler.get_or_create_autoscaling_coordinator", "stats.get_or_create_stats_actor"):
+        monkeypatch.setattr(f"ray.data._internal.{place}", lambda place=place: made.append(place))
+    monkeypatch.delenv("DASGM_SLOTS", raising=False)
+    job._lasting_actors_here()
+    assert not made
+    monkeypatch.setenv("DASGM_SLOTS", "16")
+    job._lasting_actors_here()
+    assert len(made) == 2
 
 
 def test_a_worker_that_fits_on_no_single_machine_has_no_room(monkeypatch):

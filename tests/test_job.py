@@ -183,7 +183,7 @@ def test_killed_worker_of_two_goes_on_to_the_bits_of_an_undisturbed_search(tmp_p
     for name in ("alphas.jsonl", "genotype.json"):
         assert (killed.folder / name).read_text() == (undisturbed.folder / name).read_text()
     one, truth = (run.load()["search"] for run in (killed, undisturbed))
-    assert one["iteration"] == truth["iteration"] and all(same(one[name], truth[name]) for name in "ABW")
+    assert one["iteration"] == truth["iteration"] and all(same(one[name], truth[name]) for name in "ABEGW")
 
 
 @pytest.mark.slow

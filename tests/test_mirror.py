@@ -16,6 +16,7 @@ from buckets import Server, serve
 from commands import start, wait_for
 
 from cluster import job
+from cluster.job import Workers
 from dasgm import cli, mirror, session
 from dasgm.config import SearchConfig, to_json
 from dasgm.mirror import here, refresh
@@ -396,3 +397,54 @@ def wait_until(condition, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+# ------------------------------------------------------------------------------------------------ room for workers
+
+
+@pytest.mark.parametrize("place", ["folder", "s3://bucket/waiting"])
+def test_workers_that_wait_for_room_say_so_once_and_give_up(place, server, machine, tmp_path, monkeypatch):
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.execution.controller import state as of_train
+
+    machine("worker")
+    folder = local(place if "://" in place else tmp_path / place)
+    with Run(folder) as run:
+        run.say("epoch 1")
+        run.log("metrics", {"epoch": 1, "phase": "search 1", "time": 1e9})
+    machine("head")
+    folder = local(place) if "://" in place else folder
+    now = [100.0]
+    monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(job, "_machines", lambda free: [{"CPU": 1.0}])
+    waiter = job._waiter(folder, Workers(2, wait=30.0))
+
+    def enter(kind: str, seconds: float = 0.0, error: Exception | None = None) -> None:
+        now[0] += seconds
+        one = object.__new__(getattr(of_train, f"{kind}State"))
+        if error:
+            one.training_failed_error = ControllerError(error)
+        waiter.after_controller_state_update(None, one)
+
+    none = WorkerGroupStartupTimeoutError(2)
+    for _ in range(2):  # the time counts anew once they ran
+        enter("Running")
+        enter("Preempting", 60)
+        enter("Restarting")
+        enter("Rescheduling", 10, none)
+        enter("Scheduling")
+        enter("Rescheduling", 19, none)
+    asks = "a search asks for 2 worker(s) with 2 CPUs in all"
+    line = f"waiting up to 30 s for room on the cluster: {asks}, it has 1 CPUs and 0 GPUs free"
+    machine("another worker")
+    found = here(place) if "://" in place else folder
+    assert Run(found).said() == ["epoch 1", line, line]
+    assert [row["epoch"] for row in read_lines(found / "metrics.jsonl")] == [1]
+    machine("head")
+    with pytest.raises(RuntimeError, match="after 30 s the cluster has 1 CPUs and 0 GPUs free"):
+        enter("Rescheduling", 1, none)
+    for _ in range(job.STARTS):
+        enter("Rescheduling", 0, OSError("a worker died"))
+    with pytest.raises(OSError, match="a worker died"):
+        enter("Rescheduling", 0, OSError("a worker died"))
