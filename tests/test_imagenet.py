@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dasgm import cli
 from dasgm.config import keys, override
-from dasgm.data import imagenet
+from dasgm.data import _listing, imagenet
 from dasgm.data._listing import listings
 from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
 from dasgm.data._photographs import MEAN, STD, augmented, centred, crop_box, decoded, normalised
@@ -274,6 +274,20 @@ def test_rows_are_mixed_within_four_row_groups(tmp_path: Path) -> None:
     windows = [set((order[i : i + 20] // 5).tolist()) for i in range(0, 60, 20)]
     assert all(len(groups) == 4 for groups in windows) and len(set.union(*windows)) == 12
     assert len(set((order[:10] // 5).tolist())) > 2
+
+
+def test_a_small_row_group_is_read_once_for_all_batches_that_it_is_mixed_into(tmp_path, monkeypatch) -> None:
+    write_shards(tmp_path, 2, 5, train=digit_pictures((20, 20, 20)), val=digit_pictures((1, 1, 1)))
+    train, _ = listings(str(tmp_path))
+    read, groups = pq.ParquetFile.read_row_group, []
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda file, group, **more: groups.append(group) or read(file, group, **more)
+    )
+    batches = train.permuted(0, 0).reshape(-1, 4)
+    found = [train.source.read(batch.tolist()) for batch in batches]
+    assert len(groups) == 12 and all(picture for batch in found for picture in batch)
+    monkeypatch.setattr(_listing, "KEPT", 4)
+    assert [train.source.read(batch.tolist()) for batch in batches] == found and len(groups) > 24
 
 
 # ---- loaders

@@ -25,7 +25,8 @@ from dasgm.data._pictures import ENDINGS, MOST_BYTES, first_ten
 from dasgm.files import first_line, plain
 
 PARTS = {"train": ("train",), "val": ("val", "validation")}  # what a part may be called
-MIXED = 4  # row groups whose rows are mixed: each batch reads the whole of them
+MIXED = 4  # row groups whose rows are mixed: a batch has rows of them all
+KEPT = 200  # rows of a row group that a process keeps for its next batch: some 20 MB
 LARGE = 1000  # rows of a row group that is worth a note
 
 
@@ -108,9 +109,16 @@ class Files:
         return random.permutation(len(self.paths))
 
 
+@lru_cache(maxsize=MIXED)
+def row_group(store: Store, path: str, group: int, picture: str) -> pa.ChunkedArray:
+    """Its encoded pictures; a process has those that it read last. Errors are not kept."""
+    with store.parquet(path) as file:
+        return file.read_row_group(group, columns=[f"{picture}.bytes"])[picture]
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Pictures as rows of Parquet files; a row group is read as a whole."""
+    """Pictures as rows of Parquet files; a row group is read as a whole, and kept if it is small."""
 
     store: Store
     paths: tuple[str, ...]
@@ -137,12 +145,13 @@ class Rows:
         return found
 
     def _rows(self, group: int, rows: np.ndarray) -> list[bytes | Exception]:
+        small = self.starts[group + 1] - self.starts[group] <= KEPT
+        read = row_group if small else row_group.__wrapped__
         try:
-            with self.store.parquet(self.paths[self.shards[group]]) as file:
-                table = file.read_row_group(int(self.groups[group]), columns=[f"{self.picture}.bytes"])
+            there = read(self.store, self.paths[self.shards[group]], int(self.groups[group]), self.picture)
         except (OSError, ValueError, pa.ArrowException) as error:
             return [error] * len(rows)
-        pictures = _parquet.encoded(table[self.picture].take(pa.array(rows)))
+        pictures = _parquet.encoded(there.take(pa.array(rows)))
         return [ValueError("no bytes") if picture is None else picture for picture in pictures]
 
     def _group(self, index: Any) -> Any:
