@@ -79,6 +79,14 @@ def family(process: subprocess.Popen[str]) -> list[list[float]]:
     return [[p.pid, p.create_time()] for p in [me, *me.children(recursive=True)]]
 
 
+def title(pid: int) -> str:
+    """What a process is called, as Ray names its own; '' where it is gone."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
 def left_over(processes: Iterable[list[float]], seconds: float = 10) -> list[str]:
     """Those that are still there after `seconds`."""
     there = {(int(pid), born) for pid, born in processes}

@@ -8,9 +8,11 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, wait_for
+import torch
+from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, title, wait_for
 
 from cluster import job
 from cluster.job import Workers, workers_for
@@ -147,6 +149,41 @@ def test_killed_worker_goes_on_to_the_numbers_of_a_search_alone(tmp_path):
     assert "going on after epoch" in log and all(line in out for line in log.splitlines())
     assert rows_of(tmp_path / "ray") == rows_of(tmp_path / "alone")
     assert read_lines(tmp_path / "ray" / "alphas.jsonl") == read_lines(tmp_path / "alone" / "alphas.jsonl")
+
+
+def same(one: Any, other: Any) -> bool:
+    """To the bit, whatever is nested in it."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_killed_worker_of_two_goes_on_to_the_bits_of_an_undisturbed_search(tmp_path):
+    """Not rank 0, which alone writes."""
+    words = ["--workers=2", "--storage", str(tmp_path), *TINY, *TINY_GAN, "--val-portion=0.3"]
+    code, out, err = finish(start(SEARCH, *words, "--name=undisturbed"), 400)
+    assert (code, err) == (0, ""), err
+    undisturbed, killed = (Run(tmp_path / name) for name in ("undisturbed", "killed"))
+    process = start(SEARCH, *words, "--name=killed")
+    wait_for(process, lambda: len(killed.checkpoints()) > 1, 400)
+    before = read_lines(killed.folder / "metrics.jsonl")[:-1]
+    workers = {int(pid) for pid, _ in family(process) if "ray::RayTrainWorker" in title(int(pid))}
+    (other,) = workers - {killed.about["pid"]}
+    os.kill(other, signal.SIGKILL)
+    code, out, err = finish(process, 400)
+    assert (code, err) == (0, ""), err
+    log = (killed.folder / "log.txt").read_text()
+    assert sum(" failed: " in line for line in log.splitlines()) == 1 and "going on after epoch" in log, log
+    assert before and read_lines(killed.folder / "metrics.jsonl")[: len(before)] == before  # the times too
+    assert rows_of(killed.folder) == rows_of(undisturbed.folder)
+    for name in ("alphas.jsonl", "genotype.json"):
+        assert (killed.folder / name).read_text() == (undisturbed.folder / name).read_text()
+    one, truth = (run.load()["search"] for run in (killed, undisturbed))
+    assert one["iteration"] == truth["iteration"] and all(same(one[name], truth[name]) for name in "ABW")
 
 
 @pytest.mark.slow

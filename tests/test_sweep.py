@@ -14,9 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-import psutil
 import pytest
-from commands import TINY, TINY_GAN, another_ray, busy, family, finish, left_over, probes, start, wait_for
+from commands import TINY, TINY_GAN, another_ray, busy, family, finish, left_over, probes, start, title, wait_for
 from optuna.trial import TrialState
 from test_faults import mount, unmounted
 
@@ -423,13 +422,6 @@ def test_sweep_on_a_disk_that_fills_up_ends_in_one_line_and_goes_on(tmp_path):
         assert (code, err) == (0, "") and before and "going on after epoch" in out, (out, err)
         assert [t.state for t in trials_of(disk / "s")] == [TrialState.COMPLETE] * 2
         assert once_and_as_alone(disk / "s" / "t000", tmp_path)
-
-
-def title(pid: int) -> str:
-    try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return ""
 
 
 @pytest.mark.slow
