@@ -64,7 +64,7 @@ class Options:
     time_budget: float | None = None
     """Seconds after which no more is begun and what runs is stopped, to be continued."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
     dry_run: bool = False
     """Print the configuration and what it would cost, and start nothing."""
 

@@ -33,7 +33,7 @@ class Options(SearchOptions):
     gpus: float | None = None
     """Of all workers together; by default one a worker where this machine has as many."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
 
 
 def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:

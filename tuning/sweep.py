@@ -53,7 +53,7 @@ class Placement:
     time_budget: float | None = None
     """Seconds after which no more is begun and what runs is stopped, to be continued."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS)."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
     pretrain: bool = False
     """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
     dry_run: bool = False
