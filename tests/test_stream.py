@@ -137,14 +137,14 @@ def digests(payload: dict[str, Any]) -> None:
         "training": [[x.double().sum().item(), y.tolist()] for x, y in loader.training(2)],
         "testing": [[x.double().sum().item(), y.tolist(), m.tolist()] for x, y, m in loader.testing()],
     }
-    Path(payload["out"], f"{rank}.json").write_text(json.dumps(found))
+    Path(payload["folder"], f"{rank}.json").write_text(json.dumps(found))
 
 
 @pytest.mark.slow
 def test_two_train_workers_of_half_a_cpu(ray: Any, tmp_path: Path, roots: list[str]) -> None:
     workers = Workers(2, cpus=0.5)
     leave_for_data(workers, 2)
-    job.launch(digests, {"root": roots[0], "out": str(tmp_path)}, workers, tmp_path / "scratch")
+    job.launch(digests, {"root": roots[0], "folder": str(tmp_path)}, workers, tmp_path / "scratch")
     data = imagenet.Config(image_size=32).photographs(roots[0])
     for rank in range(2):
         loader = TorchLoader(data, 3, 5, rank, 2)
