@@ -237,20 +237,6 @@ def test_actors_that_last_are_made_on_the_head_where_machines_come_and_go(monkey
     assert len(made) == 2
 
 
-def test_a_worker_that_fits_on_no_single_machine_has_no_room(monkeypatch):
-    import ray._private.state as state
-
-    free = {"a": {"CPU": 3.0}, "b": {"CPU": 3.0}}
-    monkeypatch.delenv("DASGM_SLOTS", raising=False)
-    monkeypatch.setattr(state, "available_resources_per_node", lambda: free)
-    assert job._wait_for_room(Workers(2, cpus=2.0), lambda line: None) == 1
-    for workers, room in ((Workers(1, cpus=4.0, wait=-1), 0), (Workers(3, cpus=2.0, wait=-1), 2)):
-        with pytest.raises(ValueError) as error:
-            job._wait_for_room(workers, lambda line: None)
-        has = f"has 6 CPUs and 0 GPUs free, but each worker is on one machine: room for {room} (see --wait)"
-        assert str(error.value) == f"a search asks for {workers}; after -1 s the cluster {has}"
-
-
 @pytest.mark.parametrize(
     ("workers", "slots"),
     [(Workers(1, 1.0), 1.0), (Workers(2, 1.0), 2.0), (Workers(1, 0.5), 0.5), (Workers(3, 0.5), 2.0), (Workers(4), 4.0)],
