@@ -128,7 +128,7 @@ def cluster(config: Path, place: Path, store: Server) -> dict[str, Any]:
     run("python", "cluster/doctor.py", yaml_file, "--storage", str(runs))
     run("ray", "up", "-y", yaml_file, RAY_UP_enable_autoscaler_v2="0")
     time.sleep(20)
-    result["status"] = run("ray", "exec", yaml_file, "until ray status | grep slot; do sleep 2; done", seconds=180)
+    result["status"] = run("ray", "exec", yaml_file, "until ray status | grep slot; do sleep 2; done", seconds=600)
     result["first"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *words, "--name", "before")
     stored = [*TINY, "--gan=none", "--num-trials=1", "--storage=s3://bucket/runs", "--name=stored"]
     result["third"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *stored)
