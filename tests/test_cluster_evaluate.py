@@ -444,7 +444,7 @@ def test_a_sweep_ends_with_its_best_on_photographs(tmp_path, photographs):
     assert (code, err) == (0, "") and "the last stage: python cluster/evaluate.py --from-sweep=found" in out, (out, err)
     best = max(read_trials(tmp_path / "found"), key=lambda view: view.last("best/proxy") or 0.0)
     (made,) = read_trials(tmp_path / "last")
-    assert made.state == "finished" and made.info["searched"]["trial"] == best.name
+    assert made.state == "finished" and made.info["searched"]["trial"] == best.folder.name
     assert made.genotype == best.genotype and dasgm.load(made.folder).classes == CLASSES
     client = client_of(tmp_path)
     (run,) = [run for run in runs_of(client).values() if run.data.metrics.get("result/error") is not None]
