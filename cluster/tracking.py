@@ -22,7 +22,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -185,6 +185,22 @@ def store_of(uri: str | None, storage: Path) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
 
 
+def _ensure_whole(uri: str) -> None:
+    """A database that is not there yet is made under another name: one whose making was cut off, MLflow never mends."""
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    making = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        MlflowClient(f"sqlite:///{making}").search_experiments()
+        with suppress(FileExistsError):  # another process was faster
+            os.link(making, path)
+    finally:
+        making.unlink(missing_ok=True)
+
+
 class _Store:
     """One MLflow experiment, and those of its runs that belong to the sweep or the search of `key`."""
 
@@ -195,6 +211,7 @@ class _Store:
         from mlflow import MlflowClient
 
         uri = store_of(uri, storage)
+        _ensure_whole(uri)
         self.client = MlflowClient(uri)
         served = uri.startswith(("http", "databricks"))
         self.experiment = self._experiment(experiment, None if served else str(storage.resolve() / "mlartifacts"))

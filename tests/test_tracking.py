@@ -573,3 +573,16 @@ def test_a_search_whose_server_goes_for_good_ends_and_is_sent_later(
     assert run.info.status == "FINISHED" and run.data.metrics["best/proxy"] == rows[-1]["best/proxy"]
     assert [m.step for m in client.get_metric_history(run.info.run_id, "val/accuracy")] == [1, 2, 3, 4]
     assert capfd.readouterr().err == ""
+
+
+def test_a_mirror_that_is_killed_while_it_makes_the_database_leaves_none_that_is_half_made(tmp_path):
+    folder = write_run(tmp_path / "one", 2)
+    code = f"from cluster.tracking import sync; sync({str(folder)!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    while not (made := list(tmp_path.glob(".mlflow.db.*"))) or not made[0].stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert tracking.sync(folder) and len(runs_of(client_of(tmp_path))) == 1
