@@ -253,7 +253,7 @@ def outcome(folder: Path) -> list[Any]:
     return found
 
 
-ONE = [*TINY_GAN, "--num-trials=4", "--max-concurrent=1", "--grace=2", "--seed=3"]
+ONE = [*TINY_GAN, "--num-trials=4", "--max-concurrent=1", "--method.epochs=6", "--grace=4", "--seed=3"]
 
 
 @pytest.mark.faults
@@ -289,7 +289,7 @@ def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
     assert len(list(Path(tempfile.gettempdir()).glob("dasgm-ray-*"))) == 0
 
 
-SEQUENTIAL = ["--space=toy_spaces:rates", "--num-trials=2", "--max-concurrent=1", "--grace=3"]
+SEQUENTIAL = ["--space=toy_spaces:rates", "--num-trials=2", "--max-concurrent=1", "--method.epochs=6", "--grace=5"]
 
 
 @pytest.fixture(scope="module")
