@@ -12,7 +12,8 @@ from test_sweep import ASYNCHRONOUS, DRIVER_GONE, once_and_as_alone, saved, tria
 
 from dasgm.runs import Run, read_lines
 
-SEARCH, SWEEP = (str(TESTS.parent / name) for name in ("cluster/search.py", "tuning/sweep.py"))
+SCRIPTS = ("cluster/search.py", "cluster/evaluate.py", "tuning/sweep.py")
+SEARCH, EVALUATE, SWEEP = (str(TESTS.parent / name) for name in SCRIPTS)
 server = pytest.fixture(scope="module")(serve)
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -35,6 +36,15 @@ def test_fewer_gpus_than_asked_for_are_waited_for_and_given_up(cluster, tmp_path
     assert f"waiting up to 3 s for room on the cluster: {asked}, it has 2 CPUs and 0 GPUs free" in out, (out, err)
     said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
     assert code == 2 and said == [f"error: {asked}; after 3 s the cluster has 2 CPUs and 0 GPUs free (see --wait)"]
+
+
+def test_a_worker_that_fits_on_no_single_machine_is_waited_for_and_given_up(cluster, tmp_path):
+    words = ["--dataset=digits", "--cells=3", "--channels=2", "--cpus-per-worker=2", "--wait=3"]
+    code, out, err = finish(cluster.run(EVALUATE, "DARTS_V2", "--storage", str(tmp_path), *words), 300)
+    asked = "a search asks for 1 worker(s) with 2 CPUs in all"
+    has = "the cluster has 2 CPUs and 0 GPUs free, but each worker is on one machine: room for 0"
+    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
+    assert code == 2 and said == [f"error: {asked}; after 3 s {has} (see --wait)"], (out, err)
 
 
 def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_path):
