@@ -67,9 +67,10 @@ class Workers:
         by_cpu = int(cpus / self.cpus + 1e-6)  # 1 // 0.1 is 9
         if not self.gpus:
             return by_cpu
-        # a share of a GPU lies on one GPU
-        by_gpu = int(gpus / self.gpus + 1e-6) if self.gpus >= 1 else int(gpus + 1e-6) * int(1 / self.gpus + 1e-6)
-        return min(by_cpu, by_gpu)
+        if self.gpus >= 1:
+            return min(by_cpu, int(gpus / self.gpus + 1e-6))
+        whole = int(gpus + 1e-6)  # a share of a GPU lies on one GPU; what is left of others may be too
+        return min(by_cpu, whole * int(1 / self.gpus + 1e-6) + int((gpus - whole) / self.gpus + 1e-6))
 
     def slots(self, cpus: float, gpus: float) -> int:
         """How many such searches run at once on one machine with these resources."""

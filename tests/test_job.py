@@ -37,6 +37,8 @@ def test_slots_are_what_fits():
     assert Workers(2, gpus=1.0).slots(64, 8) == 4
     assert Workers(2, gpus=0.5).slots(4, 8) == 2
     assert Workers(1, gpus=1.0).slots(64, 0) == 0
+    assert Workers(1, gpus=0.4).slots(64, 2) == 4  # a share lies on one GPU
+    assert Workers(1, gpus=0.5).slots(64, 0.5) == 1  # beside another search's
     assert Workers(10, cpus=0.1).slots(1, 0) == 1
     assert Workers(2, cpus=2.0).room([{"CPU": 3.0}, {"CPU": 5.0, "GPU": 1.0}, {}]) == 3
 
