@@ -23,7 +23,8 @@ import torch
 from imagenet_sample import two_classes
 from torch.nn import functional as F
 
-from cluster.job import Workers, connected, cpus
+from cluster.job import connected, cpus
+from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
 from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader

@@ -13,15 +13,14 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasgm.mirror import age, discard, for_ray, of, refresh, send
+from cluster.room import Workers, wait_for_room, waiter
+from dasgm.mirror import age, discard, for_ray, of
 from dasgm.storage import local
 
 # Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
@@ -41,53 +40,6 @@ PRIVATE = {
     "GLOO_SOCKET_IFNAME": "lo",
 }
 ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray Train asks anew for room
-Resources = Mapping[str, float]  # of a machine, by Ray's names
-STARTS = 5  # of workers that die as they begin, before a run fails
-SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
-HOLDS_NOTHING: dict[str, float] = {
-    "memory": 1
-}  # one byte: what a trial's driver asks for, so that it takes no CPU from the workers
-
-
-@dataclass(frozen=True)
-class Workers:
-    """What one search asks of the cluster."""
-
-    number: int = 1
-    gpus: float = 0.0
-    """Of each worker."""
-    cpus: float = 1.0
-    private: bool = True
-    """Whether they share one machine."""
-    wait: float = 1800.0
-    """Seconds for which room for them is waited for."""
-
-    def fit(self, cpus: float, gpus: float) -> int:
-        """How many of them one machine with these resources holds."""
-        by_cpu = int(cpus / self.cpus + 1e-6)  # 1 // 0.1 is 9
-        if not self.gpus:
-            return by_cpu
-        if self.gpus >= 1:
-            return min(by_cpu, int(gpus / self.gpus + 1e-6))
-        whole = int(gpus + 1e-6)  # a share of a GPU lies on one GPU; what is left of others may be too
-        return min(by_cpu, whole * int(1 / self.gpus + 1e-6) + int((gpus - whole) / self.gpus + 1e-6))
-
-    def slots(self, cpus: float, gpus: float) -> int:
-        """How many such searches run at once on one machine with these resources."""
-        return self.fit(cpus, gpus) // self.number
-
-    def room(self, machines: Iterable[Resources]) -> int:
-        """How many of them these machines hold: each is on one machine, those of a search need not be on the same."""
-        return sum(self.fit(its.get("CPU", 0.0), its.get("GPU", 0.0)) for its in machines)
-
-    @property
-    def bundle(self) -> dict[str, float]:
-        """What Ray gives each of them."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
-
-    def __str__(self) -> str:
-        gpus = f" and {self.number * self.gpus:g} GPUs" if self.gpus else ""
-        return f"{self.number} worker(s) with {self.number * self.cpus:g} CPUs{gpus} in all"
 
 
 def workers_for(
@@ -180,7 +132,7 @@ def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[
             except ConnectionError as error:
                 raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
             _lasting_actors_here()
-            yield _wait_for_room(workers, say)
+            yield wait_for_room(workers, say)
         else:
             port = _free_port()
             _init(
@@ -269,88 +221,6 @@ def _lasting_actors_here() -> None:
         get_or_create_stats_actor()
 
 
-def _wait_for_room(workers: Workers, say: Callable[[str], None]) -> int:
-    """How many searches the cluster has room for now; others may be using it.
-
-    Where machines come and go ($DASGM_SLOTS: slots of all that may come), they are asked for, and what may come counts.
-    """
-    from ray.autoscaler.sdk import request_resources
-
-    most = int(os.environ.get("DASGM_SLOTS", 0))
-    end, told = time.monotonic() + workers.wait, False
-    try:
-        while True:
-            machines = _machines(free=not most)
-            if slots := workers.room(machines) // workers.number:
-                return _may_come(workers, machines, most) if most else slots
-            if time.monotonic() > end:
-                raise ValueError(_given_up(workers, free=not most))
-            if not told:
-                say(_waiting(workers, free=not most))
-                told = True
-            if most:  # again and again: every 20 s Train's coordinator puts what it knows of in its place
-                request_resources(bundles=[workers.bundle] * workers.number)
-            time.sleep(2)
-    finally:
-        if most and told:
-            request_resources(bundles=[])  # or they would never be returned
-
-
-def _machines(free: bool) -> list[Resources]:
-    """What each machine of the cluster has, in all or free."""
-    import ray
-    from ray._private.state import available_resources_per_node
-
-    if free:
-        return list(available_resources_per_node().values())
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _waiting(workers: Workers, free: bool = True) -> str:
-    asked = f"a search asks for {workers}, it has {_have(workers, free)}"
-    return f"waiting up to {workers.wait:g} s for room on the cluster: {asked}"
-
-
-def _given_up(workers: Workers, free: bool = True) -> str:
-    return f"a search asks for {workers}; after {workers.wait:g} s the cluster has {_have(workers, free)} (see --wait)"
-
-
-def _have(workers: Workers, free: bool) -> str:
-    machines = _machines(free)
-    cpus, gpus = (sum(its.get(kind, 0.0) for its in machines) for kind in ("CPU", "GPU"))
-    have = f"{cpus:g} CPUs and {gpus:g} GPUs{' free' if free else ''}"
-    if workers.room(machines) < workers.number <= workers.fit(cpus, gpus):  # in all it would do
-        have += f", but each worker is on one machine: room for {workers.room(machines)}"
-    return have
-
-
-def _may_come(workers: Workers, machines: list[Resources], most: float) -> int:
-    """How many searches run at once on as many machines, like the one with the most slots, as have `most` in all."""
-    widest, asked = max(machines, key=lambda its: its.get(SLOT, 0.0)), _slots(workers)
-    if not (each := widest.get(SLOT, 0.0)):
-        return max(1, int(most // asked))
-    number = int(most // each)
-    drivers = number * int(each / asked + 1e-6) if asked <= each else int(most // asked)
-    return max(1, min(drivers, workers.room([widest] * number) // workers.number))
-
-
-def _slots(workers: Workers) -> float:
-    """What a search takes of SLOT: a GPU, or a CPU where it uses none. Ray takes fractions below 1 only."""
-    asked = workers.number * (workers.gpus or workers.cpus)
-    return asked if asked < 1 else float(math.ceil(asked))
-
-
-def driver(workers: Workers) -> dict[str, float]:
-    """What the driver of a search asks for, so that machines come for it and it begins where its workers fit.
-
-    Where no machine of the cluster has slots, nothing.
-    """
-    import ray
-
-    widest = max((node["Resources"].get(SLOT, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    return {SLOT: min(widest, _slots(workers))} if widest else HOLDS_NOTHING
-
-
 def _last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
@@ -382,7 +252,7 @@ def launch(
     import ray.train
     import ray.train.torch
 
-    os.environ.setdefault(ASKED_ANEW, f"{max(1.0, min(10.0, workers.wait)):g}")  # `fit` reads it; see `_waiter`
+    os.environ.setdefault(ASKED_ANEW, f"{max(1.0, min(10.0, workers.wait)):g}")  # `fit` reads it; see `room.waiter`
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name, folder = uuid.uuid4().hex[:12], local(payload["folder"])
     trainer = ray.train.torch.TorchTrainer(
@@ -397,7 +267,7 @@ def launch(
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
             **notes_in(scratch, workers),
-            callbacks=[*(callbacks or []), _teller(folder), _waiter(folder, workers)],
+            callbacks=[*(callbacks or []), _teller(folder), waiter(folder, workers)],
             failure_config=ray.train.FailureConfig(max_failures=retries),
             logging_config=quiet,
         ),
@@ -427,43 +297,6 @@ def _teller(folder: Path) -> Any:
                 Run(folder).say(f"worker {rank} failed: {_last_line(error)}")
 
     return Teller()
-
-
-def _waiter(folder: Path, workers: Workers) -> Any:
-    """Writes into a run's log that its workers wait for room, and gives up: Ray Train asks for ever, without a word."""
-    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-    from ray.train.v2._internal.execution.callback import ControllerCallback
-    from ray.train.v2._internal.execution.controller.state import PreemptingState, ReschedulingState, RunningState
-
-    from dasgm.runs import Run
-
-    class Waiter(ControllerCallback):
-        def __init__(self) -> None:
-            self.since, self.told, self.failed = 0.0, False, 0
-
-        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-            if isinstance(current_state, RunningState | PreemptingState):  # the workers run
-                self.since, self.told = 0.0, False
-                return
-            self.since = self.since or time.monotonic()
-            if not isinstance(current_state, ReschedulingState):
-                return
-            error: Any = current_state.training_failed_error
-            error = getattr(error, "controller_failure", error)
-            if not isinstance(error, WorkerGroupStartupTimeoutError):  # a worker died as it began
-                self.failed += 1
-                if self.failed > STARTS:
-                    raise error
-            elif time.monotonic() - self.since >= workers.wait:
-                raise RuntimeError(_given_up(workers))
-            elif not self.told:
-                self.told = True
-                refresh(folder)  # in a bucket nobody else writes now, and the next worker goes on with what lies there
-                with suppress(OSError):
-                    Run(folder).say(_waiting(workers))
-                send(folder)
-
-    return Waiter()
 
 
 def _torch_config(workers: Workers) -> Any:

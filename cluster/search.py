@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.handover import HELP, hand_over
-from cluster.job import Workers, connected, launch, workers_for
+from cluster.job import connected, launch, workers_for
 from cluster.job import search as work
+from cluster.room import Workers
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from commands import TESTS, TINY, Simulated, finish, start, wait_for
 
-from cluster import handover, job, launcher
-from cluster.job import Workers
+from cluster import handover, job, launcher, room
+from cluster.room import Workers
 from dasgm.runs import Run, read_json
 
 ROOT = TESTS.parent
@@ -183,20 +183,20 @@ def test_machines_are_asked_for_and_the_request_is_withdrawn(monkeypatch):
 
     seen: list[Any] = []
     head, machine = {"CPU": 0.0}, {"CPU": 192.0, "GPU": 8.0, "slot": 8.0}
-    states = iter([nodes(), nodes(), nodes(head), nodes(head, machine)])
+    states = iter([nodes(), nodes(head), nodes(head, machine)])
     monkeypatch.setenv("DASGM_SLOTS", "16")
     monkeypatch.setattr(ray, "nodes", lambda: next(states))
     monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: seen.append(bundles))
-    monkeypatch.setattr(job.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(room.time, "sleep", lambda seconds: None)
     wide = Workers(2, 1.0, private=False, wait=60)
-    assert job._wait_for_room(wide, lambda line: None) == 8  # two machines with 8 GPUs may come
+    assert room.wait_for_room(wide, lambda line: None) == 8  # two machines with 8 GPUs may come
     assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2] * 2 + [[]]
     seen.clear()
     monkeypatch.setattr(ray, "nodes", list)
     clock = iter([0.0, 1.0, 61.0])  # begun, asked, given up
-    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=clock.__next__, sleep=lambda seconds: None))
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=clock.__next__, sleep=lambda seconds: None))
     with pytest.raises(ValueError, match="2 GPUs"):
-        job._wait_for_room(wide, lambda line: None)
+        room.wait_for_room(wide, lambda line: None)
     assert seen == [[{"CPU": 1.0, "GPU": 1.0}] * 2, []]
 
 
@@ -222,7 +222,7 @@ def test_what_may_come_is_counted_machine_by_machine(workers, searches, monkeypa
     monkeypatch.setattr(
         ray, "nodes", lambda: nodes({"CPU": 0.0}, *[{"CPU": 192.0, "GPU": 8.0, "slot": 8.0}] * (1 + (searches == 1)))
     )
-    assert job._wait_for_room(workers, lambda line: None) == searches
+    assert room.wait_for_room(workers, lambda line: None) == searches
 
 
 def test_actors_that_last_are_made_on_the_head_where_machines_come_and_go(monkeypatch):
@@ -245,10 +245,10 @@ def test_a_search_takes_a_slot_for_each_gpu_or_else_cpu(workers, slots, monkeypa
     import ray
 
     monkeypatch.setattr(ray, "nodes", lambda: nodes({"CPU": 0.0}, {"slot": 8.0}))
-    assert job.driver(workers) == {"slot": slots}
-    assert job.driver(Workers(16, 1.0)) == {"slot": 8.0}  # wider than a machine
+    assert room.driver(workers) == {"slot": slots}
+    assert room.driver(Workers(16, 1.0)) == {"slot": 8.0}  # wider than a machine
     monkeypatch.setattr(ray, "nodes", lambda: nodes({"CPU": 0.0}))
-    assert job.driver(workers) == job.HOLDS_NOTHING
+    assert room.driver(workers) == room.HOLDS_NOTHING
 
 
 def test_a_cluster_says_how_many_gpus_a_worker_gets(monkeypatch):

@@ -15,7 +15,8 @@ import torch
 from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, title, wait_for
 
 from cluster import job
-from cluster.job import Workers, workers_for
+from cluster.job import workers_for
+from cluster.room import Workers
 from dasgm.config import SearchConfig, to_json
 from dasgm.genotype import Genotype
 from dasgm.presets import preset

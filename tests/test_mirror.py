@@ -15,8 +15,8 @@ import pytest
 from buckets import Server, serve
 from commands import start, wait_for
 
-from cluster import job
-from cluster.job import Workers
+from cluster import job, room
+from cluster.room import Workers
 from dasgm import cli, mirror, session
 from dasgm.config import SearchConfig, to_json
 from dasgm.mirror import here, refresh
@@ -416,9 +416,9 @@ def test_workers_that_wait_for_room_say_so_once_and_give_up(place, server, machi
     machine("head")
     folder = local(place) if "://" in place else folder
     now = [100.0]
-    monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(job, "_machines", lambda free: [{"CPU": 1.0}])
-    waiter = job._waiter(folder, Workers(2, wait=30.0))
+    monkeypatch.setattr(room.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(room, "_machines", lambda free: [{"CPU": 1.0}])
+    waiter = room.waiter(folder, Workers(2, wait=30.0))
 
     def enter(kind: str, seconds: float = 0.0, error: Exception | None = None) -> None:
         now[0] += seconds
@@ -444,7 +444,7 @@ def test_workers_that_wait_for_room_say_so_once_and_give_up(place, server, machi
     machine("head")
     with pytest.raises(RuntimeError, match="after 30 s the cluster has 1 CPUs and 0 GPUs free"):
         enter("Rescheduling", 1, none)
-    for _ in range(job.STARTS):
+    for _ in range(room.STARTS):
         enter("Rescheduling", 0, OSError("a worker died"))
     with pytest.raises(OSError, match="a worker died"):
         enter("Rescheduling", 0, OSError("a worker died"))

@@ -14,7 +14,8 @@ import torch
 from photographs import both_parts, digit_pictures, write_folder, write_shards
 
 from cluster import job
-from cluster.job import Workers, connected, leave_for_data
+from cluster.job import connected, leave_for_data
+from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
 from dasgm.data._listing import Listing

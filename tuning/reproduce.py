@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.handover import HELP, hand_over
-from cluster.job import Workers
+from cluster.room import Workers
 from cluster.search import pretrained_first
 from dasgm.cli import Chosen, fail, parse, without_config
 from dasgm.config import SearchConfig, digest, override, settings

@@ -24,6 +24,7 @@ from typing import Any
 
 from cluster import job
 from cluster.handover import HELP, hand_over
+from cluster.room import driver
 from cluster.search import attempt, look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
@@ -204,7 +205,7 @@ class Sweep:
         class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tune.Tuner(
-                tune.with_resources(Trial(self.cache, self.scratch, workers), job.driver(workers)),
+                tune.with_resources(Trial(self.cache, self.scratch, workers), driver(workers)),
                 tune_config=tune.TuneConfig(
                     num_samples=left,
                     max_concurrent_trials=at_once,
