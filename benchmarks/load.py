@@ -162,10 +162,10 @@ def timed(action: Callable[[], Any]) -> float:
     return min(once() for _ in range(3))
 
 
-def seconds_of(view: RunView) -> dict[str, float]:
-    """What a trial of one worker computed, by stage; the warm-up's is on record of a finished one alone."""
-    stages = {stage: 3600 * (view.last(f"cost/{stage}_gpu_hours") or 0.0) for stage in ("warmup", "proxy")}
-    return stages | {"epochs": sum(value for _, value in view.curve("speed/seconds"))}
+def worked(view: RunView) -> float:
+    """Seconds that a trial of one worker computed; the warm-up's are on record of a finished one alone."""
+    hours = sum(view.last(f"cost/{stage}_gpu_hours") or 0.0 for stage in ("warmup", "proxy"))
+    return 3600 * hours + sum(value for _, value in view.curve("speed/seconds"))
 
 
 def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
@@ -188,15 +188,15 @@ def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
     views = read_trials(swept.folder)
     states = {state: sum(view.state == state for view in views) for state in {view.state for view in views}}
     lasted = [view.info["ended"] - view.info["asked"] for view in views]
-    worked = [sum(seconds_of(view).values()) for view in views]
+    computed = np.mean([worked(view) for view in views])
     study = open_study(swept.folder)
     mlflow, empty = size(storage / "mlflow.db") + size(storage / "mlartifacts"), empty_store()
     print(f"\n{kind}: {trials} trials, {at_once} at once, {'all ended' if whole else 'NOT ALL ENDED'}: {states}")
     rows: list[tuple[str, str]] = [
         ("the whole", f"{seconds:.0f} s"),
         ("a trial, from asked to ended", f"{np.mean(lasted):.1f} s (median {np.median(lasted):.1f})"),
-        ("  of which warm-up, epochs and proxy", f"{np.mean(worked):.1f} s"),
-        ("overhead a trial, of its place", f"{seconds * at_once / trials - np.mean(worked):.1f} s"),
+        ("  of which warm-up, epochs and proxy", f"{computed:.1f} s"),
+        ("overhead a trial, of its place", f"{seconds * at_once / trials - computed:.1f} s"),
         ("the driver's CPU time a trial", f"{cpu / trials:.2f} s"),
         ("the driver's memory, MB", " -> ".join(f"{watch.at(s):.0f}" for s in (0.1, 0.25, 0.5, 0.75, 1.0))),
         ("  growing", f"{1000 * watch.growth(trials):.0f} kB a trial"),
