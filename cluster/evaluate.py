@@ -26,7 +26,7 @@ from dasgm import recipes
 from dasgm.catalogue import show_config
 from dasgm.cli import fail, flattened, parse, take
 from dasgm.config import digest, key_of, keys, mathematics, to_json
-from dasgm.evaluate_cli import configured
+from dasgm.evaluate_cli import check_time_budget, configured
 from dasgm.files import first_line, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
@@ -79,8 +79,7 @@ class Options:
             raise ValueError(f"prefetch {self.prefetch}: expected at least 2 batches, or 0 for three a CPU")
         if self.prefetch and self.loader == "torch":
             raise ValueError(f"prefetch {self.prefetch} is of --loader ray: leave it out")
-        if self.time_budget is not None and not self.time_budget > 0:
-            raise ValueError(f"time-budget {self.time_budget}: expected seconds, more than 0")
+        check_time_budget(self.time_budget)
 
     @property
     def over_ray(self) -> bool:

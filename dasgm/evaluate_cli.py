@@ -56,8 +56,13 @@ class EvaluateOptions:
     """Print the configuration and what it would cost, and start nothing."""
 
     def __post_init__(self) -> None:
-        if self.time_budget is not None and not self.time_budget > 0:
-            raise ValueError(f"time-budget {self.time_budget}: expected seconds, more than 0")
+        check_time_budget(self.time_budget)
+
+
+def check_time_budget(seconds: float | None) -> None:
+    """ValueError where it is not more than nothing."""
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"time-budget {seconds}: expected seconds, more than 0")
 
 
 def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
