@@ -22,7 +22,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -40,6 +40,7 @@ from cluster.contents import (
 from dasgm.files import printable
 from dasgm.mirror import here
 from dasgm.report import MOST_PIXELS
+from dasgm.runs import exclusive
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -193,12 +194,10 @@ def _ensure_whole(uri: str) -> None:
     if not uri.startswith("sqlite:///") or path.exists():
         return
     making = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        MlflowClient(f"sqlite:///{making}").search_experiments()
-        with suppress(FileExistsError):  # another process was faster
-            os.link(making, path)
-    finally:
-        making.unlink(missing_ok=True)
+    with exclusive(path.with_name(".mlflow.lock")):
+        if not path.exists():  # nor made by another process meanwhile
+            MlflowClient(f"sqlite:///{making}").search_experiments()
+            making.replace(path)
 
 
 class _Store:
