@@ -338,6 +338,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dry_run(group) if group.options.dry_run else _run(group, begun)
     except (ValueError, OSError) as error:
         fail(str(error))
+    except RuntimeError as error:  # of Ray
+        fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
         return 130

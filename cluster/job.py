@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.room import Workers, wait_for_room, waiter
+from dasgm.files import first_line
 from dasgm.mirror import age, discard, for_ray, of
 from dasgm.storage import local
 
@@ -39,6 +40,7 @@ PRIVATE = {
     "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
 }
+LONGEST_TMPDIR = 20  # characters: Ray adds 80 or more to the path of a socket, of which systems take 103
 ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray Train asks anew for room
 
 
@@ -121,16 +123,14 @@ def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[
 
     Raises:
         ValueError: a joined cluster has no room for one within their `wait`, or does not answer.
+        RuntimeError: Ray did not start, in one line.
     """
     prepare()
     with ExitStack() as stack:
         folder = None if joined() else stack.enter_context(_scratch())
         stack.callback(_disconnect)
         if folder is None:
-            try:
-                _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
-            except ConnectionError as error:
-                raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
+            _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
             _lasting_actors_here()
             yield wait_for_room(workers, say)
         else:
@@ -149,14 +149,22 @@ def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[
 
 
 def _init(**options: Any) -> None:
-    """Ray takes SIGTERM for itself, and would end the process without a word: what was to happen then still does."""
+    """Ray takes SIGTERM for itself, and would end the process without a word: what was to happen then still does.
+
+    ValueError, RuntimeError: see `connected`.
+    """
     import ray
 
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
     before = signal.getsignal(signal.SIGTERM)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except Exception as error:  # bare ones too, of whatever its processes did not do in time
+        if joined():
+            raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
+        raise RuntimeError(f"Ray did not start: {first_line(error)}; the same command tries again") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
 
@@ -177,11 +185,13 @@ def _disconnect() -> None:
 @contextmanager
 def _scratch() -> Iterator[Path]:
     """A private Ray's folder, $TMPDIR of all its processes, gone at the end; those of killed ones go now."""
-    for old in Path(tempfile.gettempdir()).glob("dasgm-ray-*"):
+    root = tempfile.gettempdir()
+    root = root if len(root) <= LONGEST_TMPDIR else "/tmp"
+    for old in Path(root).glob("dasgm-ray-*"):
         with suppress(OSError), open(old / "lock") as lock:  # another user's, or in use
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(old, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix="dasgm-new-"))
+    made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
     with open(made / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go when this process dies
         folder = made.rename(made.with_name(made.name.replace("new", "ray")))

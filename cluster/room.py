@@ -78,9 +78,9 @@ def wait_for_room(workers: Workers, say: Callable[[str], None]) -> int:
                 return _may_come(workers, machines, most) if most else slots
             have = _have(workers, machines, free=not most)
             if time.monotonic() > end:
-                raise ValueError(_given_up(workers, have))
+                raise ValueError(given_up(workers, have))
             if not told:
-                say(_waiting(workers, have))
+                say(waiting(workers, have))
                 told = True
             if most:  # again and again: every 20 s Train's coordinator puts what it knows of in its place
                 request_resources(bundles=[workers.bundle] * workers.number)
@@ -101,11 +101,26 @@ def _machines(free: bool) -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _waiting(workers: Workers, have: str) -> str:
+def unplaced(asked: Resources) -> bool:
+    """Whether what has these resources waits for a machine that has them free."""
+    from ray.util import placement_group_table
+
+    groups = placement_group_table().values()
+    return any(g["state"] in ("PENDING", "RESCHEDULING") and asked in g["bundles"].values() for g in groups)
+
+
+def have_free(workers: Workers) -> str:
+    """What the cluster has free, in words."""
+    return _have(workers, _machines(free=True), free=True)
+
+
+def waiting(workers: Workers, have: str) -> str:
+    """The line that says what is waited for."""
     return f"waiting up to {workers.wait:g} s for room on the cluster: a search asks for {workers}, it has {have}"
 
 
-def _given_up(workers: Workers, have: str) -> str:
+def given_up(workers: Workers, have: str) -> str:
+    """The line that says what was waited for in vain."""
     return f"a search asks for {workers}; after {workers.wait:g} s the cluster has {have} (see --wait)"
 
 
@@ -142,16 +157,21 @@ def driver(workers: Workers) -> dict[str, float]:
     return {SLOT: min(widest, _slots(workers))} if widest else HOLDS_NOTHING
 
 
+def tell(folder: Path, line: str) -> None:
+    """Write into a run's log while no worker has it."""
+    from dasgm.runs import Run
+
+    refresh(folder)  # in a bucket nobody else writes now, and the next worker goes on with what lies there
+    with suppress(OSError):
+        Run(folder).say(line)
+    send(folder)
+
+
 def waiter(folder: Path, workers: Workers) -> Any:
     """Writes into a run's log that its workers wait for room, and gives up: Ray Train asks for ever, without a word."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     from ray.train.v2._internal.execution.callback import ControllerCallback
     from ray.train.v2._internal.execution.controller.state import PreemptingState, ReschedulingState, RunningState
-
-    from dasgm.runs import Run
-
-    def have() -> str:
-        return _have(workers, _machines(free=True), free=True)
 
     class Waiter(ControllerCallback):
         def __init__(self) -> None:
@@ -171,12 +191,9 @@ def waiter(folder: Path, workers: Workers) -> Any:
                 if self.failed > STARTS:
                     raise error
             elif time.monotonic() - self.since >= workers.wait:
-                raise RuntimeError(_given_up(workers, have()))
+                raise RuntimeError(given_up(workers, have_free(workers)))
             elif not self.told:
                 self.told = True
-                refresh(folder)  # in a bucket nobody else writes now, and the next worker goes on with what lies there
-                with suppress(OSError):
-                    Run(folder).say(_waiting(workers, have()))
-                send(folder)
+                tell(folder, waiting(workers, have_free(workers)))
 
     return Waiter()

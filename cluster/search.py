@@ -21,6 +21,7 @@ from cluster.room import Workers
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
+from dasgm.files import first_line
 from dasgm.mirror import discard, following
 from dasgm.storage import lies_at, local
 
@@ -102,13 +103,19 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
             pass
         mirror = Mirror(folder).start()
         with connected(workers):
+            from ray.exceptions import RayActorError  # once Ray's environment is set
+
             follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
             follower.start()
             try:
                 with following(folder):
                     launch(work, asked, workers, scratch)
-            except RuntimeError as error:
-                raise RuntimeError(f"the {what} failed: {error}; to continue, run the same command") from None
+            except (
+                RuntimeError,
+                RayActorError,
+            ) as error:  # the second: of Ray Train's controller, a process of its own
+                reason = f"the {what} failed: {first_line(error)}"
+                raise RuntimeError(f"{reason}; to continue, run the same command") from None
             finally:
                 over.set()
                 follower.join(2)

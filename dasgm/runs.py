@@ -257,9 +257,9 @@ class Run:
 
     @contextmanager
     def driven(self) -> Iterator[None]:
-        """Held by who starts the run's workers, from before the first of them takes the run's own lock until the end.
+        """Held by a lone process, and by who starts a run's workers, before the first of them takes the run's own lock.
 
-        Locked: another process on this machine, or of a shared file system, starts them.
+        Locked: another process on this machine, or of a shared file system, has it.
         """
         with self._taken("driver.lock"):
             yield

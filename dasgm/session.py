@@ -145,7 +145,7 @@ def conduct(
         stop = stack.enter_context(_stopping(seams))
         about = _about(config, device) | seams.about
         try:
-            _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests, seams.patience))
+            _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests, seams))
             for note in (data.describe(), *data.notes):
                 seams.say(printable(note))
             return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
@@ -180,8 +180,10 @@ def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
     raise SearchFailed(line)
 
 
-def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[str, str], patience: float = 0.0) -> None:
-    end = time.monotonic() + patience
+def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[str, str], seams: Seams) -> None:
+    if seams.stoppable:  # nobody else starts it
+        stack.enter_context(run.driven())
+    end = time.monotonic() + seams.patience
     while True:
         try:
             stack.enter_context(run)
@@ -189,7 +191,7 @@ def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[st
         except Locked:
             if time.monotonic() >= end:
                 raise
-            time.sleep(patience / 20)
+            time.sleep(seams.patience / 20)
     run.begin(config, about, digests)
 
 

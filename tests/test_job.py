@@ -57,7 +57,9 @@ def test_more_than_there_is_is_refused(monkeypatch):
 
 def test_two_workers_share_a_search_and_listen_on_loopback_only(tmp_path):
     words = ["--gan=none", "--workers=2", "--storage", str(tmp_path), "--name=two", *TINY]
-    process = start(str(ROOT / "tests" / "probed.py"), str(tmp_path / "probes"), "search", *words)
+    far = tmp_path / ("far" * 30)  # no room there for the path of a socket
+    far.mkdir()
+    process = start(str(ROOT / "tests" / "probed.py"), str(tmp_path / "probes"), "search", *words, TMPDIR=str(far))
     code, out, err = finish(process)
     assert (code, err) == (0, "") and "finished; the result page is" in out, (out, err)
     about = Run(tmp_path / "two").about
@@ -117,6 +119,23 @@ def test_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.faults
+def test_a_ray_that_does_not_start_is_one_line_and_the_same_command_tries_again(tmp_path):
+    sweep = [str(ROOT / "tuning" / "sweep.py"), "--gan=none", "--storage", str(tmp_path), "--name=s", *TINY]
+    train = [str(ROOT / "cluster" / "evaluate.py"), "DARTS_V2", "--dataset=digits", "--storage", str(tmp_path)]
+    search = [SEARCH, "--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
+    failing = [start(*words, RAY_gcs_storage="nonsense") for words in (sweep, train, search)]
+    time.sleep(8)
+    everyone = [process for one in failing for process in family(one)]
+    for process in failing:
+        code, out, err = finish(process)
+        assert code == 1 and err.startswith("error: Ray did not start: Timed out waiting for file "), (out, err)
+        assert err.endswith("; the same command tries again\n") and len(err.splitlines()) == 1
+    assert everyone and not left_over(everyone)
+    code, out, err = finish(start(*search))
+    assert (code, err) == (0, "") and Run(tmp_path / "one").about["state"] == "finished", (out, err)
+
+
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_of_two_at_once_on_a_folder_one_is_refused_and_the_other_when_killed_leaves_it(tmp_path):
     """Before either has workers, which hold the run's own lock."""
@@ -135,6 +154,22 @@ def test_of_two_at_once_on_a_folder_one_is_refused_and_the_other_when_killed_lea
     assert not left_over(everyone, 90)
     code, out, err = finish(start(SEARCH, *words))
     assert (code, err) == (0, "") and "going on after epoch" in out, (out, err)
+
+
+@pytest.mark.faults
+def test_killed_controller_of_the_workers_is_one_line_and_the_same_command_goes_on(tmp_path):
+    words = ["--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
+    process = start(SEARCH, *words)
+    wait_for(process, lambda: len(Run(tmp_path / "one").checkpoints()) > 1)
+    everyone, before = family(process), rows_of(tmp_path / "one")[:-1]
+    (controller,) = [int(pid) for pid, _ in everyone if "TrainController" in title(int(pid))]
+    os.kill(controller, signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code == 1 and err.startswith("error: the search failed: ") and len(err.splitlines()) == 1, (out, err)
+    assert err.endswith("; to continue, run the same command\n") and not left_over(everyone)
+    code, out, err = finish(start(SEARCH, *words))
+    assert (code, err) == (0, "") and "going on after epoch" in out, (out, err)
+    assert before and rows_of(tmp_path / "one")[: len(before)] == before
 
 
 @pytest.mark.faults

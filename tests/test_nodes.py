@@ -124,6 +124,31 @@ def test_sweep_goes_on_when_a_machine_with_a_driver_and_its_worker_is_lost(clust
         assert once_and_as_alone(folder, tmp_path)
 
 
+def test_sweep_whose_machines_are_all_lost_waits_for_others_and_gives_up(cluster, tmp_path):
+    words = ["--storage", str(tmp_path), "--name=s", *TINY, *ASYNCHRONOUS, "--num-trials=2", "--wait=20"]
+    process = cluster.run(SWEEP, *words)
+    folders = [tmp_path / "s" / name for name in ("t000", "t001")]
+    wait_for(process, lambda: twice_saved(*folders), 600)
+    before = {folder: saved(folder) for folder in folders}
+    for node in cluster.ask("busy"):
+        cluster.ask("kill", node)
+    try:
+        code, out, err = finish(process, 300)
+    finally:
+        cluster.ask("add")
+        cluster.ask("add")
+    asked, has = "a search asks for 1 worker(s) with 1 CPUs in all", "0 CPUs and 0 GPUs free"
+    says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
+    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
+    assert code == 1 and said == [f"error: {says}"], (out, err)
+    waits = f"waiting up to 20 s for room on the cluster: {asked}, it has {has}"
+    assert [Run(folder).said().count(waits) for folder in folders] == [1, 1] and out.count(waits) == 2
+    code, out, err = finish(cluster.run(SWEEP, *words), 900)
+    assert code == 0 and "best genotype" in out, (out, err)
+    for folder, rows in before.items():
+        assert went_on(folder, rows) and once_and_as_alone(folder, tmp_path)
+
+
 def test_search_on_three_machines_waits_for_the_third(cluster, tmp_path):
     process = search(cluster, tmp_path, "--workers=3", "--wait=300")
     log = tmp_path / "one" / "run.json"

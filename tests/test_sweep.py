@@ -264,7 +264,8 @@ def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
     code, out, err = finish(sweep(undisturbed, *ONE), 600)
     assert (code, err) == (0, ""), err
 
-    process = sweep(killed, *ONE)
+    own = Path(tempfile.mkdtemp(prefix="k-"))
+    process = sweep(killed, *ONE, TMPDIR=str(own))
     finished, hit = killed / "s" / "t000", killed / "s" / "t001"
     wait_for(process, lambda: twice_saved(hit), 400)
     everyone = family(process)
@@ -272,8 +273,10 @@ def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
     process.communicate()
     assert not left_over(everyone, 90)  # Ray's two agents mourn it for a minute
     before, rows = (finished / "metrics.jsonl").read_bytes(), saved(hit)
-    code, out, err = finish(sweep(killed, *ONE), 600)
+    code, out, err = finish(sweep(killed, *ONE, TMPDIR=str(own)), 600)
     assert (code, err) == (0, ""), err
+    assert not list(own.glob("dasgm-*"))
+    own.rmdir()
     assert before and (finished / "metrics.jsonl").read_bytes() == before
     assert went_on(hit, rows)
     assert outcome(killed / "s") == outcome(undisturbed / "s")
@@ -286,7 +289,6 @@ def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
 
     runs = MlflowClient(f"sqlite:///{killed}/mlflow.db").search_runs(["1"])
     assert sorted(run.info.run_name.split()[0] for run in runs) == ["s", "t000", "t001", "t002", "t003", "t004"]
-    assert len(list(Path(tempfile.gettempdir()).glob("dasgm-ray-*"))) == 0
 
 
 SEQUENTIAL = ["--space=toy_spaces:rates", "--num-trials=2", "--max-concurrent=1", "--method.epochs=6", "--grace=5"]

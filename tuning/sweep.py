@@ -194,7 +194,7 @@ class Sweep:
         from ray.tune.execution import class_cache
 
         from tuning.table import Board
-        from tuning.trials import Halving, Janitor, Proposer
+        from tuning.trials import Halving, Janitor, Proposer, Waiter
 
         epochs, options, plan = self.base.method.total_epochs, self.options, self.plan
         at_once = min(slots, options.max_concurrent or slots)
@@ -203,9 +203,10 @@ class Sweep:
         discard(self.scratch)  # of one that was killed
         # a machine has its own keys: these Tune would send it in the open, into Ray's logs and its dashboard
         class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
+        asked = driver(workers)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tune.Tuner(
-                tune.with_resources(Trial(self.cache, self.scratch, workers), driver(workers)),
+                tune.with_resources(Trial(self.cache, self.scratch, workers), asked),
                 tune_config=tune.TuneConfig(
                     num_samples=left,
                     max_concurrent_trials=at_once,
@@ -218,7 +219,7 @@ class Sweep:
                     name="tune",
                     **job.notes_in(self.scratch, workers),
                     verbose=0,
-                    callbacks=[Janitor(kick)],
+                    callbacks=[Janitor(kick), Waiter(workers, asked)],
                     failure_config=tune.FailureConfig(max_failures=2),  # of a search's driver; of workers: `launch`
                 ),
             ).fit()
@@ -348,7 +349,7 @@ def carry_out(sweep: Sweep) -> int:
             fail(str(not_written(sweep.folder, full)))
         if isinstance(error, ValueError | OSError):
             fail(str(error))
-        if isinstance(error, RuntimeError):  # of the pre-training
+        if isinstance(error, RuntimeError):  # of the pre-training, of Ray, of a cluster that has no room left
             fail(str(error), 1)
         raise
 

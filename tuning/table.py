@@ -105,7 +105,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-SAID = ("GAN warm-up", "judge", "proxy", "checkpoint", "going on", "it began", "worker", "the search's driver")
+WAITS = "waiting up to "  # cluster/room.py
+SAID = ("GAN warm-up", "judge", "proxy", "checkpoint", "going on", "it began", "worker", "the search's driver", WAITS)
 
 
 class Board:
@@ -208,9 +209,12 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
 
 
 def _state(run: RunView) -> str:
-    """With the reason of its end; before the first epoch, which can take long, what it is doing."""
+    """With the reason of its end; before the first epoch, which can take long, what it is doing, or waits for."""
+    if reason := run.info.get("reason"):
+        return f"{run.state} {reason}"
+    last = [run.state, *Run(run.folder).said()][-1]
+    if last.startswith(WAITS) and run.state in ("waiting", "running", "interrupted"):
+        return last
     if run.state == "waiting":
         return "starting"
-    if run.state == "running" and not run.epochs:
-        return ["running", *Run(run.folder).said()][-1]
-    return f"{run.state} {run.info.get('reason') or ''}".strip()
+    return last if run.state == "running" and not run.epochs else run.state

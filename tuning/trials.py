@@ -25,6 +25,7 @@ from ray.tune.schedulers.trial_scheduler import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from cluster.room import Workers, given_up, have_free, tell, unplaced, waiting
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, key_of, override, to_json
 from dasgm.files import first_line
@@ -35,6 +36,7 @@ from tuning.plan import Plan
 from tuning.spaces import title
 
 METRIC, OBJECTIVE = "val/accuracy", "best/proxy"
+SOON = 5  # seconds in which Ray places what there is room for
 
 
 class Halving(ASHAScheduler):
@@ -288,6 +290,34 @@ class Janitor(Callback):
         with suppress(OSError):
             Run(trial.config["folder"]).say("the search's driver is gone; another goes on with it")
         self._free(trial)
+
+
+class Waiter(Callback):
+    """Says that no machine has room for a search's driver, and gives up: Tune asks for ever, without a word."""
+
+    def __init__(self, workers: Workers, asked: dict[str, float]):
+        self.workers, self.asked = workers, asked
+        self.since, self.looked, self.told = 0.0, 0.0, False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        now, pending = time.monotonic(), [trial for trial in trials if trial.status == "PENDING"]
+        if now - self.looked < 1:
+            return
+        self.looked = now
+        if not pending or any(trial.status == "RUNNING" for trial in trials) or not unplaced(self.asked):
+            self.since, self.told = 0.0, False
+            return
+        self.since = self.since or now
+        if now - self.since >= self.workers.wait:
+            again = "to continue, run the same command"
+            raise RuntimeError(f"{given_up(self.workers, have_free(self.workers))}; {again}")
+        if now - self.since >= SOON and not self.told:
+            self.told = True
+            for trial in pending:
+                tell(Run(trial.config["folder"]).folder, waiting(self.workers, have_free(self.workers)))
 
 
 class Given(optuna.samplers.RandomSampler):
