@@ -21,9 +21,10 @@ from cluster.room import Workers
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
-from dasgm.files import first_line
 from dasgm.mirror import discard, following
 from dasgm.storage import lies_at, local
+
+AGAIN = "to continue, run the same command"
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,10 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
             try:
                 with following(folder):
                     launch(work, asked, workers, scratch)
-            except (
-                RuntimeError,
-                RayActorError,
-            ) as error:  # the second: of Ray Train's controller, a process of its own
-                reason = f"the {what} failed: {first_line(error)}"
-                raise RuntimeError(f"{reason}; to continue, run the same command") from None
+            except RayActorError:
+                raise RuntimeError(f"the {what} failed: Ray Train's controller, a process, is gone; {AGAIN}") from None
+            except RuntimeError as error:
+                raise RuntimeError(f"the {what} failed: {error}; {AGAIN}") from None
             finally:
                 over.set()
                 follower.join(2)

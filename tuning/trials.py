@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.room import Workers, given_up, have_free, tell, unplaced, waiting
+from cluster.search import AGAIN
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, key_of, override, to_json
 from dasgm.files import first_line
@@ -312,8 +313,7 @@ class Waiter(Callback):
             return
         self.since = self.since or now
         if now - self.since >= self.workers.wait:
-            again = "to continue, run the same command"
-            raise RuntimeError(f"{given_up(self.workers, have_free(self.workers))}; {again}")
+            raise RuntimeError(f"{given_up(self.workers, have_free(self.workers))}; {AGAIN}")
         if now - self.since >= SOON and not self.told:
             self.told = True
             for trial in pending:
