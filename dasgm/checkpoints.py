@@ -21,6 +21,8 @@ MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}
 REBUILT = "torch._utils _rebuild_tensor_v2"
 NAMED = {"collections OrderedDict", REBUILT, *(f"torch {kind}Storage" for kind in ("Float", "Double", "Long", "Bool"))}
 """All that our files name. `weights_only` would also call constructors, such as bytearray(10**12)."""
+NO_TUPLE = {"EMPTY_DICT", "EMPTY_LIST", "BINUNICODE", "GLOBAL", "REDUCE", "BINPERSID", "APPENDS"}  # what they leave
+TUPLES_AGAIN = 16  # references to tuples already there: a key is hashed, and each may double the time that takes
 
 
 def packed(state: dict[str, Any]) -> bytes:
@@ -90,12 +92,28 @@ def _check(path: Path) -> None:
         if not stored or sum(one.file_size for one in records) > path.stat().st_size:
             raise ValueError("its parts are compressed")
         (name,) = (one.filename for one in records if one.filename.endswith("/data.pkl"))
-        for opcode, argument, _ in pickletools.genops(archive.read(name)):
-            calls = opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL") or "EXT" in opcode.name
-            if opcode.name == "PROTO" and argument != 2:
-                raise ValueError(f"it is written in pickle's protocol {argument}, expected 2")
-            if calls or opcode.name == "GLOBAL" and argument not in NAMED:
-                raise ValueError(f"it names {argument or opcode.name}, which is no plain data")
+        code = archive.read(name)
+    for opcode, argument, _ in pickletools.genops(code):
+        calls = opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL") or "EXT" in opcode.name
+        if opcode.name == "PROTO" and argument != 2:
+            raise ValueError(f"it is written in pickle's protocol {argument}, expected 2")
+        if calls or opcode.name == "GLOBAL" and argument not in NAMED:
+            raise ValueError(f"it names {argument or opcode.name}, which is no plain data")
+    if _tuples_again(code) > TUPLES_AGAIN:
+        raise ValueError("it refers to one tuple many times")
+
+
+def _tuples_again(code: bytes) -> int:
+    """How often a pickle refers to what it has kept and may be a tuple."""
+    kept: set[Any] = set()
+    again, before = 0, ""
+    for opcode, argument, _ in pickletools.genops(code):
+        if opcode.name.endswith("PUT"):
+            (kept.discard if before in NO_TUPLE else kept.add)(argument)
+            continue
+        again += opcode.name == "DUP" or opcode.name.endswith("GET") and argument in kept
+        before = opcode.name
+    return again
 
 
 def _tensors(value: Any, most: int) -> list[Tensor]:

@@ -72,7 +72,7 @@ def unmounted(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        while subprocess.run(["umount", folder], stderr=subprocess.DEVNULL).returncode == 0:
+        while subprocess.run(["umount", "--lazy", folder], stderr=subprocess.DEVNULL).returncode == 0:
             pass
 
 

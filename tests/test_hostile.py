@@ -425,7 +425,10 @@ CHECKPOINTS = {
     "compressed": lambda _: archive(pickled(x=1), zipfile.ZIP_DEFLATED, **{"data/0": bytes(2**27)}),
     "a list": lambda _: archive(pickle.dumps([1], 2)),
     "no numbers": lambda _: archive(pickled(x=_Tensor(4, (4,), (1,)))),
-    "one list, many times": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x]" + b"q\x000](h\x00h\x00e" * 40 + b"s."),
+    "one list, many times": lambda _: archive(
+        b"\x80\x02}X\x01\x00\x00\x00x](]q\x00" + b"](h\x00h\x00eq\x00" * 24 + b"es."
+    ),
+    "one tuple, many times": lambda _: archive(b"\x80\x02}K\x00\x85q\x00" + b"h\x00\x86q\x00" * 60 + b"K\x01s."),
     "nested lists": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x" + b"]" * 5000 + b"a" * 4999 + b"s."),
 }
 LIMITED = """
@@ -455,6 +458,9 @@ def test_checkpoints_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Pat
     said = done.stdout.splitlines()
     assert done.returncode == 0 and not done.stderr and len(said) == len(CHECKPOINTS), (done.stdout, done.stderr)
     assert all(line.startswith("checkpoint /checkpoints/") for line in said), said
+    reasons = dict(zip(CHECKPOINTS, said, strict=True))
+    assert "more values than it has bytes" in reasons["one list, many times"]
+    assert "one tuple many times" in reasons["one tuple, many times"] and "nested more" in reasons["nested lists"]
     assert not (tmp_path / "canary").exists()
 
 
