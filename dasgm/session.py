@@ -20,7 +20,7 @@ from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
 from dasgm.report import report as write_report
-from dasgm.runs import Locked, Run, Unwritable, hardware, not_written
+from dasgm.runs import Locked, Run, Unwritable, hardware, kept_record, not_written
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]
@@ -61,7 +61,7 @@ Go = Callable[[Run, Seams, list[int]], Row]
 
 def steady_threads(run: Run, config: Any) -> None:
     """Sums depend on the number of threads: a run goes on with those it began with."""
-    begun = broadcast(run.about.get("threads") if rank() == 0 else None)
+    begun = broadcast(kept_record(run.folder / "run.json").get("threads") if rank() == 0 else None)
     if begun is not None and not 1 <= begun <= MOST_THREADS:
         raise ValueError(f"run {run.folder}: it began with {begun} threads, says its run.json; use another --name")
     threads = begun or config.threads or torch.get_num_threads()
