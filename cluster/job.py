@@ -184,11 +184,12 @@ def _disconnect() -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A private Ray's folder, $TMPDIR of all its processes, gone at the end; those of killed ones go now."""
+    """A private Ray's folder, $TMPDIR of all its processes, gone at the end; those of killed ones go now, and those
+    that a dying agent made again, which have no lock."""
     root = tempfile.gettempdir()
     root = root if len(root) <= LONGEST_TMPDIR else "/tmp"
     for old in Path(root).glob("dasgm-ray-*"):
-        with suppress(OSError), open(old / "lock") as lock:  # another user's, or in use
+        with suppress(OSError), open(old / "lock", "a") as lock:  # another user's, or in use
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(old, ignore_errors=True)
     made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))

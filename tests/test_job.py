@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,19 @@ def test_more_than_there_is_is_refused(monkeypatch):
         assert len(str(error.value).splitlines()) == 1
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # there it is waited for
     assert workers_for(1, 99.0) == Workers(1, 99.0, private=False)
+
+
+def test_what_killed_ones_left_goes_and_what_is_in_use_stays(monkeypatch):
+    root = Path(tempfile.mkdtemp(prefix="k-"))
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
+    for name in ("killed", "made-again"):
+        (root / f"dasgm-ray-{name}" / "session").mkdir(parents=True)
+    (root / "dasgm-ray-killed" / "lock").touch()
+    with job._scratch() as used:
+        with job._scratch() as other:
+            assert {used, other} == set(root.iterdir()) and os.environ["TMPDIR"] == str(other)
+        assert [used] == list(root.iterdir())
+    root.rmdir()
 
 
 def test_two_workers_share_a_search_and_listen_on_loopback_only(tmp_path):
