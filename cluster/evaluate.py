@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from cluster import job
 from cluster.handover import HELP, hand_over
+from cluster.room import gave_up
 from cluster.search import attempt, payload
 from cluster.winners import Candidate, named, of_sweep
 from dasgm import recipes
@@ -196,10 +197,9 @@ class Group:
             over = "interrupted" if {"", "interrupted"} & set(states) else "finished"
             write_atomic(self.folder / "table.md", f"`{self.command}`\n\n{self.table()}")
             self.note(state=over, ended=time.time())
-            missing = mirror.stop(20)
+            if missing := mirror.stop(20):
+                print(missing)
         self.link = mirror.link
-        if missing:
-            print(missing)
         return over == "finished"
 
     def _settled(self, one: Evaluation) -> str:
@@ -233,9 +233,11 @@ class Group:
             if self._listen() or done:
                 kick()
             for ref in done:
-                self._ended(running.pop(ref), ref)
+                if gave_up(self._ended(running.pop(ref), ref)):
+                    waiting.clear()  # the others would wait in vain too
 
-    def _ended(self, one: Evaluation, ref: Any) -> None:
+    def _ended(self, one: Evaluation, ref: Any) -> str:
+        """Tell how one ended; '' or why not well."""
         import ray
 
         try:
@@ -245,6 +247,7 @@ class Group:
         refresh(self.folder / one.name)
         reason = error or Run(self.folder / one.name).about.get("reason", "")
         print(f"{one.name}: {self.state(one)} {reason}".rstrip(), flush=True)
+        return reason
 
     def _payload(self, one: Evaluation, prefetch: int) -> dict[str, Any]:
         folder = self.folder / one.name
@@ -338,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dry_run(group) if group.options.dry_run else _run(group, begun)
     except (ValueError, OSError) as error:
         fail(str(error))
-    except RuntimeError as error:  # of Ray
+    except job.Failed as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")

@@ -44,6 +44,14 @@ LONGEST_TMPDIR = 20  # characters: Ray adds 80 or more to the path of a socket, 
 ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray Train asks anew for room
 
 
+class Failed(RuntimeError):
+    """What Ray did not do, in one line; the same command tries again."""
+
+
+class ControllerLost(Failed):
+    """Ray Train's controller, the process that watches a run's workers, is gone, and they with it."""
+
+
 def workers_for(
     number: int, gpus_per_search: float | None, cpus_each: float = 1.0, wait: float = Workers.wait
 ) -> Workers:
@@ -52,8 +60,10 @@ def workers_for(
     Of a cluster that is told by $DASGM_GPUS: GPUs of a worker where none are asked for.
 
     Raises:
-        ValueError: fewer than one worker, GPUs below zero, no CPUs, or more than a private Ray has.
+        ValueError: fewer than one worker, GPUs or seconds below zero, no CPUs, or more than a private Ray has.
     """
+    if not wait >= 0:
+        raise ValueError(f"wait {wait}: expected 0 or more seconds")
     if not 0 < cpus_each < math.inf:
         raise ValueError(f"{cpus_each} CPUs of each worker: expected more than 0")
     if number < 1:
@@ -123,7 +133,7 @@ def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[
 
     Raises:
         ValueError: a joined cluster has no room for one within their `wait`, or does not answer.
-        RuntimeError: Ray did not start, in one line.
+        Failed: Ray did not start.
     """
     prepare()
     with ExitStack() as stack:
@@ -151,22 +161,38 @@ def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[
 def _init(**options: Any) -> None:
     """Ray takes SIGTERM for itself, and would end the process without a word: what was to happen then still does.
 
-    ValueError, RuntimeError: see `connected`.
+    ValueError, Failed: see `connected`.
     """
     import ray
 
     for name in ("ray", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
-    before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        with _signals_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # bare ones too, of whatever its processes did not do in time
         if joined():
             raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
-        raise RuntimeError(f"Ray did not start: {first_line(error)}; the same command tries again") from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+        raise _not_started(error) from None
+
+
+def _not_started(why: BaseException) -> Failed:
+    return Failed(f"Ray did not start: {first_line(why)}; the same command tries again")
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """What SIGINT and SIGTERM do is afterwards as it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _disconnect() -> None:
@@ -192,7 +218,10 @@ def _scratch() -> Iterator[Path]:
         with suppress(OSError), open(old / "lock", "a") as lock:  # another user's, or in use
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(old, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
+    try:
+        made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
+    except OSError as error:
+        raise _not_started(error) from None
     with open(made / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go when this process dies
         folder = made.rename(made.with_name(made.name.replace("new", "ray")))
@@ -257,7 +286,7 @@ def launch(
 
     Raises:
         ValueError: what `work` returned: a user's mistake, which no retry mends.
-        RuntimeError: one line, the cause, once the retries are used up or there is no room within the workers' `wait`.
+        Failed: one line, the cause, once the retries are used up or there is no room within the workers' `wait`.
         KeyboardInterrupt: stopped by Ctrl-C.
     """
     import ray.train
@@ -266,6 +295,7 @@ def launch(
     os.environ.setdefault(ASKED_ANEW, f"{max(1.0, min(10.0, workers.wait)):g}")  # `fit` reads it; see `room.waiter`
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name, folder = uuid.uuid4().hex[:12], local(payload["folder"])
+    payload = payload | {"shared": not workers.private}
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config=payload,
@@ -284,9 +314,12 @@ def launch(
         ),
     )
     try:
-        result: Any = trainer.fit()
+        with _signals_kept():
+            result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise RuntimeError(_last_line(error)) from None
+        raise Failed(_last_line(error)) from None
+    except ray.exceptions.RayActorError:
+        raise ControllerLost("Ray Train's controller, a process, is gone") from None
     except SystemExit:  # Ray's own way to end on Ctrl-C
         raise KeyboardInterrupt from None
     finally:
@@ -304,8 +337,8 @@ def _teller(folder: Path) -> Any:
     class Teller(ray.train.UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
-            with suppress(OSError):  # where that cannot be written, neither can this
-                Run(folder).say(f"worker {rank} failed: {_last_line(error)}")
+            with suppress(OSError, ValueError):  # where that cannot be written, neither can this
+                Run(folder).befell(f"worker {rank} failed: {_last_line(error)}")
 
     return Teller()
 
@@ -402,8 +435,8 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     run = Run(folder)
     config = from_json(json.loads(payload["config"]), kind)
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
-    # of a machine that is gone the last sign of life counts for `age()` more: no failure of this try
-    patience = 2 * age() if of(folder) else 0.0
+    # of a machine that is gone the last sign of life, or a file server's lease, counts for more: no failure of this try
+    patience = 2 * age() if of(folder) or payload.get("shared") else 0.0
     seams = Seams(report=report, say=run.say, about=payload["about"], cache=cache, patience=patience)
     try:
         main(config, folder, seams)

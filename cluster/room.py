@@ -15,6 +15,7 @@ from dasgm.mirror import refresh, send
 
 Resources = Mapping[str, float]  # of a machine, by Ray's names
 STARTS = 5  # of workers that die as they begin, before a run fails
+SEE = "(see --wait)"
 SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
 HOLDS_NOTHING: dict[str, float] = {
     "memory": 1
@@ -121,7 +122,12 @@ def waiting(workers: Workers, have: str) -> str:
 
 def given_up(workers: Workers, have: str) -> str:
     """The line that says what was waited for in vain."""
-    return f"a search asks for {workers}; after {workers.wait:g} s the cluster has {have} (see --wait)"
+    return f"a search asks for {workers}; after {workers.wait:g} s the cluster has {have} {SEE}"
+
+
+def gave_up(reason: str) -> bool:
+    """Whether a run ended with that line."""
+    return reason.endswith(SEE)
 
 
 def _have(workers: Workers, machines: list[Resources], free: bool) -> str:
@@ -179,7 +185,7 @@ def waiter(folder: Path, workers: Workers) -> Any:
 
         def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
             if isinstance(current_state, RunningState | PreemptingState):  # the workers run
-                self.since, self.told = 0.0, False
+                self.since, self.told, self.failed = 0.0, False, 0
                 return
             self.since = self.since or time.monotonic()
             if not isinstance(current_state, ReschedulingState):

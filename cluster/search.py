@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.handover import HELP, hand_over
-from cluster.job import connected, launch, workers_for
+from cluster.job import ControllerLost, Failed, connected, launch, workers_for
 from cluster.job import search as work
 from cluster.room import Workers
 from dasgm.catalogue import show_config
@@ -68,21 +69,32 @@ def attempt(
     workers: Workers,
     scratch: Path,
     callbacks: list[Any] | None = None,
+    retried: bool = False,
 ) -> str:
-    """`work` on every worker, one of several such runs; its folder says how it ended. '' or why it did not end well."""
-    from dasgm.runs import Run
+    """`work` on every worker, one of several such runs; its folder says how it ended. '' or why it did not end well.
 
+    ControllerLost: where who calls is `retried` when he fails.
+    """
     try:
         launch(work, asked, workers, scratch, callbacks)
-    except (RuntimeError, ValueError) as error:
-        its = Run(asked["folder"])
-        its.refresh()
-        if its.about.get("state") != "stopped":  # a stopped trial's workers are taken away from under it
-            # what befell the machine may pass, and the same command tries again; a user's mistake stays one
-            state = "failed" if isinstance(error, ValueError) else "interrupted"
-            its.note(state=state, reason=str(error), ended=time.time())
+    except (Failed, ValueError) as error:
+        if retried and isinstance(error, ControllerLost):
+            raise
+        _not_to_its_end(asked, error)
         return str(error)
     return ""
+
+
+def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
+    """Note it, unless a worker has, or the trial was stopped and its workers were taken away from under it."""
+    from dasgm.runs import Run
+
+    its = Run(asked["folder"])
+    its.refresh()
+    if its.about.get("state") in ("running", "waiting"):
+        # what befell the machine may pass, and the same command tries again; a user's mistake stays one
+        state = "failed" if isinstance(why, ValueError) else "interrupted"
+        its.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
 
 
 def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, what: str) -> None:
@@ -90,7 +102,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
 
     Raises:
         ValueError: a user's mistake, or a folder in use.
-        RuntimeError: one line: why the run, called `what`, failed.
+        Failed: why the run, called `what`, failed.
         KeyboardInterrupt: stopped.
     """
     from cluster.tracking import Mirror
@@ -104,27 +116,26 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
             pass
         mirror = Mirror(folder).start()
         with connected(workers):
-            from ray.exceptions import RayActorError  # once Ray's environment is set
-
             follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
             follower.start()
             try:
                 with following(folder):
                     launch(work, asked, workers, scratch)
-            except RayActorError:
-                raise RuntimeError(f"the {what} failed: Ray Train's controller, a process, is gone; {AGAIN}") from None
-            except RuntimeError as error:
-                raise RuntimeError(f"the {what} failed: {error}; {AGAIN}") from None
+            except BaseException as error:
+                with suppress(OSError):
+                    _not_to_its_end(asked, error)
+                if isinstance(error, Failed):
+                    raise Failed(f"the {what} failed: {error}; {AGAIN}") from None
+                raise
             finally:
                 over.set()
                 follower.join(2)
-                told = mirror.stop(20)
+                if told := mirror.stop(20):
+                    print(told)
                 discard(scratch)
-    if told:
-        print(told)
     about = Run(folder).about
     if about.get("state") == "failed":
-        raise RuntimeError(f"the {what} failed: {about['reason']}; what came before is in {lies_at(folder)}")
+        raise Failed(f"the {what} failed: {about['reason']}; what came before is in {lies_at(folder)}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,7 +168,7 @@ def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, comm
     """The search's configuration with its pre-trained GAN, made first, as a job of as many workers, unless it is there.
 
     Raises:
-        ValueError, RuntimeError, KeyboardInterrupt: see `run`.
+        ValueError, Failed, KeyboardInterrupt: see `run`.
     """
     from cluster.job import pretrain
     from dasgm.pretrain import of_search
@@ -176,7 +187,7 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
         job()
     except (ValueError, OSError) as error:
         fail(str(error))
-    except RuntimeError as error:
+    except Failed as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")

@@ -146,14 +146,20 @@ class Mirror:
         return f"MLflow at {store_of(self.uri, root_of(self.folder).parent)}: {error}; {later}" if error else ""
 
     def _run(self) -> None:
+        failed, where = 0, store_of(self.uri, root_of(self.folder).parent)
         while True:
             self._wake.wait()
             self._wake.clear()
             last = self._last.is_set()  # read before the sync: what was written before stop() is then in it
             try:
                 self.link, self.error = sync(self.folder, self.uri, self.experiment), ""
+                if failed > 1:
+                    print(f"MLflow at {where}: it answers again, and what was missing is there", flush=True)
+                failed = 0
             except Exception as error:  # no tracking server is worth a search
-                self.error = one_line(error)
+                self.error, failed = one_line(error), failed + 1
+                if failed == 2 and not last:  # once may be chance
+                    print(f"MLflow at {where}: {self.error}; going on without, and trying again", flush=True)
             if last:
                 return
             self._last.wait(self.pause)
@@ -196,6 +202,8 @@ def _ensure_whole(uri: str) -> None:
     making = path.with_name(f".{path.name}.{os.getpid()}")
     with exclusive(path.with_name(".mlflow.lock")):
         if not path.exists():  # nor made by another process meanwhile
+            for left in making.parent.glob(f"{making.name}*"):  # of one that was killed and had this number
+                left.unlink()
             MlflowClient(f"sqlite:///{making}").search_experiments()
             making.replace(path)
 

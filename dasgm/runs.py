@@ -38,6 +38,7 @@ ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("started", "asked", "ended"), int | float | None),
     **dict.fromkeys(("epochs", "num_trials", "rung", "seed", "workers"), int),
     **dict.fromkeys(("parameters", "searched", "protocols", "mathematics", "config", "judge"), dict),
+    "befell": list,
     "threads": int | None,
     "sweep": str | None,
 }
@@ -205,13 +206,20 @@ def hardware(device: str) -> str:
 
 
 def _take(lock: IO[str]) -> bool:
-    """Take the lock, which the kernel lets go when its holder dies; who only looks (`Run.busy`) is waited for."""
+    """Take the lock, which the kernel lets go when its holder dies; who only looks (`Run.busy`) is waited for.
+
+    Unwritable: there are no locks there.
+    """
     for _ in range(20):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             time.sleep(0.05)
+        except OSError as error:  # of a file system mounted without them
+            raise Unwritable(
+                f"storage {Path(lock.name).parent}: no file can be locked there ({error.strerror})"
+            ) from None
     return False
 
 
@@ -234,6 +242,7 @@ class Run:
         self.folder = local(folder)
         self._lock: IO[str] | None = None
         self._held: Held | None = None
+        self._clock: float | None = None
 
     def __enter__(self) -> Run:
         self._lock = self._taken("lock")
@@ -342,6 +351,8 @@ class Run:
                 raise another(f"run {self.folder}", k, begun["mathematics"], asked)
         else:
             begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
+        for line in begun.pop("befell", []):
+            self.say(str(line))
         fresh = {"state": "running", "reason": "", "ended": None} | who_am_i()
         write_atomic(self.folder / "config.json", json.dumps(to_json(config), indent=1))
         path = self.folder / "run.json"
@@ -355,17 +366,33 @@ class Run:
         return read_metrics(self.folder)
 
     def log(self, name: str, row: dict[str, Any]) -> None:
-        """Append a line to <name>.jsonl."""
+        """Append a line to <name>.jsonl; where it is earlier than the one before, say so."""
+        if name == "metrics":
+            self._watch(row["time"])
         with open(self.folder / f"{name}.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._send()
 
+    def _watch(self, now: float) -> None:
+        before = self._clock if self._clock is not None else next((r["time"] for r in reversed(self.rows())), now)
+        if now < before - 1:
+            self.say(f"the clock was set back, or is another machine's: {before - now:.0f} s behind the last epoch's")
+        self._clock = now
+
     def say(self, line: str) -> None:
         """Append a line for people to log.txt."""
         with open(self.folder / "log.txt", "a") as log:
             print(line, file=log)
+
+    def befell(self, line: str) -> None:
+        """A line for the log, of what happened to a worker, who may still hold the folder: where that is object storage
+        only who holds it next can write it."""
+        if mirror.of(self.folder):
+            self.note(befell=[*self.about.get("befell", []), line])
+        else:
+            self.say(line)
 
     def said(self) -> list[str]:
         """The lines of log.txt, printable; [] where there are none."""

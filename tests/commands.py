@@ -64,7 +64,7 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], secon
 @contextmanager
 def busy() -> Iterator[None]:
     """A loop that never rests on each CPU that the tests' commands may use."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=two_cpus) for _ in range(2)]
     try:
         yield
     finally:

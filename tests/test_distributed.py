@@ -148,7 +148,7 @@ def one_step(rank: int, workers: int, shares: int, normed: bool) -> Gradients:
     return {name: found[-1] for name, found in handed.items()} | {f"{k}'s buffers": v for k, v in buffers.items()}
 
 
-@pytest.mark.parametrize(("workers", "normed"), [(2, False), (4, True)])
+@pytest.mark.parametrize(("workers", "normed"), [(2, False), (4, False), (4, True)])
 def test_workers_with_shares_give_the_gradients_of_the_whole_batch(tmp_path, workers, normed):
     mp.spawn(shared_batch, (str(tmp_path), workers, normed), nprocs=workers)
     found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1, workers, normed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -175,6 +176,17 @@ def test_clock_set_back(tmp_path: Path, undisturbed: Path, monkeypatch: pytest.M
     assert outcome(tmp_path / "run") == outcome(undisturbed)
     times = [row["time"] for row in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert times[1] < times[0] - 80000 and (tmp_path / "run" / "report.html").exists()
+    told = [line for line in Run(tmp_path / "run").said() if line.startswith("the clock was set back")]
+    assert len(told) == 2 and all(re.search(r": 86\d\d\d s behind the last epoch's$", line) for line in told), told
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(runs.fcntl, "flock", refuse)
+    with pytest.raises(Unwritable, match=f"^storage {tmp_path}: no file can be locked there .No locks available.$"):
+        Run(tmp_path).__enter__()
 
 
 def torn(content: bytes) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, title, wait_for
+from test_faults import mount, unmounted
 
 from cluster import job
 from cluster.job import workers_for
@@ -52,6 +53,9 @@ def test_more_than_there_is_is_refused(monkeypatch):
         with pytest.raises(ValueError) as error:
             workers_for(number, gpus)
         assert len(str(error.value).splitlines()) == 1
+    for wait in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"^wait {wait}: expected 0 or more seconds$"):
+            workers_for(1, None, wait=wait)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # there it is waited for
     assert workers_for(1, 99.0) == Workers(1, 99.0, private=False)
 
@@ -145,6 +149,16 @@ def test_a_ray_that_does_not_start_is_one_line_and_the_same_command_tries_again(
         assert code == 1 and err.startswith("error: Ray did not start: Timed out waiting for file "), (out, err)
         assert err.endswith("; the same command tries again\n") and len(err.splitlines()) == 1
     assert everyone and not left_over(everyone)
+    elsewhere = Path(tempfile.mkdtemp(prefix="k-"))
+    with unmounted(elsewhere):
+        mount("-t", "tmpfs", "-o", "size=4k", "tmpfs", elsewhere)
+        (elsewhere / "filler").write_bytes(bytes(4096))
+        code, out, err = finish(start(*sweep, TMPDIR=str(elsewhere)))
+        assert code == 1 and err.startswith("error: Ray did not start: [Errno 28] No space left on device: "), (
+            out,
+            err,
+        )
+    elsewhere.rmdir()
     code, out, err = finish(start(*search))
     assert (code, err) == (0, "") and Run(tmp_path / "one").about["state"] == "finished", (out, err)
 
@@ -168,6 +182,27 @@ def test_of_two_at_once_on_a_folder_one_is_refused_and_the_other_when_killed_lea
     assert not left_over(everyone, 90)
     code, out, err = finish(start(SEARCH, *words))
     assert (code, err) == (0, "") and "going on after epoch" in out, (out, err)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_search_that_is_told_to_stop_with_all_its_processes_says_so_everywhere(tmp_path, number):
+    from mlflow import MlflowClient
+
+    words = ["--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
+    process = start(SEARCH, *words)
+    wait_for(process, lambda: len(Run(tmp_path / "one").checkpoints()) > 1)
+    everyone, before = family(process), rows_of(tmp_path / "one")[:-1]
+    os.killpg(process.pid, number)
+    code, out, err = finish(process)
+    assert code == 130 and "stopped; what is done is in " in out and err == "", (code, out, err)
+    assert not left_over(everyone)
+    assert [Run(tmp_path / "one").about[key] for key in ("state", "reason")] == ["interrupted", "stopped on request"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [run.info.status for run in client.search_runs(["1"])] == ["KILLED"]
+    code, out, err = finish(start(SEARCH, *words))
+    assert (code, err) == (0, "") and "going on after epoch" in out, (out, err)
+    assert before and rows_of(tmp_path / "one")[: len(before)] == before
 
 
 @pytest.mark.faults

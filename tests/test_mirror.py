@@ -107,6 +107,21 @@ def test_dead_holder_is_followed_once_its_time_is_over(server, machine):
         assert not any("dead" in name for name in server.names("r4/x/.claims/"))
 
 
+@pytest.mark.parametrize("place", ["folder", "s3://bucket/r20/x"])
+def test_what_befell_a_worker_is_in_the_log_of_who_goes_on_elsewhere(place, machine, tmp_path):
+    place = place if "://" in place else tmp_path / place
+    with Run(place) as run:
+        run.say("epoch 1")
+        if "://" in str(place):
+            machine("head")
+        Run(place).befell("worker 0 failed: lost")
+    machine("b")
+    with Run(place) as run:
+        run.begin(preset("quickstart").config, {}, {})
+        run.say("going on")
+        assert run.said() == ["epoch 1", "worker 0 failed: lost", "going on"] and "befell" not in run.about
+
+
 def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machine):
     """In the same try: Ray counts a second failure otherwise."""
     machine("a", 2)

@@ -143,10 +143,36 @@ def test_sweep_whose_machines_are_all_lost_waits_for_others_and_gives_up(cluster
     assert code == 1 and said == [f"error: {says}"], (out, err)
     waits = f"waiting up to 20 s for room on the cluster: {asked}, it has {has}"
     assert [Run(folder).said().count(waits) for folder in folders] == [1, 1] and out.count(waits) == 2
-    code, out, err = finish(cluster.run(SWEEP, *words), 900)
+    process = cluster.run(SWEEP, *words, "--wait=600")
+    wait_for(process, lambda: all("going on after" in (folder / "log.txt").read_text() for folder in folders), 600)
+    for node in cluster.ask("busy"):
+        cluster.ask("kill", node)
+    try:
+        waits = waits.replace("20 s", "600 s")
+        wait_for(process, lambda: all(waits in Run(folder).said() for folder in folders), 100)
+    finally:
+        cluster.ask("add")
+        cluster.ask("add")
+    code, out, err = finish(process, 900)
     assert code == 0 and "best genotype" in out, (out, err)
     for folder, rows in before.items():
         assert went_on(folder, rows) and once_and_as_alone(folder, tmp_path)
+
+
+def test_sweep_with_a_machine_too_few_for_a_search_gives_up_once(cluster, tmp_path):
+    words = ["--storage", str(tmp_path), "--name=s", "--gan=none", *TINY, "--num-trials=3"]
+    process = cluster.run(SWEEP, *words, "--workers-per-trial=2", "--wait=20")
+    wait_for(process, lambda: twice_saved(tmp_path / "s" / "t000"), 600)
+    cluster.ask("kill", cluster.ask("busy")[0])
+    try:
+        code, out, err = finish(process, 300)
+    finally:
+        cluster.ask("add")
+    asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
+    says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
+    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
+    assert code == 1 and said == [f"error: {says}"], (out, err)
+    assert not [row for name in ("t001", "t002") for row in rows_of(tmp_path / "s" / name)]
 
 
 def test_search_on_three_machines_waits_for_the_third(cluster, tmp_path):

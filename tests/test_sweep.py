@@ -338,6 +338,27 @@ def test_sweep_of_one_at_a_time_ends_as_an_undisturbed_one(undisturbed, tmp_path
     assert ("clock" in fault) == (min(times) < times[0] - 80000)
 
 
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_worker_that_dies_as_it_saves_a_rung_changes_no_decision(tmp_path):
+    """Its report may die with it: whoever goes on reports the next epoch only."""
+    words = ["--space=toy_spaces:rates", "--num-trials=3", "--max-concurrent=1", "--grace=2"]
+    plain, hit = tmp_path / "plain", tmp_path / "hit"
+    code, out, err = finish(sweep(plain, *words), 600)
+    assert (code, err) == (0, ""), err
+    iterations = int(Run(plain / "s" / "t000").checkpoints()[-1].stem.partition("-")[0]) // 4
+    process = sweep(hit, *words)
+    for name in ("t000", "t001", "t002"):
+        run = Run(hit / "s" / name)
+        wait_for(process, lambda run=run: list(run.folder.glob(f"checkpoints/{2 * iterations:09d}-*.pt")), 400)
+        os.kill(run.about["pid"], signal.SIGKILL)
+    code, out, err = finish(process, 600)
+    assert (code, err) == (0, ""), (out, err)
+    assert outcome(hit / "s") == outcome(plain / "s")
+    assert "PRUNED" in {t.state.name for t in trials_of(plain / "s")}
+
+
 @pytest.mark.slow
 def test_time_budget_stops_and_can_be_continued(tmp_path):
     begun = time.monotonic()
@@ -374,7 +395,7 @@ def test_two_sweeps_at_once_under_load_and_a_third_on_the_folder_of_one(tmp_path
 ASYNCHRONOUS = ["--space=toy_spaces:rates", "--num-trials=3", "--max-concurrent=2", "--grace=4"]
 
 
-DRIVER_GONE = "the search's driver is gone; another goes on with it"
+DRIVER_GONE = "the search's driver, or its controller, is gone; another goes on with it"
 
 
 def once_and_as_alone(folder: Path, elsewhere: Path) -> bool:

@@ -62,6 +62,26 @@ def test_halving_decides_as_rays_own(seed):
     assert stopped and set(ours.reasons) == stopped
 
 
+def test_a_rung_whose_report_died_with_a_process_is_judged_by_what_was_saved(tmp_path):
+    def judged(reported: list[int]) -> tuple[list[str], dict[str, tuple[int, str]]]:
+        halving = Halving([2, 4])
+        assert all(halving.judge("t000", {"epoch": e, METRIC: 0.5}) for e in range(1, 7))
+        trial = SimpleNamespace(config={"name": "t001", "folder": str(folder)})
+        rows = [{"epoch": e, METRIC: accuracies[e - 1]} for e in reported]
+        return [halving.on_trial_result(None, trial, row) for row in rows], halving.reasons
+
+    accuracies, folder = [0.1, 0.4, 0.9, 0.9], tmp_path / "t001"
+    folder.mkdir()
+    for epoch, accuracy in enumerate(accuracies, 1):
+        Run(folder).log("metrics", {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": float(epoch)})
+    truth = {"t001": (2, "rung 2: 0.400 < 0.500")}
+    assert judged([1, 2]) == (["CONTINUE", "STOP"], truth)
+    assert judged([1, 3]) == (["CONTINUE", "STOP"], truth)
+    accuracies[1] = 0.6
+    (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text().replace("0.4", "0.6"))
+    assert judged([1, 3, 4]) == (["CONTINUE"] * 3, {})
+
+
 def test_halving_has_no_rung_at_the_end():
     def halving(epochs: int, grace: int) -> Halving:
         return Halving(rungs(darts.Config(epochs=epochs), grace))

@@ -25,7 +25,7 @@ from typing import Any
 from cluster import job
 from cluster.handover import HELP, hand_over
 from cluster.room import driver
-from cluster.search import attempt, look_at_data, payload, pretrained_first
+from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
@@ -183,10 +183,9 @@ class Sweep:
             complete = len(trials) >= self.plan.num_trials and all(t.state.is_finished() for t in trials)
             self.note(state="finished" if complete else "interrupted", ended=time.time())
             report(self.folder)
-            missing = mirror.stop(20)
+            if missing := mirror.stop(20):
+                print(missing)
         self.link = mirror.link
-        if missing:
-            print(missing)
         return complete
 
     def _tune(self, study: Any, left: int, workers: job.Workers, slots: int, kick: Callable[[], None]) -> None:
@@ -223,6 +222,8 @@ class Sweep:
                     failure_config=tune.FailureConfig(max_failures=2),  # of a search's driver; of workers: `launch`
                 ),
             ).fit()
+        if proposer.gave_up:
+            raise job.Failed(f"{proposer.gave_up}; {AGAIN}")
 
 
 class Trial:
@@ -238,7 +239,7 @@ class Trial:
 
         folder, about = local(config["folder"]), json.loads(config["about"])
         asked = payload(from_json(json.loads(config["config"])), folder, local(self.cache), about)
-        attempt(job.search, asked, self.workers, local(self.scratch), [TuneReportCallback()])
+        attempt(job.search, asked, self.workers, local(self.scratch), [TuneReportCallback()], retried=True)
 
 
 def _dirname(trial: Any) -> str:
@@ -344,13 +345,13 @@ def carry_out(sweep: Sweep) -> int:
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}")
         return 130
+    except job.Failed as error:
+        fail(str(error), 1)
     except Exception as error:
         if full := _unwritten(error):  # Optuna and Ray Tune have exceptions of their own for it
             fail(str(not_written(sweep.folder, full)))
         if isinstance(error, ValueError | OSError):
             fail(str(error))
-        if isinstance(error, RuntimeError):  # of the pre-training, of Ray, of a cluster that has no room left
-            fail(str(error), 1)
         raise
 
 

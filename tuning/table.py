@@ -106,7 +106,18 @@ def _mean(values: Sequence[float]) -> float:
 
 
 WAITS = "waiting up to "  # cluster/room.py
-SAID = ("GAN warm-up", "judge", "proxy", "checkpoint", "going on", "it began", "worker", "the search's driver", WAITS)
+SAID = (
+    "GAN warm-up",
+    "judge",
+    "proxy",
+    "checkpoint",
+    "going on",
+    "it began",
+    "worker",
+    "the search's driver",
+    "the clock",
+    WAITS,
+)
 
 
 class Board:
@@ -210,11 +221,10 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
 
 def _state(run: RunView) -> str:
     """With the reason of its end; before the first epoch, which can take long, what it is doing, or waits for."""
-    if reason := run.info.get("reason"):
-        return f"{run.state} {reason}"
+    reason = run.info.get("reason")
+    if reason or run.state not in ("waiting", "running", "interrupted"):
+        return f"{run.state} {reason or ''}".strip()
     last = [run.state, *Run(run.folder).said()][-1]
-    if last.startswith(WAITS) and run.state in ("waiting", "running", "interrupted"):
+    if last.startswith(WAITS) or run.state == "running" and not run.epochs:
         return last
-    if run.state == "waiting":
-        return "starting"
-    return last if run.state == "running" and not run.epochs else run.state
+    return "starting" if run.state == "waiting" else run.state

@@ -25,7 +25,8 @@ from ray.tune.schedulers.trial_scheduler import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from cluster.room import Workers, given_up, have_free, tell, unplaced, waiting
+from cluster.job import Failed
+from cluster.room import Workers, gave_up, given_up, have_free, tell, unplaced, waiting
 from cluster.search import AGAIN
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, key_of, override, to_json
@@ -74,7 +75,18 @@ class Halving(ASHAScheduler):
         return action != TrialScheduler.STOP
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return TrialScheduler.CONTINUE if self.judge(trial.config["name"], result) else TrialScheduler.STOP
+        rows = [*self._unreported(trial, result.get("epoch", 0)), result]
+        goes_on = all(self.judge(trial.config["name"], row) for row in rows)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def _unreported(self, trial: Any, epoch: int) -> list[dict[str, Any]]:
+        """Epochs before this one at which a trial was to be compared: saved, but their report died with a process."""
+        passed = {int(m) for m, recorded in self.bracket._rungs if m < epoch and trial.config["name"] not in recorded}
+        if not passed:
+            return []
+        run = Run(trial.config["folder"])
+        run.refresh()
+        return [row for row in run.rows() if METRIC in row and row["epoch"] in passed]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self._trial_info.pop(trial.trial_id, None)
@@ -99,6 +111,7 @@ class Proposer(Searcher):
         self.study, self.folder, self.base, self.plan = study, folder, base, plan
         self.space, self.halving, self.describe = plan.space(), halving, describe
         self.numbers: dict[str, int] = {}  # Ray's id -> the study's number
+        self.gave_up = ""  # why no more is proposed: a search waited for room in vain, and the next would too
         self.latest = 0.0  # seconds: the clock may be set back, and what came before stays before
         self.waiting = self._reconcile()
 
@@ -141,6 +154,8 @@ class Proposer(Searcher):
         return optuna.Trial(self.study, self._trials()[number]._trial_id)
 
     def suggest(self, trial_id: str) -> Any:
+        if self.gave_up:
+            return Searcher.FINISHED
         if self.waiting:
             number = self.waiting.pop(0)
         elif (number := len(self._trials())) < self.plan.num_trials:
@@ -194,10 +209,13 @@ class Proposer(Searcher):
         self._run(number).refresh()
         rows = [row for row in self._run(number).rows() if METRIC in row]
         self.latest = max([self.latest, *self._arrived(number, rows)])
+        about = self._run(number).about
         if f"t{number:03d}" in self.halving.reasons:
             self.stop(number)
-        elif self._run(number).about.get("state") in ("finished", "failed"):
+        elif about.get("state") in ("finished", "failed"):
             self.tell(number)
+        elif gave_up(about.get("reason", "")):
+            self.gave_up = about["reason"]
 
     def stop(self, number: int) -> None:
         """Mark a trial as stopped early, in its folder and in the study."""
@@ -289,7 +307,9 @@ class Janitor(Callback):
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Its driver is gone, with its machine perhaps; another is started, and what the workers held is free."""
         with suppress(OSError):
-            Run(trial.config["folder"]).say("the search's driver is gone; another goes on with it")
+            Run(trial.config["folder"]).befell(
+                "the search's driver, or its controller, is gone; another goes on with it"
+            )
         self._free(trial)
 
 
@@ -312,8 +332,8 @@ class Waiter(Callback):
             self.since, self.told = 0.0, False
             return
         self.since = self.since or now
-        if now - self.since >= self.workers.wait:
-            raise RuntimeError(f"{given_up(self.workers, have_free(self.workers))}; {AGAIN}")
+        if now - self.since >= max(SOON, self.workers.wait):
+            raise Failed(f"{given_up(self.workers, have_free(self.workers))}; {AGAIN}")
         if now - self.since >= SOON and not self.told:
             self.told = True
             for trial in pending:
