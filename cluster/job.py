@@ -41,6 +41,7 @@ PRIVATE = {
     "GLOO_SOCKET_IFNAME": "lo",
 }
 LONGEST_TMPDIR = 20  # characters: Ray adds 80 or more to the path of a socket, of which systems take 103
+NEEDED = 64 * 2**20  # bytes: its logs, of which some are mapped as they begin
 ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray Train asks anew for room
 
 
@@ -159,7 +160,7 @@ def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[
 
 
 def _init(**options: Any) -> None:
-    """Ray takes SIGTERM for itself, and would end the process without a word: what was to happen then still does.
+    """Start Ray, or join it.
 
     ValueError, Failed: see `connected`.
     """
@@ -174,16 +175,12 @@ def _init(**options: Any) -> None:
     except Exception as error:  # bare ones too, of whatever its processes did not do in time
         if joined():
             raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
-        raise _not_started(error) from None
-
-
-def _not_started(why: BaseException) -> Failed:
-    return Failed(f"Ray did not start: {first_line(why)}; the same command tries again")
+        raise Failed(f"Ray did not start: {first_line(error)}; the same command tries again") from None
 
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """What SIGINT and SIGTERM do is afterwards as it was."""
+    """What SIGTERM and SIGINT do is afterwards as it was: Ray takes the one as it starts, the other for a run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -218,10 +215,12 @@ def _scratch() -> Iterator[Path]:
         with suppress(OSError), open(old / "lock", "a") as lock:  # another user's, or in use
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(old, ignore_errors=True)
-    try:
-        made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
-    except OSError as error:
-        raise _not_started(error) from None
+    if (free := shutil.disk_usage(root).free) < NEEDED:  # Ray says something else each time
+        raise Failed(
+            f"Ray did not start: {root} has {free / 2**20:.0f} MiB free, and Ray writes there; make room, or name "
+            "another folder in TMPDIR"
+        )
+    made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
     with open(made / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go when this process dies
         folder = made.rename(made.with_name(made.name.replace("new", "ray")))

@@ -115,24 +115,23 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         with Run(folder):  # refused here if another process has it
             pass
         mirror = Mirror(folder).start()
-        with connected(workers):
-            follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
-            follower.start()
-            try:
-                with following(folder):
-                    launch(work, asked, workers, scratch)
-            except BaseException as error:
-                with suppress(OSError):
-                    _not_to_its_end(asked, error)
-                if isinstance(error, Failed):
-                    raise Failed(f"the {what} failed: {error}; {AGAIN}") from None
-                raise
-            finally:
-                over.set()
-                follower.join(2)
-                if told := mirror.stop(20):
-                    print(told)
-                discard(scratch)
+        follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
+        follower.start()
+        try:
+            with connected(workers), following(folder):
+                launch(work, asked, workers, scratch)
+        except BaseException as error:  # Ray has taken the workers away
+            with suppress(OSError):
+                _not_to_its_end(asked, error)
+            if isinstance(error, Failed):
+                raise Failed(f"the {what} failed: {error}; {AGAIN}") from None
+            raise
+        finally:
+            over.set()
+            follower.join(2)
+            if told := mirror.stop(20):
+                print(told)
+            discard(scratch)
     about = Run(folder).about
     if about.get("state") == "failed":
         raise Failed(f"the {what} failed: {about['reason']}; what came before is in {lies_at(folder)}")
