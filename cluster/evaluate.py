@@ -224,17 +224,18 @@ class Group:
         share = cpus / (workers.number * at_once)
         prefetch = (self.options.prefetch or max(2, math.ceil(3 * share))) if self.options.over_ray else 0
         task = ray.remote(num_cpus=0, max_retries=0)(one_evaluation)
-        waiting, running = deque(left), dict[Any, Evaluation]()
+        waiting, running, room = deque(left), dict[Any, Evaluation](), True
         while (waiting or running) and time.monotonic() < deadline:
-            while waiting and len(running) < at_once:
+            while waiting and len(running) < at_once and room:
                 one = waiting.popleft()
                 running[task.remote(self._payload(one, prefetch), workers, lies_at(self.scratch))] = one
             done, _ = ray.wait(list(running), timeout=0.5)
             if self._listen() or done:
                 kick()
             for ref in done:
-                if gave_up(self._ended(running.pop(ref), ref)):
-                    waiting.clear()  # the others would wait in vain too
+                room = not gave_up(self._ended(running.pop(ref), ref))
+            if not room and not running:
+                return  # the others would wait in vain too
 
     def _ended(self, one: Evaluation, ref: Any) -> str:
         """Tell how one ended; '' or why not well."""

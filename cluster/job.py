@@ -212,9 +212,12 @@ def _scratch() -> Iterator[Path]:
     root = tempfile.gettempdir()
     root = root if len(root) <= LONGEST_TMPDIR else "/tmp"
     for old in Path(root).glob("dasgm-ray-*"):
-        with suppress(OSError), open(old / "lock", "a") as lock:  # another user's, or in use
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            if old.lstat().st_uid != os.getuid():
+                continue
+            with open(old / "lock", "a") as lock:  # it may be in use
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old, ignore_errors=True)
     if (free := shutil.disk_usage(root).free) < NEEDED:  # Ray says something else each time
         raise Failed(
             f"Ray did not start: {root} has {free / 2**20:.0f} MiB free, and Ray writes there; make room, or name "

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Options(SearchOptions):
 
 
 def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """A run, of whatever kind, as plain data for the workers."""
-    text = json.dumps(to_json(config))
+    """A run, of whatever kind, as plain data for the workers; in its record they name this driver."""
+    text, about = json.dumps(to_json(config)), about | {"driver": uuid.uuid4().hex}
     return {"config": text, "folder": lies_at(folder.absolute()), "cache": lies_at(cache.absolute()), "about": about}
 
 
@@ -80,18 +81,23 @@ def attempt(
     except (Failed, ValueError) as error:
         if retried and isinstance(error, ControllerLost):
             raise
-        _not_to_its_end(asked, error)
+        with suppress(OSError):  # where that cannot be written, `error` says so
+            _not_to_its_end(asked, error)
         return str(error)
     return ""
 
 
 def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
-    """Note it, unless a worker has, or the trial was stopped and its workers were taken away from under it."""
+    """Note it, unless a worker has, or the trial was stopped and its workers were taken away from under it.
+
+    Nor where the workers that ran, or run, are another driver's.
+    """
     from dasgm.runs import Run
 
     its = Run(asked["folder"])
     its.refresh()
-    if its.about.get("state") in ("running", "waiting"):
+    state, ours = its.about.get("state"), its.about.get("driver") == asked["about"]["driver"]
+    if state == "waiting" or state == "running" and ours:
         # what befell the machine may pass, and the same command tries again; a user's mistake stays one
         state = "failed" if isinstance(why, ValueError) else "interrupted"
         its.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
@@ -115,16 +121,17 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         with Run(folder):  # refused here if another process has it
             pass
         mirror = Mirror(folder).start()
-        follower = threading.Thread(target=_follow, args=(folder / "log.txt", over), daemon=True)
+        follower = threading.Thread(target=_follow, args=(folder / "log.txt", over, mirror.kick), daemon=True)
         follower.start()
         try:
             with connected(workers), following(folder):
-                launch(work, asked, workers, scratch)
+                try:
+                    launch(work, asked, workers, scratch)
+                except Failed as error:
+                    raise Failed(f"the {what} failed: {error}; {AGAIN}") from None
         except BaseException as error:  # Ray has taken the workers away
             with suppress(OSError):
                 _not_to_its_end(asked, error)
-            if isinstance(error, Failed):
-                raise Failed(f"the {what} failed: {error}; {AGAIN}") from None
             raise
         finally:
             over.set()
@@ -195,16 +202,17 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     return 0
 
 
-def _follow(path: Path, over: threading.Event) -> None:
-    """Print what the workers say, from now on."""
+def _follow(path: Path, over: threading.Event, kick: Callable[[], None]) -> None:
+    """Print what the workers say, from now on, and tell that there is something new."""
     place = path.stat().st_size if path.exists() else 0
     while True:
         last = over.is_set()
         if path.exists():
             with open(path) as file:
                 file.seek(place)
-                sys.stdout.write(file.read())
-                sys.stdout.flush()
+                if said := file.read():
+                    print(said, end="", flush=True)
+                    kick()
                 place = file.tell()
         if last:
             return

@@ -22,7 +22,7 @@ REBUILT = "torch._utils _rebuild_tensor_v2"
 NAMED = {"collections OrderedDict", REBUILT, *(f"torch {kind}Storage" for kind in ("Float", "Double", "Long", "Bool"))}
 """All that our files name. `weights_only` would also call constructors, such as bytearray(10**12)."""
 NO_TUPLE = {"EMPTY_DICT", "EMPTY_LIST", "BINUNICODE", "GLOBAL", "REDUCE", "BINPERSID", "APPENDS"}  # what they leave
-TUPLES_AGAIN = 16  # references to tuples already there: a key is hashed, and each may double the time that takes
+MOST_HASHED = 2**28  # values, a second or so: a key is hashed, and each reference to a tuple may double what that takes
 
 
 def packed(state: dict[str, Any]) -> bytes:
@@ -99,7 +99,7 @@ def _check(path: Path) -> None:
             raise ValueError(f"it is written in pickle's protocol {argument}, expected 2")
         if calls or opcode.name == "GLOBAL" and argument not in NAMED:
             raise ValueError(f"it names {argument or opcode.name}, which is no plain data")
-    if _tuples_again(code) > TUPLES_AGAIN:
+    if len(code) << min(_tuples_again(code), 64) > MOST_HASHED:
         raise ValueError("it refers to one tuple many times")
 
 

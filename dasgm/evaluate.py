@@ -34,6 +34,7 @@ from dasgm.session import (
     called_again,
     conduct,
     device_of,
+    of_first,
     restoring,
     steady_threads,
     tell_of_workers,
@@ -186,7 +187,7 @@ class _Loop:
 
     def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
         self.run, self.seams, self.stop = run, seams, stop
-        state = broadcast(run.load(seams.say) if rank() == 0 else None)
+        state: Row | None = of_first(lambda: run.load(seams.say))
         steady_threads(run, self.config)
         device, config = device_of(self.config.device), self.config
         self.training = Training(self.genotype, config, len(self.data.classes), device, config.seed, "evaluate")
@@ -196,8 +197,8 @@ class _Loop:
                 return finished
         else:
             self.training.W.load_state_dict(broadcast(self.training.W.state_dict()))
+            of_first(lambda: run.cut(-1))
             if rank() == 0:
-                run.cut(-1)
                 self.genotype.save(run.folder / "genotype.json")
         barrier()
         while self.epoch < self.config.epochs:
@@ -219,8 +220,7 @@ class _Loop:
         if self.epoch >= self.config.epochs and rows and rows[-1].get("phase") == "result":
             called_again(self.run, rows[-1])
             return rows[-1]
-        if rank() == 0:
-            self.run.cut(self.epoch)
+        of_first(lambda: self.run.cut(self.epoch))
         self.seams.say(f"going on after epoch {self.epoch} of {self.run.folder}")
         return None
 

@@ -33,6 +33,7 @@ from dasgm.session import (
     called_again,
     conduct,
     device_of,
+    of_first,
     restoring,
     steady_threads,
     tell_of_workers,
@@ -128,8 +129,7 @@ class Loop:
                 return finished
             self._go_on()
         else:
-            if rank() == 0:
-                self.run.cut(-1)
+            of_first(lambda: self.run.cut(-1))
             if self.pretrained is None:
                 self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
@@ -152,7 +152,7 @@ class Loop:
 
     def _last(self) -> Row | None:
         """The last checkpoint."""
-        state = broadcast(self.run.load(self.seams.say) if rank() == 0 else None)
+        state: Row | None = of_first(lambda: self.run.load(self.seams.say))
         steady_threads(self.run, self.config)
         return state
 
@@ -175,9 +175,7 @@ class Loop:
             self.hours, self.workers = float(state["hours"]), int(state["workers"])
 
     def _go_on(self) -> None:
-        if rank() == 0:
-            self.run.cut(self.epoch)
-        barrier()
+        of_first(lambda: self.run.cut(self.epoch))
         where = f", iteration {self.means.iterations}" if self.means.iterations else ""
         self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
         tell_of_workers(self.workers, self.config.batch_size, self.seams.say)

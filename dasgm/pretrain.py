@@ -22,7 +22,7 @@ from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report
 from dasgm.runs import Run, ensure_writable, exclusive, state_of
 from dasgm.search import Means, SearchFailed, batch
-from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of
+from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of, of_first
 from dasgm.storage import lies_at
 from dasgm.warmup import iterate
 
@@ -171,8 +171,7 @@ class _Pretraining(Loop):
                 return finished
             self._go_on()
         else:
-            if rank() == 0:
-                self.run.cut(-1)
+            of_first(lambda: self.run.cut(-1))
             self.search.load_state_dict(broadcast(self.search.state_dict()))  # one truth, whatever the machines
             self._look(0)
         self._call_fidelity()

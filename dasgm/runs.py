@@ -34,7 +34,7 @@ ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
-    **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host"), str),
+    **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host", "driver"), str),
     **dict.fromkeys(("started", "asked", "ended"), int | float | None),
     **dict.fromkeys(("epochs", "num_trials", "rung", "seed", "workers"), int),
     **dict.fromkeys(("parameters", "searched", "protocols", "mathematics", "config", "judge"), dict),
@@ -389,10 +389,12 @@ class Run:
     def befell(self, line: str) -> None:
         """A line for the log, of what happened to a worker, who may still hold the folder: where that is object storage
         only who holds it next can write it."""
-        if mirror.of(self.folder):
-            self.note(befell=[*self.about.get("befell", []), line])
-        else:
+        path = self.folder / "run.json"
+        if not mirror.of(self.folder):
             self.say(line)
+            return
+        with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
+            amend(path, befell=[*kept_record(path).get("befell", []), line])
 
     def said(self) -> list[str]:
         """The lines of log.txt, printable; [] where there are none."""

@@ -61,7 +61,7 @@ Go = Callable[[Run, Seams, list[int]], Row]
 
 def steady_threads(run: Run, config: Any) -> None:
     """Sums depend on the number of threads: a run goes on with those it began with."""
-    begun = broadcast(kept_record(run.folder / "run.json").get("threads") if rank() == 0 else None)
+    begun = of_first(lambda: kept_record(run.folder / "run.json").get("threads"))
     if begun is not None and not 1 <= begun <= MOST_THREADS:
         raise ValueError(f"run {run.folder}: it began with {begun} threads, says its run.json; use another --name")
     threads = begun or config.threads or torch.get_num_threads()
@@ -207,6 +207,13 @@ def _together(begin: Callable[[], None]) -> None:
     error = broadcast(error)
     if error:
         raise types[error[0]](error[1])
+
+
+def of_first(work: Callable[[], Any]) -> Any:
+    """What rank 0 finds, on every rank. ValueError, on every rank: there is something wrong with it."""
+    found: list[Any] = []
+    _together(lambda: found.append(work()))
+    return broadcast(found[0] if found else None)
 
 
 def _about(config: Any, device: str) -> Row:

@@ -22,7 +22,7 @@ from dasgm.distributed import SynchronisedNorm, average, disagreeing
 from dasgm.loop import main
 from dasgm.presets import preset
 from dasgm.search import Search
-from dasgm.session import Seams
+from dasgm.session import Seams, of_first
 
 __all__ = ["float64"]
 STEPS = 3
@@ -191,6 +191,25 @@ def holds_its_own(rank: int, folder: str, workers: int) -> None:
     average([own])
     assert disagreeing([own]) == []
     dist.destroy_process_group()
+
+
+def refused(rank: int, folder: str, workers: int) -> None:
+    join(rank, folder, workers)
+    calls: list[int] = []
+    assert of_first(lambda: calls.append(rank) or rank + 7) == 7 and calls == [0][: rank == 0]
+    with pytest.raises(ValueError, match="^checkpoint"):
+        of_first(lambda: unpacked_by(rank))
+    dist.destroy_process_group()
+
+
+def unpacked_by(rank: int) -> None:
+    assert rank == 0
+    raise ValueError("checkpoint 000000001-9715b305.pt: format 7, expected 1")
+
+
+def test_what_the_first_worker_cannot_read_is_refused_by_all(tmp_path):
+    """Else the others would wait for it until the process group gives up."""
+    mp.spawn(refused, (str(tmp_path), 2), nprocs=2)
 
 
 def test_a_worker_that_holds_something_else_is_named(tmp_path):

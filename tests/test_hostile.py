@@ -429,6 +429,9 @@ CHECKPOINTS = {
         b"\x80\x02}X\x01\x00\x00\x00x](]q\x00" + b"](h\x00h\x00eq\x00" * 24 + b"es."
     ),
     "one tuple, many times": lambda _: archive(b"\x80\x02}K\x00\x85q\x00" + b"h\x00\x86q\x00" * 60 + b"K\x01s."),
+    "a large tuple, again": lambda _: archive(
+        b"\x80\x02}(" + b"N" * 100_000 + b"tq\x00" + b"h\x00\x86q\x00" * 14 + b"K\x01s."
+    ),
     "nested lists": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x" + b"]" * 5000 + b"a" * 4999 + b"s."),
 }
 LIMITED = """
@@ -460,7 +463,8 @@ def test_checkpoints_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Pat
     assert all(line.startswith("checkpoint /checkpoints/") for line in said), said
     reasons = dict(zip(CHECKPOINTS, said, strict=True))
     assert "more values than it has bytes" in reasons["one list, many times"]
-    assert "one tuple many times" in reasons["one tuple, many times"] and "nested more" in reasons["nested lists"]
+    assert all("one tuple many" in reasons[name] for name in ("one tuple, many times", "a large tuple, again"))
+    assert "nested more" in reasons["nested lists"]
     assert not (tmp_path / "canary").exists()
 
 

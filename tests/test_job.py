@@ -60,6 +60,19 @@ def test_more_than_there_is_is_refused(monkeypatch):
     assert workers_for(1, 99.0) == Workers(1, 99.0, private=False)
 
 
+def test_a_driver_notes_the_end_of_its_own_workers_only(tmp_path):
+    from cluster.search import _not_to_its_end, payload
+
+    config, run = preset("quickstart").config, Run(tmp_path)
+    ours, other = (payload(config, tmp_path, tmp_path / "cache", {}) for _ in range(2))
+    with run:
+        run.begin(config, ours["about"], {})
+    _not_to_its_end(other, job.Failed("no room"))
+    assert run.about["state"] == "running"  # killed, to be continued: or it runs on another machine
+    _not_to_its_end(ours, job.Failed("no room"))
+    assert [run.about[key] for key in ("state", "reason")] == ["interrupted", "no room"]
+
+
 def test_what_killed_ones_left_goes_and_what_is_in_use_stays(monkeypatch):
     root = Path(tempfile.mkdtemp(prefix="k-"))
     monkeypatch.setattr(tempfile, "tempdir", str(root))

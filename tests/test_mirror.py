@@ -182,7 +182,7 @@ def test_who_was_out_of_reach_too_long_stops_and_spoils_nothing(server, machine)
             end = time.monotonic() + 30
             with pytest.raises(Locked, match="is in use by process"):
                 while time.monotonic() < end:
-                    late.log("metrics", {"epoch": 9, "phase": "search 1"})
+                    late.log("metrics", {"epoch": 9, "phase": "search 1", "time": 1.0})
                     time.sleep(0.1)
             mine = files(run.folder)
     assert [row["epoch"] for row in read_lines(run.folder / "metrics.jsonl")] == [1, 2, 3]

@@ -125,6 +125,42 @@ def end(proposer: Proposer, ray_id: str, state: str, accuracies: list[float], pr
     proposer.on_trial_complete(ray_id)
 
 
+GAVE_UP = (
+    "a search asks for 1 worker(s) with 1 CPUs in all; after 3 s the cluster has 0 CPUs and 0 GPUs free (see --wait)"
+)
+
+
+def interrupt(proposer: Proposer, ray_id: str, reason: str) -> None:
+    Run(proposer.folder / f"t{proposer.numbers[ray_id]:03d}").note(state="interrupted", reason=reason)
+    proposer.on_trial_complete(ray_id, error=True)
+
+
+def test_where_there_is_no_room_for_one_nothing_is_begun_until_another_ends(tmp_path):
+    proposer = propose(tmp_path)
+    assert all(isinstance(proposer.suggest(ray_id), dict) for ray_id in "abc")
+    interrupt(proposer, "a", GAVE_UP)
+    assert proposer.suggest("d") is None  # b and c have their room
+    end(proposer, "b", "finished", [0.5] * 4)
+    assert isinstance(proposer.suggest("d"), dict) and not proposer.gave_up
+    interrupt(proposer, "c", GAVE_UP)
+    interrupt(proposer, "d", GAVE_UP)
+    assert proposer.suggest("e") == Searcher.FINISHED and proposer.gave_up == GAVE_UP
+
+
+def test_a_trial_that_ended_without_reporting_its_rung_is_judged_then(tmp_path):
+    proposer = propose(tmp_path)
+    for ray_id in "ab":
+        proposer.suggest(ray_id)
+    end(proposer, "a", "finished", [0.5] * 4)
+    run = Run(tmp_path / "t001")
+    for epoch, accuracy in enumerate([0.1, 0.4, 0.9], 1):  # rung 2, and the one report after it, died with a process
+        run.log("metrics", {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": float(epoch)})
+    run.note(state="failed")
+    proposer.on_trial_complete("b")
+    assert [run.about[key] for key in ("state", "reason")] == ["stopped", "rung 2: 0.400 < 0.500"]
+    assert [t.state for t in proposer._trials()] == [TrialState.COMPLETE, TrialState.PRUNED]
+
+
 def test_only_a_finished_trial_gives_the_sampler_a_score(tmp_path):
     proposer = propose(tmp_path)
     ends = [("a", "finished", [0.5] * 4), ("b", "stopped", [0.9, 0.1]), ("c", "failed", [0.2])]

@@ -6,6 +6,7 @@ Neither is restored from Ray's pickles: what is known of a trial is read from it
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -75,18 +76,21 @@ class Halving(ASHAScheduler):
         return action != TrialScheduler.STOP
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        rows = [*self._unreported(trial, result.get("epoch", 0)), result]
-        goes_on = all(self.judge(trial.config["name"], row) for row in rows)
+        name, rows = trial.config["name"], [result]
+        if self._passed(name, result.get("epoch", 0)):  # saved, but their report died with a process
+            run = Run(trial.config["folder"])
+            run.refresh()
+            rows = [*self.unrecorded(name, run.rows(), result["epoch"]), result]
+        goes_on = all(self.judge(name, row) for row in rows)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
-    def _unreported(self, trial: Any, epoch: int) -> list[dict[str, Any]]:
-        """Epochs before this one at which a trial was to be compared: saved, but their report died with a process."""
-        passed = {int(m) for m, recorded in self.bracket._rungs if m < epoch and trial.config["name"] not in recorded}
-        if not passed:
-            return []
-        run = Run(trial.config["folder"])
-        run.refresh()
-        return [row for row in run.rows() if METRIC in row and row["epoch"] in passed]
+    def unrecorded(self, name: str, rows: Sequence[dict[str, Any]], before: float) -> list[dict[str, Any]]:
+        """Those of a trial's rows, of epochs before this one, at which it was to be compared and was not."""
+        passed = self._passed(name, before)
+        return [row for row in rows if METRIC in row and row["epoch"] in passed]
+
+    def _passed(self, name: str, before: float) -> set[int]:
+        return {int(rung) for rung, recorded in self.bracket._rungs if rung < before and name not in recorded}
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self._trial_info.pop(trial.trial_id, None)
@@ -111,7 +115,8 @@ class Proposer(Searcher):
         self.study, self.folder, self.base, self.plan = study, folder, base, plan
         self.space, self.halving, self.describe = plan.space(), halving, describe
         self.numbers: dict[str, int] = {}  # Ray's id -> the study's number
-        self.gave_up = ""  # why no more is proposed: a search waited for room in vain, and the next would too
+        self.live: set[int] = set()
+        self.gave_up = ""  # why no more is proposed for now: a search waited for room in vain, as the next might
         self.latest = 0.0  # seconds: the clock may be set back, and what came before stays before
         self.waiting = self._reconcile()
 
@@ -155,7 +160,7 @@ class Proposer(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         if self.gave_up:
-            return Searcher.FINISHED
+            return None if self.live else Searcher.FINISHED
         if self.waiting:
             number = self.waiting.pop(0)
         elif (number := len(self._trials())) < self.plan.num_trials:
@@ -164,6 +169,7 @@ class Proposer(Searcher):
         else:
             return Searcher.FINISHED
         self.numbers[trial_id] = number
+        self.live.add(number)
         config = override(self.base, self._changes(number))
         name, parameters = f"t{number:03d}", self._trials()[number].params
         about = self.describe(name, title(number, parameters), parameters)
@@ -209,13 +215,17 @@ class Proposer(Searcher):
         self._run(number).refresh()
         rows = [row for row in self._run(number).rows() if METRIC in row]
         self.latest = max([self.latest, *self._arrived(number, rows)])
-        about = self._run(number).about
-        if f"t{number:03d}" in self.halving.reasons:
+        about, name = self._run(number).about, f"t{number:03d}"
+        self.live.discard(number)
+        if name not in self.halving.reasons:
+            for row in self.halving.unrecorded(name, rows, math.inf):
+                if not self.halving.judge(name, row):
+                    break
+        if name in self.halving.reasons:
             self.stop(number)
         elif about.get("state") in ("finished", "failed"):
             self.tell(number)
-        elif gave_up(about.get("reason", "")):
-            self.gave_up = about["reason"]
+        self.gave_up = about["reason"] if gave_up(about.get("reason", "")) else ""  # else it had room
 
     def stop(self, number: int) -> None:
         """Mark a trial as stopped early, in its folder and in the study."""
@@ -302,11 +312,18 @@ class Janitor(Callback):
         self._free(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """As often as it is tried."""
+        with suppress(OSError, ValueError):
+            run = Run(trial.config["folder"])
+            run.refresh()
+            if run.about.get("state") in ("running", "waiting"):
+                reason = "its driver, or its controller, was lost too often"
+                run.note(state="interrupted", reason=reason, ended=time.time())
         self._free(trial)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Its driver is gone, with its machine perhaps; another is started, and what the workers held is free."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             Run(trial.config["folder"]).befell(
                 "the search's driver, or its controller, is gone; another goes on with it"
             )
