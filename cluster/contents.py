@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.files import text
-from dasgm.runs import ENDS, FORMAT, read_metrics, read_record
+from dasgm.records import ENDS, FORMAT, read_metrics, read_record
 
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}

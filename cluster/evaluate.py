@@ -32,8 +32,9 @@ from dasgm.files import first_line, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
 from dasgm.recipes import EvaluateConfig
+from dasgm.records import FORMAT, amend, another, first_difference, kept_record
 from dasgm.report import read_trials
-from dasgm.runs import FORMAT, Run, amend, another, first_difference, kept_record
+from dasgm.runs import Run
 from dasgm.storage import lies_at, local
 from dasgm.tables import errors
 

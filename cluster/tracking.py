@@ -37,10 +37,9 @@ from cluster.contents import (
     is_error,
     root_of,
 )
-from dasgm.files import printable
+from dasgm.files import exclusive, printable
 from dasgm.mirror import here
 from dasgm.report import MOST_PIXELS
-from dasgm.runs import exclusive
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run

@@ -13,8 +13,9 @@ from dasgm.evaluate_cli import run_of
 from dasgm.files import text
 from dasgm.genotype import LARGEST, Genotype
 from dasgm.mirror import here
+from dasgm.records import read_json, read_record
 from dasgm.report import OBJECTIVE, ranking, read_trials
-from dasgm.runs import Run, read_json, read_record
+from dasgm.runs import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

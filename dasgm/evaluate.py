@@ -23,8 +23,9 @@ from dasgm.measure import measure_genotype
 from dasgm.memory import batch_advice, ensure_room
 from dasgm.networks.network import check_image_size
 from dasgm.recipes import EvaluateConfig
+from dasgm.records import FORMAT, is_row
 from dasgm.report import report as write_report
-from dasgm.runs import FORMAT, Run, is_row
+from dasgm.runs import Run
 from dasgm.search import SearchFailed
 from dasgm.session import (
     Go,

@@ -16,7 +16,8 @@ from dasgm.genotype import KNOWN, Genotype
 from dasgm.mirror import here
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
-from dasgm.runs import read_json, state_of
+from dasgm.records import read_json
+from dasgm.runs import state_of
 from dasgm.storage import lies_at
 
 

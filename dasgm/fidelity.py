@@ -24,9 +24,8 @@ from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
 from dasgm.checkpoints import packed
 from dasgm.config import PretrainConfig, SearchConfig
-from dasgm.files import write_atomic
+from dasgm.files import exclusive, write_atomic
 from dasgm.judge import Judge
-from dasgm.runs import exclusive
 
 SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: every few epochs, at the end, for fd_proxy
 BATCH, SPLITS = 50, 10  # of G and of Inception; of IS

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from dasgm.bilevel import replay
 from dasgm.checkpoints import packed, remade, unpacked
 from dasgm.config import digest
-from dasgm.files import write_atomic
+from dasgm.files import exclusive, write_atomic
 from dasgm.mirror import shared
-from dasgm.runs import exclusive
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data

@@ -22,8 +22,9 @@ from dasgm.memory import advice, ensure_gan, ensure_room
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
+from dasgm.records import FORMAT
 from dasgm.report import report as write_report
-from dasgm.runs import FORMAT, Run
+from dasgm.runs import Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
 from dasgm.session import (
     Go,

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dasgm.files import exclusive
 from dasgm.storage import Storage, local, place_file, root_of, storage
 
 PAUSE = 5.0  # seconds between two looks at what is new
@@ -203,8 +204,6 @@ class Mirror:
 
     def refresh(self, depth: int = 0) -> None:
         """Fetch what is new there, but for checkpoints, and the same of runs in this folder."""
-        from dasgm.runs import exclusive  # which builds on this
-
         below = self.storage.list(self.prefix)
         if {MANIFEST, ABOUT} & set(below) and not self.session:
             with exclusive(self.folder / ".refresh.lock"):  # or one that read earlier might write later

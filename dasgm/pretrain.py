@@ -14,13 +14,14 @@ from dasgm.bilevel import Point, Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.fidelity import inception
+from dasgm.files import exclusive
 from dasgm.judge import collapse
 from dasgm.loop import Loop
 from dasgm.memory import ensure_gan
 from dasgm.mirror import refresh
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report
-from dasgm.runs import Run, ensure_writable, exclusive, state_of
+from dasgm.runs import Run, ensure_writable, state_of
 from dasgm.search import Means, SearchFailed, batch
 from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of, of_first
 from dasgm.storage import lies_at

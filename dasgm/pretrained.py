@@ -22,7 +22,7 @@ from dasgm.bilevel import replay, seed_of
 from dasgm.config import GanConfig, PretrainConfig, SearchConfig, digest, key_of, override, to_json
 from dasgm.files import write_atomic
 from dasgm.mirror import here
-from dasgm.runs import read_json
+from dasgm.records import read_json
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data

@@ -24,7 +24,8 @@ from markupsafe import Markup
 from dasgm import charts
 from dasgm.files import contents, printable, text, write_atomic
 from dasgm.genotype import LARGEST, Genotype
-from dasgm.runs import read_json, read_lines, read_metrics, read_record, state_of
+from dasgm.records import read_json, read_lines, read_metrics, read_record
+from dasgm.runs import state_of
 from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"

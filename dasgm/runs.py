@@ -9,7 +9,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import platform
 import socket
@@ -22,132 +21,24 @@ from typing import IO, Any
 from dasgm import mirror
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest, mathematics, to_json
-from dasgm.files import contents, plain, printable, shown, text, write_atomic
+from dasgm.files import contents, exclusive, printable, text, write_atomic
 from dasgm.holding import Held, holding
+from dasgm.records import (
+    ENDS,
+    FORMAT,
+    amend,
+    another,
+    first_difference,
+    kept_lines,
+    kept_record,
+    read_metrics,
+    read_record,
+)
 from dasgm.storage import lies_at, local
 
-FORMAT = 1
-LONGEST = 64 * 2**20  # bytes of a .jsonl file
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PROBE = 16 * 2**10  # bytes: on a full disk an empty file can be made
-ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
-ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
-    **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
-    **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host", "driver"), str),
-    **dict.fromkeys(("started", "asked", "ended"), int | float | None),
-    **dict.fromkeys(("epochs", "num_trials", "rung", "seed", "workers"), int),
-    **dict.fromkeys(("parameters", "searched", "protocols", "mathematics", "config", "judge"), dict),
-    "befell": list,
-    "threads": int | None,
-    "sweep": str | None,
-}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, for who only looks: {} where there is none, or it cannot be read."""
-    try:
-        return kept_json(path)
-    except (OSError, ValueError):
-        return {}
-
-
-def kept_json(path: Path) -> dict[str, Any]:
-    """The same for who writes it back: {} only where there is no such file.
-
-    Raises:
-        OSError: it cannot be read now. To take it for empty would erase it.
-        ValueError: it is no JSON object.
-    """
-    try:
-        found = plain(text(path))
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}, expected an object")
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; mend it, or move it away to begin it anew") from None
-    return found
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """run.json or sweep.json, for people: printable, without entries that are not what they should be (ENTRIES)."""
-    return _record(read_json(path))
-
-
-def kept_record(path: Path) -> dict[str, Any]:
-    """The same for who goes on with it. OSError, ValueError: see `kept_json`."""
-    return _record(kept_json(path))
-
-
-def _record(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in shown(found).items() if key not in ENTRIES or _is(value, ENTRIES[key])}
-
-
-def _is(value: Any, kind: Any) -> bool:
-    finite = not isinstance(value, float) or math.isfinite(value)
-    return isinstance(value, kind) and not isinstance(value, bool) and finite
-
-
-def amend(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON object in a file. OSError, ValueError: see `kept_json`; the file stays as it is."""
-    write_atomic(path, json.dumps(kept_json(path) | changes, indent=1))
-
-
-def first_difference(begun: dict[str, Any], asked: dict[str, Any]) -> str | None:
-    """The first setting in which what is asked is not what was begun."""
-    return next((key for key in asked | begun if begun.get(key) != asked.get(key)), None)
-
-
-def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -> ValueError:
-    """`what` began with another value of the setting `key` than is asked now."""
-    return ValueError(
-        f"{what} began with {key} = {begun.get(key)!r}, asked is {asked.get(key)!r}; use another --name, or that value"
-    )
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, for who only looks; a torn last line is left out, [] where it cannot be read."""
-    try:
-        return kept_lines(path)
-    except (OSError, ValueError):
-        return []
-
-
-def kept_lines(path: Path) -> list[dict[str, Any]]:
-    """The same for who writes them back: [] only where there is no such file.
-
-    Raises:
-        OSError: it cannot be read now.
-        ValueError: it is too large, or not a regular file.
-    """
-    try:
-        lines = contents(path, LONGEST).decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; mend it, or move it away to begin it anew") from None
-    rows = []
-    for line in lines:
-        try:
-            rows.append(plain(line))
-        except ValueError:
-            break
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that have what each has: epoch, phase and time, and numbers under names with a /."""
-    return [row for row in read_lines(folder / "metrics.jsonl") if is_row(row)]
-
-
-def is_row(row: dict[str, Any]) -> bool:
-    """Whether it is a line of metrics.jsonl."""
-    kinds = {"epoch": int, "phase": str, "time": int | float}
-    values = [value for key, value in row.items() if "/" in key]
-    return all(_is(row.get(key), kind) for key, kind in kinds.items()) and all(
-        isinstance(value, int | float) for value in values
-    )
 
 
 class Unwritable(ValueError):
@@ -177,15 +68,6 @@ def not_written(folder: Path, error: OSError) -> OSError:
     return OSError(
         f"storage {folder}: {error.strerror}; what is saved stays: mend that, and the same command goes on after it"
     )
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Wait for, then hold, the lock at `path`: what is computed once is computed by the first who comes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def who_am_i() -> dict[str, Any]:

@@ -19,8 +19,9 @@ from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
+from dasgm.records import kept_record
 from dasgm.report import report as write_report
-from dasgm.runs import Locked, Run, Unwritable, hardware, kept_record, not_written
+from dasgm.runs import Locked, Run, Unwritable, hardware, not_written
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]

@@ -16,9 +16,8 @@ from dasgm.bilevel import Tensors, replay, seed_of
 from dasgm.checkpoints import packed, remade, unpacked
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
-from dasgm.files import write_atomic
+from dasgm.files import exclusive, write_atomic
 from dasgm.mirror import shared
-from dasgm.runs import exclusive
 from dasgm.search import Search, SearchFailed
 
 if TYPE_CHECKING:

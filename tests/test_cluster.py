@@ -20,7 +20,8 @@ from commands import TESTS, TINY, Simulated, finish, start, wait_for
 
 from cluster import handover, job, launcher, room
 from cluster.room import Workers
-from dasgm.runs import Run, read_json
+from dasgm.records import read_json
+from dasgm.runs import Run
 
 ROOT = TESTS.parent
 FILES = {name: ROOT / "cluster" / f"{name}.yaml" for name in ("gpu", "local")}

@@ -32,8 +32,9 @@ from dasgm.data._loader import TorchLoader
 from dasgm.evaluate import _for_all, main
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.recipes import recipe
+from dasgm.records import read_lines
 from dasgm.report import read_run, read_trials
-from dasgm.runs import Run, read_lines
+from dasgm.runs import Run
 from dasgm.session import Seams
 from dasgm.tables import errors
 from tuning import last_stage, sweep

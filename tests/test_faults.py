@@ -24,11 +24,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cluster import job
-from dasgm import files, runs
+from dasgm import files, records, runs
 from dasgm.config import SearchConfig, override
 from dasgm.loop import main
 from dasgm.presets import preset
-from dasgm.runs import Run, Unwritable, amend, kept_json, read_lines, state_of
+from dasgm.records import amend, kept_json, read_lines
+from dasgm.runs import Run, Unwritable, state_of
 from dasgm.search import Search
 from dasgm.session import Seams
 
@@ -292,7 +293,7 @@ def test_what_cannot_be_understood_is_refused_and_stays(
                 change()
             assert len(str(error.value).splitlines()) == 1 and path.read_bytes() == torn
     before = lines.read_bytes()
-    monkeypatch.setattr(runs, "LONGEST", len(before) - 1)
+    monkeypatch.setattr(records, "LONGEST", len(before) - 1)
     with pytest.raises(ValueError, match="metrics.jsonl: larger than"):
         run.cut(1)
     assert lines.read_bytes() == before

@@ -26,8 +26,8 @@ from dasgm.judge import Judge, JudgeNetwork
 from dasgm.loop import fits, main
 from dasgm.presets import PRESETS, preset
 from dasgm.pretrain import main as pretrain
+from dasgm.records import read_json, read_lines
 from dasgm.report import report
-from dasgm.runs import read_json, read_lines
 from dasgm.search import Search
 
 TINY = {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 16, "gan.warmup": 0, "method.channels": 2}

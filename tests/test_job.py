@@ -22,7 +22,8 @@ from cluster.room import Workers
 from dasgm.config import SearchConfig, to_json
 from dasgm.genotype import Genotype
 from dasgm.presets import preset
-from dasgm.runs import Locked, Run, Unwritable, read_lines
+from dasgm.records import read_lines
+from dasgm.runs import Locked, Run, Unwritable
 
 ROOT = Path(__file__).parents[1]
 SEARCH = str(ROOT / "cluster" / "search.py")

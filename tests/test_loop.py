@@ -18,7 +18,8 @@ from dasgm import loop
 from dasgm.config import override
 from dasgm.judge import collapse
 from dasgm.presets import preset
-from dasgm.runs import Run, read_lines, state_of
+from dasgm.records import read_lines
+from dasgm.runs import Run, state_of
 from dasgm.search import SearchFailed
 
 TIMES = ("time", "speed/", "cost/")

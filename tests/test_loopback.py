@@ -12,7 +12,8 @@ import pytest
 from apart import apart
 from loopback import SECRET
 
-from dasgm.runs import Run, read_json
+from dasgm.records import read_json
+from dasgm.runs import Run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 NEEDED = ("ssh", "ssh-keygen", "rsync", "curl", "pkill", "/usr/sbin/sshd")

@@ -21,7 +21,8 @@ from dasgm import cli, mirror, session
 from dasgm.config import SearchConfig, to_json
 from dasgm.mirror import here, refresh
 from dasgm.presets import preset
-from dasgm.runs import Locked, Run, read_json, read_lines, runs
+from dasgm.records import read_json, read_lines
+from dasgm.runs import Locked, Run, runs
 from dasgm.storage import Storage, lies_at, local, storage
 
 server = pytest.fixture(scope="module")(serve)

@@ -21,7 +21,8 @@ from test_faults import mount, unmounted
 
 from dasgm.config import from_json, override
 from dasgm.loop import main
-from dasgm.runs import Run, read_json, read_lines
+from dasgm.records import read_json, read_lines
+from dasgm.runs import Run
 from dasgm.session import Seams
 
 ROOT = Path(__file__).parents[1]

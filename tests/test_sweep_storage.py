@@ -10,7 +10,8 @@ from commands import TINY, Simulated, family, finish, left_over, start, wait_for
 from test_sweep import SWEEP, outcome
 
 from dasgm.mirror import here
-from dasgm.runs import Run, read_json
+from dasgm.records import read_json
+from dasgm.runs import Run
 
 server = pytest.fixture(scope="module")(serve)
 WORDS = ["--name=s", *TINY, "--gan=none", "--num-trials=3", "--max-concurrent=1", "--grace=4", "--seed=3"]

@@ -16,8 +16,8 @@ from test_tuning import end
 
 from dasgm.config import from_json, key_of, mathematics, override
 from dasgm.presets import PRESETS, preset
+from dasgm.records import read_json
 from dasgm.report import RunView
-from dasgm.runs import read_json
 from dasgm.tables import TABLES, compared, markdown, rows, welch
 from tuning.reproduce import Options, _everything
 from tuning.trials import Halving, Proposer, open_study

@@ -27,7 +27,7 @@ from PIL import Image
 from cluster import tracking
 from dasgm import mirror
 from dasgm.files import write_atomic
-from dasgm.runs import read_lines
+from dasgm.records import read_lines
 from dasgm.storage import local
 
 START = 1_790_000_000.0

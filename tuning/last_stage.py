@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cluster import evaluate
 from dasgm.cli import fail
-from dasgm.runs import read_json
+from dasgm.records import read_json
 from dasgm.storage import lies_at
 from tuning.sweep import carry_out
 

@@ -30,7 +30,8 @@ from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.mirror import discard, following
-from dasgm.runs import FORMAT, NOT_WRITTEN, Run, amend, another, first_difference, kept_record, not_written
+from dasgm.records import FORMAT, amend, another, first_difference, kept_record
+from dasgm.runs import NOT_WRITTEN, Run, not_written
 from dasgm.storage import lies_at, local
 from tuning import spaces
 from tuning.plan import Plan, rungs
