@@ -137,6 +137,25 @@ def cluster(nodes: int) -> Iterator[None]:
             process.wait(120)
 
 
+IMPORTS = """
+import importlib, psutil
+from cluster import job
+job.prepare()
+before = psutil.Process().memory_info().rss
+for name in ("torch", "torchvision", "ray", "ray.train.torch", "ray.tune", "optuna", "mlflow", "tuning.trials"):
+    importlib.import_module(name)
+    now = psutil.Process().memory_info().rss
+    print(f"{name} {(now - before) / 1e6:.0f}", end=", ")
+    before = now
+print(f"in all {now / 1e6:.0f}")
+"""
+
+
+def imports() -> str:
+    """MB that a driver takes before it does anything, by what it imports, in this order."""
+    return subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def size(path: Path) -> int:
     """In bytes, of a file or of all below a folder."""
     return sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
@@ -225,6 +244,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8, help="simulated machines")
     parser.add_argument("--folder", type=Path, help="of the runs; by default one that is removed")
     asked = parser.parse_args()
+    print(f"importing, MB: {imports()}", flush=True)
     with tempfile.TemporaryDirectory() as temporary, cluster(asked.nodes):
         job.prepare()
         root, real = asked.folder or Path(temporary), sweep.Trial
