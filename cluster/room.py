@@ -15,11 +15,9 @@ from dasgm.mirror import refresh, send
 
 Resources = Mapping[str, float]  # of a machine, by Ray's names
 STARTS = 5  # of workers that die as they begin, before a run fails
-SEE = "(see --wait)"
+WAITS, SEE = "waiting up to ", "(see --wait)"  # what a line begins and ends with
 SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
-HOLDS_NOTHING: dict[str, float] = {
-    "memory": 1
-}  # one byte: what a trial's driver asks for, so that it takes no CPU from the workers
+HOLDS_NOTHING: dict[str, float] = {"memory": 1}  # one byte: a trial's driver takes no CPU from the workers
 
 
 @dataclass(frozen=True)
@@ -110,18 +108,15 @@ def unplaced(asked: Resources) -> bool:
     return any(g["state"] in ("PENDING", "RESCHEDULING") and asked in g["bundles"].values() for g in groups)
 
 
-def have_free(workers: Workers) -> str:
-    """What the cluster has free, in words."""
-    return _have(workers, _machines(free=True), free=True)
+def waiting(workers: Workers, have: str = "") -> str:
+    """The line that says what is waited for; by default it names what is free now."""
+    have = have or _have(workers, _machines(free=True), free=True)
+    return f"{WAITS}{workers.wait:g} s for room on the cluster: a search asks for {workers}, it has {have}"
 
 
-def waiting(workers: Workers, have: str) -> str:
-    """The line that says what is waited for."""
-    return f"waiting up to {workers.wait:g} s for room on the cluster: a search asks for {workers}, it has {have}"
-
-
-def given_up(workers: Workers, have: str) -> str:
-    """The line that says what was waited for in vain."""
+def given_up(workers: Workers, have: str = "") -> str:
+    """The line that says what was waited for in vain; by default it names what is free now."""
+    have = have or _have(workers, _machines(free=True), free=True)
     return f"a search asks for {workers}; after {workers.wait:g} s the cluster has {have} {SEE}"
 
 
@@ -197,9 +192,9 @@ def waiter(folder: Path, workers: Workers) -> Any:
                 if self.failed > STARTS:
                     raise error
             elif time.monotonic() - self.since >= workers.wait:
-                raise RuntimeError(given_up(workers, have_free(workers)))
+                raise RuntimeError(given_up(workers))
             elif not self.told:
                 self.told = True
-                tell(folder, waiting(workers, have_free(workers)))
+                tell(folder, waiting(workers))
 
     return Waiter()

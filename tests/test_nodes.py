@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from buckets import serve
@@ -31,12 +32,28 @@ def search(cluster: Simulated, storage: Path, *words: str):
     return cluster.run(SEARCH, "--gan=none", "--storage", str(storage), "--name=one", *TINY, *words)
 
 
+def losing(cluster: Simulated, process: Any, machines: list[str], seconds: float) -> tuple[int, str, str]:
+    """How a command ends that loses these machines; afterwards as many others are there."""
+    for machine in machines:
+        cluster.ask("kill", machine)
+    try:
+        return finish(process, seconds)
+    finally:
+        for _ in machines:
+            cluster.ask("add")
+
+
+def errors(out: str, err: str) -> list[str]:
+    return [line for line in (out + err).splitlines() if line.startswith("error: ")]
+
+
 def test_fewer_gpus_than_asked_for_are_waited_for_and_given_up(cluster, tmp_path):
     code, out, err = finish(search(cluster, tmp_path, "--gpus=1", "--wait=3"), 300)
     asked = "a search asks for 1 worker(s) with 1 CPUs and 1 GPUs in all"
     assert f"waiting up to 3 s for room on the cluster: {asked}, it has 2 CPUs and 0 GPUs free" in out, (out, err)
-    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
-    assert code == 2 and said == [f"error: {asked}; after 3 s the cluster has 2 CPUs and 0 GPUs free (see --wait)"]
+    assert code == 2 and errors(out, err) == [
+        f"error: {asked}; after 3 s the cluster has 2 CPUs and 0 GPUs free (see --wait)"
+    ]
 
 
 def test_a_worker_that_fits_on_no_single_machine_is_waited_for_and_given_up(cluster, tmp_path):
@@ -44,8 +61,7 @@ def test_a_worker_that_fits_on_no_single_machine_is_waited_for_and_given_up(clus
     code, out, err = finish(cluster.run(EVALUATE, "DARTS_V2", "--storage", str(tmp_path), *words), 300)
     asked = "a search asks for 1 worker(s) with 2 CPUs in all"
     has = "the cluster has 2 CPUs and 0 GPUs free, but each worker is on one machine: room for 0"
-    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
-    assert code == 2 and said == [f"error: {asked}; after 3 s {has} (see --wait)"], (out, err)
+    assert code == 2 and errors(out, err) == [f"error: {asked}; after 3 s {has} (see --wait)"], (out, err)
 
 
 def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_path):
@@ -54,11 +70,7 @@ def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_pat
     before = rows_of(tmp_path / "one")[:-1]  # of what is before the last, the checkpoint is there
     assert before
     (lost,) = cluster.ask("busy")
-    cluster.ask("kill", lost)
-    try:
-        code, out, err = finish(process, 600)
-    finally:
-        cluster.ask("add")
+    code, out, err = losing(cluster, process, [lost], 600)
     assert code == 0 and "going on after epoch" in out, (out, err)
     assert "worker 0 failed: " in out and rows_of(tmp_path / "one")[: len(before)] == before
     assert once_and_as_alone(tmp_path / "one", tmp_path)
@@ -70,18 +82,13 @@ def test_lost_machine_without_room_for_its_worker_is_waited_for_and_given_up(clu
     wait_for(process, lambda: len(Run(tmp_path / "one").checkpoints()) > 1, 400)
     before = rows_of(tmp_path / "one")[:-1]
     assert before
-    cluster.ask("kill", cluster.ask("busy")[0])
-    try:
-        code, out, err = finish(process, 300)
-    finally:
-        cluster.ask("add")
+    code, out, err = losing(cluster, process, cluster.ask("busy")[:1], 300)
     asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
     assert out.count(f"waiting up to 20 s for room on the cluster: {asked}, it has {has}\n") == 1, (out, err)
     says = (
         f"the search failed: {asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
     )
-    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
-    assert code == 1 and said == [f"error: {says}"], (out, err)
+    assert code == 1 and errors(out, err) == [f"error: {says}"], (out, err)
     assert rows_of(tmp_path / "one")[: len(before)] == before
     code, out, err = finish(search(cluster, tmp_path, *words), 600)
     assert code == 0 and "going on after epoch" in out, (out, err)
@@ -111,11 +118,7 @@ def test_sweep_goes_on_when_a_machine_with_a_driver_and_its_worker_is_lost(clust
     folders = [tmp_path / "s" / name for name in ("t000", "t001")]
     wait_for(process, lambda: twice_saved(*folders), 600)
     before = {folder: saved(folder) for folder in folders}
-    cluster.ask("kill", cluster.ask("busy")[0])
-    try:
-        code, out, err = finish(process, 900)
-    finally:
-        cluster.ask("add")
+    code, out, err = losing(cluster, process, cluster.ask("busy")[:1], 900)
     assert code == 0 and "best genotype" in out, (out, err)
     assert [t.state.name for t in trials_of(tmp_path / "s")] == ["COMPLETE"] * 2
     assert sum(DRIVER_GONE in (folder / "log.txt").read_text() for folder in folders) == 1
@@ -131,17 +134,10 @@ def test_sweep_whose_machines_are_all_lost_waits_for_others_and_gives_up(cluster
     folders = [tmp_path / "s" / name for name in ("t000", "t001")]
     wait_for(process, lambda: twice_saved(*folders), 600)
     before = {folder: saved(folder) for folder in folders}
-    for node in cluster.ask("busy"):
-        cluster.ask("kill", node)
-    try:
-        code, out, err = finish(process, 300)
-    finally:
-        cluster.ask("add")
-        cluster.ask("add")
+    code, out, err = losing(cluster, process, cluster.ask("busy"), 300)
     asked, has = "a search asks for 1 worker(s) with 1 CPUs in all", "0 CPUs and 0 GPUs free"
     says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
-    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
-    assert code == 1 and said == [f"error: {says}"], (out, err)
+    assert code == 1 and errors(out, err) == [f"error: {says}"], (out, err)
     waits = f"waiting up to 20 s for room on the cluster: {asked}, it has {has}"
     assert [Run(folder).said().count(waits) for folder in folders] == [1, 1] and out.count(waits) == 2
     process = cluster.run(SWEEP, *words, "--wait=600")
@@ -164,15 +160,10 @@ def test_sweep_with_a_machine_too_few_for_a_search_gives_up_once(cluster, tmp_pa
     words = ["--storage", str(tmp_path), "--name=s", "--gan=none", *TINY, "--num-trials=3"]
     process = cluster.run(SWEEP, *words, "--workers-per-trial=2", "--wait=20")
     wait_for(process, lambda: twice_saved(tmp_path / "s" / "t000"), 600)
-    cluster.ask("kill", cluster.ask("busy")[0])
-    try:
-        code, out, err = finish(process, 300)
-    finally:
-        cluster.ask("add")
+    code, out, err = losing(cluster, process, cluster.ask("busy")[:1], 300)
     asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
     says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
-    said = [line for line in (out + err).splitlines() if line.startswith("error: ")]
-    assert code == 1 and said == [f"error: {says}"], (out, err)
+    assert code == 1 and errors(out, err) == [f"error: {says}"], (out, err)
     assert not [row for name in ("t001", "t002") for row in rows_of(tmp_path / "s" / name)]
 
 

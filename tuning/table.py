@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from cluster.room import WAITS
 from dasgm.report import RunView, ranking, read_trials
 from dasgm.runs import Run
 
@@ -105,7 +106,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-WAITS = "waiting up to "  # cluster/room.py
 SAID = (
     "GAN warm-up",
     "judge",

@@ -27,14 +27,14 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.job import Failed
-from cluster.room import Workers, gave_up, given_up, have_free, tell, unplaced, waiting
+from cluster.room import Workers, gave_up, given_up, tell, unplaced, waiting
 from cluster.search import AGAIN
 from dasgm.bilevel import seed_of
 from dasgm.config import SearchConfig, key_of, override, to_json
 from dasgm.files import first_line
 from dasgm.mirror import of, send
 from dasgm.runs import Run, ensure_writable
-from dasgm.storage import lies_at
+from dasgm.storage import lies_at, local
 from tuning.plan import Plan
 from tuning.spaces import title
 
@@ -76,18 +76,18 @@ class Halving(ASHAScheduler):
         return action != TrialScheduler.STOP
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        name, rows = trial.config["name"], [result]
+        name, goes_on = trial.config["name"], True
         if self._passed(name, result.get("epoch", 0)):  # saved, but their report died with a process
             run = Run(trial.config["folder"])
             run.refresh()
-            rows = [*self.unrecorded(name, run.rows(), result["epoch"]), result]
-        goes_on = all(self.judge(name, row) for row in rows)
+            goes_on = self.catch_up(name, run.rows(), result["epoch"])
+        goes_on = goes_on and self.judge(name, result)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
-    def unrecorded(self, name: str, rows: Sequence[dict[str, Any]], before: float) -> list[dict[str, Any]]:
-        """Those of a trial's rows, of epochs before this one, at which it was to be compared and was not."""
+    def catch_up(self, name: str, rows: Sequence[dict[str, Any]], before: float = math.inf) -> bool:
+        """Judge a trial at those rungs before this epoch at which it was not yet; whether it goes on."""
         passed = self._passed(name, before)
-        return [row for row in rows if METRIC in row and row["epoch"] in passed]
+        return all(self.judge(name, row) for row in rows if METRIC in row and row["epoch"] in passed)
 
     def _passed(self, name: str, before: float) -> set[int]:
         return {int(rung) for rung, recorded in self.bracket._rungs if rung < before and name not in recorded}
@@ -114,8 +114,7 @@ class Proposer(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self.study, self.folder, self.base, self.plan = study, folder, base, plan
         self.space, self.halving, self.describe = plan.space(), halving, describe
-        self.numbers: dict[str, int] = {}  # Ray's id -> the study's number
-        self.live: set[int] = set()
+        self.numbers: dict[str, int] = {}  # of the trials that run: Ray's id -> the study's number
         self.gave_up = ""  # why no more is proposed for now: a search waited for room in vain, as the next might
         self.latest = 0.0  # seconds: the clock may be set back, and what came before stays before
         self.waiting = self._reconcile()
@@ -160,7 +159,7 @@ class Proposer(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         if self.gave_up:
-            return None if self.live else Searcher.FINISHED
+            return None if self.numbers else Searcher.FINISHED
         if self.waiting:
             number = self.waiting.pop(0)
         elif (number := len(self._trials())) < self.plan.num_trials:
@@ -169,7 +168,6 @@ class Proposer(Searcher):
         else:
             return Searcher.FINISHED
         self.numbers[trial_id] = number
-        self.live.add(number)
         config = override(self.base, self._changes(number))
         name, parameters = f"t{number:03d}", self._trials()[number].params
         about = self.describe(name, title(number, parameters), parameters)
@@ -211,16 +209,13 @@ class Proposer(Searcher):
         pass  # intermediate values are read from the folder, so none is lost
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self.numbers[trial_id]
+        number = self.numbers.pop(trial_id)
         self._run(number).refresh()
         rows = [row for row in self._run(number).rows() if METRIC in row]
         self.latest = max([self.latest, *self._arrived(number, rows)])
         about, name = self._run(number).about, f"t{number:03d}"
-        self.live.discard(number)
         if name not in self.halving.reasons:
-            for row in self.halving.unrecorded(name, rows, math.inf):
-                if not self.halving.judge(name, row):
-                    break
+            self.halving.catch_up(name, rows)
         if name in self.halving.reasons:
             self.stop(number)
         elif about.get("state") in ("finished", "failed"):
@@ -350,11 +345,11 @@ class Waiter(Callback):
             return
         self.since = self.since or now
         if now - self.since >= max(SOON, self.workers.wait):
-            raise Failed(f"{given_up(self.workers, have_free(self.workers))}; {AGAIN}")
+            raise Failed(f"{given_up(self.workers)}; {AGAIN}")
         if now - self.since >= SOON and not self.told:
             self.told = True
             for trial in pending:
-                tell(Run(trial.config["folder"]).folder, waiting(self.workers, have_free(self.workers)))
+                tell(local(trial.config["folder"]), waiting(self.workers))
 
 
 class Given(optuna.samplers.RandomSampler):
