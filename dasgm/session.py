@@ -153,17 +153,25 @@ def conduct(
         except SearchFailed as error:
             if rank() == 0:
                 run.note(state="failed", reason=str(error), ended=time.time())
-                write_report(folder)
+                _page(folder, seams)
             raise
         except Interrupted:
             reason = "stopped on request" if any(stop) else "the time budget is used up"
             run.note(state="interrupted", reason=reason, ended=time.time())
-            write_report(folder)
+            _page(folder, seams)
             if any(stop):
                 raise
             raise OutOfTime from None
         except OSError as error:
             raise not_written(folder, error) from None
+
+
+def _page(folder: Path, seams: Seams) -> None:
+    """The page of a run that ends before its time: without room for it, why the run ended is still what is told."""
+    try:
+        write_report(folder)
+    except (MemoryError, OSError) as error:
+        seams.say(f"report.html is not written: {str(error) or 'out of memory'}")
 
 
 def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:

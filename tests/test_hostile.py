@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -39,6 +40,7 @@ from dasgm.methods import darts
 from dasgm.networks.network import Network
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
+from dasgm.records import read_lines
 from dasgm.runs import Run
 from dasgm.search import Search
 from dasgm.session import Seams
@@ -588,6 +590,18 @@ def test_files_that_are_none_are_not_waited_for(tmp_path: Path) -> None:
         file.truncate(2**40)
     assert "larger than" in command("presets", tmp_path / "sparse.json")[1]
     assert "larger than" in command("draw", tmp_path / "sparse.json")[1]
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    """However large it might have been: a report reads some while memory is short, a table those of all its trials."""
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n' * 100)
+    tracemalloc.start()
+    try:
+        assert len(read_lines(tmp_path / "metrics.jsonl")) == 100
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_a_preset_that_is_its_own_parent(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dasgm import loop
+from dasgm import loop, session
 from dasgm.config import override
 from dasgm.judge import collapse
 from dasgm.presets import preset
@@ -202,6 +202,19 @@ def test_collapsed_generator_is_named_and_ends_the_run_as_failed(storage, monkey
     assert about["state"] == "failed" and "lower --gan.generator-lr" in about["reason"]
     assert [row["epoch"] for row in rows] == [1, 2, 3], "two epochs to get going; the last is on the page"
     assert "the generator has collapsed" in (storage / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device")], ids=repr)
+def test_why_a_run_failed_is_told_without_its_page_too(storage, monkeypatch, error):
+    def without_room(folder):
+        raise error
+
+    monkeypatch.setattr(session, "write_report", without_room)
+    said = []
+    small = {"method.channels": 2, "gan": "none", "data.limit": 300, "classifier_lr": 1e30, "classifier_clip": 1e30}
+    with pytest.raises(SearchFailed, match="^epoch 1, stage "):
+        loop.main(override(preset("quickstart").config, small), storage / "run", loop.Seams(say=said.append))
+    assert said[-1].startswith("report.html is not written: ") and Run(storage / "run").about["state"] == "failed"
 
 
 @pytest.mark.parametrize("epoch, diversity, ends", [(2, 0.0, False), (3, 0.049, True), (3, 0.05, False), (9, 0, True)])
