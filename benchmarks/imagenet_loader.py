@@ -23,7 +23,7 @@ import torch
 from imagenet_sample import two_classes
 from torch.nn import functional as F
 
-from cluster.job import connected, cpus
+from cluster.connection import connected, cpus
 from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from cluster import job
+from cluster import connection, job
+from cluster.room import Workers
 from dasgm.cli import choose
 from dasgm.config import override
 from dasgm.report import RunView
@@ -57,7 +58,7 @@ LARGE = 10_000  # trials, that is asked about
 class Trivial:
     """In place of tuning.sweep.Trial: a search's folder and reports, without a search."""
 
-    def __init__(self, cache: Path, scratch: Path, workers: job.Workers):
+    def __init__(self, cache: Path, scratch: Path, workers: Workers):
         self.__name__ = "trivial"
 
     def __call__(self, config: dict[str, Any]) -> None:
@@ -139,8 +140,8 @@ def cluster(nodes: int) -> Iterator[None]:
 
 IMPORTS = """
 import importlib, psutil
-from cluster import job
-job.prepare()
+from cluster import connection
+connection.prepare()
 before = psutil.Process().memory_info().rss
 for name in ("torch", "torchvision", "ray", "ray.train.torch", "ray.tune", "optuna", "mlflow", "tuning.trials"):
     importlib.import_module(name)
@@ -246,7 +247,7 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"importing, MB: {imports()}", flush=True)
     with tempfile.TemporaryDirectory() as temporary, cluster(asked.nodes):
-        job.prepare()
+        connection.prepare()
         root, real = asked.folder or Path(temporary), sweep.Trial
         for kind, trials, trial in (("trivial", asked.trivial, Trivial), ("real", asked.real, real)):
             if trials:

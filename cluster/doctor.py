@@ -165,7 +165,7 @@ def look_at_storage(storage: str) -> Iterator[Finding]:
 
 
 def look_at_gpus() -> Iterator[Finding]:
-    from cluster.job import visible_gpus
+    from cluster.connection import visible_gpus
 
     seen, listed = visible_gpus(), 0
     if shutil.which("nvidia-smi"):

@@ -7,7 +7,6 @@ python cluster/evaluate.py --from-sweep NAME --top 2 --dataset imagenet --data-d
 from __future__ import annotations
 
 import math
-import platform
 import shlex
 import signal
 import sys
@@ -18,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import job
+from cluster import connection, job
 from cluster.handover import HELP, hand_over
-from cluster.room import gave_up
+from cluster.room import Workers, gave_up
 from cluster.search import attempt, payload
 from cluster.winners import Candidate, named, of_sweep
 from dasgm import recipes
@@ -120,24 +119,24 @@ class Group:
         self.link: str | None = None
         self._said: dict[str, int] = {}
 
-    def workers(self) -> job.Workers:
+    def workers(self) -> Workers:
         """Of each evaluation. ValueError: more than there is, or they leave Ray Data none of this machine's CPUs."""
         options, gpus = self.options, self.options.gpus
-        if gpus is None and job.joined() and self.config.data.streamed:
+        if gpus is None and connection.joined() and self.config.data.streamed:
             gpus = float(options.workers)
         workers = job.workers_for(options.workers, gpus, options.cpus_per_worker, options.wait)
         if options.over_ray and workers.private:
-            job.leave_for_data(workers, job.cpus())
+            job.leave_for_data(workers, connection.cpus())
         return workers
 
-    def at_once(self, workers: job.Workers, slots: int, cpus: float) -> int:
+    def at_once(self, workers: Workers, slots: int, cpus: float) -> int:
         """How many run side by side of the `slots` that fit; Ray Data needs one of the `cpus` beside them."""
         if self.options.over_ray:
             job.leave_for_data(workers, cpus)
             slots = min(slots, replace(workers, gpus=0.0).slots(cpus - 1 + 1e-6, 0))
         return max(1, min(slots, self.options.max_concurrent or slots, len(self.evaluations)))
 
-    def look_at_data(self, workers: job.Workers) -> Any:
+    def look_at_data(self, workers: Workers) -> Any:
         """The data set, read once here, so that what is wrong with it is said before anything starts."""
         from dasgm.evaluate import enough, fits
 
@@ -147,7 +146,7 @@ class Group:
             fits(one.genotype, self.config, data)
         return data
 
-    def begin(self, data: Any, workers: job.Workers) -> None:
+    def begin(self, data: Any, workers: Workers) -> None:
         """Write sweep.json, or compare with what the folder began with. ValueError names what differs."""
         asked = {name: value for name, value in mathematics(self.config).items() if name != "seed"}
         asked |= {"workers": workers.number, "data": data.digest}
@@ -170,7 +169,7 @@ class Group:
         }
         now |= {"dataset": key_of(self.config.data), "seed": self.config.seed, "seeds": self.options.seeds}
         now |= {"command": self.command, "config": to_json(self.config), "objective": "result/error"}
-        now["machine"] = f"{job.cpus()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
+        now["machine"] = connection.machine()
         self.note(**(record | begun | now))
 
     def note(self, **changes: Any) -> None:
@@ -180,7 +179,7 @@ class Group:
     def state(self, one: Evaluation) -> str:
         return str(Run(self.folder / one.name).about.get("state", ""))
 
-    def run(self, workers: job.Workers, deadline: float) -> bool:
+    def run(self, workers: Workers, deadline: float) -> bool:
         """Run what is left until `deadline`; whether all came to their end."""
         from cluster.tracking import Mirror
 
@@ -190,7 +189,7 @@ class Group:
             with following(self.folder):
                 if left:
                     print(f"starting Ray: {len(left)} of {len(self.evaluations)} evaluations to run", flush=True)
-                    with job.connected(workers) as slots:
+                    with connection.connected(workers) as slots:
                         self._side_by_side(left, workers, slots, mirror.kick, deadline)
         finally:
             discard(self.scratch)
@@ -212,7 +211,7 @@ class Group:
     def _side_by_side(
         self,
         left: Sequence[Evaluation],
-        workers: job.Workers,
+        workers: Workers,
         slots: int,
         kick: Callable[[], None],
         deadline: float,
@@ -279,7 +278,7 @@ class Group:
         return errors(runs, [one.name for one in self.candidates], self.options.seeds)
 
 
-def one_evaluation(asked: dict[str, Any], workers: job.Workers, scratch: str) -> str:
+def one_evaluation(asked: dict[str, Any], workers: Workers, scratch: str) -> str:
     """One evaluation as a Ray Train run in its own folder; '' or why it did not come to its end."""
     return attempt(job.evaluate, asked, workers, local(scratch))
 
@@ -319,7 +318,7 @@ def _default_workers(config: EvaluateConfig) -> int:
     """Where there are GPUs, ImageNet's eight, or as many as this machine has."""
     if not config.data.streamed:
         return 1
-    return IMAGENET_WORKERS if job.joined() else min(IMAGENET_WORKERS, max(1, job.visible_gpus()))
+    return IMAGENET_WORKERS if connection.joined() else min(IMAGENET_WORKERS, max(1, connection.visible_gpus()))
 
 
 def _whole(flag: str, text: str) -> int:
@@ -343,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dry_run(group) if group.options.dry_run else _run(group, begun)
     except (ValueError, OSError) as error:
         fail(str(error))
-    except job.Failed as error:
+    except connection.Failed as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
         print(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
@@ -354,7 +353,7 @@ def _dry_run(group: Group) -> int:
     from dasgm.estimate import describe_training
 
     workers = group.workers()
-    at_once = group.at_once(workers, max(1, workers.slots(job.cpus(), job.visible_gpus())), job.cpus())
+    at_once = group.at_once(workers, max(1, connection.slots_here(workers)), connection.cpus())
     first, runs = group.candidates[0], len(group.evaluations)
     print(describe_training(first.genotype, group.config, workers.number, runs, at_once))
     return 0

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.job import joined, prepare
+from cluster.connection import joined, prepare
 from dasgm.cli import fail
 from dasgm.files import first_line
 from dasgm.storage import checked

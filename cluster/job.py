@@ -1,52 +1,22 @@
-"""One run on many workers: `launch` is the only TorchTrainer, `connected` the only ray.init."""
+"""One run on many workers: `launch` is the only TorchTrainer."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import math
 import os
-import secrets
-import shutil
-import signal
-import socket
 import tempfile
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.room import Workers, wait_for_room, waiter
-from dasgm.files import first_line
+from cluster import connection
+from cluster.connection import ASKED_ANEW, Failed, joined, last_line, signals_kept
+from cluster.room import Workers, waiter
 from dasgm.mirror import age, discard, for_ray, of
 from dasgm.storage import local
-
-# Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports are passed on once a poll: 2 s would slow short epochs
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first report, before any epoch, has no accuracy
-    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
-    "PYTHONWARNINGS": "ignore",
-}
-PRIVATE = {
-    "RAY_worker_maximum_startup_concurrency": "16",  # else a warning: drivers and controllers hold no CPU
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes every socket of Ray's loopback only
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a search that watches for other machines to go
-    "RAY_AUTH_MODE": "token",
-    "GLOO_SOCKET_IFNAME": "lo",
-}
-LONGEST_TMPDIR = 20  # characters: Ray adds 80 or more to the path of a socket, of which systems take 103
-NEEDED = 64 * 2**20  # bytes: its logs, of which some are mapped as they begin
-ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray Train asks anew for room
-
-
-class Failed(RuntimeError):
-    """What Ray did not do, in one line; the same command tries again."""
 
 
 class ControllerLost(Failed):
@@ -71,13 +41,13 @@ def workers_for(
         raise ValueError(f"{number} workers: expected at least 1")
     if gpus_per_search is not None and gpus_per_search < 0:
         raise ValueError(f"{gpus_per_search} GPUs: expected 0 or more")
-    each = float(os.environ.get("DASGM_GPUS", 0)) if joined() else float(visible_gpus() >= number)
+    each = float(os.environ.get("DASGM_GPUS", 0)) if joined() else float(connection.visible_gpus() >= number)
     gpus = number * each if gpus_per_search is None else gpus_per_search  # NCCL takes no two workers on one GPU
     workers = Workers(number, gpus / number, cpus_each, not joined(), wait)
-    if workers.private and not workers.slots(cpus(), visible_gpus()):
+    if workers.private and not connection.slots_here(workers):
         raise ValueError(
-            f"a search asks for {workers}; this machine has {cpus()} CPUs and {visible_gpus()} GPUs: "
-            "ask for fewer, or join a cluster with RAY_ADDRESS"
+            f"a search asks for {workers}; this machine has {connection.cpus()} CPUs and "
+            f"{connection.visible_gpus()} GPUs: ask for fewer, or join a cluster with RAY_ADDRESS"
         )
     return workers
 
@@ -94,177 +64,6 @@ def leave_for_data(workers: Workers, cpus: float) -> None:
             f"{workers} leave Ray Data {max(0.0, left):g} of {cpus:g} CPUs, and it needs 1 to decode pictures: "
             "ask for fewer workers or for fewer CPUs of each, or take --loader torch"
         )
-
-
-def joined() -> bool:
-    """Whether there is a cluster to join: $RAY_ADDRESS is set."""
-    return bool(os.environ.get("RAY_ADDRESS"))
-
-
-def cpus() -> int:
-    """CPUs that this process may use: fewer than the machine's under taskset, or in a container with a quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, int(quota) // int(period))  # "max" is no number: no quota
-    return max(1, allowed)
-
-
-def visible_gpus() -> int:
-    """GPUs of this machine, without starting CUDA."""
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def prepare() -> None:
-    """Set what Ray reads from the environment when it is imported: to be called before that."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    if not joined():
-        os.environ.update(PRIVATE)
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-
-
-@contextmanager
-def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[int]:
-    """Ray: the cluster at $RAY_ADDRESS, else a private one on this machine that ends with the block.
-
-    Yields how many searches of `workers` can run at once (at least 1).
-
-    Raises:
-        ValueError: a joined cluster has no room for one within their `wait`, or does not answer.
-        Failed: Ray did not start.
-    """
-    prepare()
-    with ExitStack() as stack:
-        folder = None if joined() else stack.enter_context(_scratch())
-        stack.callback(_disconnect)
-        if folder is None:
-            _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
-            _lasting_actors_here()
-            yield wait_for_room(workers, say)
-        else:
-            port = _free_port()
-            _init(
-                address="local",
-                num_cpus=cpus(),
-                num_gpus=visible_gpus(),
-                include_dashboard=True,  # frees what a stopped trial held; so does the sweep's janitor
-                dashboard_host="127.0.0.1",
-                dashboard_port=port,
-                _temp_dir=str(folder),
-                runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
-            )
-            yield workers.slots(cpus(), visible_gpus())
-
-
-def _init(**options: Any) -> None:
-    """Start Ray, or join it.
-
-    ValueError, Failed: see `connected`.
-    """
-    import ray
-
-    for name in ("ray", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
-    try:
-        with _signals_kept():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # bare ones too, of whatever its processes did not do in time
-        if joined():
-            raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_last_line(error)}") from None
-        raise Failed(f"Ray did not start: {first_line(error)}; the same command tries again") from None
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """What SIGTERM and SIGINT do is afterwards as it was: Ray takes the one as it starts, the other for a run."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _disconnect() -> None:
-    """Leave Ray; of a private one no process may be left."""
-    import ray
-
-    import psutil  # isort: skip  (Ray brings its own)
-
-    ours = [] if joined() else psutil.Process().children(recursive=True)
-    ray.shutdown()
-    for process in psutil.wait_procs(ours, timeout=2)[1]:  # its agents look only now and then whether it is gone
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A private Ray's folder, $TMPDIR of all its processes, gone at the end; those of killed ones go now, and those
-    that a dying agent made again, which have no lock."""
-    root = tempfile.gettempdir()
-    root = root if len(root) <= LONGEST_TMPDIR else "/tmp"
-    for old in Path(root).glob("dasgm-ray-*"):
-        with suppress(OSError):
-            if old.lstat().st_uid != os.getuid():
-                continue
-            with open(old / "lock", "a") as lock:  # it may be in use
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(old, ignore_errors=True)
-    if (free := shutil.disk_usage(root).free) < NEEDED:  # Ray says something else each time
-        raise Failed(
-            f"Ray did not start: {root} has {free / 2**20:.0f} MiB free, and Ray writes there; make room, or name "
-            "another folder in TMPDIR"
-        )
-    made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
-    with open(made / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go when this process dies
-        folder = made.rename(made.with_name(made.name.replace("new", "ray")))
-        before = os.environ.get("TMPDIR")
-        os.environ["TMPDIR"] = str(folder)
-        try:
-            yield folder
-        finally:
-            os.environ.pop("TMPDIR")
-            os.environ |= {"TMPDIR": before} if before else {}
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
-    kept = {k: os.environ[k] for k in (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME") if k in os.environ}
-    return {"env_vars": kept | (more or {})}
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def _lasting_actors_here() -> None:
-    """Where machines come and go, the actors that Ray Train and Ray Data leave behind have to live on the head, as this
-    process does.
-
-    Each is made once for a cluster, by who first needs it, where he runs: a machine that has one never goes
-    (ray-project/ray#58481).
-    """
-    if "DASGM_SLOTS" in os.environ:
-        from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
-        from ray.data._internal.stats import get_or_create_stats_actor
-
-        get_or_create_autoscaling_coordinator()
-        get_or_create_stats_actor()
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def notes_in(scratch: Path, workers: Workers) -> dict[str, Any]:
@@ -316,10 +115,10 @@ def launch(
         ),
     )
     try:
-        with _signals_kept():
+        with signals_kept():
             result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise Failed(_last_line(error)) from None
+        raise Failed(last_line(error)) from None
     except ray.exceptions.RayActorError:
         raise ControllerLost("Ray Train's controller, a process, is gone") from None
     except SystemExit:  # Ray's own way to end on Ctrl-C
@@ -340,7 +139,7 @@ def _teller(folder: Path) -> Any:
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
             with suppress(OSError, ValueError):  # where that cannot be written, neither can this
-                Run(folder).befell(f"worker {rank} failed: {_last_line(error)}")
+                Run(folder).befell(f"worker {rank} failed: {last_line(error)}")
 
     return Teller()
 

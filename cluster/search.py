@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.connection import Failed, connected
 from cluster.handover import HELP, hand_over
-from cluster.job import ControllerLost, Failed, connected, launch, workers_for
+from cluster.job import ControllerLost, launch, workers_for
 from cluster.job import search as work
 from cluster.room import Workers
 from dasgm.catalogue import show_config

@@ -5,9 +5,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from cluster import job  # noqa: E402
+from cluster import connection  # noqa: E402
 
-job.prepare()
+connection.prepare()
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from commands import TESTS, TINY, Simulated, finish, start, wait_for
 
-from cluster import handover, job, launcher, room
+from cluster import connection, handover, job, launcher, room
 from cluster.room import Workers
 from dasgm.records import read_json
 from dasgm.runs import Run
@@ -231,10 +231,10 @@ def test_actors_that_last_are_made_on_the_head_where_machines_come_and_go(monkey
     for place in ("cluster_autoscaler.get_or_create_autoscaling_coordinator", "stats.get_or_create_stats_actor"):
         monkeypatch.setattr(f"ray.data._internal.{place}", lambda place=place: made.append(place))
     monkeypatch.delenv("DASGM_SLOTS", raising=False)
-    job._lasting_actors_here()
+    connection._lasting_actors_here()
     assert not made
     monkeypatch.setenv("DASGM_SLOTS", "16")
-    job._lasting_actors_here()
+    connection._lasting_actors_here()
     assert len(made) == 2
 
 

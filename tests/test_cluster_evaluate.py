@@ -25,7 +25,8 @@ from scipy.stats import ttest_ind
 from test_tracking import START, client_of, runs_of, write_run
 
 import dasgm
-from cluster import evaluate, job, tracking
+from cluster import connection, evaluate, job, tracking
+from cluster.room import Workers
 from cluster.winners import named, of_sweep
 from dasgm.data import imagenet
 from dasgm.data._loader import TorchLoader
@@ -169,25 +170,25 @@ def test_table_of_errors_and_welchs_test(tmp_path):
 
 def test_imagenets_defaults_are_eight_gpus_where_they_are(monkeypatch):
     words = ["DARTS_V2", "--dataset=imagenet"]
-    monkeypatch.setattr(job, "visible_gpus", lambda: 8)
-    monkeypatch.setattr(job, "cpus", lambda: 96)
+    monkeypatch.setattr(connection, "visible_gpus", lambda: 8)
+    monkeypatch.setattr(connection, "cpus", lambda: 96)
     group = evaluate.asked(words)
-    assert group.workers() == job.Workers(8, gpus=1.0, cpus=1.0, private=True) and group.options.loader == "ray"
+    assert group.workers() == Workers(8, gpus=1.0, cpus=1.0, private=True) and group.options.loader == "ray"
     config = group.config
     assert (config.batch_size, config.data.image_size, config.cells, config.channels) == (64, 224, 14, 48)
     assert group.at_once(group.workers(), 1, 96) == 1
     with pytest.raises(ValueError, match="decode pictures"):
         evaluate.asked([*words, "--cpus-per-worker=12"]).workers()
     assert evaluate.asked([*words, "--cpus-per-worker=12", "--loader=torch"]).workers().cpus == 12
-    monkeypatch.setattr(job, "visible_gpus", lambda: 0)
-    assert evaluate.asked(words).workers() == job.Workers(1)
+    monkeypatch.setattr(connection, "visible_gpus", lambda: 0)
+    assert evaluate.asked(words).workers() == Workers(1)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert evaluate.asked(words).workers() == job.Workers(8, gpus=1.0, cpus=1.0, private=False)
+    assert evaluate.asked(words).workers() == Workers(8, gpus=1.0, cpus=1.0, private=False)
 
 
 def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
-    monkeypatch.setattr(job, "cpus", lambda: 4)
-    monkeypatch.setattr(job, "visible_gpus", lambda: 0)
+    monkeypatch.setattr(connection, "cpus", lambda: 4)
+    monkeypatch.setattr(connection, "visible_gpus", lambda: 0)
     words = ["DARTS_V2", "--seeds=9", "--workers=2", "--cpus-per-worker=0.5"]
     streamed, held = evaluate.asked([*words, "--dataset=imagenet"]), evaluate.asked([*words, "--dataset=digits"])
     assert streamed.at_once(streamed.workers(), 4, 4) == 3 and held.at_once(held.workers(), 4, 4) == 4
@@ -195,7 +196,7 @@ def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
 
 
 def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_own(monkeypatch):
-    monkeypatch.setattr(job, "cpus", lambda: 8)
+    monkeypatch.setattr(connection, "cpus", lambda: 8)
     group = evaluate.asked(["DARTS_V2", "--dataset=cifar10", "--workers=5", "--batch-size=20"])
     assert group.workers().number == 5 and group.config.batch_size == 20
 
@@ -241,7 +242,7 @@ def test_another_configuration_or_genotype_of_the_same_name_is_refused(tmp_path)
     def group(*more: str) -> evaluate.Group:
         return evaluate.asked(["DARTS_V2", "--dataset=digits", "--name=g", f"--storage={tmp_path}", *TINY, *more])
 
-    workers, first = job.Workers(1), group()
+    workers, first = Workers(1), group()
     data = first.look_at_data(workers)
     with Run(first.folder):
         first.begin(data, workers)
@@ -249,7 +250,7 @@ def test_another_configuration_or_genotype_of_the_same_name_is_refused(tmp_path)
         with pytest.raises(ValueError, match="began with channels = 2, asked is 4"):
             group("--channels=4").begin(data, workers)
         with pytest.raises(ValueError, match="began with workers = 1"):
-            first.begin(data, job.Workers(2))
+            first.begin(data, Workers(2))
         Run(first.folder / "DARTS_V2-s0").note(mathematics={"genotype": "another's"})
         with pytest.raises(ValueError, match="another genotype"):
             first.begin(data, workers)
@@ -332,7 +333,7 @@ def test_mlflow_gets_the_model_and_the_search_that_it_came_from(tmp_path, photog
     group.config = replace(STREAMED, data_dir=str(photographs))
     about = group._payload(replace(one, config=group.config), 0)["about"]
     main(one.candidate.genotype, group.config, group.folder / one.name, quiet(about=about))
-    group.begin(group.config.data.open(group.config.data_dir), job.Workers(1))
+    group.begin(group.config.data.open(group.config.data_dir), Workers(1))
     (group.folder / "table.md").write_text(group.table())
     group.note(state="finished")
     assert tracking.sync(group.folder) == tracking.sync(group.folder)
@@ -360,13 +361,13 @@ def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch,
     search_sweep(tmp_path / "found")
     monkeypatch.setattr(last_stage, "carry_out", lambda sweep: 0)
     monkeypatch.setattr(evaluate, "main", lambda words: asked.append(words) or 0)
-    monkeypatch.setattr(job, "cpus", lambda: 2)
+    monkeypatch.setattr(connection, "cpus", lambda: 2)
     words = ["--gan=none", f"--storage={tmp_path}", "--name=found", "--top=2", "--then-imagenet"]
     settings = ["--imagenet-set", "recipe=imagenet-small", "workers=2", "cpus-per-worker=0.5", "batch-size=8"]
     assert sweep.main([*words, str(photographs), *settings]) == 0
     (found,) = asked
     assert [one.name for one in evaluate.asked(found).candidates] == ["t001", "t000"]
-    assert evaluate.asked(found).workers() == job.Workers(2, cpus=0.5)
+    assert evaluate.asked(found).workers() == Workers(2, cpus=0.5)
     capsys.readouterr()
     for place, more, says in (
         (tmp_path / "nowhere", settings, "nowhere"),

@@ -16,7 +16,7 @@ import torch
 from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, title, wait_for
 from test_faults import mount, unmounted
 
-from cluster import job
+from cluster import connection, job
 from cluster.job import workers_for
 from cluster.room import Workers
 from dasgm.config import SearchConfig, to_json
@@ -49,7 +49,7 @@ def test_slots_are_what_fits():
 
 def test_more_than_there_is_is_refused(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert workers_for(1, None).slots(job.cpus(), job.visible_gpus()) >= 1
+    assert workers_for(1, None).slots(connection.cpus(), connection.visible_gpus()) >= 1
     for number, gpus in ((1, 99.0), (10**6, 0.0), (0, None), (1, -1.0)):
         with pytest.raises(ValueError) as error:
             workers_for(number, gpus)
@@ -68,9 +68,9 @@ def test_a_driver_notes_the_end_of_its_own_workers_only(tmp_path):
     ours, other = (payload(config, tmp_path, tmp_path / "cache", {}) for _ in range(2))
     with run:
         run.begin(config, ours["about"], {})
-    _not_to_its_end(other, job.Failed("no room"))
+    _not_to_its_end(other, connection.Failed("no room"))
     assert run.about["state"] == "running"  # killed, to be continued: or it runs on another machine
-    _not_to_its_end(ours, job.Failed("no room"))
+    _not_to_its_end(ours, connection.Failed("no room"))
     assert [run.about[key] for key in ("state", "reason")] == ["interrupted", "no room"]
 
 
@@ -80,8 +80,8 @@ def test_what_killed_ones_left_goes_and_what_is_in_use_stays(monkeypatch):
     for name in ("killed", "made-again"):
         (root / f"dasgm-ray-{name}" / "session").mkdir(parents=True)
     (root / "dasgm-ray-killed" / "lock").touch()
-    with job._scratch() as used:
-        with job._scratch() as other:
+    with connection._scratch() as used:
+        with connection._scratch() as other:
             assert {used, other} == set(root.iterdir()) and os.environ["TMPDIR"] == str(other)
         assert [used] == list(root.iterdir())
     root.rmdir()

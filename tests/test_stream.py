@@ -13,8 +13,8 @@ import pytest
 import torch
 from photographs import both_parts, digit_pictures, write_folder, write_shards
 
-from cluster import job
-from cluster.job import connected, leave_for_data
+from cluster import connection, job
+from cluster.job import leave_for_data
 from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
@@ -29,8 +29,8 @@ def ray() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", str(HERE))
-        patch.setattr(job, "cpus", lambda: 2)
-        with connected(Workers(1)):
+        patch.setattr(connection, "cpus", lambda: 2)
+        with connection.connected(Workers(1)):
             import ray
 
             yield ray

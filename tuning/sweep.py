@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
 import shlex
 import signal
 import sqlite3
@@ -22,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster import job
+from cluster import connection, job
 from cluster.handover import HELP, hand_over
-from cluster.room import driver
+from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
@@ -125,7 +124,6 @@ class Sweep:
         if begun and (key := first_difference(begun.get("mathematics", {}), asked)):
             raise another(f"sweep {self.folder}", key, begun.get("mathematics", {}), asked)
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
-        machine = f"{job.cpus()} CPUs, {job.visible_gpus()} GPUs, {platform.machine()}"
         now = {
             "state": "running",
             "reason": "",
@@ -137,7 +135,7 @@ class Sweep:
             "num_trials": self.plan.num_trials,
             "objective": "best/proxy",
             "config": to_json(self.base),
-            "machine": machine,
+            "machine": connection.machine(),
         }
         self.note(**(record | begun | now))
 
@@ -145,7 +143,7 @@ class Sweep:
         """Change entries of sweep.json."""
         amend(self.folder / "sweep.json", **changes)
 
-    def pretrain(self, workers: job.Workers) -> None:
+    def pretrain(self, workers: Workers) -> None:
         """Make the pre-trained GAN that the searches begin with, unless it is there."""
         options = self.options
         self.base = pretrained_first(self.base, options.storage, workers, self.command)
@@ -161,7 +159,7 @@ class Sweep:
             "published": self.published,
         }
 
-    def run(self, workers: job.Workers) -> bool:
+    def run(self, workers: Workers) -> bool:
         """Run what is left; whether every trial came to its end."""
         from cluster.tracking import ENVIRONMENT, Mirror
         from dasgm.report import report
@@ -175,7 +173,7 @@ class Sweep:
             with following(self.folder):
                 if left > 0:
                     print("starting Ray", flush=True)
-                    with job.connected(workers) as slots:
+                    with connection.connected(workers) as slots:
                         self._tune(study, left, workers, slots, mirror.kick)
         finally:
             discard(self.scratch)
@@ -189,7 +187,7 @@ class Sweep:
         self.link = mirror.link
         return complete
 
-    def _tune(self, study: Any, left: int, workers: job.Workers, slots: int, kick: Callable[[], None]) -> None:
+    def _tune(self, study: Any, left: int, workers: Workers, slots: int, kick: Callable[[], None]) -> None:
         from ray import tune
         from ray.tune.execution import class_cache
 
@@ -224,13 +222,13 @@ class Sweep:
                 ),
             ).fit()
         if proposer.gave_up:
-            raise job.Failed(f"{proposer.gave_up}; {AGAIN}")
+            raise connection.Failed(f"{proposer.gave_up}; {AGAIN}")
 
 
 class Trial:
     """A Tune trainable: one search as a Ray Train run in its own folder."""
 
-    def __init__(self, cache: Path, scratch: Path, workers: job.Workers):
+    def __init__(self, cache: Path, scratch: Path, workers: Workers):
         self.cache, self.scratch, self.workers, self.__name__ = lies_at(cache), lies_at(scratch), workers, "search"
 
     def __call__(self, config: dict[str, Any]) -> None:
@@ -346,7 +344,7 @@ def carry_out(sweep: Sweep) -> int:
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}")
         return 130
-    except job.Failed as error:
+    except connection.Failed as error:
         fail(str(error), 1)
     except Exception as error:
         if full := _unwritten(error):  # Optuna and Ray Tune have exceptions of their own for it
@@ -385,7 +383,7 @@ def _dry_run(sweep: Sweep) -> int:
     options = sweep.options
     show_config(sweep.base)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
-    slots = max(1, workers.slots(job.cpus(), job.visible_gpus()))
+    slots = max(1, connection.slots_here(workers))
     at_once = min(slots, options.max_concurrent or slots)
     print(describe(sweep.base, sweep.plan.num_trials, at_once, options.workers_per_trial, options.pretrain))
     return 0
@@ -398,7 +396,7 @@ def _run(sweep: Sweep) -> int:
         f"in {lies_at(sweep.folder)}",
         flush=True,
     )
-    job.prepare()  # a user's space may import Ray
+    connection.prepare()  # a user's space may import Ray
     sweep.plan.space()
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial, wait=options.wait)
     for line in look_at_data(sweep.base, workers, options.pretrain):

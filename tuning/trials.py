@@ -26,7 +26,7 @@ from ray.tune.schedulers.trial_scheduler import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from cluster.job import Failed
+from cluster.connection import Failed
 from cluster.room import Workers, gave_up, given_up, tell, unplaced, waiting
 from cluster.search import AGAIN
 from dasgm.bilevel import seed_of

@@ -1,0 +1,226 @@
+"""Ray: joined where there is a cluster, else a private one on this machine. `connected` is the only ray.init."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import platform
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cluster.room import Workers, wait_for_room
+from dasgm.files import first_line
+
+# Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports are passed on once a poll: 2 s would slow short epochs
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first report, before any epoch, has no accuracy
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
+    "PYTHONWARNINGS": "ignore",
+}
+PRIVATE = {
+    "RAY_worker_maximum_startup_concurrency": "16",  # else a warning: drivers and controllers hold no CPU
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes every socket of Ray's loopback only
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a search that watches for other machines to go
+    "RAY_AUTH_MODE": "token",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+LONGEST_TMPDIR = 20  # characters: Ray adds 80 or more to the path of a socket, of which systems take 103
+NEEDED = 64 * 2**20  # bytes: its logs, of which some are mapped as they begin
+ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray Train asks anew for room
+
+
+class Failed(RuntimeError):
+    """What Ray did not do, in one line; the same command tries again."""
+
+
+def joined() -> bool:
+    """Whether there is a cluster to join: $RAY_ADDRESS is set."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def cpus() -> int:
+    """CPUs that this process may use: fewer than the machine's under taskset, or in a container with a quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, int(quota) // int(period))  # "max" is no number: no quota
+    return max(1, allowed)
+
+
+def visible_gpus() -> int:
+    """GPUs of this machine, without starting CUDA."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def slots_here(workers: Workers) -> int:
+    """How many searches of `workers` this machine runs at once."""
+    return workers.slots(cpus(), visible_gpus())
+
+
+def machine() -> str:
+    """This machine, for who reads a result."""
+    return f"{cpus()} CPUs, {visible_gpus()} GPUs, {platform.machine()}"
+
+
+def prepare() -> None:
+    """Set what Ray reads from the environment when it is imported: to be called before that."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not joined():
+        os.environ.update(PRIVATE)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+
+@contextmanager
+def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[int]:
+    """Ray: the cluster at $RAY_ADDRESS, else a private one on this machine that ends with the block.
+
+    Yields how many searches of `workers` can run at once (at least 1).
+
+    Raises:
+        ValueError: a joined cluster has no room for one within their `wait`, or does not answer.
+        Failed: Ray did not start.
+    """
+    prepare()
+    with ExitStack() as stack:
+        folder = None if joined() else stack.enter_context(_scratch())
+        stack.callback(_disconnect)
+        if folder is None:
+            _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
+            _lasting_actors_here()
+            yield wait_for_room(workers, say)
+        else:
+            port = _free_port()
+            _init(
+                address="local",
+                num_cpus=cpus(),
+                num_gpus=visible_gpus(),
+                include_dashboard=True,  # frees what a stopped trial held; so does the sweep's janitor
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+                _temp_dir=str(folder),
+                runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
+            )
+            yield slots_here(workers)
+
+
+def _init(**options: Any) -> None:
+    """Start Ray, or join it.
+
+    ValueError, Failed: see `connected`.
+    """
+    import ray
+
+    for name in ("ray", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told in one line, from the folders
+    try:
+        with signals_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except Exception as error:  # bare ones too, of whatever its processes did not do in time
+        if joined():
+            raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {last_line(error)}") from None
+        raise Failed(f"Ray did not start: {first_line(error)}; the same command tries again") from None
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """What SIGTERM and SIGINT do is afterwards as it was: Ray takes the one as it starts, the other for a run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _disconnect() -> None:
+    """Leave Ray; of a private one no process may be left."""
+    import ray
+
+    import psutil  # isort: skip  (Ray brings its own)
+
+    ours = [] if joined() else psutil.Process().children(recursive=True)
+    ray.shutdown()
+    for process in psutil.wait_procs(ours, timeout=2)[1]:  # its agents look only now and then whether it is gone
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A private Ray's folder, $TMPDIR of all its processes, gone at the end; those of killed ones go now, and those
+    that a dying agent made again, which have no lock."""
+    root = tempfile.gettempdir()
+    root = root if len(root) <= LONGEST_TMPDIR else "/tmp"
+    for old in Path(root).glob("dasgm-ray-*"):
+        with suppress(OSError):
+            if old.lstat().st_uid != os.getuid():
+                continue
+            with open(old / "lock", "a") as lock:  # it may be in use
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old, ignore_errors=True)
+    if (free := shutil.disk_usage(root).free) < NEEDED:  # Ray says something else each time
+        raise Failed(
+            f"Ray did not start: {root} has {free / 2**20:.0f} MiB free, and Ray writes there; make room, or name "
+            "another folder in TMPDIR"
+        )
+    made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
+    with open(made / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go when this process dies
+        folder = made.rename(made.with_name(made.name.replace("new", "ray")))
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            os.environ.pop("TMPDIR")
+            os.environ |= {"TMPDIR": before} if before else {}
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
+    kept = {k: os.environ[k] for k in (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME") if k in os.environ}
+    return {"env_vars": kept | (more or {})}
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _lasting_actors_here() -> None:
+    """Where machines come and go, the actors that Ray Train and Ray Data leave behind have to live on the head, as this
+    process does.
+
+    Each is made once for a cluster, by who first needs it, where he runs: a machine that has one never goes
+    (ray-project/ray#58481).
+    """
+    if "DASGM_SLOTS" in os.environ:
+        from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+        from ray.data._internal.stats import get_or_create_stats_actor
+
+        get_or_create_autoscaling_coordinator()
+        get_or_create_stats_actor()
+
+
+def last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
