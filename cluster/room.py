@@ -187,14 +187,15 @@ def waiter(folder: Path, workers: Workers) -> Any:
                 return
             error: Any = current_state.training_failed_error
             error = getattr(error, "controller_failure", error)
-            if not isinstance(error, WorkerGroupStartupTimeoutError):  # a worker died as it began
-                self.failed += 1
+            if not isinstance(error, WorkerGroupStartupTimeoutError):  # a worker died as it began: there was room
+                self.since, self.failed = 0.0, self.failed + 1
                 if self.failed > STARTS:
                     raise error
-            elif time.monotonic() - self.since >= workers.wait:
-                raise RuntimeError(given_up(workers))
-            elif not self.told:
+                return
+            if not self.told:
                 self.told = True
                 tell(folder, waiting(workers))
+            if time.monotonic() - self.since >= workers.wait:
+                raise RuntimeError(given_up(workers))
 
     return Waiter()

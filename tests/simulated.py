@@ -4,6 +4,7 @@ python tests/simulated.py FOLDER NODES      prints its address; ends with its st
                                             answered with a line of JSON:
     nodes        those that ran a search's workers
     busy         those that run one now
+    starting     all of them, while a search's worker starts
     add          a machine more, its number
     kill NODE    its processes, by SIGKILL
 """
@@ -44,10 +45,18 @@ def main(folder: str, nodes: int) -> None:
         machines[added.node_id] = added
         return added.node_id
 
-    def used(states: Sequence[str] = ()) -> list[str]:
+    def workers() -> list[Any]:
         actors = list_actors(f"http://127.0.0.1:{dashboard}", limit=1000, detail=True)
-        workers = [actor for actor in actors if "TrainWorker" in actor.class_name and actor.node_id]
-        return [actor.node_id for actor in workers if not states or actor.state in states]
+        return [actor for actor in actors if "TrainWorker" in actor.class_name]
+
+    def used(states: Sequence[str] = ()) -> list[str]:
+        placed = [actor for actor in workers() if actor.node_id]
+        return [actor.node_id for actor in placed if not states or actor.state in states]
+
+    def starting() -> list[str]:  # on which of them, Ray tells only later
+        return (
+            [*machines] if {actor.state for actor in workers()} & {"DEPENDENCIES_UNREADY", "PENDING_CREATION"} else []
+        )
 
     def kill(node: str) -> None:
         cluster.remove_node(machines.pop(node), allow_graceful=False)
@@ -57,7 +66,8 @@ def main(folder: str, nodes: int) -> None:
     print(cluster.address, flush=True)
     for line in sys.stdin:
         order, *node = line.split()
-        answers = {"nodes": used, "busy": lambda: used(["ALIVE"]), "add": lambda: add(free_ports(1)[0])}
+        busy = {"nodes": used, "busy": lambda: used(["ALIVE"]), "starting": starting}
+        answers = busy | {"add": lambda: add(free_ports(1)[0])}
         print(json.dumps(kill(*node) if order == "kill" else answers[order]()), flush=True)
     cluster.shutdown()
 

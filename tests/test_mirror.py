@@ -460,7 +460,14 @@ def test_workers_that_wait_for_room_say_so_once_and_give_up(place, server, machi
     machine("head")
     with pytest.raises(RuntimeError, match="after 30 s the cluster has 1 CPUs and 0 GPUs free"):
         enter("Rescheduling", 1, none)
-    for _ in range(room.STARTS):
-        enter("Rescheduling", 0, OSError("a worker died"))
+    enter("Running")
+    enter("Scheduling", 40)
+    for _ in range(room.STARTS):  # there was room: what that took is not waited for it
+        enter("Rescheduling", 40, OSError("a worker died"))
+        enter("Scheduling")
+    before = Run(folder).said()
+    with pytest.raises(RuntimeError, match="after 30 s the cluster has"):
+        enter("Rescheduling", 30, none)
+    assert Run(folder).said() == [*before, line], "what is given up was said to be waited for"
     with pytest.raises(OSError, match="a worker died"):
         enter("Rescheduling", 0, OSError("a worker died"))

@@ -95,6 +95,17 @@ def test_lost_machine_without_room_for_its_worker_is_waited_for_and_given_up(clu
     assert rows_of(tmp_path / "one")[: len(before)] == before and Run(tmp_path / "one").about["state"] == "finished"
 
 
+def test_machine_lost_before_its_worker_is_up_is_waited_for_and_given_up(cluster, tmp_path):
+    process = search(cluster, tmp_path, "--workers=2", "--wait=20")
+    machines: list[str] = []
+    wait_for(process, lambda: machines or machines.extend(cluster.ask("starting")), 400)
+    code, out, err = losing(cluster, process, machines[:1], 300)
+    asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
+    assert out.count(f"waiting up to 20 s for room on the cluster: {asked}, it has {has}\n") == 1, (out, err)
+    says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
+    assert code == 1 and errors(out, err) == [f"error: the search failed: {says}"], (out, err)
+
+
 ONE_RETRY = "import sys; from cluster import job, search; job.launch.__defaults__ = (None, 1); sys.exit(search.main())"
 
 
