@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from cluster.connection import ASKED_ANEW, Failed, joined, last_line, signals_ke
 from cluster.room import Workers, waiter
 from dasgm.mirror import age, discard, for_ray, of
 from dasgm.storage import local
+
+PATIENCE = timedelta(days=1)  # of workers for what rank 0 alone does: FID of 50,000 images takes hours on a CPU
 
 
 class ControllerLost(Failed):
@@ -153,13 +156,14 @@ def _torch_config(workers: Workers) -> Any:
     from ray.train.torch import TorchConfig
     from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
+    backend = "cpu:gloo,cuda:nccl" if workers.gpus else "gloo"  # both: metrics are averaged on the CPU
+
     class FileBackend(_TorchBackend):
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             n = len(worker_group)
             worker_group.execute(_set_torch_distributed_env_vars)
             if n > 1:
                 meeting = os.path.join(tempfile.gettempdir(), f"dasgm-meet-{uuid.uuid4().hex}")
-                backend = "cpu:gloo,cuda:nccl" if workers.gpus else "gloo"
                 ray.get([worker_group.execute_single_async(i, meet, meeting, i, n, backend) for i in range(n)])
 
     class FileConfig(TorchConfig):
@@ -167,16 +171,15 @@ def _torch_config(workers: Workers) -> Any:
         def backend_cls(self) -> type:
             return FileBackend
 
-    # both: metrics are averaged on the CPU
     alone = workers.private or workers.number == 1
-    return FileConfig() if alone else TorchConfig("cpu:gloo,cuda:nccl" if workers.gpus else "gloo")
+    return FileConfig() if alone else TorchConfig(backend, timeout_s=int(PATIENCE.total_seconds()))
 
 
 def meet(path: str, rank: int, size: int, backend: str) -> None:
     """Join the process group of `size` workers that meet at `path`."""
     import torch.distributed as dist
 
-    dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=size)
+    dist.init_process_group(backend, f"file://{path}", PATIENCE, size, rank)
 
 
 def search(payload: dict[str, Any]) -> str | None:
@@ -222,9 +225,10 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     import ray.train
 
     from dasgm.config import from_json
+    from dasgm.distributed import world_size
     from dasgm.runs import Locked, Run, Unwritable
     from dasgm.search import SearchFailed
-    from dasgm.session import Seams
+    from dasgm.session import Refused, Seams
 
     group = ray.util.get_current_placement_group()
     mark = {"placement_group": group.id.hex()} if group else {}
@@ -248,5 +252,7 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     except Unwritable:  # a full disk, a mount that is gone: it may be mended before the next try
         raise
     except ValueError as error:
+        if world_size() > 1 and not isinstance(error, Refused):  # of this worker alone: the others wait until it dies
+            raise
         return str(error)
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import sys
@@ -82,7 +81,7 @@ def attempt(
     except (Failed, ValueError) as error:
         if retried and isinstance(error, ControllerLost):
             raise
-        with suppress(OSError):  # where that cannot be written, `error` says so
+        with suppress(OSError, ValueError):  # where that cannot be written, `error` says so
             _not_to_its_end(asked, error)
         return str(error)
     return ""
@@ -116,7 +115,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
     from dasgm.runs import Run
 
     folder = local(asked["folder"])
-    scratch = folder / f".ray-{os.getpid()}"
+    scratch = folder / ".ray"  # Ray's own notes while it runs, and what one that was killed left
     over = threading.Event()
     with Run(folder).driven():  # of two such commands at once one is refused before its workers are there
         with Run(folder):  # refused here if another process has it
@@ -131,7 +130,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
                 except Failed as error:
                     raise Failed(f"the {what} failed: {error}; {AGAIN}") from None
         except BaseException as error:  # Ray has taken the workers away
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 _not_to_its_end(asked, error)
             raise
         finally:

@@ -14,7 +14,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -138,13 +138,16 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._held:
-            self._held.let_go()
-            self._held = None
-        if self._lock:
-            self._lock.truncate(0)
-            self._lock.close()
-            self._lock = None
+        held, lock = self._held, self._lock
+        self._held = self._lock = None
+        try:
+            if held:
+                held.let_go()
+        finally:
+            if lock:
+                with suppress(OSError):  # it names who had it, no more
+                    lock.truncate(0)
+                lock.close()
 
     @contextmanager
     def driven(self) -> Iterator[None]:
@@ -222,24 +225,28 @@ class Run:
             ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do. Or what
                 it began with cannot be read.
         """
-        asked = mathematics(config) | digests
-        begun = kept_record(self.folder / "run.json")
-        if begun.get("mathematics"):
-            if k := first_difference(begun["mathematics"], asked):
-                if k in OTHERS:
-                    raise ValueError(f"run {self.folder} began with {OTHERS[k]}; use another --name")
-                if k == "gan_checkpoint":
-                    raise ValueError(f"run {self.folder} {_another_gan(begun['mathematics'].get(k), asked.get(k))}")
-                raise another(f"run {self.folder}", k, begun["mathematics"], asked)
-        else:
-            begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
-        for line in begun.pop("befell", []):
-            self.say(str(line))
-        fresh = {"state": "running", "reason": "", "ended": None} | who_am_i()
-        write_atomic(self.folder / "config.json", json.dumps(to_json(config), indent=1))
-        path = self.folder / "run.json"
+        asked, path = mathematics(config) | digests, self.folder / "run.json"
         with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
-            write_atomic(path, json.dumps(begun | about | fresh, indent=1))
+            begun = kept_record(path)
+            if begun.get("mathematics"):
+                self._ensure_same(begun["mathematics"], asked)
+            else:
+                begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
+            for line in begun.pop("befell", []):
+                self.say(str(line))
+            fresh: dict[str, Any] = {"state": "running", "reason": "", "ended": None}
+            if begun.get("state") == "stopped" and begun.get("driver") == about.get("driver"):
+                fresh = {}  # its sweep has just stopped it, and is about to take this worker away
+            write_atomic(self.folder / "config.json", json.dumps(to_json(config), indent=1))
+            write_atomic(path, json.dumps(begun | about | fresh | who_am_i(), indent=1))
+
+    def _ensure_same(self, begun: dict[str, Any], asked: dict[str, Any]) -> None:
+        if k := first_difference(begun, asked):
+            if k in OTHERS:
+                raise ValueError(f"run {self.folder} began with {OTHERS[k]}; use another --name")
+            if k == "gan_checkpoint":
+                raise ValueError(f"run {self.folder} {_another_gan(begun.get(k), asked.get(k))}")
+            raise another(f"run {self.folder}", k, begun, asked)
 
     # what came out
 
@@ -327,15 +334,15 @@ class Run:
     def load(self, say: Any = print) -> dict[str, Any] | None:
         """The last sound checkpoint, or None; a torn one is said in one line and the one before it is taken.
 
-        Where there is none before it, it is kept as <name>.torn: it may be all that is left of days.
+        Where none is sound, the last is kept as <name>.torn: it may be all that is left of days.
 
         Raises:
             ValueError: it is whole, but none of ours.
         """
         for left_over in (self.folder / "checkpoints").glob(".*.tmp"):
             left_over.unlink()
-        there = self.checkpoints()
-        for path in reversed(there):
+        torn: list[Path] = []
+        for path in reversed(self.checkpoints()):
             with open(path, "rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if sha256[:8] == path.stem.rpartition("-")[2]:
@@ -345,14 +352,18 @@ class Run:
                         raise ValueError(f"format {state.get('format')!r:.40}, expected {FORMAT}")
                 except ValueError as error:
                     raise ValueError(f"checkpoint {path}: {error}; remove it to go on without") from None
+                for old in torn:
+                    say(printable(f"checkpoint {old.name} is torn; going on from the one before"))
+                    old.unlink()
                 return state
-            if path == there[0]:
-                kept = path.replace(path.with_name(f"{path.name}.torn"))
-                say(printable(f"checkpoint {path.name} is torn (kept as {kept.name})"))
-                say("no sound checkpoint is left; beginning anew")
-            else:
-                say(printable(f"checkpoint {path.name} is torn; going on from the one before"))
-                path.unlink()
+            torn.append(path)
+        if torn:
+            last, *others = torn
+            kept = last.replace(last.with_name(f"{last.name}.torn"))
+            say(printable(f"checkpoint {last.name} is torn (kept as {kept.name})"))
+            say("no sound checkpoint is left; beginning anew")
+            for old in others:
+                old.unlink()
         return None
 
 

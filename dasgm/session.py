@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from dasgm.config import MOST_THREADS
-from dasgm.distributed import alone, broadcast, rank, world_size
+from dasgm.distributed import alone, broadcast, gather, rank, world_size
 from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
@@ -25,6 +26,10 @@ from dasgm.runs import Locked, Run, Unwritable, hardware, not_written
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]
+
+
+class Refused(ValueError):
+    """What the user did wrong, on every worker at once: none of them waits for another."""
 
 
 class Interrupted(Exception):
@@ -138,27 +143,31 @@ def conduct(
     read = read or (lambda device: config.data.load(config.data_dir, device))
     found: list[Any] = []
     _together(lambda: found.append(read(device)))  # first rank 0: it may download
-    data = found[0] if found else read(device)
-    go, digests = prepare(data)
+
+    def ready() -> tuple[Any, Go, dict[str, str]]:
+        data = found[0] if found else read(device)
+        go, digests = prepare(data)
+        return data, go, {"data": data.digest} | digests
+
+    data, go, digests = _each(ready)
+    _ensure_alike(digests)
     run = Run(folder)
     speak(folder, seams.say)
     with ExitStack() as stack:
         stop = stack.enter_context(_stopping(seams))
         about = _about(config, device) | seams.about
         try:
-            _together(lambda: _begin(stack, run, config, about, {"data": data.digest} | digests, seams))
+            _together(lambda: _begin(stack, run, config, about, digests, seams))
             for note in (data.describe(), *data.notes):
                 seams.say(printable(note))
             return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
         except SearchFailed as error:
             if rank() == 0:
-                run.note(state="failed", reason=str(error), ended=time.time())
-                _page(folder, seams)
+                _note_end(run, seams, "failed", str(error))
             raise
         except Interrupted:
             reason = "stopped on request" if any(stop) else "the time budget is used up"
-            run.note(state="interrupted", reason=reason, ended=time.time())
-            _page(folder, seams)
+            _note_end(run, seams, "interrupted", reason)
             if any(stop):
                 raise
             raise OutOfTime from None
@@ -166,12 +175,13 @@ def conduct(
             raise not_written(folder, error) from None
 
 
-def _page(folder: Path, seams: Seams) -> None:
-    """The page of a run that ends before its time: without room for it, why the run ended is still what is told."""
+def _note_end(run: Run, seams: Seams, state: str, reason: str) -> None:
+    """A run that ends before its time: what its record and its page have no room for is told all the same."""
     try:
-        write_report(folder)
-    except (MemoryError, OSError) as error:
-        seams.say(f"report.html is not written: {str(error) or 'out of memory'}")
+        run.note(state=state, reason=reason, ended=time.time())
+        write_report(run.folder)
+    except (MemoryError, OSError, ValueError) as error:
+        seams.say(f"how it ended is not written down: {str(error) or 'out of memory'}")
 
 
 def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
@@ -207,15 +217,41 @@ def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[st
 def _together(begin: Callable[[], None]) -> None:
     """Rank 0 does it; what the user did wrong is an error on every rank, and of the same type."""
     error: tuple[int, str] | None = None
-    types = (Locked, Unwritable, ValueError)
+    types = (Locked, Unwritable, Refused)
     if rank() == 0:
         try:
             begin()
         except ValueError as found:
-            error = next(i for i, one in enumerate(types) if isinstance(found, one)), str(found)
+            error = next((i for i, one in enumerate(types) if isinstance(found, one)), 2), str(found)
     error = broadcast(error)
     if error:
         raise types[error[0]](error[1])
+
+
+def _each(work: Callable[[], Any]) -> Any:
+    """What every worker finds for itself; what is wrong on one of them is an error on each, and names it."""
+    found, error = None, ""
+    try:
+        found = work()
+    except ValueError as wrong:
+        error = str(wrong)
+    errors = gather((socket.gethostname(), error))
+    for number, (host, error) in enumerate(errors):
+        if error:
+            raise Refused(error if number == 0 else f"worker {number}, on {host}: {error}")
+    return found
+
+
+def _ensure_alike(digests: dict[str, str]) -> None:
+    """Refused where the workers' machines do not hold the same files: averaged gradients would hide it."""
+    (first, those), *others = gather((socket.gethostname(), digests))
+    for number, (host, these) in enumerate(others, start=1):
+        if these != those:
+            name = next(name for name in those if these.get(name) != those[name])
+            raise Refused(
+                f"worker {number}, on {host}, reads other {name} than worker 0, on {first}: copy the same files to "
+                "every machine"
+            )
 
 
 def of_first(work: Callable[[], Any]) -> Any:

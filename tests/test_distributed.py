@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from photographs import digit_pictures, write_folder
 from test_search import BATCH, CLASSES, SIZE, Batch, batches, brute_force, float64, make, relative, spy
 from torch import Tensor
 from torch.nn import functional as F
 
 from dasgm.bilevel import replay, seed_of
 from dasgm.config import mathematics, override
+from dasgm.data import folder as data_folder
 from dasgm.distributed import SynchronisedNorm, average, disagreeing
 from dasgm.loop import main
 from dasgm.presets import preset
 from dasgm.search import Search
-from dasgm.session import Seams, of_first
+from dasgm.session import Refused, Seams, of_first
 
 __all__ = ["float64"]
 STEPS = 3
@@ -205,6 +208,28 @@ def refused(rank: int, folder: str, workers: int) -> None:
 def unpacked_by(rank: int) -> None:
     assert rank == 0
     raise ValueError("checkpoint 000000001-9715b305.pt: format 7, expected 1")
+
+
+def with_pictures_of_its_own(rank: int, folder: str, workers: int, says: str) -> None:
+    join(rank, folder, workers)
+    small = {"gan": "none", "method.channels": 2, "batch_size": 4, "proxy.epochs": 0}
+    own = {"data": data_folder.Config(image_size=16), "data_dir": f"{folder}/{rank}"}
+    with pytest.raises(Refused, match=says):
+        main(replace(override(preset("quickstart").config, small), **own), Path(folder) / "run")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [(None, "--data-dir .*/1 is no folder"), (1, "reads other data than worker 0, on .*: copy the same")],
+)
+def test_a_worker_without_the_others_pictures_is_refused_by_all(tmp_path, first, says):
+    """Else they would wait for it, or learn from other pictures without a word."""
+    for rank, start in enumerate((0, first)):
+        if start is not None:
+            write_folder(tmp_path, **{str(rank): digit_pictures((20, 20, 20), start)})
+    mp.spawn(with_pictures_of_its_own, (str(tmp_path), 2, rf"^worker 1, on [^ ]*[:,] .*{says}"), nprocs=2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_the_first_worker_cannot_read_is_refused_by_all(tmp_path):

@@ -12,11 +12,13 @@ import re
 import resource
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -218,18 +220,17 @@ def test_torn_files_of_every_kind(tmp_path: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.faults
-def test_the_only_checkpoint_torn_is_said_and_kept(tmp_path: Path, undisturbed: Path) -> None:
+def test_all_checkpoints_torn_is_said_and_the_last_is_kept(tmp_path: Path, undisturbed: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
     for path in Run(folder).checkpoints():
         path.write_bytes(path.read_bytes()[:-1])
     first, last = Run(folder).checkpoints()
-    content = first.read_bytes()
+    content = last.read_bytes()
     said = search(folder)
-    assert f"checkpoint {last.name} is torn; going on from the one before" in said
-    at = said.index(f"checkpoint {first.name} is torn (kept as {first.name}.torn)")
-    assert said[at + 1] == "no sound checkpoint is left; beginning anew"
-    assert first.with_name(f"{first.name}.torn").read_bytes() == content
+    at = said.index(f"checkpoint {last.name} is torn (kept as {last.name}.torn)")
+    assert said[at + 1] == "no sound checkpoint is left; beginning anew" and first.name not in "".join(said)
+    assert last.with_name(f"{last.name}.torn").read_bytes() == content
     assert outcome(folder) == outcome(undisturbed)
 
 
@@ -297,6 +298,40 @@ def test_what_cannot_be_understood_is_refused_and_stays(
     with pytest.raises(ValueError, match="metrics.jsonl: larger than"):
         run.cut(1)
     assert lines.read_bytes() == before
+
+
+def test_what_is_noted_as_a_worker_begins_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ASHA may stop a trial just as its worker begins anew."""
+    run = Run(tmp_path)
+    run.begin(config(), {"driver": "a"}, {})
+    notes = threading.Thread(target=lambda: run.note(state="stopped", reason="rung 2: 0.1 < 0.2", rung=2))
+
+    def meanwhile(*_: Any) -> None:
+        notes.start()
+        notes.join(0.3)
+
+    monkeypatch.setattr(Run, "_ensure_same", meanwhile)
+    run.begin(config(), {"driver": "a"}, {})
+    notes.join()
+    assert (run.about["state"], run.about["rung"]) == ("stopped", 2)
+    monkeypatch.undo()
+    run.begin(config(), {"driver": "a"}, {})
+    assert (run.about["state"], run.about["reason"]) == ("stopped", "rung 2: 0.1 < 0.2"), (
+        "the worker is taken away soon"
+    )
+    run.begin(config(), {"driver": "b"}, {})
+    assert (run.about["state"], run.about["reason"]) == ("running", "")
+
+
+def test_a_lock_is_let_go_on_storage_that_has_turned_read_only(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(ZeroDivisionError), run:
+        lock = run._lock
+        assert lock
+        turned = SimpleNamespace(truncate=lambda size: os.truncate("/proc/version", size), close=lock.close)
+        run._lock = cast(Any, turned)
+        raise ZeroDivisionError
+    assert not run.busy
 
 
 # ------------------------------------------------------------------------------------------------ other placement

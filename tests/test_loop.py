@@ -214,7 +214,7 @@ def test_why_a_run_failed_is_told_without_its_page_too(storage, monkeypatch, err
     small = {"method.channels": 2, "gan": "none", "data.limit": 300, "classifier_lr": 1e30, "classifier_clip": 1e30}
     with pytest.raises(SearchFailed, match="^epoch 1, stage "):
         loop.main(override(preset("quickstart").config, small), storage / "run", loop.Seams(say=said.append))
-    assert said[-1].startswith("report.html is not written: ") and Run(storage / "run").about["state"] == "failed"
+    assert said[-1].startswith("how it ended is not written down: ") and Run(storage / "run").about["state"] == "failed"
 
 
 @pytest.mark.parametrize("epoch, diversity, ends", [(2, 0.0, False), (3, 0.049, True), (3, 0.05, False), (9, 0, True)])
