@@ -22,14 +22,15 @@ from torch import Tensor, nn
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
-from dasgm.checkpoints import packed
+from dasgm.checkpoints import packed, unpacked
 from dasgm.config import PretrainConfig, SearchConfig
-from dasgm.files import exclusive, write_atomic
+from dasgm.files import contents, exclusive, write_atomic
 from dasgm.judge import Judge
 
 SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: every few epochs, at the end, for fd_proxy
 BATCH, SPLITS = 50, 10  # of G and of Inception; of IS
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of weights-inception-2015-12-05
+MOST = 256 * 2**20  # bytes of a file of them; the published one has 91 MiB
 NETWORK = "inception-v3-compat"  # torch-fidelity's name of it
 
 
@@ -101,19 +102,19 @@ def inception(path: str | Path) -> tuple[nn.Module, str]:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    wanted = "expected torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+    path, wanted = Path(path), "expected torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ValueError(f"inception-weights {path}: {error.strerror}; {wanted}") from None
-    try:
-        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        content = contents(path, MOST)
+        found = hashlib.sha256(content).hexdigest()
+        published = found == SHA256  # and perhaps written as older torch did
+        state = torch.load(io.BytesIO(content), "cpu", weights_only=True) if published else unpacked(path)
         with _as_file(state) as clean, replay("never drawn from"):
             network = FeatureExtractorInceptionV3(NETWORK, ["2048", "logits_unbiased"], clean)
+    except OSError as error:
+        raise ValueError(f"inception-weights {path}: {error.strerror}; {wanted}") from None
     except Exception:  # torch has many words for a file that is none of its own, or holds another network
         raise ValueError(f"inception-weights {path}: not the weights of Inception; {wanted}") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found == SHA256:
+    if published:
         return network, "Inception 2015-12-05"
     return network, f"Inception with OTHER weights than 2015-12-05 (sha256 {found[:8]}): comparable with nothing else"
 

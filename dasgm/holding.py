@@ -113,9 +113,13 @@ class Held(Mirror):
         self._signed = time.monotonic()
 
     def _stay(self) -> None:
-        if self.session not in self.storage.list(self.prefix + CLAIMS) and (others := self.claims()):
-            self.lost = self._who(others[0])
-        else:
+        """Go on holding it, unless another took it: he has removed the claim, and may have ended since."""
+        if self.session not in self.storage.list(self.prefix + CLAIMS):
+            if others := self.claims():
+                self.lost = self._who(others[0])
+            elif (found := self.manifest()) and found["session"] != self.session:
+                self.lost = "another process, which went on with it and has ended"
+        if not self.lost:
             self._sign()
 
     def _leave(self) -> None:

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dasgm.files import exclusive
+from dasgm.files import exclusive, plain
 from dasgm.storage import Storage, local, place_file, root_of, storage
 
 PAUSE = 5.0  # seconds between two looks at what is new
 ABOUT, MANIFEST, CLAIMS, SESSION = "run.json", ".manifest", ".claims", ".session"
 SENT = re.compile(r"((checkpoints|pictures)/)?(?!lock$|run\.json$)[\w-][\w. -]*(?<!\.lock)(?<!-journal)")
+TAG = re.compile(r"\d{1,18}-\d{1,18}")  # see `_tag`
 NO_RUNS = ("checkpoints", "pictures", "cache")
 ORDER = ("checkpoints/*.pt", "*.jsonl", "*", "checkpoints/best", "pictures/*")
 """Here a checkpoint's rows are written before it: who looks for checkpoints first, then reads the rows, has both."""
@@ -244,17 +245,28 @@ class Mirror:
                 self._unsent(ABOUT).unlink()
 
     def claims(self, *but: str) -> list[str]:
-        """Who holds it, by their sessions, but for some; the time is the first of those's, else this machine's."""
+        """Who holds it, by their sessions, but for some; the time is the first of those's, else the storage's."""
         found = {name: made.timestamp() for name, made in self.storage.list(self.prefix + CLAIMS).items() if made}
         now = found.get(but[0], 0.0) if but else time.time()
+        if not but and not all(0 <= now - made < age() for made in found.values()):  # dead, or the clock here is wrong
+            now = self.storage.now(self.prefix)
         return [name for name, made in found.items() if name not in but and now - made < age()]
 
     def manifest(self) -> dict[str, Any] | None:
-        content = self.storage.read(self.prefix + MANIFEST)
-        found = json.loads(content) if content else None
-        if found and (odd := [name for name in found["files"] if not SENT.fullmatch(name)]):
-            raise OSError(f"{self.prefix}{MANIFEST} is none of ours: it names {odd[0]}")
-        return found
+        """Its session and files; None: there is none. OSError: one that no mirror wrote."""
+        if not (content := self.storage.read(self.prefix + MANIFEST)):
+            return None
+        try:
+            found = plain(content.decode())
+            session, files = found["session"], found["files"]
+            sound = (
+                isinstance(session, str) and all(map(SENT.fullmatch, files)) and all(map(TAG.fullmatch, files.values()))
+            )
+        except (ValueError, TypeError, KeyError, AttributeError):
+            sound = False
+        if not sound:
+            raise OSError(f"{self.prefix}{MANIFEST} is none of ours")
+        return {"session": session, "files": files}
 
     def pull(self, files: dict[str, str], light: bool) -> None:
         """Make what is here like `files`; what only this folder ever had goes too, unless it is `light`."""

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -73,8 +74,7 @@ def local(place: str | Path) -> Path:
         return Path(parts.path)
     server = dict(parse_qsl(parts.query)).get("endpoint_override") or (_endpoint() if scheme == "s3" else "")
     bucket = parts.netloc + (f"@{hashlib.sha256(server.encode()).hexdigest()[:8]}" if server else "")
-    kept = os.environ.get("DASGM_CACHE") or Path.home() / ".cache" / "dasgm"
-    folder = Path(kept).absolute() / scheme / bucket / path
+    folder = _cache() / scheme / bucket / path
     uri = parts._replace(path=f"/{path}" if path else "").geturl()
     if lies_at(folder) != uri:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,12 +93,19 @@ def lies_at(folder: str | Path) -> str:
 
 
 def root_of(folder: Path) -> tuple[Path | None, str]:
-    """The folder above, or this one, that stands for an address, and the address; (None, ''): there is none."""
+    """The folder above, or this one, that stands for an address, and the address; (None, ''): there is none.
+
+    Elsewhere than below the cache, what says so is another's: it could name any storage of this user.
+    """
     folder = folder.absolute()
     for root in (folder, *folder.parents):
-        if (root / NOTE).is_file():
+        if (root / NOTE).is_file() and ({_cache(), _cache().resolve()} & set(root.parents)):
             return root, (root / NOTE).read_text()
     return None, ""
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("DASGM_CACHE") or os.path.expanduser("~/.cache/dasgm")).absolute()
 
 
 def place_file(path: Path, content: bytes, microseconds: int | None = None) -> None:
@@ -120,6 +127,7 @@ class Storage:
         self.away = ""
         """Why it did not answer last, '' if it did."""
         self._again = 0.0
+        self._epoch: float | None = None
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -193,6 +201,17 @@ class Storage:
 
         found = self.system.get_file_info(fs.FileSelector(f"{self.path}/{name}".rstrip("/"), allow_not_found=True))
         return {one.base_name: one.mtime if one.is_file else None for one in found}
+
+    def now(self, prefix: str) -> float:
+        """Seconds since 1970 by its own clock, which an object below `prefix` tells once; else by this machine's."""
+        if self._epoch is None:
+            probe, made = f"{prefix}.probe-{uuid.uuid4().hex}", time.time()
+            with suppress(OSError):  # it may only be read
+                self.write(probe, b"")
+                made = self.system.get_file_info(f"{self.path}/{probe}").mtime.timestamp()
+                self.remove(probe)
+            self._epoch = made - time.monotonic()
+        return self._epoch + time.monotonic()
 
     def attempt(self, work: Callable[[], None], patient: bool = False) -> bool:
         """Whether `work` succeeded. What fails is said once. `patient`: tried however short ago it failed."""

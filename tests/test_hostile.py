@@ -470,6 +470,36 @@ def test_checkpoints_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Pat
     assert not (tmp_path / "canary").exists()
 
 
+WEIGHTS = """
+import resource, sys
+from pathlib import Path
+import torch_fidelity.feature_extractor_inceptionv3
+from dasgm.fidelity import inception
+limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 400 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for path in sys.argv[1:]:
+    try:
+        print("read", inception(path))
+    except ValueError as error:
+        print(str(error).replace(path, ""))
+"""
+
+
+def test_weights_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(2**40)
+    paths = ["/dev/zero", tmp_path / "pipe", tmp_path / "sparse", tmp_path / "missing"]
+    for i, make in enumerate(CHECKPOINTS.values()):
+        paths.append(tmp_path / str(i))
+        (tmp_path / str(i)).write_bytes(make(tmp_path / "canary"))
+    done = subprocess.run([sys.executable, "-c", WEIGHTS, *map(str, paths)], capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert done.returncode == 0 and not done.stderr and len(said) == len(paths), (done.stdout, done.stderr)
+    assert all(line.startswith("inception-weights : ") for line in said) and "No such file" in said[3], said
+    assert not (tmp_path / "canary").exists()
+
+
 def test_an_honest_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     state = {"format": 1, "t": torch.randn(3, 4)[:, 1], "i": torch.arange(5), "n": [1.5, (2, "x")], "b": True, 7: None}
     found = Run(sealed(tmp_path, packed(state))).load()

@@ -190,6 +190,24 @@ def test_who_was_out_of_reach_too_long_stops_and_spoils_nothing(server, machine)
     assert server.read("r7/x/metrics.jsonl") == mine["metrics.jsonl"]
 
 
+def test_who_was_out_of_reach_while_another_went_on_and_ended_spoils_nothing(server, machine):
+    with Run("s3://bucket/r23/x") as late:
+        work(late, range(1, 2))
+        wait_until(lambda: b"metrics.jsonl" in server.read("r23/x/.manifest"))
+        server.client.delete_object(Bucket="bucket", Key=f"r23/x/.claims/{late._held.session}")  # as its time is over
+        machine("b")
+        with Run("s3://bucket/r23/x") as run:
+            work(run, range(2, 4))
+            mine = files(run.folder)
+        late._held._signed = 0.0
+        end = time.monotonic() + 30
+        with pytest.raises(Locked, match="is in use by another process, which went on with it and has ended"):
+            while time.monotonic() < end:
+                late.log("metrics", {"epoch": 9, "phase": "search 1", "time": 1.0})
+                time.sleep(0.1)
+    assert server.read("r23/x/metrics.jsonl") == mine["metrics.jsonl"]
+
+
 def test_storage_that_goes_away_is_told_once_and_gets_all_afterwards(server, machine, monkeypatch):
     monkeypatch.setattr("dasgm.storage.RETRY", 0.5)
     told: list[str] = []
@@ -245,7 +263,9 @@ def test_driver_sees_light_files_only_and_both_change_run_json(server, machine):
         work(worker, range(1, 3))
         worker.note(state="running")
         wait_until(lambda: ".manifest" in server.names("r10/s/t000/"))
+        machine("a")
         driver.note(rung=2)
+        machine("b")
         worker.note(judge={"accuracy": 0.5})
     assert worker.about == {"state": "running", "asked": 1, "rung": 2, "judge": {"accuracy": 0.5}}
     machine("a")
@@ -356,11 +376,59 @@ def test_server_that_is_not_there_is_one_line(machine, capsys):
     assert error.value.code == 2 and "AWS_ENDPOINT_URL" in capsys.readouterr().err
 
 
-def test_foreign_manifest_writes_nowhere_else(server, machine):
-    names = {"session": "s", "files": {"../../escaped": "1-1"}}
-    server.client.put_object(Bucket="bucket", Key="r15/x/.manifest", Body=json.dumps(names).encode())
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"session": "s", "files": {"../../escaped": "1-1"}}',
+        b'{"session": "s", "files": {"a": "1-1"',
+        b'{"session": "s", "files": {"a": 1}}',
+        b'{"session": "s", "files": ["a"]}',
+        b'{"session": 1, "files": {}}',
+        b'{"files": {}}',
+        b"[1]",
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_foreign_manifest_is_one_line_and_writes_nowhere_else(server, machine, monkeypatch, content):
+    server.client.put_object(Bucket="bucket", Key="r15/x/.manifest", Body=content)
     with pytest.raises(ValueError, match="none of ours"):
         here("s3://bucket/r15/x")
+    told: list[str] = []
+    monkeypatch.setattr(storage("s3://bucket/r15/x"), "say", told.append)
+    refresh(local("s3://bucket/r15/x"))
+    assert len(told) == 1 and "none of ours" in told[0]
+    storage("s3://bucket/r15/x").away = ""
+
+
+def test_a_folder_from_elsewhere_says_nothing_about_storage(server, machine, tmp_path, capsys):
+    """It could name any that this user may write."""
+    with Run("s3://bucket/r21/x") as run:
+        work(run, range(1, 3))
+    before = {name: server.read(f"r21/x/{name}") for name in server.names("r21/x/")}
+    received = tmp_path / "received" / "x"
+    received.mkdir(parents=True)
+    (received / ".mirror").write_text("s3://bucket/r21/x")
+    (received / "run.json").write_text('{"state": "running"}')
+    assert cli.main(["runs", "--storage", str(received.parent)]) == 0 and "interrupted" in capsys.readouterr().out
+    with Run(received) as run:
+        run.note(state="failed")
+    assert {name: server.read(f"r21/x/{name}") for name in server.names("r21/x/")} == before
+    assert lies_at(received) == str(received)
+
+
+def test_clocks_of_two_machines_need_not_agree(server, machine, monkeypatch):
+    """Who still holds a run is told by the storage's clock."""
+    server.client.put_object(Bucket="bucket", Key="r22/x/.claims/other", Body=b"process 7 on elsewhere")
+    clock = time.time
+    for age, hours, alive in ((60, 0, True), (60, 5, True), (60, -5, True), (1, 0, False), (1, -5, False)):
+        machine("a", age)
+        time.sleep(2.1 if age == 1 else 0)
+        monkeypatch.setattr(mirror, "_worked", {})
+        monkeypatch.setattr(time, "time", lambda hours=hours: clock() + 3600 * hours)
+        storage.cache_clear()
+        assert Run("s3://bucket/r22/x").busy == alive, (age, hours)
+    assert not [name for name in server.names("r22/x/") if "probe" in name]
 
 
 def test_file_address_is_the_folder_itself(tmp_path):
