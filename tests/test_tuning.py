@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -285,6 +287,35 @@ def test_a_wrong_space_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="the space, at trial 0: val-portion") as error:
         propose(tmp_path, space=wrong).suggest("a")
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_space_that_failed_once_costs_no_search(tmp_path):
+    def wrong(trial, base):
+        trial.suggest_float("classifier_lr", 0.1, 0.2, log=True)
+        raise OSError("a mount is away")
+
+    with pytest.raises(ValueError, match="the space, at trial 0: a mount is away"):
+        propose(tmp_path, space=wrong).suggest("a")
+    proposer = propose(tmp_path)
+    names = [proposer.suggest(str(i))["name"] for i in range(proposer.plan.num_trials)]
+    assert names == [f"t{number:03d}" for number in range(1, len(names) + 1)]
+    assert proposer.suggest("z") == Searcher.FINISHED
+
+
+def test_a_row_whose_space_failed_is_proposed_again(tmp_path):
+    def wrong(trial, base):
+        raise OSError("a mount is away")
+
+    def right(trial, base):
+        return {"classifier_lr": trial.suggest_float("classifier_lr", 0.01, 0.1)}
+
+    rows = ({"classifier_lr": 0.05}, {"classifier_lr": 0.02})
+    for space, fails in ((wrong, True), (right, False), (wrong, True), (right, False)):
+        proposer = propose(tmp_path, space=space)
+        proposer.waiting, proposer.plan = [], replace(proposer.plan, num_trials=2, parameters=rows)
+        with pytest.raises(ValueError, match="the space, at trial") if fails else nullcontext():
+            proposer.suggest("a")
+    assert [trial.params for trial in proposer.study.trials] == [{}, rows[0], {}, rows[1]]
 
 
 def test_rate_and_portion_exist_only_under_a_gan():

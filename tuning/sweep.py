@@ -163,12 +163,16 @@ class Sweep:
         """Run what is left; whether every trial came to its end."""
         from cluster.tracking import ENVIRONMENT, Mirror
         from dasgm.report import report
-        from tuning.trials import open_study, settle
+        from tuning.trials import open_study, searches, settle
 
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)  # Tune imports mlflow too, and earlier
         study, mirror = open_study(self.folder), Mirror(self.folder).start()
-        left = self.plan.num_trials - sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
+
+        def begun() -> list[bool]:
+            return [trial.state.is_finished() for trial in searches(study.get_trials(deepcopy=False))]
+
+        left = self.plan.num_trials - sum(begun())
         try:
             with following(self.folder):
                 if left > 0:
@@ -178,8 +182,7 @@ class Sweep:
         finally:
             discard(self.scratch)
             settle(self.folder)
-            trials = study.get_trials(deepcopy=False)
-            complete = len(trials) >= self.plan.num_trials and all(t.state.is_finished() for t in trials)
+            complete = len(begun()) >= self.plan.num_trials and all(begun())
             self.note(state="finished" if complete else "interrupted", ended=time.time())
             report(self.folder)
             if missing := mirror.stop(20):

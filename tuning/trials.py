@@ -162,9 +162,9 @@ class Proposer(Searcher):
             return None if self.numbers else Searcher.FINISHED
         if self.waiting:
             number = self.waiting.pop(0)
-        elif (number := len(self._trials())) < self.plan.num_trials:
-            asked = self.study.ask()
-            assert asked.number == number, "another process proposes trials of this study"
+        elif len(searches(trials := self._trials())) < self.plan.num_trials:
+            number = self.study.ask().number
+            assert number == len(trials), "another process proposes trials of this study"
         else:
             return Searcher.FINISHED
         self.numbers[trial_id] = number
@@ -190,8 +190,8 @@ class Proposer(Searcher):
         Raises:
             ValueError: the space fails, or proposes what is no configuration.
         """
-        given = self.plan.parameters
-        self.study.sampler = Given(given[number]) if given else sampler(self.base.seed, number)
+        given, place = self.plan.parameters, len(searches(self._trials()[:number]))
+        self.study.sampler = Given(given[place]) if given else sampler(self.base.seed, number)
         trial = self._trial(number)
         if "overrides" not in trial.user_attrs:
             try:
@@ -199,7 +199,7 @@ class Proposer(Searcher):
                 _fits_checkpoint(self.base, override(self.base, changes))
                 trial.set_user_attr("overrides", changes)
             except Exception as error:  # a user's space may fail in any way
-                self.study.tell(number, state=TrialState.FAIL)
+                self.study.tell(number, state=TrialState.FAIL)  # no search: another takes its place
                 raise ValueError(f"the space, at trial {number}: {error}") from None
         if not isinstance(changes := trial.user_attrs["overrides"], dict):
             raise ValueError(f"study of {self.folder}: the changes of trial {number} are {changes!r:.40}")
@@ -350,6 +350,11 @@ class Waiter(Callback):
             self.told = True
             for trial in pending:
                 tell(local(trial.config["folder"]), waiting(self.workers))
+
+
+def searches(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """But for those at which the space failed: they never were one, and Optuna cannot forget them."""
+    return [trial for trial in trials if trial.state != TrialState.FAIL or "overrides" in trial.user_attrs]
 
 
 class Given(optuna.samplers.RandomSampler):
