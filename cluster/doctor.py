@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, schema
+from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, schema
 from dasgm import mirror, runs
 from dasgm.config import key_of, keys, nearest
 from dasgm.files import first_line
@@ -232,11 +232,9 @@ def look(options: argparse.Namespace) -> Iterator[Finding]:
     config: dict[str, Any] | None = None
     root = Path(__file__).parents[1]
     if options.yaml:
-        import yaml
-
         yield from look_at_yaml(options.yaml)
-        with suppress(yaml.YAMLError):  # said above
-            found = yaml.safe_load(options.yaml.read_text())
+        with suppress(ValueError):  # said above
+            _, found = read_yaml(options.yaml)
             config = None if schema(found) else found
     pins = pinned(root, config)
     yield from look_at_versions(pins)

@@ -24,9 +24,9 @@ from cluster.search import attempt, payload
 from cluster.winners import Candidate, named, of_sweep
 from dasgm import recipes
 from dasgm.catalogue import show_config
-from dasgm.cli import fail, flattened, parse, take
+from dasgm.cli import check_time_budget, fail, flattened, parse, take
 from dasgm.config import digest, key_of, keys, mathematics, to_json
-from dasgm.evaluate_cli import check_time_budget, configured
+from dasgm.evaluate_cli import configured
 from dasgm.files import first_line, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh

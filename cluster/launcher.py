@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.config import nearest
-from dasgm.files import first_line
+from dasgm.files import first_line, text
 
 Finding = tuple[bool | None, str]
 """True and what is well; False and what to do; None and what was not looked at."""
@@ -58,22 +58,30 @@ INSTANCE: dict[str, Any] = {  # parameters of EC2's RunInstances that make sense
 }
 
 
-def look_at_yaml(path: Path) -> Iterator[Finding]:
-    """Placeholders, Ray's schema, typos that Ray lets pass, slots, what would be open to the network."""
+def read_yaml(path: Path) -> tuple[str, Any]:
+    """A file's text and what it says. ValueError: in a few words, why it cannot be read."""
     import yaml
 
-    text = path.read_text()
-    lines = [line.partition(" #")[0] for line in text.splitlines() if not line.lstrip().startswith("#")]
+    try:
+        found = text(path)
+        return found, yaml.safe_load(found)
+    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"is no YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def look_at_yaml(path: Path) -> Iterator[Finding]:
+    """Placeholders, Ray's schema, typos that Ray lets pass, slots, what would be open to the network."""
+    try:
+        content, config = read_yaml(path)
+    except ValueError as error:
+        yield False, f"{path}: {error}"
+        return
+    lines = [line.partition(" #")[0] for line in content.splitlines() if not line.lstrip().startswith("#")]
     left = list(dict.fromkeys(PLACEHOLDER.findall("\n".join(lines))))
     if left:
         yield False, f"{path}: fill in {', '.join(left)}; cluster/README.md has the commands that make them"
     else:
         yield True, f"{path}: nothing is left to fill in"
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        yield False, f"{path}: is no YAML: {' '.join(str(error).split())[:200]}"
-        return
     wrong = schema(config)
     yield (False, f"{path}: {wrong}") if wrong else (True, f"{path}: Ray's schema accepts it")
     if wrong:
@@ -82,7 +90,7 @@ def look_at_yaml(path: Path) -> Iterator[Finding]:
     yield from ((False, f"{path}: {line}") for line in unknown)
     if not unknown:
         yield True, f"{path}: every key of provider and node_config is known"
-    yield from _slots(path, config, text)
+    yield from _slots(path, config, content)
     yield from _closed(path, config)
     yield from _security_group(config)
 

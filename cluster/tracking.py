@@ -42,6 +42,7 @@ from dasgm.mirror import here
 from dasgm.report import MOST_PIXELS
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
 EXPERIMENT = "dasgm"
@@ -207,6 +208,18 @@ def _ensure_whole(uri: str) -> None:
             making.replace(path)
 
 
+def every(client: MlflowClient, experiment: str, query: str, deleted: bool = False) -> Iterator[Run]:
+    """The runs of an experiment that fit a query, page by page: MLflow gives 1,000 at most."""
+    from mlflow.entities import ViewType
+
+    view, token = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY, None
+    while True:
+        page = client.search_runs([experiment], query, view, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
 class _Store:
     """One MLflow experiment, and those of its runs that belong to the sweep or the search of `key`."""
 
@@ -231,17 +244,9 @@ class _Store:
 
     def _search(self, key: str) -> dict[str, Run]:
         """Runs by `dasgm.run`, deleted ones too: one search for a sweep and all its trials."""
-        from mlflow.entities import ViewType
-
-        found: dict[str, Run] = {}
-        token = None
         started = key.split("/")[0].rpartition("@")[2]  # names may hold quotes and wildcards
-        while True:
-            query = f"tags.`dasgm.run` LIKE '%@{started}%'"
-            page = self.client.search_runs([self.number], query, ViewType.ALL, page_token=token)
-            found |= {run.data.tags["dasgm.run"]: run for run in page}
-            if not (token := page.token):
-                return found
+        found = every(self.client, self.number, f"tags.`dasgm.run` LIKE '%@{started}%'", deleted=True)
+        return {run.data.tags["dasgm.run"]: run for run in found}
 
     def open(self, content: Content, parent: str = "") -> Run:
         """The run of this content, created if need be."""

@@ -124,18 +124,21 @@ def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
 
 def _trials(client: MlflowClient, name: str) -> list[Any] | None:
     """MLflow's runs of the finished trials of the sweep begun last under this name, best first; None: no such sweep."""
-    from cluster.tracking import EXPERIMENT
+    from cluster.tracking import EXPERIMENT, every
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return None
-    where = [experiment.experiment_id]
-    every = client.search_runs(where, "tags.kind = 'sweep'", max_results=1000)
-    sweeps = [run for run in every if run.data.tags["dasgm.run"].rpartition("@")[0] == name]
+    where = experiment.experiment_id
+    sweeps = [
+        run
+        for run in every(client, where, "tags.kind = 'sweep'")
+        if run.data.tags["dasgm.run"].rpartition("@")[0] == name
+    ]
     if not sweeps:
         return None
     sweep = max(sweeps, key=lambda run: run.info.start_time)
-    found = client.search_runs(where, f"tags.`mlflow.parentRunId` = '{sweep.info.run_id}'", max_results=1000)
+    found = every(client, where, f"tags.`mlflow.parentRunId` = '{sweep.info.run_id}'")
     done = [run for run in found if run.data.tags.get("state") == "finished" and OBJECTIVE in run.data.metrics]
     return sorted(done, key=lambda run: run.data.metrics[OBJECTIVE], reverse=True)
 

@@ -39,6 +39,12 @@ LONGEST = 1500  # characters of an error: a file's words may be in it
 PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}
 
 
+def check_time_budget(seconds: float | None) -> None:
+    """ValueError where it is not more than nothing."""
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"time-budget {seconds}: expected seconds, more than 0")
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """A user's mistake: one line, no traceback."""
     line = printable(message)

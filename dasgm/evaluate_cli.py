@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dasgm import recipes
-from dasgm.cli import absolute, ending, fail, flattened, parse, progress, take
+from dasgm.cli import absolute, check_time_budget, ending, fail, flattened, parse, progress, take
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype
@@ -58,12 +58,6 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_time_budget(self.time_budget)
-
-
-def check_time_budget(seconds: float | None) -> None:
-    """ValueError where it is not more than nothing."""
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"time-budget {seconds}: expected seconds, more than 0")
 
 
 def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:

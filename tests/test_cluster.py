@@ -18,7 +18,7 @@ import pytest
 import yaml
 from commands import TESTS, TINY, Simulated, finish, start, wait_for
 
-from cluster import connection, handover, job, launcher, room
+from cluster import connection, doctor, handover, job, launcher, room
 from cluster.room import Workers
 from dasgm.records import read_json
 from dasgm.runs import Run
@@ -127,6 +127,17 @@ def test_what_ray_would_let_pass_is_found(old, new, says, tmp_path):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     assert any(says in line for line in failures(path)), failures(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"[" * 100_000, b"a: &a [*a"], ids=["binary", "nested", "cut off"]
+)
+def test_what_is_no_yaml_is_one_line(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_bytes(content)
+    (line,) = failures(tmp_path / "c.yaml")
+    assert "is no YAML" in line and len(line.splitlines()) == 1
+    assert doctor.main([str(tmp_path / "c.yaml")]) == 1 and capsys.readouterr().out.count("is no YAML") == 1
 
 
 def test_a_network_is_not_every_interface(tmp_path):

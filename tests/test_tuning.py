@@ -289,6 +289,12 @@ def test_a_wrong_space_is_one_line(tmp_path):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("seconds", [-5.0, 0.0, float("nan")])
+def test_a_time_budget_of_nothing_is_refused(seconds):
+    with pytest.raises(ValueError, match="^time-budget .*: expected seconds, more than 0$"):
+        Options(BASE, time_budget=seconds)
+
+
 def test_a_space_that_failed_once_costs_no_search(tmp_path):
     def wrong(trial, base):
         trial.suggest_float("classifier_lr", 0.1, 0.2, log=True)

@@ -26,7 +26,7 @@ from cluster.handover import HELP, hand_over
 from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from dasgm.catalogue import show_config
-from dasgm.cli import Chosen, choose, fail, flattened, parse, parts_help, placed
+from dasgm.cli import Chosen, check_time_budget, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.mirror import discard, following
 from dasgm.records import FORMAT, amend, another, first_difference, kept_record
@@ -65,6 +65,7 @@ class Placement:
             raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
         if self.max_concurrent < 0:
             raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
+        check_time_budget(self.time_budget)
 
 
 @dataclass(frozen=True)
