@@ -6,12 +6,15 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from dasgm.files import text
+from dasgm.files import text, version
 from dasgm.records import ENDS, FORMAT, read_metrics, read_record
+from dasgm.report import ENDED
 
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
@@ -34,8 +37,14 @@ class Content:
     tags: dict[str, str]
     lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
     texts: dict[str, str] = field(default_factory=dict)  # artifact's name -> its text
+    pages: list[Path] = field(default_factory=list)  # files that are artifacts as they are
     pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # key, step, PNG
     files: list[Path] = field(default_factory=list)  # of a trained network
+    versions: list[tuple[int, int]] = field(default_factory=list)  # of what it was read from
+
+    @property
+    def ended(self) -> bool:
+        return self.record["state"] in ENDED
 
     @property
     def best(self) -> dict[str, Any]:
@@ -43,11 +52,18 @@ class Content:
         return next((line for line in reversed(self.lines) if line["phase"] in ENDS), {})
 
 
+def versions_of(folder: Path) -> list[tuple[int, int]]:
+    """Tell whether anything in a run's folder has changed that MLflow shall hold."""
+    names = ("run.json", "config.json", "metrics.jsonl", "genotype.json", "report.html", "pictures", "")
+    return [version(folder / name) for name in names]
+
+
 def content_of_run(folder: Path, sweep: str = "", **defaults: Any) -> Content:
-    record = record_of(folder, **defaults)
-    texts = _texts(folder, record, "config.json", "genotype.json")
+    versions, record = versions_of(folder), record_of(folder, **defaults)
+    pages = _pages(folder, record, "config.json", "genotype.json")
+    config = text(folder / "config.json") if folder / "config.json" in pages else ""
     kind = "trial" if sweep and record["kind"] == "search" else record["kind"]
-    tags = _tags(kind, record, record["reason"], texts.get("config.json", ""))
+    tags = _tags(kind, record, record["reason"], config)
     tags |= {f"searched.{name}": value for name, value in record.get("searched", {}).items()}
     pictures = [(*path.stem.rpartition("-")[::2], path) for path in folder.glob("pictures/*.png")]
     return Content(
@@ -55,9 +71,10 @@ def content_of_run(folder: Path, sweep: str = "", **defaults: Any) -> Content:
         record=record,
         tags=tags | {name: record.get(name) or "" for name in ("device", "published")} | _protocols(record),
         lines=read_metrics(folder),
-        texts=texts,
+        pages=pages,
         pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdecimal()),
         files=[path for name in MODEL if (path := folder / name).is_file()] if record["state"] == "finished" else [],
+        versions=versions,
     )
 
 
@@ -67,21 +84,28 @@ def _protocols(record: dict[str, Any]) -> dict[str, str]:
     return {f"protocol.{name}": text for name, text in protocols.items()} if isinstance(protocols, dict) else {}
 
 
-def content_of_sweep(folder: Path) -> tuple[Content, dict[str, Content]]:
-    """The sweep and, by folder name, its trials."""
+def content_of_sweep(
+    folder: Path, known: Mapping[str, Content] = MappingProxyType({})
+) -> tuple[Content, dict[str, Content]]:
+    """The sweep and, by folder name, its trials; those that are `known` are read again where they changed."""
     record = record_of(folder)
     key, started, config = _name(folder, record), record["started"], json.dumps(record["config"], indent=2)
-    found = (path.parent for path in sorted(folder.glob("*/run.json")))
-    trials = {trial.name: content_of_run(trial, key, started=started) for trial in found}
+
+    def of(trial: Path) -> Content:
+        before = known.get(trial.name)
+        same = before is not None and before.versions == versions_of(trial)
+        return before if before and same else content_of_run(trial, key, started=started)
+
+    trials = {path.parent.name: of(path.parent) for path in sorted(folder.glob("*/run.json"))}
     kind = "evaluations" if record["kind"] == "evaluations" else "sweep"
     tags = _tags(kind, record, _sweep_note(record, list(trials.values())), config)
-    return Content(key, record, tags, texts=_texts(folder, record, "table.md") | {"config.json": config}), trials
+    return Content(key, record, tags, texts={"config.json": config}, pages=_pages(folder, record, "table.md")), trials
 
 
-def _texts(folder: Path, record: dict[str, Any], *names: str) -> dict[str, str]:
-    """The text files of a folder that are artifacts; the result page is large and goes once, at the end."""
+def _pages(folder: Path, record: dict[str, Any], *names: str) -> list[Path]:
+    """The files of a folder that are artifacts; the result page is large and goes once, at the end."""
     found = names if record["state"] in ("running", "waiting") else (*names, "report.html")
-    return {name: text(folder / name) for name in found if (folder / name).is_file()}
+    return [folder / name for name in found if (folder / name).is_file()]
 
 
 def _tags(kind: str, record: dict[str, Any], note: str, config: str) -> dict[str, str]:

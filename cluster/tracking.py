@@ -23,6 +23,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -60,10 +61,13 @@ ENVIRONMENT = {  # where the user has set nothing: the defaults wait 4 to 20 min
 }
 
 
-def sync(folder: str | Path, uri: str | None = None, experiment: str = EXPERIMENT) -> str | None:
+def sync(
+    folder: str | Path, uri: str | None = None, experiment: str = EXPERIMENT, known: dict[str, Content] | None = None
+) -> str | None:
     """Brings MLflow up to date with a run folder, or with a sweep folder and all its trials; repeatable, no duplicates.
 
     `uri` defaults to $MLFLOW_TRACKING_URI, then to SQLite beside the runs. A run deleted in MLflow stays deleted.
+    `known`: trials that ended and were sent, for who calls again and again; more are put in.
     Returns the link to look at, a path (`/#/experiments/...`; address() completes it), None while the folder is empty;
     a sweep's leads to the ranked table, and with CHARTS appended to parallel coordinates and pictures.
     Raises ValueError if another process is sending this folder, and mlflow's errors if the store does not take it.
@@ -77,10 +81,15 @@ def sync(folder: str | Path, uri: str | None = None, experiment: str = EXPERIMEN
             search = content_of_run(root)
             store = _Store(uri, experiment, root.parent, search.key)
             return store.run_link(store.send(search))
-        sweep, trials = content_of_sweep(root)
-        store = _Store(uri, experiment, root.parent, sweep.key)
+        store = _Store(uri, experiment, root.parent, identity(root))
+        known = {} if known is None else known
+        for name in [name for name, trial in known.items() if trial.key not in store.runs]:
+            del known[name]  # a new database
+        sweep, trials = content_of_sweep(root, known)
         parent = store.open(sweep).info.run_id
         ids = {name: store.send(trial, parent) for name, trial in trials.items() if folder in (root, root / name)}
+        ended = {name: trial for name, trial in trials.items() if name in ids and trial.ended}
+        known |= {name: replace(trial, lines=trial.lines[-1:]) for name, trial in ended.items()}
         store.send(sweep)
         view = store.save_view(parent, sweep, trials)
         return view if folder == root else store.run_link(ids[folder.name])
@@ -125,6 +134,7 @@ class Mirror:
         self.folder, self.uri, self.experiment, self.pause = Path(folder).resolve(), uri, experiment, pause
         self.link: str | None = None
         self.error = ""
+        self._known: dict[str, Content] = {}
         self._wake, self._last = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
@@ -152,7 +162,7 @@ class Mirror:
             self._wake.clear()
             last = self._last.is_set()  # read before the sync: what was written before stop() is then in it
             try:
-                self.link, self.error = sync(self.folder, self.uri, self.experiment), ""
+                self.link, self.error = sync(self.folder, self.uri, self.experiment, {} if last else self._known), ""
                 if failed > 1:
                     print(f"MLflow at {where}: it answers again, and what was missing is there", flush=True)
                 failed = 0
@@ -270,23 +280,26 @@ class _Store:
         metrics = [Metric(*point) for line in lines for point in _points(line)]
         unsent = {name: v for name, v in content.record["parameters"].items() if name not in run.data.params}
         params = [Param(name, f"{v:.4g}" if isinstance(v, float) else str(v)) for name, v in unsent.items()]
-        self.client.log_batch(run_id, metrics, params, synchronous=True)
+        if metrics or params:
+            self.client.log_batch(run_id, metrics, params, synchronous=True)
         sent |= {line["phase"]: line["epoch"] for line in lines}
         for name, string in content.texts.items():
             if sent.get(name) != (checksum := zlib.crc32(string.encode())):
                 self.client.log_text(run_id, string, name)
                 sent[name] = checksum
         self._send_pictures(run_id, content.pictures, sent)
-        for path in content.files:
-            if sent.get(path.name) != (written := _milliseconds(path.stat().st_mtime)):
-                self.client.log_artifact(run_id, str(path), "model")
-                sent[path.name] = written
+        for place, paths in ((None, content.pages), ("model", content.files)):
+            for path in paths:
+                if sent.get(path.name) != (written := _milliseconds(path.stat().st_mtime)):
+                    self.client.log_artifact(run_id, str(path), place)
+                    sent[path.name] = written
         wanted = content.tags | self._searched(content) | {"mlflow.runName": content.record["title"]}
         wanted["dasgm.sent"] = json.dumps(sent)
         if content.files:
             wanted["mlflow.note.content"] += "\n\n" + LOAD.format(run_id)
         changed = [RunTag(name, value) for name, value in wanted.items() if run.data.tags.get(name, "") != value]
-        self.client.log_batch(run_id, tags=changed, synchronous=True)
+        if changed:
+            self.client.log_batch(run_id, tags=changed, synchronous=True)
         self._set_status(run, content)
         return run_id
 

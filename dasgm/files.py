@@ -40,6 +40,15 @@ def text(path: Path, most: int = LARGEST) -> str:
         raise ValueError("not a text file") from None
 
 
+def version(path: Path) -> tuple[int, int]:
+    """Tells whether a file has changed: its time, in nanoseconds, and size; (0, 0): there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
 def plain(json_text: str) -> Any:
     """JSON as plain data; a whole number beyond 64 bits becomes a float, as other readers of JSON have it.
 

@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from dasgm import charts
-from dasgm.files import contents, printable, text, write_atomic
+from dasgm.files import contents, printable, text, version, write_atomic
 from dasgm.genotype import LARGEST, Genotype
 from dasgm.records import read_json, read_lines, read_metrics, read_record
 from dasgm.runs import state_of
@@ -30,6 +30,7 @@ from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"
 STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
+ENDED = ("finished", "stopped", "failed")
 MOST_PIXELS = 2**24  # of a picture that is shown
 PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has four, and at most 3 MB
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
@@ -55,14 +56,13 @@ FIDELITY = {  # metric -> title; each chart has its protocol below it
 
 @dataclass(frozen=True)
 class RunView:
-    """A run folder as its page reads it: `info` is run.json, `metrics` and `alphas` the sound lines of their files."""
+    """A run folder as its page reads it: `info` is run.json, `metrics` the sound lines of its file."""
 
     folder: Path
     state: str
     info: Json
     config: Json
     metrics: list[Json]
-    alphas: list[Json]
     genotype: Genotype | None
 
     @property
@@ -94,6 +94,10 @@ class RunView:
         """How a figure of merit was measured, as run.json has it; '' where it does not say."""
         protocols = self.info.get("protocols")
         return str(protocols.get(key) or "") if isinstance(protocols, dict) else ""
+
+    def alphas(self) -> list[Json]:
+        """The sound lines of alphas.jsonl, most of what a folder has to read, and shown on a run's own page alone."""
+        return read_lines(self.folder / "alphas.jsonl")
 
     def nearest(self) -> list[Path]:
         """The last grid of samples beside their nearest training images."""
@@ -129,7 +133,6 @@ def read_run(folder: str | Path) -> RunView:
         info=read_record(folder / "run.json"),
         config=read_json(folder / "config.json"),
         metrics=read_metrics(folder),
-        alphas=read_lines(folder / "alphas.jsonl"),
         genotype=genotype,
     )
 
@@ -137,6 +140,27 @@ def read_run(folder: str | Path) -> RunView:
 def read_trials(folder: str | Path) -> list[RunView]:
     """The runs in a sweep's folder, by name."""
     return [read_run(path.parent) for path in sorted(Path(folder).glob("*/run.json"))]
+
+
+class Trials:
+    """The runs in a sweep's folder, for who looks again and again: of those that ended what did not change is kept."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._ended: dict[Path, tuple[list[tuple[int, int]], RunView]] = {}
+
+    def look(self) -> list[RunView]:
+        """By name, as `read_trials`."""
+        return [self._view(path.parent) for path in sorted(self.folder.glob("*/run.json"))]
+
+    def _view(self, folder: Path) -> RunView:
+        now = [version(folder / name) for name in ("run.json", "config.json", "metrics.jsonl", "genotype.json")]
+        before, view = self._ended.get(folder, (None, None))
+        if view is None or before != now:
+            view = read_run(folder)
+            if view.state in ENDED:
+                self._ended[folder] = now, view
+        return view
 
 
 def ranking(runs: Sequence[RunView], objective: str = OBJECTIVE) -> list[Ranked]:
@@ -352,7 +376,7 @@ def _cells(run: RunView) -> list[tuple[str, Markup]]:
 def _alphas(run: RunView) -> list[tuple[str, Markup]]:
     drawn = []
     for kind, title in CELLS.items():
-        frames = {row["epoch"]: frame for row in run.alphas if (frame := _frame(row, kind))}
+        frames = {row["epoch"]: frame for row in run.alphas() if (frame := _frame(row, kind))}
         epochs = sorted(frames)
         if epochs:
             step = -(-len(epochs) // MOST_FRAMES)

@@ -16,7 +16,18 @@ from PIL import Image
 
 from dasgm import charts
 from dasgm.charts import Series, line_chart, ticks
-from dasgm.report import MOST_FRAMES, duration, embedded, flat, percent, ranking, read_run, read_trials, report
+from dasgm.report import (
+    MOST_FRAMES,
+    Trials,
+    duration,
+    embedded,
+    flat,
+    percent,
+    ranking,
+    read_run,
+    read_trials,
+    report,
+)
 from dasgm.runs import Run
 
 OPERATIONS = [
@@ -339,6 +350,34 @@ def test_names_of_users_are_escaped(sweep: Path) -> None:
     put(sweep / "sweep.json", json.loads((sweep / "sweep.json").read_text()) | {"name": nasty, "machine": "\ud800"})
     text = report(sweep).read_text(encoding="utf-8")
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+
+
+def test_who_looks_again_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"epoch": 1, "phase": "search 1", "time": 1.0, "val/accuracy": 0.5}
+    for name, state in (("t000", "finished"), ("t001", "stopped"), ("t002", "waiting"), ("t003", "failed")):
+        put(tmp_path / name / "run.json", {"title": name, "state": state})
+        put(tmp_path / name / "metrics.jsonl", lines([row]))
+    read: list[str] = []
+    monkeypatch.setitem(
+        Trials.look.__globals__, "read_run", lambda folder: read.append(folder.name) or read_run(folder)
+    )
+    trials = Trials(tmp_path)
+    assert trials.look() == read_trials(tmp_path)
+    read.clear()
+    first = trials.look()
+    assert read == ["t002"]
+    put(tmp_path / "t001" / "metrics.jsonl", lines([row, row | {"epoch": 2, "val/accuracy": 0.6}]))
+    put(tmp_path / "t002" / "run.json", {"title": "t002", "state": "finished"})
+    put(tmp_path / "t004" / "run.json", {"title": "t004", "state": "waiting"})
+    read.clear()
+    assert [(run.title, run.state, run.epochs) for run in trials.look()] == [
+        ("t000", "finished", 1),
+        ("t001", "stopped", 2),
+        ("t002", "finished", 1),
+        ("t003", "failed", 1),
+        ("t004", "waiting", 0),
+    ]
+    assert read == ["t001", "t002", "t004"] and trials.look()[0] is first[0]
 
 
 def test_large_sweep_and_large_pictures_stay_small(tmp_path: Path) -> None:

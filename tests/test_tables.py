@@ -86,7 +86,7 @@ def run(row: str, seed: int, accuracy: float | None, state: str = "finished") ->
     metrics = [{"epoch": 1, "speed/images_per_s": 64.0, "cost/gpu_hours": 0.5}]
     metrics += [] if accuracy is None else [{"epoch": 1, "best/proxy": accuracy, "cost/gpu_hours": 0.5}]
     info = {"parameters": {"row": row, "seed": seed}, "workers": 2}
-    return RunView(Path(f"{row}{seed}"), state, info, {"batch_size": 16}, metrics, [], None)
+    return RunView(Path(f"{row}{seed}"), state, info, {"batch_size": 16}, metrics, None)
 
 
 def test_mean_deviation_and_what_is_missing():

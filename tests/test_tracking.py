@@ -27,7 +27,7 @@ from PIL import Image
 from cluster import tracking
 from dasgm import mirror
 from dasgm.files import write_atomic
-from dasgm.records import read_lines
+from dasgm.records import amend, read_lines
 from dasgm.storage import local
 
 START = 1_790_000_000.0
@@ -250,6 +250,37 @@ def test_a_sweep_is_a_parent_with_its_trials_and_a_ranked_view(storage: Path) ->
     assert all(runs[name].info.run_id in compared for name in ("t000", "t001 biggan v50"))
     with pytest.raises(ValueError, match="is not in MLflow yet"):
         tracking.compare([write_run(folder / "t003", 1)])
+
+
+def test_who_sends_again_and_again_reads_only_what_changed(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, known, read = write_sweep(storage / "s", "running"), dict[str, Any](), list[str]()
+    write_run(folder / "t003", 1, "running")
+    names, of_run = tracking.content_of_sweep.__globals__, tracking.content_of_run
+
+    def watched(trial: Path, *words: Any, **more: Any) -> Any:
+        read.append(trial.name)
+        return of_run(trial, *words, **more)
+
+    monkeypatch.setitem(names, "content_of_run", watched)
+
+    def sync(uri: str | None = None) -> list[str]:
+        read.clear()
+        tracking.sync(folder, uri, known=known)
+        return list(read)
+
+    assert sync() == ["t000", "t001", "t002", "t003"]
+    first = contents(client_of(storage))
+    assert sync() == ["t003"] and contents(client_of(storage)) == first
+    amend(folder / "t001" / "run.json", reason="changed by hand")
+    assert sync() == ["t001", "t003"]
+    (changed,) = [
+        run for run in runs_of(client_of(storage)).values() if run.data.tags.get("reason") == "changed by hand"
+    ]
+    assert changed.data.tags["dasgm.run"].endswith("/t001")
+    other = f"sqlite:///{storage}/other.db"
+    assert sync(other) == ["t000", "t001", "t002", "t003"], "an empty one gets all"
+    histories = [{name: run[3] for name, run in contents(c).items()} for c in (client_of(storage), MlflowClient(other))]
+    assert histories[0] == histories[1]
 
 
 def test_a_run_that_goes_on_sends_what_is_new_and_is_reopened(storage: Path) -> None:

@@ -382,7 +382,7 @@ def seen_at(trials: list[dict], now: float, offset: float) -> list[RunView]:
         info = {"asked": trial["asked"] + offset, "ended": trial["ended"] + offset if over else None}
         rows = [{"epoch": e, "time": t + offset, METRIC: 0.5} for e, t in enumerate(trial["times"], 1) if t <= now]
         state = ("finished" if trial["whole"] else "stopped") if over else "running" if rows else "waiting"
-        runs.append(RunView(Path(f"t{i:03d}"), state, info, {}, rows, [], None))
+        runs.append(RunView(Path(f"t{i:03d}"), state, info, {}, rows, None))
     return runs
 
 
@@ -424,7 +424,7 @@ def test_time_left_after_a_night_forgets_the_night():
     trials, end = timeline([(12, 10, 15, 5)] * 8, 1, 5)
     runs = seen_at(trials, 0.5 * end, 0.0)
     night = 40_000.0
-    later = [RunView(r.folder, r.state, dict(r.info), {}, list(r.metrics), [], None) for r in runs]
+    later = [RunView(r.folder, r.state, dict(r.info), {}, list(r.metrics), None) for r in runs]
     later[-1].info["asked"] = 0.5 * end + night
     assert time_left(later, 5, 8, 1, 0.5 * end + night, 0.5 * end + night) is None
     begun = len(later[-1].metrics)

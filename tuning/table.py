@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 from cluster.room import WAITS
-from dasgm.report import RunView, ranking, read_trials
+from dasgm.files import version
+from dasgm.report import ENDED, RunView, Trials, ranking
 from dasgm.runs import Run
 
 METRIC = "val/accuracy"
@@ -56,7 +57,7 @@ def time_left(
         starts.append(max(0.0, t[0] - asked[id(run)] - pace.get(id(run), typical)))
         if run.state == "finished":
             tails.append(ended - t[-1])
-        if ended and run.state in ("finished", "stopped", "failed"):
+        if ended and run.state in ENDED:
             lasted.append(ended - asked[id(run)])
     start = median(starts) if starts else 0.0  # one of them may have trained the GAN's warm-up for all
     tail = _mean(tails) if tails else typical
@@ -127,8 +128,10 @@ class Board:
         from rich.console import Console
 
         self.folder, self.epochs, self.num_trials, self.at_once, self.rungs = folder, epochs, num_trials, at_once, rungs
+        self.trials = Trials(folder)
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
         self.shown: dict[str, tuple[int, str]] = {}
+        self.logs: dict[str, tuple[int, int]] = {}
         self.said = {log.parent.name: len(Run(log.parent).said()) for log in folder.glob("t*/log.txt")}
         self.begun, self.over = time.time(), threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name="board")
@@ -163,7 +166,7 @@ class Board:
 
     def _lines(self) -> None:
         """What is new since the last look, one line each."""
-        runs = read_trials(self.folder)
+        runs = self.trials.look()
         for run in runs:
             self._said(run)
             state = "running" if run.state == "waiting" else run.state
@@ -184,14 +187,17 @@ class Board:
 
     def _said(self, run: RunView) -> None:
         """What a worker says before its first epoch, which can take long (warm-up, judge), and what befell it."""
-        lines = Run(run.folder).said()
-        for line in lines[self.said.get(run.folder.name, 0) :]:
+        name, now = run.folder.name, version(run.folder / "log.txt")
+        if self.logs.get(name) == now:
+            return
+        self.logs[name], lines = now, Run(run.folder).said()
+        for line in lines[self.said.get(name, 0) :]:
             if line.startswith(SAID):
                 print(f"{run.title}: {line}", flush=True)
-        self.said[run.folder.name] = len(lines)
+        self.said[name] = len(lines)
 
     def _table(self) -> Any:
-        runs = read_trials(self.folder)
+        runs = self.trials.look()
         return table(
             runs, self.epochs, f"{self.folder.name}: {len(runs)} of {self.num_trials} trials begun  {self._left(runs)}"
         )
