@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dasgm.files import exclusive, plain
+from dasgm.records import read_record
 from dasgm.storage import Storage, local, place_file, root_of, storage
 
 PAUSE = 5.0  # seconds between two looks at what is new
@@ -80,10 +81,10 @@ def here(place: str | Path, depth: int = 0) -> Path:
     return folder / name
 
 
-def refresh(folder: Path, depth: int = 0) -> None:
+def refresh(folder: Path, depth: int = 0, ended: set[str] | None = None) -> None:
     """The same for a folder in passing: a storage that does not answer is said, and left."""
     if mirror := of(folder):
-        mirror.storage.attempt(lambda: mirror.refresh(depth))
+        mirror.storage.attempt(lambda: mirror.refresh(depth, ended))
 
 
 def speak(folder: Path, say: Callable[[str], None]) -> None:
@@ -120,11 +121,11 @@ def claimed(folder: Path) -> bool:
 @contextmanager
 def following(folder: Path) -> Iterator[None]:
     """In here, what others do in a folder, and in the runs in it, is fetched every PAUSE seconds, and at the end."""
-    over = threading.Event()
+    over, ended = threading.Event(), set[str]()
 
     def follow() -> None:
         while not over.wait(PAUSE):
-            refresh(folder, 1)
+            refresh(folder, 1, ended)
 
     refresh(folder, 1)
     thread = threading.Thread(target=follow, daemon=True)
@@ -203,8 +204,11 @@ class Mirror:
 
     # the others
 
-    def refresh(self, depth: int = 0) -> None:
-        """Fetch what is new there, but for checkpoints, and the same of runs in this folder."""
+    def refresh(self, depth: int = 0, ended: set[str] | None = None) -> None:
+        """Fetch what is new there, but for checkpoints, and the same of runs in this folder.
+
+        `ended`: those that are left out; which are found to have ended, all of them sent, is put in.
+        """
         below = self.storage.list(self.prefix)
         if {MANIFEST, ABOUT} & set(below) and not self.session:
             with exclusive(self.folder / ".refresh.lock"):  # or one that read earlier might write later
@@ -213,9 +217,12 @@ class Mirror:
                     self.pull(found["files"], light=True)
                 with exclusive(self.folder / f"{ABOUT}.lock"):
                     self.fetch(ABOUT)
+        ended = set() if ended is None else ended
         for name, made in below.items() if depth else ():
-            if made is None and name not in NO_RUNS and not name.startswith("."):
+            if made is None and name not in (*NO_RUNS, *ended) and not name.startswith("."):
                 Mirror(self.folder / name, self.storage, f"{self.prefix}{name}/").refresh(depth - 1)
+                if read_record(self.folder / name / ABOUT).get("state") in ("finished", "failed"):
+                    ended.add(name)
 
     def push(self) -> None:
         """Send what is new, the manifest last, and remove what is gone here."""

@@ -431,6 +431,22 @@ def test_clocks_of_two_machines_need_not_agree(server, machine, monkeypatch):
     assert not [name for name in server.names("r22/x/") if "probe" in name]
 
 
+def test_of_runs_that_ended_nothing_is_asked_again(server, machine, monkeypatch):
+    for name, state in (("t0", "finished"), ("t1", "running")):
+        with Run(f"s3://bucket/r24/s/{name}") as run:
+            work(run, range(1, 3))
+            run.note(state=state)
+    machine("b")
+    asked, listed, ended = list[str](), Storage.list, set[str]()
+    monkeypatch.setattr(Storage, "list", lambda self, name: asked.append(name) or listed(self, name))
+    folder = local("s3://bucket/r24/s")
+    for expected in (["", "t0/", "t1/"], ["", "t1/"]):
+        asked.clear()
+        refresh(folder, 1, ended)
+        assert asked == expected
+    assert len(Run(folder / "t0").rows()) == 2 and ended == {"t0"}
+
+
 def test_file_address_is_the_folder_itself(tmp_path):
     assert local(f"file://{tmp_path}/runs") == tmp_path / "runs"
     assert lies_at("DARTS_V2") == "DARTS_V2"
