@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import platform
+import re
 import secrets
 import shutil
 import signal
@@ -223,4 +224,6 @@ def _lasting_actors_here() -> None:
 
 
 def last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """The gist of what Ray tells over many lines: the last, which is the cause, without its class."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return re.sub(r"^([a-z_]\w*\.)*[A-Z]\w*: ", "", line)

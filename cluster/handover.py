@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shlex
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cluster.connection import joined, prepare
 from dasgm.cli import fail
@@ -85,6 +87,7 @@ def _client() -> Iterator[JobSubmissionClient]:
     address = os.environ["RAY_ADDRESS"]
     hint = "is the cluster up (`ray status`), with its dashboard, and RAY_AUTH_MODE=token with its token?"
     try:
+        _reach(address)
         client = JobSubmissionClient(None if address == "auto" else address)
     except Exception as error:  # Ray's own, OSError, ConnectionError, RuntimeError
         raise ValueError(f"RAY_ADDRESS {address}: no job server answers ({first_line(error)[:150]}); {hint}") from None
@@ -92,6 +95,17 @@ def _client() -> Iterator[JobSubmissionClient]:
         yield client
     except (requests.ConnectionError, aiohttp.ClientError) as error:
         raise ValueError(f"RAY_ADDRESS {address}: the job server is gone ({type(error).__name__}); {hint}") from None
+
+
+def _reach(address: str) -> None:
+    """OSError at once where nobody listens: Ray itself would try for 40 s. What is no HOST:PORT is left to it."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return
+    if host and port:
+        socket.create_connection((host, port), 10).close()
 
 
 def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> str:

@@ -92,6 +92,7 @@ def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
 
     Nor where the workers that ran, or run, are another driver's.
     """
+    from dasgm.report import report
     from dasgm.runs import Run
 
     its = Run(asked["folder"])
@@ -101,6 +102,7 @@ def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
         # what befell the machine may pass, and the same command tries again; a user's mistake stays one
         state = "failed" if isinstance(why, ValueError) else "interrupted"
         its.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
+        report(its.folder)
 
 
 def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, what: str) -> None:
@@ -128,7 +130,8 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
                 try:
                     launch(work, asked, workers, scratch)
                 except Failed as error:
-                    raise Failed(f"the {what} failed: {error}; {AGAIN}") from None
+                    again = "" if "the same command" in str(error) else f"; {AGAIN}"
+                    raise Failed(f"the {what} failed: {error}{again}") from None
         except BaseException as error:  # Ray has taken the workers away
             with suppress(OSError, ValueError):
                 _not_to_its_end(asked, error)
@@ -158,10 +161,10 @@ def main(argv: list[str] | None = None) -> int:
 
         print(describe(config, workers=options.workers, pretrain=options.pretrain))
         return 0
-    print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
 
     def job() -> None:
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
+        print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
         look_at_data(config, workers, options.pretrain)
         begun = pretrained_first(config, options.storage, workers, command) if options.pretrain else config
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}

@@ -152,8 +152,10 @@ class Mirror:
         self._wake.set()
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
-        later = f"`python -m cluster.tracking {shlex.quote(str(self.folder))}` sends what is missing"
-        return f"MLflow at {store_of(self.uri, root_of(self.folder).parent)}: {error}; {later}" if error else ""
+        where = store_of(self.uri, root_of(self.folder).parent)
+        to = f"--uri {shlex.quote(where)} " if where.startswith("http") else ""
+        later = f"`python -m cluster.tracking {to}{shlex.quote(str(self.folder))}` sends what is missing"
+        return f"MLflow at {where}: {error}; {later}" if error else ""
 
     def _run(self) -> None:
         failed, where = 0, store_of(self.uri, root_of(self.folder).parent)
@@ -423,6 +425,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
         except Exception as error:
             named = f"{place}: " if folder else ""  # an address that is refused may hold a password
+            if folder and not isinstance(error, ValueError):
+                named = f"MLflow at {store_of(options.uri, root_of(folder).parent)}: "
             print(printable(f"error: {named}{one_line(error)}"), file=sys.stderr)
             return 2
         print(f"{place}: {address(link, storage, options.uri)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
 """
 LONGEST = 1500  # characters of an error: a file's words may be in it
+TAKEN = ("cache", "mlartifacts", "mlflow.db")  # what lies beside the runs
 PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}
 
 
@@ -117,7 +119,7 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
 
 def absolute(path: str | None) -> str | None:
     """Workers may stand in other folders; an address is one anywhere."""
-    return str(Path(path).absolute()) if path and "://" not in path else path
+    return str(Path(path).expanduser().absolute()) if path and "://" not in path else path
 
 
 def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> Any:
@@ -128,16 +130,23 @@ def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: 
     import tyro
 
     try:
-        if any("://" in word for word in argv):
-            values, _, argv = take(argv, ("--storage",), 0)
-            argv = [*argv, *(f"--storage={local(value)}" for value in values.values())]
+        values, _, argv = take(argv, ("--storage",), 0)
+        argv = [*argv, *(f"--storage={local(os.path.expanduser(value))}" for value in values.values())]
         bare: Any = tyro.conf.AvoidSubcommands
         found = tyro.cli(bare[kind], default=default, args=list(argv), prog=prog, description=description)
+        if name := getattr(found, "name", ""):
+            _ensure_name(name)
         if not found.dry_run:
             ensure_writable(found.storage)
         return found
     except ValueError as error:  # raised by a configuration's own check
         fail(str(error))
+
+
+def _ensure_name(name: str) -> None:
+    """ValueError where it would not be a folder of its own below the storage."""
+    if name != Path(name).name or name.startswith(".") or name in TAKEN:
+        raise ValueError(f"name {name!r}: expected that of a new folder in --storage, without /, and not {TAKEN[0]!r}")
 
 
 def parts_help() -> str:
@@ -275,7 +284,8 @@ def ending(
     try:
         yield
     except Interrupted as asked:
-        say(f"stopped; {saved} is saved in {lies_at(folder)}. To continue: {command}")
+        but = f", but for {asked}, which begins anew" if str(asked) else ""
+        say(f"stopped; {saved} is saved in {lies_at(folder)}{but}. To continue: {command}")
         raise SystemExit(0 if isinstance(asked, OutOfTime) else 130) from None
     except SearchFailed as error:
         fail(f"the {what} failed: {error}; what came before is in {lies_at(folder)}", 1)

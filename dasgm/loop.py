@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Loop:
         else:
             of_first(lambda: self.run.cut(-1))
             if self.pretrained is None:
-                self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._give_way)
+                self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._giving_way("the GAN's warm-up"))
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
         if self.judge:
@@ -181,10 +182,14 @@ class Loop:
         self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
         tell_of_workers(self.workers, self.config.batch_size, self.seams.say)
 
-    def _give_way(self) -> None:
-        """Between two steps of what is not checkpointed: begun anew when the run goes on."""
-        if self.stop:
-            raise Interrupted
+    def _giving_way(self, what: str) -> Callable[[], None]:
+        """To be called between two steps of `what` is not checkpointed: it begins anew when the run goes on."""
+
+        def give_way() -> None:
+            if self.stop:
+                raise Interrupted(what)
+
+        return give_way
 
     def _finished(self) -> Row | None:
         rows = broadcast(self.run.rows() if rank() == 0 else None)
@@ -344,12 +349,14 @@ class Loop:
         if config.proxy.epochs:
             self.seams.say(f"proxy: training the found network from scratch, {config.proxy.epochs} epochs on J_1")
             row["best/proxy"], row["best/proxy_error"] = proxy(
-                genotype, self.data, config.proxy, config.seed, self._give_way
+                genotype, self.data, config.proxy, config.seed, self._giving_way("the proxy")
             )
         hours = world_size() / 3600
         row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
         if self.judge:
-            row |= broadcast(self.fidelity.report(self._give_way) if self.fidelity else None)
+            row |= broadcast(
+                self.fidelity.report(self._giving_way("what is measured at the end")) if self.fidelity else None
+            )
         row["cost/gpu_hours"] = self.hours
         row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours
         row["time"] = time.time()

@@ -264,7 +264,7 @@ class _Pretraining(Loop):
             samples = self._samples()
             assert samples is not None and self.judge is not None and self.fidelity is not None
             measured = self.judge.measure(*samples, self.data) | self.fidelity.proxy()
-            measured |= self.fidelity.report(self._give_way)
+            measured |= self.fidelity.report(self._giving_way("what is measured at the end"))
         worth = {_leaf(name): value for name, value in measured.items()}
         protocols = {_leaf(name): words for name, words in self.fidelity.protocols.items() if name in measured}
         about = {"iterations": self.search.iteration, "workers": workers, "judge": self.judge.accuracy}

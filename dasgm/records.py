@@ -49,7 +49,7 @@ def kept_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; mend it, or move it away to begin it anew") from None
+        raise ValueError(f"{path}: {error}; mend it, or begin anew under another --name") from None
     return found
 
 

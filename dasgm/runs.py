@@ -228,8 +228,15 @@ class Run:
         asked, path = mathematics(config) | digests, self.folder / "run.json"
         with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
             begun = kept_record(path)
+            if (kind := begun.get("format", FORMAT)) != FORMAT:
+                raise ValueError(f"{path}: format {kind!r:.40}, expected {FORMAT}; use another --name")
             if begun.get("mathematics"):
                 self._ensure_same(begun["mathematics"], asked)
+            elif self.checkpoints():
+                raise ValueError(
+                    f"run {self.folder} has checkpoints, and no run.json that says what they are of: put it back, or "
+                    "use another --name"
+                )
             else:
                 begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
             for line in begun.pop("befell", []):

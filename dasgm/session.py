@@ -33,7 +33,7 @@ class Refused(ValueError):
 
 
 class Interrupted(Exception):
-    """Asked to stop; everything is saved, the same command goes on."""
+    """Asked to stop; everything is saved but for what it names, and the same command goes on."""
 
 
 class OutOfTime(Interrupted):
@@ -165,12 +165,12 @@ def conduct(
             if rank() == 0:
                 _note_end(run, seams, "failed", str(error))
             raise
-        except Interrupted:
+        except Interrupted as asked:
             reason = "stopped on request" if any(stop) else "the time budget is used up"
             _note_end(run, seams, "interrupted", reason)
             if any(stop):
                 raise
-            raise OutOfTime from None
+            raise OutOfTime(*asked.args) from None
         except OSError as error:
             raise not_written(folder, error) from None
 

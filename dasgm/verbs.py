@@ -136,6 +136,8 @@ def runs(argv: Sequence[str]) -> int:
     from rich.live import Live
 
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200  # of a pipe nobody knows it
     storage = here(asked.storage, depth=2)
     if not storage.is_dir():
         raise ValueError(f"storage {storage}: there is no such folder; name it with --storage")
@@ -153,14 +155,13 @@ def runs(argv: Sequence[str]) -> int:
 
 
 def _runs_table(storage: Path) -> Any:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from dasgm.files import printable
     from dasgm.runs import Run, runs, state_of
 
-    table = Table(
-        "run", "state", "epoch", "accuracy", "proxy", "test error", "disk", title=f"runs in {lies_at(storage)}"
-    )
+    others = [Column(name, no_wrap=True) for name in ("state", "epoch", "accuracy", "proxy", "test error", "disk")]
+    table = Table(Column("run", overflow="fold"), *others, title=f"runs in {lies_at(storage)}")
     for folder in runs(storage):
         rows = Run(folder).rows()
         epochs = [r for r in rows if "val/accuracy" in r or "test/error" in r]

@@ -290,9 +290,18 @@ def test_what_cannot_be_understood_is_refused_and_stays(
     for torn in (path.read_bytes()[:-20], b"", b"[1]"):
         path.write_bytes(torn)
         for change in (lambda: run.note(state="x"), lambda: run.begin(config(), {}, {})):
-            with pytest.raises(ValueError, match="run.json: .*; mend it, or move it away to begin it anew$") as error:
+            with pytest.raises(ValueError, match="run.json: .*; mend it, or begin anew under another --name$") as error:
                 change()
             assert len(str(error.value).splitlines()) == 1 and path.read_bytes() == torn
+    for content, says in (
+        (None, "has checkpoints, and no run.json"),
+        ('{"format": 99}', "run.json: format 99, expected 1"),
+    ):
+        path.unlink()
+        if content:
+            path.write_text(content)
+        with pytest.raises(ValueError, match=says):
+            run.begin(config(), {}, {})
     before = lines.read_bytes()
     monkeypatch.setattr(records, "LONGEST", len(before) - 1)
     with pytest.raises(ValueError, match="metrics.jsonl: larger than"):

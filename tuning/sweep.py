@@ -111,6 +111,8 @@ class Sweep:
         self.cache = options.storage.absolute() / "cache"
         self.scratch = self.folder / ".ray"  # Ray's own notes while it runs; the run folders are the truth
         self.link: str | None = None
+        self.interrupted = False
+        """By Ctrl-C."""
 
     def begin(self) -> None:
         """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
@@ -124,6 +126,11 @@ class Sweep:
         begun = kept_record(self.folder / "sweep.json")
         if begun and (key := first_difference(begun.get("mathematics", {}), asked)):
             raise another(f"sweep {self.folder}", key, begun.get("mathematics", {}), asked)
+        if not begun and (self.folder / "study.db").exists():
+            raise ValueError(
+                f"sweep {self.folder} has a study, and no sweep.json that says what it is of: put it back, or use "
+                "another --name"
+            )
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
         now = {
             "state": "running",
@@ -143,6 +150,13 @@ class Sweep:
     def note(self, **changes: Any) -> None:
         """Change entries of sweep.json."""
         amend(self.folder / "sweep.json", **changes)
+
+    def why(self) -> str:
+        """What kept a search from its end, in one line."""
+        from dasgm.report import read_trials
+
+        cut = (run for run in read_trials(self.folder) if run.state == "interrupted" and run.info.get("reason"))
+        return next((f"{run.title}: {run.info['reason']}" for run in cut), "")
 
     def pretrain(self, workers: Workers) -> None:
         """Make the pre-trained GAN that the searches begin with, unless it is there."""
@@ -207,7 +221,7 @@ class Sweep:
         class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
         asked = driver(workers)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
-            tune.Tuner(
+            tuner = tune.Tuner(
                 tune.with_resources(Trial(self.cache, self.scratch, workers), asked),
                 tune_config=tune.TuneConfig(
                     num_samples=left,
@@ -224,7 +238,11 @@ class Sweep:
                     callbacks=[Janitor(kick), Waiter(workers, asked)],
                     failure_config=tune.FailureConfig(max_failures=2),  # of a search's driver; of workers: `launch`
                 ),
-            ).fit()
+            )
+            before = signal.getsignal(signal.SIGINT)
+            tuner.fit()
+            self.interrupted = signal.getsignal(signal.SIGINT) is before  # Tune's own stays there until it caught one
+            signal.signal(signal.SIGINT, before)
         if proposer.gave_up:
             raise connection.Failed(f"{proposer.gave_up}; {AGAIN}")
 
@@ -413,7 +431,11 @@ def _run(sweep: Sweep) -> int:
     finished = show(sweep)
     if not complete:
         print(f"not every search came to its end. To continue: {sweep.command}")
-        return 0 if options.time_budget and time.monotonic() - begun >= options.time_budget else 130
+        if options.time_budget and time.monotonic() - begun >= options.time_budget:
+            return 0
+        if sweep.interrupted:
+            return 130
+        fail(sweep.why() or "it ended before its searches; see their logs", 1)
     return 0 if finished else 1
 
 

@@ -176,7 +176,8 @@ class Board:
             if now == before:
                 continue
             if state == "running" and run.epochs == before[0]:
-                print(f"{run.title}: started  {varied(run)}", flush=True)
+                begun = "goes on" if run.epochs else "started"
+                print(f"{run.title}: {begun}  {varied(run)}", flush=True)
             elif accuracy is not None or run.info.get("reason"):
                 seen = f"epoch {run.epochs}/{run.info.get('epochs', self.epochs)}"
                 measured = (
