@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,9 @@ BAD: list[tuple[str, list[str], str]] = [
     ("pre-training of none", ["pretrain", "--gan", "none"], "no GAN to pre-train"),
     ("pre-training's batch", ["pretrain", "--batch-size", "5000"], "choose a smaller --batch-size"),
     ("pre-training's length", ["pretrain", "--iterations", "0"], "at least 1"),
+    ("name elsewhere", ["search", "--name", "../x"], "without /"),
+    ("name that is taken", ["search", "--name", "cache"], "not 'cache'"),
+    ("storage of nothing", ["search", "--storage="], "--storage needs a value"),
 ]
 
 
@@ -204,6 +208,9 @@ def test_draw_runs_and_report_succeed(tmp_path):
     )
     done = dasgm("runs", cwd=tmp_path)
     assert done.returncode == 0 and all(part in done.stdout for part in ("mine", "finished", "0.625", "0.750 ± 0.030"))
+    long = tmp_path / "runs" / ("a-sweep-with-a-long-name" * 3) / "t000-and-its-trial"
+    shutil.copytree(folder, long)
+    assert str(long.relative_to(tmp_path / "runs")) in dasgm("runs", cwd=tmp_path).stdout, "whole, in a pipe"
     done = dasgm("report", "runs/mine", cwd=tmp_path)
     assert done.returncode == 0 and "75.0" in (folder / "report.html").read_text()
 
