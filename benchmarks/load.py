@@ -76,6 +76,7 @@ class Trivial:
                 row = {"epoch": epoch, "phase": "search 1", "time": time.time(), "speed/seconds": 0.0}
                 row["val/accuracy"] = draw.random()
                 run.log("metrics", row)
+                run.log("alphas", {"epoch": epoch, "normal": [[0.125] * 8] * 14, "reduce": [[0.125] * 8] * 14})
                 tune.report({"epoch": epoch, "val/accuracy": row["val/accuracy"]})
             best = {"epoch": EPOCHS, "phase": "best", "time": time.time(), "best/proxy": draw.random()}
             run.log("metrics", best | {"best/proxy_error": 0.1, "cost/gpu_hours": 0.0})
@@ -190,7 +191,7 @@ def worked(view: RunView) -> float:
 
 def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
     from cluster.tracking import sync
-    from dasgm.report import read_trials, report
+    from dasgm.report import Trials, read_trials, report
     from tuning.trials import open_study
 
     chosen = choose(["--preset", "quickstart"], positional=False)
@@ -224,9 +225,14 @@ def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
         ("the study", f"{size(swept.folder / 'study.db') / trials / 1000:.1f} kB a trial"),
         ("MLflow, beside an empty store", f"{(mlflow - empty) / trials / 1000:.1f} kB a trial"),
     ]
+    board, known = Trials(swept.folder), dict[str, Any]()
+    board.look()
+    sync(swept.folder, known=known)
     for what, action in (
-        ("the table's look at all folders", lambda: read_trials(swept.folder)),
-        ("a look of the mirror, nothing new", lambda: sync(swept.folder)),
+        ("the table's first look", lambda: read_trials(swept.folder)),
+        ("  the next, nothing new", board.look),
+        ("the mirror's first look, all is sent", lambda: sync(swept.folder)),
+        ("  the next, nothing new", lambda: sync(swept.folder, known=known)),
         ("reading the study", lambda: study.get_trials(deepcopy=False)),
         ("the result page", lambda: report(swept.folder)),
     ):
