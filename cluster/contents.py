@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dasgm.files import text, version
+from dasgm.files import LARGEST, text, version
 from dasgm.records import ENDS, FORMAT, read_metrics, read_record
 from dasgm.report import ENDED
 
@@ -103,9 +103,10 @@ def content_of_sweep(
 
 
 def _pages(folder: Path, record: dict[str, Any], *names: str) -> list[Path]:
-    """The files of a folder that are artifacts; the result page is large and goes once, at the end."""
+    """The files of a folder that are artifacts, but for vast ones; the result page goes once, at the end."""
     found = names if record["state"] in ("running", "waiting") else (*names, "report.html")
-    return [folder / name for name in found if (folder / name).is_file()]
+    paths = (folder / name for name in found)
+    return [path for path in paths if path.is_file() and path.stat().st_size <= LARGEST]
 
 
 def _tags(kind: str, record: dict[str, Any], note: str, config: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from cluster.connection import ASKED_ANEW, Failed, joined, last_line, signals_ke
 from cluster.room import Workers, waiter
 from dasgm.mirror import age, discard, for_ray, of
 from dasgm.storage import local
-
-PATIENCE = timedelta(days=1)  # of workers for what rank 0 alone does: FID of 50,000 images takes hours on a CPU
 
 
 class ControllerLost(Failed):
@@ -172,14 +169,14 @@ def _torch_config(workers: Workers) -> Any:
             return FileBackend
 
     alone = workers.private or workers.number == 1
-    return FileConfig() if alone else TorchConfig(backend, timeout_s=int(PATIENCE.total_seconds()))
+    return FileConfig() if alone else TorchConfig(backend)
 
 
 def meet(path: str, rank: int, size: int, backend: str) -> None:
     """Join the process group of `size` workers that meet at `path`."""
     import torch.distributed as dist
 
-    dist.init_process_group(backend, f"file://{path}", PATIENCE, size, rank)
+    dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=size)
 
 
 def search(payload: dict[str, Any]) -> str | None:

@@ -23,7 +23,7 @@ from cluster.room import Workers
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
-from dasgm.mirror import discard, following
+from dasgm.mirror import discard, following, send
 from dasgm.storage import lies_at, local
 
 AGAIN = "to continue, run the same command"
@@ -103,6 +103,7 @@ def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
         state = "failed" if isinstance(why, ValueError) else "interrupted"
         its.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
         report(its.folder)
+        send(its.folder)
 
 
 def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, what: str) -> None:

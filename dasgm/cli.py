@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import dasgm
 from dasgm import verbs
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.files import printable
-from dasgm.mirror import ensure_writable
+from dasgm.mirror import NO_RUNS, ensure_writable
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.storage import lies_at, local
 
@@ -37,7 +36,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
 """
 LONGEST = 1500  # characters of an error: a file's words may be in it
-TAKEN = ("cache", "mlartifacts", "mlflow.db")  # what lies beside the runs
+TAKEN = (*NO_RUNS, "mlartifacts", "mlflow.db")  # what lies in runs, and beside them
 PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}
 
 
@@ -131,7 +130,7 @@ def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: 
 
     try:
         values, _, argv = take(argv, ("--storage",), 0)
-        argv = [*argv, *(f"--storage={local(os.path.expanduser(value))}" for value in values.values())]
+        argv = [*argv, *(f"--storage={local(value)}" for value in values.values())]
         bare: Any = tyro.conf.AvoidSubcommands
         found = tyro.cli(bare[kind], default=default, args=list(argv), prog=prog, description=description)
         if name := getattr(found, "name", ""):
@@ -145,8 +144,9 @@ def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: 
 
 def _ensure_name(name: str) -> None:
     """ValueError where it would not be a folder of its own below the storage."""
-    if name != Path(name).name or name.startswith(".") or name in TAKEN:
-        raise ValueError(f"name {name!r}: expected that of a new folder in --storage, without /, and not {TAKEN[0]!r}")
+    parts = Path(name).parts
+    if Path(name).is_absolute() or any(part.startswith(".") or part in TAKEN for part in parts):
+        raise ValueError(f"name {name!r}: expected that of a folder in --storage, and none of {', '.join(TAKEN)}")
 
 
 def parts_help() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from dasgm.checkpoints import with_tensors
 
+PATIENCE = timedelta(days=1)  # for what rank 0 alone does: FID of 50,000 images takes hours on a CPU
 _alone = False
+_waiting: Any = None  # the process group in which is waited so long; what hangs otherwise is given up as torch does
 
 
 def _group() -> bool:
@@ -43,10 +46,17 @@ def world_size() -> int:
     return dist.get_world_size() if _group() else 1
 
 
+def ready() -> None:
+    """To be called by every worker, before one of them does something that takes long."""
+    global _waiting
+    if _group():
+        _waiting = dist.new_group(timeout=PATIENCE, backend="gloo")
+
+
 def barrier() -> None:
     """Wait for every worker."""
     if _group():
-        dist.barrier()
+        dist.barrier(_waiting)
 
 
 @torch.no_grad()
@@ -81,7 +91,7 @@ def gather(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value, _waiting)
     return found
 
 
@@ -90,7 +100,7 @@ def broadcast(value: Any) -> Any:
     if world_size() == 1:
         return value
     box: list[Any] = [with_tensors(value, Tensor.cpu) if rank() == 0 else None]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=_waiting)
     return box[0]
 
 

@@ -183,8 +183,11 @@ class Mirror:
 
     def fetch(self, name: str) -> None:
         """A file from there, unless there is none, or the one here is still to be sent."""
-        if not self._unsent(name).exists() and (content := self.storage.read(self.prefix + name)) is not None:
-            place_file(self.folder / name, content)
+        path = self.folder / name
+        if self._unsent(name).exists() or (content := self.storage.read(self.prefix + name)) is None:
+            return
+        if not path.is_file() or path.read_bytes() != content:  # its time tells who looks again that it changed
+            place_file(path, content)
 
     def offer(self, name: str, once: bool = False) -> None:
         """Send a file, now or, where that fails, later."""
@@ -207,7 +210,7 @@ class Mirror:
     def refresh(self, depth: int = 0, ended: set[str] | None = None) -> None:
         """Fetch what is new there, but for checkpoints, and the same of runs in this folder.
 
-        `ended`: those that are left out; which are found to have ended, all of them sent, is put in.
+        `ended`: those that are left out; which are found to have ended, and are in nobody's hands, is put in.
         """
         below = self.storage.list(self.prefix)
         if {MANIFEST, ABOUT} & set(below) and not self.session:
@@ -219,10 +222,16 @@ class Mirror:
                     self.fetch(ABOUT)
         ended = set() if ended is None else ended
         for name, made in below.items() if depth else ():
-            if made is None and name not in (*NO_RUNS, *ended) and not name.startswith("."):
-                Mirror(self.folder / name, self.storage, f"{self.prefix}{name}/").refresh(depth - 1)
-                if read_record(self.folder / name / ABOUT).get("state") in ("finished", "failed"):
-                    ended.add(name)
+            if made is not None or name in NO_RUNS or name.startswith("."):
+                continue
+            its = Mirror(self.folder / name, self.storage, f"{self.prefix}{name}/")
+            if name in ended and its._ended():  # it may have been taken up again from here
+                continue
+            its.refresh(depth - 1)
+            (ended.add if its._ended() and not its.claims() else ended.discard)(name)
+
+    def _ended(self) -> bool:
+        return read_record(self.folder / ABOUT).get("state") in ("finished", "failed", "stopped")
 
     def push(self) -> None:
         """Send what is new, the manifest last, and remove what is gone here."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dasgm.config import MOST_THREADS
-from dasgm.distributed import alone, broadcast, gather, rank, world_size
+from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
 from dasgm.files import printable
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
@@ -30,6 +30,10 @@ Row = dict[str, Any]
 
 class Refused(ValueError):
     """What the user did wrong, on every worker at once: none of them waits for another."""
+
+
+class Elsewhere(RuntimeError):
+    """What is wrong on the machine of one worker, told by all: another try may find another machine."""
 
 
 class Interrupted(Exception):
@@ -69,7 +73,7 @@ def steady_threads(run: Run, config: Any) -> None:
     """Sums depend on the number of threads: a run goes on with those it began with."""
     begun = of_first(lambda: kept_record(run.folder / "run.json").get("threads"))
     if begun is not None and not 1 <= begun <= MOST_THREADS:
-        raise ValueError(f"run {run.folder}: it began with {begun} threads, says its run.json; use another --name")
+        raise Refused(f"run {run.folder}: it began with {begun} threads, says its run.json; use another --name")
     threads = begun or config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     if rank() == 0:
@@ -87,17 +91,19 @@ def tell_of_workers(began: int, batch_size: int, say: Callable[[str], None]) -> 
 
 @contextmanager
 def restoring(run: Run) -> Iterator[None]:
-    """Inside, what a checkpoint holds is put in place: ValueError, in one line, where it is of something else."""
+    """Inside, what a checkpoint holds is put in place: Refused, in one line, where it is of something else."""
+    wrong = ""
     try:
         yield
     except Exception as error:  # an entry that is missing, of another type or shape: each has its own exception
         if is_out_of_memory(error):
             raise
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise ValueError(
+        wrong = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    for reason in filter(None, gather(wrong)):
+        raise Refused(
             f"run {run.folder}: its checkpoint is of something else ({reason:.200}); remove its checkpoints to begin "
             "anew, or use another --name"
-        ) from None
+        )
 
 
 def called_again(run: Run, row: Row) -> None:
@@ -136,6 +142,7 @@ def conduct(
         advice: of the configuration and the data, what would fit where memory does not suffice.
         read: of the device, the data; by default loaded into its memory.
     """
+    ready()
     folder = Path(folder)
     if rank() != 0:
         seams.say = lambda line: None
@@ -144,12 +151,12 @@ def conduct(
     found: list[Any] = []
     _together(lambda: found.append(read(device)))  # first rank 0: it may download
 
-    def ready() -> tuple[Any, Go, dict[str, str]]:
+    def own() -> tuple[Any, Go, dict[str, str]]:
         data = found[0] if found else read(device)
         go, digests = prepare(data)
         return data, go, {"data": data.digest} | digests
 
-    data, go, digests = _each(ready)
+    data, go, digests = _each(own)
     _ensure_alike(digests)
     run = Run(folder)
     speak(folder, seams.say)
@@ -238,17 +245,17 @@ def _each(work: Callable[[], Any]) -> Any:
     errors = gather((socket.gethostname(), error))
     for number, (host, error) in enumerate(errors):
         if error:
-            raise Refused(error if number == 0 else f"worker {number}, on {host}: {error}")
+            raise Elsewhere(f"worker {number}, on {host}: {error}") if number else Refused(error)
     return found
 
 
 def _ensure_alike(digests: dict[str, str]) -> None:
-    """Refused where the workers' machines do not hold the same files: averaged gradients would hide it."""
+    """Elsewhere, where the workers' machines do not hold the same files: averaged gradients would hide it."""
     (first, those), *others = gather((socket.gethostname(), digests))
     for number, (host, these) in enumerate(others, start=1):
         if these != those:
             name = next(name for name in those if these.get(name) != those[name])
-            raise Refused(
+            raise Elsewhere(
                 f"worker {number}, on {host}, reads other {name} than worker 0, on {first}: copy the same files to "
                 "every machine"
             )

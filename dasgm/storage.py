@@ -67,7 +67,7 @@ def local(place: str | Path) -> Path:
         ValueError: what `checked` says.
     """
     if "://" not in str(place):
-        return Path(place)
+        return Path(os.path.expanduser(place))
     parts = checked(str(place))
     scheme, path = parts.scheme, parts.path.strip("/")
     if scheme == "file":
@@ -205,13 +205,12 @@ class Storage:
     def now(self, prefix: str) -> float:
         """Seconds since 1970 by its own clock, which an object below `prefix` tells once; else by this machine's."""
         if self._epoch is None:
-            probe, made = f"{prefix}.probe-{uuid.uuid4().hex}", time.time()
-            with suppress(OSError):  # it may only be read
+            probe = f"{prefix}.probe-{uuid.uuid4().hex}"
+            with suppress(OSError):  # it may only be read, or is away
                 self.write(probe, b"")
-                made = self.system.get_file_info(f"{self.path}/{probe}").mtime.timestamp()
+                self._epoch = self.system.get_file_info(f"{self.path}/{probe}").mtime.timestamp() - time.monotonic()
                 self.remove(probe)
-            self._epoch = made - time.monotonic()
-        return self._epoch + time.monotonic()
+        return time.time() if self._epoch is None else self._epoch + time.monotonic()
 
     def attempt(self, work: Callable[[], None], patient: bool = False) -> bool:
         """Whether `work` succeeded. What fails is said once. `patient`: tried however short ago it failed."""

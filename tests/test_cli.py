@@ -15,8 +15,8 @@ from dasgm.config import PretrainConfig, SearchConfig, mathematics, override
 from dasgm.presets import preset
 
 
-def dasgm(*words: str, cwd: Path, script: str = "-mdasgm") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def dasgm(*words: str, cwd: Path, script: str = "-mdasgm", **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
     command = [sys.executable, script, *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -72,8 +72,8 @@ BAD: list[tuple[str, list[str], str]] = [
     ("pre-training of none", ["pretrain", "--gan", "none"], "no GAN to pre-train"),
     ("pre-training's batch", ["pretrain", "--batch-size", "5000"], "choose a smaller --batch-size"),
     ("pre-training's length", ["pretrain", "--iterations", "0"], "at least 1"),
-    ("name elsewhere", ["search", "--name", "../x"], "without /"),
-    ("name that is taken", ["search", "--name", "cache"], "not 'cache'"),
+    ("name elsewhere", ["search", "--name", "../x"], "a folder in --storage"),
+    ("name that is taken", ["search", "--name", "cache"], "none of checkpoints"),
     ("storage of nothing", ["search", "--storage="], "--storage needs a value"),
 ]
 
@@ -211,6 +211,9 @@ def test_draw_runs_and_report_succeed(tmp_path):
     long = tmp_path / "runs" / ("a-sweep-with-a-long-name" * 3) / "t000-and-its-trial"
     shutil.copytree(folder, long)
     assert str(long.relative_to(tmp_path / "runs")) in dasgm("runs", cwd=tmp_path).stdout, "whole, in a pipe"
+    shutil.copytree(tmp_path / "runs", tmp_path / "home" / "runs")
+    done = dasgm("runs", "--storage=~/runs", cwd=tmp_path, HOME=str(tmp_path / "home"))
+    assert done.returncode == 0 and "mine" in done.stdout, "bash does not expand it"
     done = dasgm("report", "runs/mine", cwd=tmp_path)
     assert done.returncode == 0 and "75.0" in (folder / "report.html").read_text()
 

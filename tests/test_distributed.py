@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,11 @@ from torch.nn import functional as F
 from dasgm.bilevel import replay, seed_of
 from dasgm.config import mathematics, override
 from dasgm.data import folder as data_folder
-from dasgm.distributed import SynchronisedNorm, average, disagreeing
+from dasgm.distributed import SynchronisedNorm, average, disagreeing, ready
 from dasgm.loop import main
 from dasgm.presets import preset
 from dasgm.search import Search
-from dasgm.session import Refused, Seams, of_first
+from dasgm.session import Elsewhere, Seams, of_first
 
 __all__ = ["float64"]
 STEPS = 3
@@ -210,11 +212,23 @@ def unpacked_by(rank: int) -> None:
     raise ValueError("checkpoint 000000001-9715b305.pt: format 7, expected 1")
 
 
+def waits_for_the_first(rank: int, folder: str, workers: int) -> None:
+    dist.init_process_group("gloo", None, timedelta(seconds=2), workers, rank, dist.FileStore(f"{folder}/meet"))
+    ready()
+    assert of_first(lambda: time.sleep(6) or 7) == 7
+    dist.destroy_process_group()
+
+
+def test_what_takes_the_first_worker_long_is_waited_for(tmp_path):
+    """Longer than for what hangs."""
+    mp.spawn(waits_for_the_first, (str(tmp_path), 2), nprocs=2)
+
+
 def with_pictures_of_its_own(rank: int, folder: str, workers: int, says: str) -> None:
     join(rank, folder, workers)
     small = {"gan": "none", "method.channels": 2, "batch_size": 4, "proxy.epochs": 0}
     own = {"data": data_folder.Config(image_size=16), "data_dir": f"{folder}/{rank}"}
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(Elsewhere, match=says):
         main(replace(override(preset("quickstart").config, small), **own), Path(folder) / "run")
     dist.destroy_process_group()
 

@@ -297,7 +297,7 @@ def test_what_cannot_be_understood_is_refused_and_stays(
         (None, "has checkpoints, and no run.json"),
         ('{"format": 99}', "run.json: format 99, expected 1"),
     ):
-        path.unlink()
+        path.unlink(missing_ok=True)
         if content:
             path.write_text(content)
         with pytest.raises(ValueError, match=says):

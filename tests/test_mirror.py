@@ -19,7 +19,8 @@ from cluster import job, room
 from cluster.room import Workers
 from dasgm import cli, mirror, session
 from dasgm.config import SearchConfig, to_json
-from dasgm.mirror import here, refresh
+from dasgm.files import version
+from dasgm.mirror import CLAIMS, here, refresh
 from dasgm.presets import preset
 from dasgm.records import read_json, read_lines
 from dasgm.runs import Locked, Run, runs
@@ -191,11 +192,12 @@ def test_who_was_out_of_reach_too_long_stops_and_spoils_nothing(server, machine)
 
 
 def test_who_was_out_of_reach_while_another_went_on_and_ended_spoils_nothing(server, machine):
+    machine("a", 600)  # its own next look is far
     with Run("s3://bucket/r23/x") as late:
         work(late, range(1, 2))
         wait_until(lambda: b"metrics.jsonl" in server.read("r23/x/.manifest"))
         server.client.delete_object(Bucket="bucket", Key=f"r23/x/.claims/{late._held.session}")  # as its time is over
-        machine("b")
+        machine("b", 600)
         with Run("s3://bucket/r23/x") as run:
             work(run, range(2, 4))
             mine = files(run.folder)
@@ -432,7 +434,7 @@ def test_clocks_of_two_machines_need_not_agree(server, machine, monkeypatch):
 
 
 def test_of_runs_that_ended_nothing_is_asked_again(server, machine, monkeypatch):
-    for name, state in (("t0", "finished"), ("t1", "running")):
+    for name, state in (("t0", "finished"), ("t1", "running"), ("t2", "stopped")):
         with Run(f"s3://bucket/r24/s/{name}") as run:
             work(run, range(1, 3))
             run.note(state=state)
@@ -440,11 +442,31 @@ def test_of_runs_that_ended_nothing_is_asked_again(server, machine, monkeypatch)
     asked, listed, ended = list[str](), Storage.list, set[str]()
     monkeypatch.setattr(Storage, "list", lambda self, name: asked.append(name) or listed(self, name))
     folder = local("s3://bucket/r24/s")
-    for expected in (["", "t0/", "t1/"], ["", "t1/"]):
+
+    def looked() -> list[str]:
         asked.clear()
         refresh(folder, 1, ended)
-        assert asked == expected
-    assert len(Run(folder / "t0").rows()) == 2 and ended == {"t0"}
+        return [name for name in asked if name.endswith("/") and CLAIMS not in name]
+
+    assert looked() == ["t0/", "t1/", "t2/"] and ended == {"t0", "t2"}
+    assert len(Run(folder / "t2").rows()) == 2
+    before = version(folder / "t1" / "run.json")
+    assert looked() == ["t1/"] and version(folder / "t1" / "run.json") == before
+    Run(folder / "t0").note(state="waiting")  # taken up again
+    assert looked() == ["t0/", "t1/"] and ended == {"t2"}
+
+
+def test_a_storage_that_does_not_tell_its_clock_is_asked_again(server, machine, monkeypatch):
+    found, written, clock = Storage("s3://bucket/r25"), Storage.write, time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600)
+
+    def away(*_: Any) -> None:
+        raise OSError("503")
+
+    monkeypatch.setattr(Storage, "write", away)
+    assert found.now("x/") - clock() > 3590
+    monkeypatch.setattr(Storage, "write", written)
+    assert abs(found.now("x/") - clock()) < 5
 
 
 def test_file_address_is_the_folder_itself(tmp_path):

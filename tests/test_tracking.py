@@ -347,6 +347,15 @@ def test_records_of_runs_that_sweep_nothing_or_died_before_they_began(storage: P
     assert (runs["t003"].info.status, runs["t003"].data.tags["reason"]) == ("FAILED", "no picture in class 7")
 
 
+def test_a_vast_page_is_left_out(storage: Path) -> None:
+    folder = write_run(storage / "s", 2)
+    with open(folder / "report.html", "wb") as file:
+        file.truncate(2**34)
+    assert tracking.sync(folder)
+    (run,) = runs_of(client_of(storage)).values()
+    assert "report.html" not in [file.path for file in client_of(storage).list_artifacts(run.info.run_id)]
+
+
 def test_only_one_process_sends_a_folder(storage: Path) -> None:
     folder = write_run(storage / "search", 1)
     with tracking._alone(folder), pytest.raises(ValueError, match="another process"):

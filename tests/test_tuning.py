@@ -20,7 +20,7 @@ from dasgm.methods import darts, pdarts
 from dasgm.presets import preset
 from dasgm.report import RunView
 from dasgm.runs import Run
-from tuning import spaces
+from tuning import spaces, sweep
 from tuning.plan import Plan, rungs
 from tuning.sweep import Options
 from tuning.table import time_left, told
@@ -287,6 +287,20 @@ def test_a_wrong_space_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="the space, at trial 0: val-portion") as error:
         propose(tmp_path, space=wrong).suggest("a")
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_sweep_that_ends_before_its_searches_says_why(tmp_path, monkeypatch, capsys):
+    def cut_off(self, workers):
+        Run(self.folder / "t000").folder.mkdir()
+        Run(self.folder / "t000").note(
+            title="t000 none", state="interrupted", reason="storage s: No space left on device"
+        )
+        return False
+
+    monkeypatch.setattr(sweep.Sweep, "run", cut_off)
+    assert sweep.main(["--gan=none", f"--storage={tmp_path}", "--num-trials=1", "--name=s"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "error: t000 none: storage s: No space left on device\n" and "To continue: " in said.out
 
 
 @pytest.mark.parametrize("seconds", [-5.0, 0.0, float("nan")])

@@ -17,7 +17,7 @@ from typing import Any
 from cluster.handover import HELP, hand_over
 from cluster.room import Workers
 from cluster.search import pretrained_first
-from dasgm.cli import Chosen, fail, parse, without_config
+from dasgm.cli import Chosen, absolute, fail, parse, without_config
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.files import write_atomic
 from dasgm.presets import preset, small, with_dataset, with_gan
@@ -61,7 +61,7 @@ class Options(Placement):
         config = small(config) if self.small else config
         config = with_dataset(config, self.dataset) if self.dataset else config
         config = for_a_sweep(config, self.small)
-        return replace(config, data_dir=str(self.data_dir.absolute()) if self.data_dir else None)
+        return replace(config, data_dir=absolute(str(self.data_dir)) if self.data_dir else None)
 
     def configs(self) -> dict[str, SearchConfig]:
         """Every row's configuration. ValueError: as `row`, a setting that no row has, options that contradict."""

@@ -435,7 +435,8 @@ def _run(sweep: Sweep) -> int:
             return 0
         if sweep.interrupted:
             return 130
-        fail(sweep.why() or "it ended before its searches; see their logs", 1)
+        print(f"error: {sweep.why() or 'it ended before its searches; see their logs'}", file=sys.stderr)
+        return 1
     return 0 if finished else 1
 
 
