@@ -243,14 +243,40 @@ def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
         print(f"  {name:<36} {value}", flush=True)
 
 
+def looks(trials: int, epochs: int = 50) -> None:
+    """CPU seconds of looks at folders of trials of so many epochs, of which all but four have ended."""
+    from dasgm.report import Trials, read_trials
+
+    edges = {kind: [[0.123456789] * 8] * 14 for kind in ("normal", "reduce")}
+    figures = {f"loss/figure-{i}": 0.123456789 for i in range(25)}
+    with tempfile.TemporaryDirectory() as root:
+        for number in range(trials):
+            run = Run(Path(root) / f"t{number:05d}")
+            run.folder.mkdir()
+            state = "waiting" if number >= trials - 4 else "finished"
+            run.note(format=1, title=run.folder.name, state=state, started=1.79e9, ended=None)
+            for name, row in (("metrics", figures | {"val/accuracy": 0.5}), ("alphas", edges)):
+                rows = [{"epoch": e, "phase": "search 1", "time": 1.79e9 + e} | row for e in range(1, epochs + 1)]
+                (run.folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        board = Trials(root)
+        for what, look in (("all are read", lambda: read_trials(root)), ("first", board.look), ("next", board.look)):
+            begun = time.process_time()
+            look()
+            print(f"{trials} folders of {epochs} epochs, {what}: {time.process_time() - begun:.3f} s of CPU")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trivial", type=int, default=200, help="trials that compute nothing; 0: none")
     parser.add_argument("--real", type=int, default=20, help="tiny searches; 0: none")
+    parser.add_argument("--look", type=int, default=0, help="folders of 50 epochs that a table looks at; 0: none")
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=8, help="simulated machines")
     parser.add_argument("--folder", type=Path, help="of the runs; by default one that is removed")
     asked = parser.parse_args()
+    if asked.look:
+        looks(asked.look)
+        return
     print(f"importing, MB: {imports()}", flush=True)
     with tempfile.TemporaryDirectory() as temporary, cluster(asked.nodes):
         connection.prepare()
