@@ -40,7 +40,7 @@ from cluster.contents import (
 )
 from dasgm.files import exclusive, printable
 from dasgm.mirror import here
-from dasgm.report import MOST_PIXELS
+from dasgm.report import MOST_PIXELS, mlflow_ui
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,12 +109,9 @@ def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: s
 
 
 def ui_command(storage: str | Path, uri: str | None = None) -> str:
-    """The command that serves the store of `storage` at 127.0.0.1:5000, lightly; empty if a server has it already."""
+    """The command that serves the store of `storage`; empty if a server has it already."""
     uri = store_of(uri, Path(storage))
-    if uri.startswith("http"):
-        return ""
-    light = "DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"  # else 15 processes and 2.4 GiB
-    return f"{light} mlflow ui --workers 1 --port 5000 --backend-store-uri {shlex.quote(uri)}"
+    return "" if uri.startswith("http") else mlflow_ui(uri)
 
 
 def address(link: str, storage: str | Path, uri: str | None = None) -> str:

@@ -260,7 +260,8 @@ def test_mlflow_command_points_at_the_storage(sweep: Path) -> None:
     put(sweep.parent / "mlflow.db", "")
     for folder in (sweep, sweep / "t000"):
         assert (
-            f"mlflow ui --backend-store-uri sqlite:///{sweep.parent.resolve()}/mlflow.db" in Page(report(folder)).text
+            f"DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --port 5000 "
+            f"--backend-store-uri sqlite:///{sweep.parent.resolve()}/mlflow.db" in Page(report(folder)).text
         )
 
 
