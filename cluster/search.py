@@ -21,9 +21,10 @@ from cluster.job import ControllerLost, launch, workers_for
 from cluster.job import search as work
 from cluster.room import Workers
 from dasgm.catalogue import show_config
-from dasgm.cli import SearchOptions, fail, search_options
+from dasgm.cli import SearchOptions, fail, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
 from dasgm.mirror import discard, following, send
+from dasgm.runs import Run
 from dasgm.storage import lies_at, local
 
 AGAIN = "to continue, run the same command"
@@ -93,7 +94,6 @@ def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
     Nor where the workers that ran, or run, are another driver's.
     """
     from dasgm.report import report
-    from dasgm.runs import Run
 
     its = Run(asked["folder"])
     its.refresh()
@@ -115,7 +115,6 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         KeyboardInterrupt: stopped.
     """
     from cluster.tracking import Mirror
-    from dasgm.runs import Run
 
     folder = local(asked["folder"])
     scratch = folder / ".ray"  # Ray's own notes while it runs, and what one that was killed left
@@ -170,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         begun = pretrained_first(config, options.storage, workers, command) if options.pretrain else config
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
         run(work, payload(begun, folder, options.storage / "cache", about), workers, "search")
+        print(result_line(Run(folder).rows()[-1], folder))
 
     return ended(job, folder, command)
 
@@ -191,7 +191,7 @@ def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, comm
 
 
 def ended(job: Callable[[], None], folder: Path, command: str) -> int:
-    """Do the job; its end in one line, and the command's exit code."""
+    """Do the job, which tells what came of it; other ends in one line. The command's exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job()
@@ -202,7 +202,6 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     except KeyboardInterrupt:
         print(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")
         return 130
-    print(f"finished; the result page is {folder / 'report.html'}; everything lies in {lies_at(folder)}")
     return 0
 
 

@@ -269,7 +269,7 @@ def _search(argv: Sequence[str]) -> int:
             config = pretrain.of_search(config, options.storage, first, say)
         with ending("search", folder, command, say):
             row = loop.main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
-        say(_result(row, folder))
+        say(result_line(row, folder))
     return 0
 
 
@@ -327,7 +327,8 @@ def pretrained_line(folder: Path) -> str:
     )
 
 
-def _result(row: dict[str, Any], folder: Path) -> str:
+def result_line(row: dict[str, Any], folder: Path) -> str:
+    """What a search came to, by its last row, and where it lies."""
     proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
     return (
         f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"

@@ -95,7 +95,7 @@ def test_two_workers_share_a_search_and_listen_on_loopback_only(tmp_path):
     far.mkdir()
     process = start(str(ROOT / "tests" / "probed.py"), str(tmp_path / "probes"), "search", *words, TMPDIR=str(far))
     code, out, err = finish(process)
-    assert (code, err) == (0, "") and "finished; the result page is" in out, (out, err)
+    assert (code, err) == (0, "") and "finished: proxy accuracy " in out, (out, err)
     about = Run(tmp_path / "two").about
     assert about["state"] == "finished" and about["workers"] == 2
     assert [row["epoch"] for row in rows_of(tmp_path / "two")] == [1, 2, 3, 4, 4]

@@ -605,7 +605,7 @@ def test_a_search_whose_server_goes_for_good_ends_and_is_sent_later(
     wait_for(process, lambda: read_lines(storage / "search" / "metrics.jsonl"), 400)
     served.kill()
     code, out, err = finish(process, 400)
-    assert (code, err) == (0, "") and "finished; the result page is" in out, (out, err)
+    assert (code, err) == (0, "") and "finished: proxy accuracy " in out, (out, err)
     *once, said = [line for line in out.splitlines() if line.startswith("MLflow at ")]
     assert served.uri in said and "python -m cluster.tracking" in said
     assert once in ([], [f"MLflow at {served.uri}: Connection refused; going on without, and trying again"])
