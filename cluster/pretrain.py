@@ -41,12 +41,12 @@ def main(argv: list[str] | None = None) -> int:
 
         print(describe_pretraining(config, options.workers))
         return 0
-    print(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
 
     def job() -> None:
         from dasgm.pretrain import fits
 
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
+        print(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
         fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
         about = {"name": folder.name, "title": folder.name, "command": command}
         run(work, payload(config, folder, options.storage / "cache", about), workers, "pre-training")
