@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -118,7 +119,7 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
 
 def absolute(path: str | None) -> str | None:
     """Workers may stand in other folders; an address is one anywhere."""
-    return str(Path(path).expanduser().absolute()) if path and "://" not in path else path
+    return os.path.abspath(os.path.expanduser(path)) if path and "://" not in path else path
 
 
 def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> Any:
