@@ -330,6 +330,7 @@ def run(folder, kill: tuple[int, int] | None = None):
     return (plain, (folder / "genotype.json").read_text(), row["best/proxy"]), said
 
 
+@pytest.mark.faults
 def test_a_kill_in_any_stage_goes_on_exactly_there(tmp_path):
     torch.set_num_threads(1)
     undisturbed, said = run(tmp_path / "whole")

@@ -208,6 +208,7 @@ def test_second_sweep_of_a_name_is_refused(swept):
     assert code == 2 and f"process {os.getpid()} on " in err and len(err.strip().splitlines()) == 1, err
 
 
+@pytest.mark.faults
 def test_own_folder_from_where_the_user_stands_and_ctrl_c_on_the_way(tmp_path):
     """Ray's workers stand in folders of their own; the paths on the command line are the user's."""
     from PIL import Image
