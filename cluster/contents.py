@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dasgm.files import LARGEST, text, version
-from dasgm.records import ENDS, FORMAT, read_metrics, read_record
-from dasgm.report import ENDED
+from dasgm.records import ENDED, ENDS, FORMAT, read_metrics, read_record
 
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
@@ -93,8 +92,9 @@ def content_of_sweep(
 
     def of(trial: Path) -> Content:
         before = known.get(trial.name)
-        same = before is not None and before.versions == versions_of(trial)
-        return before if before and same else content_of_run(trial, key, started=started)
+        if before and before.versions == versions_of(trial):
+            return before
+        return content_of_run(trial, key, started=started)
 
     trials = {path.parent.name: of(path.parent) for path in sorted(folder.glob("*/run.json"))}
     kind = "evaluations" if record["kind"] == "evaluations" else "sweep"

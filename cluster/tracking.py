@@ -88,8 +88,9 @@ def sync(
         sweep, trials = content_of_sweep(root, known)
         parent = store.open(sweep).info.run_id
         ids = {name: store.send(trial, parent) for name, trial in trials.items() if folder in (root, root / name)}
-        ended = {name: trial for name, trial in trials.items() if name in ids and trial.ended}
-        known |= {name: replace(trial, lines=trial.lines[-1:]) for name, trial in ended.items()}
+        for name in ids:
+            if (trial := trials[name]).ended and trial is not known.get(name):
+                known[name] = replace(trial, lines=trial.lines[-1:])
         store.send(sweep)
         view = store.save_view(parent, sweep, trials)
         return view if folder == root else store.run_link(ids[folder.name])

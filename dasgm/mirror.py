@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dasgm.files import exclusive, plain
-from dasgm.records import read_record
+from dasgm.records import ENDED, read_record
 from dasgm.storage import Storage, local, place_file, root_of, storage
 
 PAUSE = 5.0  # seconds between two looks at what is new
@@ -231,7 +231,7 @@ class Mirror:
             (ended.add if its._ended() and not its.claims() else ended.discard)(name)
 
     def _ended(self) -> bool:
-        return read_record(self.folder / ABOUT).get("state") in ("finished", "failed", "stopped")
+        return read_record(self.folder / ABOUT).get("state") in ENDED
 
     def push(self) -> None:
         """Send what is new, the manifest last, and remove what is gone here."""

@@ -15,6 +15,7 @@ from dasgm.files import contents, plain, shown, text, write_atomic
 FORMAT = 1
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
 ENDS = ("best", "result")  # phases of the one line after the last epoch
+ENDED = ("finished", "stopped", "failed")  # states of a run that is not gone on with
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
     **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host", "driver"), str),

@@ -24,13 +24,12 @@ from markupsafe import Markup
 from dasgm import charts
 from dasgm.files import contents, printable, text, version, write_atomic
 from dasgm.genotype import LARGEST, Genotype
-from dasgm.records import read_json, read_lines, read_metrics, read_record
+from dasgm.records import ENDED, read_json, read_lines, read_metrics, read_record
 from dasgm.runs import state_of
 from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"
 STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
-ENDED = ("finished", "stopped", "failed")
 MOST_PIXELS = 2**24  # of a picture that is shown
 PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has four, and at most 3 MB
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
@@ -96,7 +95,7 @@ class RunView:
         return str(protocols.get(key) or "") if isinstance(protocols, dict) else ""
 
     def alphas(self) -> list[Json]:
-        """The sound lines of alphas.jsonl, most of what a folder has to read, and shown on a run's own page alone."""
+        """The sound lines of alphas.jsonl, most of what a folder has to read, for who draws them."""
         return read_lines(self.folder / "alphas.jsonl")
 
     def nearest(self) -> list[Path]:
@@ -380,9 +379,9 @@ def _cells(run: RunView) -> list[tuple[str, Markup]]:
 
 
 def _alphas(run: RunView) -> list[tuple[str, Markup]]:
-    drawn = []
+    drawn, rows = [], run.alphas()
     for kind, title in CELLS.items():
-        frames = {row["epoch"]: frame for row in run.alphas() if (frame := _frame(row, kind))}
+        frames = {row["epoch"]: frame for row in rows if (frame := _frame(row, kind))}
         epochs = sorted(frames)
         if epochs:
             step = -(-len(epochs) // MOST_FRAMES)

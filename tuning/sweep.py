@@ -239,10 +239,10 @@ class Sweep:
                     failure_config=tune.FailureConfig(max_failures=2),  # of a search's driver; of workers: `launch`
                 ),
             )
-            before = signal.getsignal(signal.SIGINT)
-            tuner.fit()
-            self.interrupted = signal.getsignal(signal.SIGINT) is before  # Tune's own stays there until it caught one
-            signal.signal(signal.SIGINT, before)
+            with connection.signals_kept():
+                before = signal.getsignal(signal.SIGINT)
+                tuner.fit()
+                self.interrupted = signal.getsignal(signal.SIGINT) is before  # Tune's own stays until it caught one
         if proposer.gave_up:
             raise connection.Failed(f"{proposer.gave_up}; {AGAIN}")
 

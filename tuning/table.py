@@ -11,7 +11,8 @@ from typing import Any
 
 from cluster.room import WAITS
 from dasgm.files import version
-from dasgm.report import ENDED, RunView, Trials, ranking
+from dasgm.records import ENDED
+from dasgm.report import RunView, Trials, ranking
 from dasgm.runs import Run
 
 METRIC = "val/accuracy"
