@@ -13,6 +13,7 @@ __all__ = [
     "SEPARABLE",
     "DepthwiseConv",
     "FactorizedReduce",
+    "HalvingConv",
     "ReLUConvBN",
     "fast_layout",
     "operation",
@@ -114,14 +115,29 @@ class ReLUConvBN(nn.Sequential):
         )
 
 
+class HalvingConv(nn.Conv2d):
+    """1x1 convolution of stride 2 without bias, [N, in_channels, H, W] -> [N, channels, ceil(H / 2), ceil(W / 2)]."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on processors with AVX2 if the
+        # input has fewer channels than a vector has lanes (oneDNN issue 6035). A convolution of stride 1 over every
+        # second pixel gives the same numbers.
+        if x.device.type != "cpu" or torch.compiler.is_exporting():
+            return super().forward(x)
+        return F.conv2d(fast_layout(x[:, :, ::2, ::2]), self.weight)
+
+
 class FactorizedReduce(nn.Module):
     """Halves H and W (even) by two 1x1 convolutions of stride 2, one of them shifted by a pixel; `channels` is even."""
 
     def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
         super().__init__()
         self.relu = nn.ReLU()
-        self.even = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
+        self.even = HalvingConv(in_channels, channels // 2)
+        self.odd = HalvingConv(in_channels, channels // 2)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from dasgm.networks.operations import (
     SEPARABLE,
     DepthwiseConv,
     FactorizedReduce,
+    HalvingConv,
     ReLUConvBN,
     fast_layout,
     pool,
@@ -284,8 +285,8 @@ class Reduce(nn.Module):
     def __init__(self, channels: int, edges: int) -> None:
         super().__init__()
         self.half_width = channels // 2
-        self.even = nn.Conv2d(channels, edges * self.half_width, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(channels, edges * self.half_width, 1, stride=2, bias=False)
+        self.even = HalvingConv(channels, edges * self.half_width)
+        self.odd = HalvingConv(channels, edges * self.half_width)
         self.norm = WeightedNorm(edges * channels)
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
