@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from patience import now
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -27,7 +28,7 @@ SHARED = (Path("/tmp/ray"), Path(f"/tmp/ray_ssh_{hashlib.sha256(getpass.getuser(
 
 
 @contextmanager
-def apart(script: str, *needed: str, seconds: float) -> Iterator[SimpleNamespace]:
+def apart(script: str, *needed: str) -> Iterator[SimpleNamespace]:
     """`python tests/SCRIPT FOLDER VENV` there, as root: the folder as `place`, and what its result.json says."""
     missing = [tool for tool in ("unshare", "ip", "mount", *needed) if not shutil.which(tool)]
     if missing:
@@ -41,7 +42,7 @@ def apart(script: str, *needed: str, seconds: float) -> Iterator[SimpleNamespace
     environment |= {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1"}
     words = ["sh", "-c", '"$@"; exit $?', "sh"]  # the first process of a pid namespace has to reap the others
     words += [sys.executable, str(TESTS / script), str(place), sys.prefix]
-    done = subprocess.run([*APART, *words], env=environment, capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run([*APART, *words], env=environment, capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     yield SimpleNamespace(place=place, **json.loads((place / "result.json").read_text()))
@@ -70,24 +71,23 @@ def settle(place: Path, venv: Path, home: str) -> None:
     )
 
 
-def run(*words: str, seconds: float = 400, **environment: str) -> str:
+def run(*words: str, **environment: str) -> str:
     """A command of the page, into the transcript; its output. It has to succeed."""
     shown = " ".join(f"'{word}'" if " " in word else word for word in words)
     print(f"$ {' '.join(f'{k}={v}' for k, v in environment.items())} {shown}".replace("$  ", "$ "), flush=True)
     begun = time.monotonic()
-    done = subprocess.run(
-        words, env=os.environ | environment, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
-    )
+    nothing = subprocess.DEVNULL
+    done = subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, stdin=nothing)
     print(done.stdout + done.stderr + f"[{done.returncode}, {time.monotonic() - begun:.0f} s]\n", flush=True)
     assert done.returncode == 0, words
     return done.stdout
 
 
 def left(seconds: float = 30) -> list[str]:
-    """Processes that are still there after `seconds`; `ssh` keeps a connection for 10."""
-    end = time.monotonic() + seconds
+    """Processes that are still there after `seconds` of this machine; `ssh` keeps a connection for 10."""
+    end = now() + seconds
     while True:
         others = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in (1, os.getpid())]
-        if not others or time.monotonic() > end:
+        if not others or now() > end:
             return [" ".join(p.info["cmdline"] or [str(p.pid)]) for p in others]
         time.sleep(1)

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from apart import ROOT, left, run, settle
 from commands import TINY
+from patience import now
 from photographs import digit_pictures, write_folder
 
 IDLE = 40
@@ -125,8 +126,8 @@ def watched(place: Path) -> dict[str, Any]:
         codes.append(command.wait())
         used.append(workers())
         print((place / "out").read_text())
-    end = time.monotonic() + ASKED + IDLE + 30
-    while len(alive()) > 1 and time.monotonic() < end:
+    end = now() + ASKED + IDLE + 30
+    while len(alive()) > 1 and now() < end:
         time.sleep(1)
     after = alive()
     lasting = [actor.class_name for actor in actors() if actor.state == "ALIVE" and actor.node_id not in before]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from patience import now
 
 TESTS = Path(__file__).parent
 TINY = [
@@ -49,15 +50,26 @@ def start(*words: str, cwd: Path | None = None, **environment: str) -> subproces
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, output and errors. What it said is in the report of a test whose limit ends it here."""
+    said = None
+    try:
+        while True:
+            try:
+                out, err = process.communicate(timeout=5)
+                return process.returncode, out, err
+            except subprocess.TimeoutExpired as waiting:
+                said = waiting
+    except BaseException:
+        for stream in (said.output, said.stderr) if said else ():
+            print((stream or b"")[-4000:].decode(errors="replace"))
+        raise
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], seconds: float = 150) -> None:
-    end = time.monotonic() + seconds
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any]) -> None:
+    """Until the condition holds, while the process runs."""
     while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        assert process.poll() is None, finish(process)
         time.sleep(0.05)
 
 
@@ -88,10 +100,10 @@ def title(pid: int) -> str:
 
 
 def left_over(processes: Iterable[list[float]], seconds: float = 10) -> list[str]:
-    """Those that are still there after `seconds`."""
+    """Those that are still there after `seconds` of this machine."""
     there = {(int(pid), born) for pid, born in processes}
-    end = time.monotonic() + seconds
-    while there and time.monotonic() < end:
+    end = now() + seconds
+    while there and now() < end:
         there = {(pid, born) for pid, born in there if _lives(pid, born)}
         time.sleep(0.1)
     return [" ".join(psutil.Process(pid).cmdline()) for pid, _ in there]
@@ -166,5 +178,5 @@ class Simulated:
         return start(*words, cwd=cwd, RAY_ADDRESS=self.address, **RAY, **more)
 
     def stop(self) -> None:
-        self.process.communicate("", timeout=60)
+        self.process.communicate("")
         self.folder.cleanup()

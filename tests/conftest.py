@@ -12,6 +12,7 @@ connection.prepare()
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+pytest_plugins = ("patience", "leftovers", "scheduling")
 LONGEST = ("test_sweep", "test_loop")
 
 

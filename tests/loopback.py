@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml
 from apart import ROOT, left, run, settle
 from buckets import Server, serve
 from commands import TINY
+from patience import rest
 
 SOURCE = "job.py"
 LINE = 'folder, cache = local(payload["folder"]), local(payload["cache"])'
@@ -127,8 +127,8 @@ def cluster(config: Path, place: Path, store: Server) -> dict[str, Any]:
     runs.mkdir()
     run("python", "cluster/doctor.py", yaml_file, "--storage", str(runs))
     run("ray", "up", "-y", yaml_file, RAY_UP_enable_autoscaler_v2="0")
-    time.sleep(20)
-    result["status"] = run("ray", "exec", yaml_file, "until ray status | grep slot; do sleep 2; done", seconds=600)
+    rest(20)
+    result["status"] = run("ray", "exec", yaml_file, "until ray status | grep slot; do sleep 2; done")
     result["first"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *words, "--name", "before")
     stored = [*TINY, "--gan=none", "--num-trials=1", "--storage=s3://bucket/runs", "--name=stored"]
     result["third"] = run("ray", "submit", yaml_file, "tuning/sweep.py", "--", *stored)

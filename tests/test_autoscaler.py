@@ -15,7 +15,7 @@ DECLARED = yaml.safe_load((ROOT / "cluster" / "gpu.yaml").read_text())["availabl
 
 @pytest.fixture(scope="module")
 def tried():
-    with apart("autoscaled.py", seconds=1500) as found:
+    with apart("autoscaled.py") as found:
         yield found
 
 

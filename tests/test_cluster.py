@@ -358,7 +358,7 @@ def test_ctrl_c_and_a_lost_terminal_only_stop_following(one_node, tmp_path):
         while '"words"' not in seen:
             seen += process.stdout.readline()
         os.killpg(process.pid, how)
-        code, out, _ = finish(process, 30)
+        code, out, _ = finish(process)
         log.close()
         if how == signal.SIGINT:
             assert code == 130 and "no longer following" in out and f"--follow {name}-" in out, out
@@ -390,9 +390,9 @@ def test_trials_spread_over_the_machines_of_a_cluster(tmp_path):
     try:
         words = ["--gan=none", "--num-trials=3", "--space=toy_spaces:mixed", "--grace=4", *TINY]
         process = cluster.run(str(ROOT / "tuning" / "sweep.py"), "--storage", str(tmp_path), "--name", "s", *words)
-        wait_for(process, lambda: len(list(tmp_path.glob("s/t*/metrics.jsonl"))) == 3, 400)
+        wait_for(process, lambda: len(list(tmp_path.glob("s/t*/metrics.jsonl"))) == 3)
         used = cluster.ask("nodes")
-        code, out, err = finish(process, 400)
+        code, out, err = finish(process)
         assert code == 0 and "best genotype" in out, (out, err)
         assert len(set(used)) == 3  # a slot each
         assert read_json(tmp_path / "s" / "sweep.json")["state"] == "finished"

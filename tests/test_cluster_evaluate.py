@@ -409,7 +409,7 @@ def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
     code, out, err = finish(cut)
     assert (code, err) == (130, "") and "To continue: python cluster/evaluate.py DARTS_V2" in out, (code, out, err)
     assert not left_over(everyone) and Run(folder / "DARTS_V2-s0").about["state"] == "interrupted"
-    code, out, err = finish(start(*group), 400)
+    code, out, err = finish(start(*group))
     assert (code, err) == (0, ""), (code, out[-2000:], err)
     assert outcome(folder / "DARTS_V2-s0") == outcome(tmp_path / "alone")
     runs = [read_run(folder / f"DARTS_V2-s{seed}") for seed in range(2)]
@@ -433,7 +433,7 @@ def test_both_loaders_on_two_workers_of_half_a_cpu_give_the_same_numbers(tmp_pat
     words += ["--data.image-size=32", "--epochs=2", "--lr-schedule=cosine", "--workers=2", "--cpus-per-worker=0.5"]
     words += [*TINY, "--batch-size=4", "--storage", str(tmp_path)]
     for loader in ("ray", "torch"):
-        code, out, err = finish(start(SCRIPT, *words, f"--loader={loader}", f"--name={loader}"), 400)
+        code, out, err = finish(start(SCRIPT, *words, f"--loader={loader}", f"--name={loader}"))
         assert (code, err) == (0, ""), (code, out[-2000:], err)
     assert outcome(tmp_path / "ray" / "PDARTS-s0") == outcome(tmp_path / "torch" / "PDARTS-s0")
     assert Run(tmp_path / "ray" / "PDARTS-s0").about["workers"] == 2
@@ -447,7 +447,7 @@ def test_a_sweep_ends_with_its_best_on_photographs(tmp_path, photographs):
     stage = ["name=last", "recipe=imagenet-small", "workers=2", "cpus-per-worker=0.5", "prefetch=2", "batch-size=4"]
     stage += ["data.image-size=32", "epochs=2", "lr-schedule=cosine", *(word.removeprefix("--") for word in TINY[:2])]
     words += ["--then-imagenet", str(photographs), "--top=1", "--imagenet-set", *stage]
-    code, out, err = finish(start(SWEEP, *words), 600)
+    code, out, err = finish(start(SWEEP, *words))
     assert (code, err) == (0, "") and "the last stage: python cluster/evaluate.py --from-sweep=found" in out, (out, err)
     best = max(read_trials(tmp_path / "found"), key=lambda view: view.last("best/proxy") or 0.0)
     (made,) = read_trials(tmp_path / "last")
@@ -456,5 +456,5 @@ def test_a_sweep_ends_with_its_best_on_photographs(tmp_path, photographs):
     client = client_of(tmp_path)
     (run,) = [run for run in runs_of(client).values() if run.data.metrics.get("result/error") is not None]
     assert run.data.metrics["result/error"] == made.last("result/error")
-    code, out, err = finish(start(SWEEP, *words), 300)
+    code, out, err = finish(start(SWEEP, *words))
     assert (code, err) == (0, "") and "starting Ray" not in out, (out, err)

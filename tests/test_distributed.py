@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from patience import stretched
 from photographs import digit_pictures, write_folder
 from test_search import BATCH, CLASSES, SIZE, Batch, batches, brute_force, float64, make, relative, spy
 from torch import Tensor
@@ -212,16 +213,16 @@ def unpacked_by(rank: int) -> None:
     raise ValueError("checkpoint 000000001-9715b305.pt: format 7, expected 1")
 
 
-def waits_for_the_first(rank: int, folder: str, workers: int) -> None:
-    dist.init_process_group("gloo", None, timedelta(seconds=2), workers, rank, dist.FileStore(f"{folder}/meet"))
+def waits_for_the_first(rank: int, folder: str, workers: int, limit: float) -> None:
+    dist.init_process_group("gloo", None, timedelta(seconds=limit), workers, rank, dist.FileStore(f"{folder}/meet"))
     ready()
-    assert of_first(lambda: time.sleep(6) or 7) == 7
+    assert of_first(lambda: time.sleep(3 * limit) or 7) == 7
     dist.destroy_process_group()
 
 
 def test_what_takes_the_first_worker_long_is_waited_for(tmp_path):
     """Longer than for what hangs."""
-    mp.spawn(waits_for_the_first, (str(tmp_path), 2), nprocs=2)
+    mp.spawn(waits_for_the_first, (str(tmp_path), 2, stretched(2)), nprocs=2)
 
 
 def with_pictures_of_its_own(rank: int, folder: str, workers: int, says: str) -> None:

@@ -381,7 +381,7 @@ def on(folder: Path, workers: int, ends: int = 0) -> None:
     while not ends and not processes.join():  # raises what one of them raised
         pass
     for process in processes.processes:
-        process.join(200)
+        process.join()
         assert process.exitcode == (9 if ends else 0)
 
 

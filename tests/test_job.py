@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from commands import TINY, TINY_GAN, family, finish, left_over, probes, start, title, wait_for
+from patience import rest
 from test_faults import mount, unmounted
 
 from cluster import connection, job
@@ -163,7 +164,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_the_same_command_tries_again(
     train = [str(ROOT / "cluster" / "evaluate.py"), "DARTS_V2", "--dataset=digits", "--storage", str(tmp_path)]
     search = [SEARCH, "--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
     failing = [start(*words, RAY_gcs_storage="nonsense") for words in (sweep, train, search)]
-    time.sleep(8)
+    rest(8)
     everyone = [process for one in failing for process in family(one)]
     for process in failing:
         code, out, err = finish(process)
@@ -273,16 +274,16 @@ def same(one: Any, other: Any) -> bool:
 def test_killed_worker_of_two_goes_on_to_the_bits_of_an_undisturbed_search(tmp_path):
     """Not rank 0, which alone writes."""
     words = ["--workers=2", "--storage", str(tmp_path), *TINY, *TINY_GAN, "--val-portion=0.3"]
-    code, out, err = finish(start(SEARCH, *words, "--name=undisturbed"), 400)
+    code, out, err = finish(start(SEARCH, *words, "--name=undisturbed"))
     assert (code, err) == (0, ""), err
     undisturbed, killed = (Run(tmp_path / name) for name in ("undisturbed", "killed"))
     process = start(SEARCH, *words, "--name=killed")
-    wait_for(process, lambda: len(killed.checkpoints()) > 1, 400)
+    wait_for(process, lambda: len(killed.checkpoints()) > 1)
     before = read_lines(killed.folder / "metrics.jsonl")[:-1]
     workers = {int(pid) for pid, _ in family(process) if "ray::RayTrainWorker" in title(int(pid))}
     (other,) = workers - {killed.about["pid"]}
     os.kill(other, signal.SIGKILL)
-    code, out, err = finish(process, 400)
+    code, out, err = finish(process)
     assert (code, err) == (0, ""), err
     log = (killed.folder / "log.txt").read_text()
     assert sum(" failed: " in line for line in log.splitlines()) == 1 and "going on after epoch" in log, log
@@ -302,7 +303,7 @@ def test_stopped_then_continued_and_another_configuration_refused(tmp_path):
     wait_for(process, lambda: len(rows_of(tmp_path / "one")) == 1)
     everyone = family(process)
     os.killpg(process.pid, signal.SIGINT)
-    code, out, err = finish(process, 60)
+    code, out, err = finish(process)
     assert code == 130 and "To continue: python cluster/search.py" in out and err == "", (code, out, err)
     assert not left_over(everyone)
     before = (tmp_path / "one" / "run.json").read_bytes()

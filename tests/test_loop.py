@@ -8,11 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from commands import finish, start, wait_for
+from patience import rest
 
 from dasgm import loop, session
 from dasgm.config import override
@@ -46,17 +47,10 @@ def storage(undisturbed, tmp_path) -> Path:
     return tmp_path
 
 
-def start(storage: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dasgm", "search", "quickstart", "--storage", str(storage), "--name", "run"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*command, *SMALL, *more], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+def search(storage: Path, *more: str) -> subprocess.Popen[str]:
+    """The command, small."""
+    words = ["search", "quickstart", "--storage", str(storage), "--name", "run"]
+    return start("-m", "dasgm", *words, *SMALL, *more)
 
 
 def results(folder: Path) -> dict[str, object]:
@@ -77,16 +71,9 @@ def results(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     storage = tmp_path_factory.mktemp("undisturbed")
-    code, out, err = finish(start(storage))
+    code, out, err = finish(search(storage))
     assert code == 0, err
     return storage / "run"
-
-
-def wait_for(process: subprocess.Popen[str], condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.02)
 
 
 def test_run_folder_has_what_was_promised(undisturbed):
@@ -115,14 +102,14 @@ def test_killed_search_goes_on_to_the_same_bits(undisturbed, storage):
         lambda: (folder / "alphas.jsonl").exists(),
         lambda: len(read_lines(folder / "metrics.jsonl")) >= 3,
     ):
-        process = start(storage)
+        process = search(storage)
         wait_for(process, moment)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert state_of(folder) == "interrupted"
     last = Run(folder).checkpoints()[-1]
     last.write_bytes(last.read_bytes()[:1000])
-    code, out, err = finish(start(storage))
+    code, out, err = finish(search(storage))
     assert code == 0, err
     assert sum("is torn; going on from the one before" in line for line in out.splitlines()) == 1
     assert results(folder) == results(undisturbed)
@@ -130,20 +117,20 @@ def test_killed_search_goes_on_to_the_same_bits(undisturbed, storage):
 
 def test_first_ctrl_c_saves_and_says_how_to_go_on(undisturbed, storage):
     folder = storage / "run"
-    process = start(storage)
+    process = search(storage)
     wait_for(process, lambda: len(read_lines(folder / "metrics.jsonl")) >= 1)
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
     assert code == 130 and "To continue: dasgm search quickstart" in out and not err, (code, out[-300:], err)
-    code, out, err = finish(start(storage))
+    code, out, err = finish(search(storage))
     assert code == 0 and "going on after epoch" in out, err
     assert results(folder) == results(undisturbed)
 
 
 def test_ctrl_c_names_what_is_not_kept(storage):
-    process = start(storage, "--gan.warmup=100000")
+    process = search(storage, "--gan.warmup=100000")
     wait_for(process, lambda: list((storage / "cache").glob("gan-*.lock")))
-    time.sleep(1)
+    rest(1)
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
     says = (
@@ -153,9 +140,9 @@ def test_ctrl_c_names_what_is_not_kept(storage):
 
 
 def test_second_ctrl_c_ends_at_once_and_the_run_goes_on_all_the_same(undisturbed, storage):
-    process = start(storage, "--gan.warmup=100000")
+    process = search(storage, "--gan.warmup=100000")
     wait_for(process, lambda: list((storage / "cache").glob("gan-*.lock")))
-    time.sleep(1)
+    rest(1)
     os.kill(process.pid, signal.SIGSTOP)  # so that it cannot answer the first before the second comes
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
@@ -168,13 +155,13 @@ def test_second_ctrl_c_ends_at_once_and_the_run_goes_on_all_the_same(undisturbed
 def test_finished_run_called_again_prints_its_result_and_more_epochs_continue(undisturbed, storage):
     shutil.copytree(undisturbed.parent, storage, dirs_exist_ok=True)
     before = (storage / "run" / "metrics.jsonl").read_bytes()
-    code, out, err = finish(start(storage))
+    code, out, err = finish(search(storage))
     assert code == 0 and "finished" in out and (storage / "run" / "metrics.jsonl").read_bytes() == before
-    code, out, err = finish(start(storage, "--method.epochs=4"))
+    code, out, err = finish(search(storage, "--method.epochs=4"))
     assert code == 0, err
     rows = read_lines(storage / "run" / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 4]
-    code, out, err = finish(start(storage, "--arch-lr=0.5"))
+    code, out, err = finish(search(storage, "--arch-lr=0.5"))
     assert code == 2 and "arch_lr" in err and len(err.strip().splitlines()) == 1
 
 
@@ -182,7 +169,7 @@ def test_second_command_on_a_folder_is_refused_and_a_dead_lock_taken_over(storag
     run = Run(storage / "run")
     for held in (run, run.driven()):  # the second by a driver whose workers are to come
         with held:
-            code, out, err = finish(start(storage))
+            code, out, err = finish(search(storage))
             assert code == 2 and f"process {os.getpid()} on " in err and len(err.strip().splitlines()) == 1, err
     (storage / "run" / "lock").write_text("process 1 on a machine long gone")
     with Run(storage / "run") as run:
@@ -191,7 +178,7 @@ def test_second_command_on_a_folder_is_refused_and_a_dead_lock_taken_over(storag
 
 
 def test_nan_is_named_and_ends_the_run_as_failed(storage):
-    code, out, err = finish(start(storage, "--classifier-lr=1e30", "--classifier-clip=1e30"))
+    code, out, err = finish(search(storage, "--classifier-lr=1e30", "--classifier-clip=1e30"))
     assert code == 1 and len(err.strip().splitlines()) == 1, err
     assert "epoch 1, stage 1 (classifier)" in err or "epoch 1, stage 4 (architecture)" in err, err
     about = Run(storage / "run").about
@@ -257,7 +244,6 @@ except search.SearchFailed as error:
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
     )
     said = done.stdout.strip().splitlines()[-1]
     assert said.startswith("out of memory: batch 512, 3 cells and 32 channels do not fit; batch "), done.stderr[-2000:]

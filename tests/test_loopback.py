@@ -21,7 +21,7 @@ NEEDED = ("ssh", "ssh-keygen", "rsync", "curl", "pkill", "/usr/sbin/sshd")
 
 @pytest.fixture(scope="module")
 def tried():
-    with apart("loopback.py", *NEEDED, seconds=1700) as found:
+    with apart("loopback.py", *NEEDED) as found:
         found.runs = found.place / "shared" / "two words"
         yield found
 

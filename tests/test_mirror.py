@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from buckets import Server, serve
 from commands import start, wait_for
+from patience import now, rest, until
 
 from cluster import job, room
 from cluster.room import Workers
@@ -94,7 +95,7 @@ def test_second_is_refused_and_told_of_the_first(machine):
         assert Run("s3://bucket/r3/x").busy
         with pytest.raises(Locked, match=rf"s3://bucket/r3/x is in use by process {os.getpid()} on "):
             Run("s3://bucket/r3/x").__enter__()
-    wait_until(lambda: not Run("s3://bucket/r3/x").busy)
+    until(lambda: not Run("s3://bucket/r3/x").busy)
     with Run("s3://bucket/r3/x"):
         pass
 
@@ -135,10 +136,10 @@ def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machi
         session._begin(stack, run, config, {}, {}, session.Seams(patience=2 * mirror.age()))
         assert run.about["state"] == "running"
         machine("b", 2)
-        begun = time.monotonic()
+        begun = now()
         with pytest.raises(Locked):  # he lives
             session._begin(stack, Run("s3://bucket/r19/x"), config, {}, {}, session.Seams(patience=3))
-        assert time.monotonic() - begun < 10
+        assert now() - begun < 10
 
 
 def test_ray_workers_are_patient_with_a_bucket_only(machine, tmp_path, monkeypatch):
@@ -169,21 +170,20 @@ def test_living_holder_gives_signs_of_life(server, machine):
             return server.client.head_object(Bucket="bucket", Key=name)["LastModified"]
 
         first = sign()
-        wait_until(lambda: sign() > first)
+        until(lambda: sign() > first)
 
 
 def test_who_was_out_of_reach_too_long_stops_and_spoils_nothing(server, machine):
     with Run("s3://bucket/r7/x") as late:
         work(late, range(1, 2))
-        wait_until(lambda: b"metrics.jsonl" in server.read("r7/x/.manifest"))  # what it does not name does not count
+        until(lambda: b"metrics.jsonl" in server.read("r7/x/.manifest"))  # what it does not name does not count
         server.client.delete_object(Bucket="bucket", Key=f"r7/x/.claims/{late._held.session}")  # as its time is over
         machine("b")
         with Run("s3://bucket/r7/x") as run:
             late._held._signed = 0.0
             work(run, range(2, 4))
-            end = time.monotonic() + 30
             with pytest.raises(Locked, match="is in use by process"):
-                while time.monotonic() < end:
+                while True:
                     late.log("metrics", {"epoch": 9, "phase": "search 1", "time": 1.0})
                     time.sleep(0.1)
             mine = files(run.folder)
@@ -195,16 +195,15 @@ def test_who_was_out_of_reach_while_another_went_on_and_ended_spoils_nothing(ser
     machine("a", 600)  # its own next look is far
     with Run("s3://bucket/r23/x") as late:
         work(late, range(1, 2))
-        wait_until(lambda: b"metrics.jsonl" in server.read("r23/x/.manifest"))
+        until(lambda: b"metrics.jsonl" in server.read("r23/x/.manifest"))
         server.client.delete_object(Bucket="bucket", Key=f"r23/x/.claims/{late._held.session}")  # as its time is over
         machine("b", 600)
         with Run("s3://bucket/r23/x") as run:
             work(run, range(2, 4))
             mine = files(run.folder)
         late._held._signed = 0.0
-        end = time.monotonic() + 30
         with pytest.raises(Locked, match="is in use by another process, which went on with it and has ended"):
-            while time.monotonic() < end:
+            while True:
                 late.log("metrics", {"epoch": 9, "phase": "search 1", "time": 1.0})
                 time.sleep(0.1)
     assert server.read("r23/x/metrics.jsonl") == mine["metrics.jsonl"]
@@ -217,14 +216,14 @@ def test_storage_that_goes_away_is_told_once_and_gets_all_afterwards(server, mac
     local("s3://bucket/r8")
     with Run("s3://bucket/r8/x") as run:
         work(run, range(1, 2))
-        time.sleep(1)
+        rest(1)
         server.stop()
         try:
             for epoch in range(2, 5):
                 work(run, range(epoch, epoch + 1))
-                time.sleep(0.5)
+                rest(0.5)
             run.note(state="finished")
-            wait_until(lambda: told)
+            until(lambda: told)
         finally:
             server.start()
         mine = files(run.folder)
@@ -241,7 +240,7 @@ def test_storage_that_stays_away_leaves_a_line_and_gets_all_next_time(server, ma
     monkeypatch.setattr(storage("s3://bucket/r9"), "say", told.append)
     with Run("s3://bucket/r9/x") as run:
         work(run, range(1, 2))
-        time.sleep(1)
+        rest(1)
         server.stop()
         work(run, range(2, 4))
     server.start()
@@ -264,7 +263,7 @@ def test_driver_sees_light_files_only_and_both_change_run_json(server, machine):
         assert worker.about == {"state": "waiting", "asked": 1}
         work(worker, range(1, 3))
         worker.note(state="running")
-        wait_until(lambda: ".manifest" in server.names("r10/s/t000/"))
+        until(lambda: ".manifest" in server.names("r10/s/t000/"))
         machine("a")
         driver.note(rung=2)
         machine("b")
@@ -495,7 +494,7 @@ def test_killed_search_goes_on_on_another_machine_with_the_same_bits(server, mac
     assert refused.value.code == 2 and f"in use by process {process.pid} on" in capsys.readouterr().err
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not Run(f"{place}/x").busy)
+    until(lambda: not Run(f"{place}/x").busy)
     assert cli.main([*SEARCH, f"--storage={place}"]) == 0
     said = capsys.readouterr().out
     assert "going on after epoch" in said and f"everything lies in {place}/x" in said
@@ -512,13 +511,6 @@ def test_killed_search_goes_on_on_another_machine_with_the_same_bits(server, mac
 
 def read(server: Server, name: str) -> bytes:
     return server.read(name) if name in server.names(name)[:1] or server.names(name) == [""] else b""
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 # ------------------------------------------------------------------------------------------------ room for workers

@@ -17,9 +17,9 @@ SWEEP = str(Path(__file__).parents[1] / "tuning" / "sweep.py")
 @pytest.mark.timeout(1800)
 def test_quickstart_keeps_its_promises(tmp_path):
     process = start(SWEEP, cwd=tmp_path)
-    wait_for(process, lambda: list(tmp_path.glob("runs/*/t000/metrics.jsonl")), 600)
+    wait_for(process, lambda: list(tmp_path.glob("runs/*/t000/metrics.jsonl")))
     everyone = family(process)
-    code, out, err = finish(process, 1500)
+    code, out, err = finish(process)
     assert (code, err) == (0, ""), err
     assert not left_over(everyone), "no process is left"
     (folder,) = tmp_path.glob("runs/quickstart-*")

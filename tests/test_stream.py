@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patience import rest
 from photographs import both_parts, digit_pictures, write_folder, write_shards
 
 from cluster import connection, job
@@ -100,13 +100,13 @@ def test_prefetch_bounds_what_is_made_ahead(
     ahead = []
     for number in range(1, 9):
         next(batches)
-        time.sleep(0.2)
+        rest(0.2)
         ahead.append(len((tmp_path / "made").read_text().splitlines()) - number)
     assert 1 <= max(ahead) <= prefetch, ahead
     batches.close()
-    time.sleep(1)  # what is being made then is still finished
+    rest(1)  # what is being made then is still finished
     made = (tmp_path / "made").read_text()
-    time.sleep(0.5)
+    rest(0.5)
     assert (tmp_path / "made").read_text() == made and len(made.splitlines()) <= 8 + prefetch  # broken off
 
 

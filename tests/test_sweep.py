@@ -17,6 +17,7 @@ import optuna
 import pytest
 from commands import TINY, TINY_GAN, another_ray, busy, family, finish, left_over, probes, start, title, wait_for
 from optuna.trial import TrialState
+from patience import now
 from test_faults import mount, unmounted
 
 from dasgm.config import from_json, override
@@ -75,7 +76,9 @@ def swept(tmp_path_factory):
         *("--storage", str(storage), "--name", "s", *TINY, *MIXED),
         TMPDIR=str(temporary),
     )
+    begun, wall = now(), time.monotonic()
     code, out, err = finish(process)
+    slowness = (time.monotonic() - wall) / (now() - begun)
     assert other.poll() is None
     other.communicate("")
     shutil.rmtree(elsewhere, ignore_errors=True)
@@ -85,6 +88,7 @@ def swept(tmp_path_factory):
         code=code,
         out=out,
         err=err,
+        slowness=slowness,
         probes=probes(storage / "probes"),
         left=sorted(p.name for p in temporary.iterdir()),
     )
@@ -154,7 +158,7 @@ def test_cpus_of_stopped_and_failed_trials_are_free_within_10_s(swept):
     ended = sorted(Run(swept.folder / name).about["ended"] for name in ("t000", "t001", "t002"))
     assert len(last) == 3  # one a trial: a stopped trial's controller did not begin anew elsewhere
     for freed, end in zip(sorted(last.values()), ended, strict=True):
-        assert freed - end < 10
+        assert freed - end < 10 * swept.slowness
     assert all(probe["free"] + len(probe["groups"]) <= 2 for probe in seen)
 
 
@@ -171,11 +175,11 @@ def test_nothing_is_left(swept):
 
 def test_finished_sweep_called_again_prints_its_ranking(swept):
     before = (swept.folder / "t000" / "metrics.jsonl").read_bytes()
-    begun = time.monotonic()
+    begun = now()
     code, out, err = finish(sweep(swept.storage, *MIXED))
     assert (code, err) == (0, "") and "best genotype" in out and "starting Ray" not in out
     assert (swept.folder / "t000" / "metrics.jsonl").read_bytes() == before
-    assert time.monotonic() - begun < 60
+    assert now() - begun < 60
 
 
 REFUSED: list[tuple[list[str], str]] = [
@@ -225,7 +229,7 @@ def test_own_folder_from_where_the_user_stands_and_ctrl_c_on_the_way(tmp_path):
     wait_for(process, lambda: epochs_of(folder / "t000"))
     everyone = family(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    code, out, err = finish(process, 60)
+    code, out, err = finish(process)
     assert code == 130 and "To continue: python tuning/sweep.py" in out and err == "", (code, out, err)
     assert not left_over(everyone)
     assert read_json(folder / "sweep.json")["state"] == "interrupted"
@@ -263,19 +267,19 @@ ONE = [*TINY_GAN, "--num-trials=4", "--max-concurrent=1", "--method.epochs=6", "
 @pytest.mark.timeout(1800)
 def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    code, out, err = finish(sweep(undisturbed, *ONE), 600)
+    code, out, err = finish(sweep(undisturbed, *ONE))
     assert (code, err) == (0, ""), err
 
     own = Path(tempfile.mkdtemp(prefix="k-"))
     process = sweep(killed, *ONE, TMPDIR=str(own))
     finished, hit = killed / "s" / "t000", killed / "s" / "t001"
-    wait_for(process, lambda: twice_saved(hit), 400)
+    wait_for(process, lambda: twice_saved(hit))
     everyone = family(process)
     process.kill()
     process.communicate()
     assert not left_over(everyone, 90)  # Ray's two agents mourn it for a minute
     before, rows = (finished / "metrics.jsonl").read_bytes(), saved(hit)
-    code, out, err = finish(sweep(killed, *ONE, TMPDIR=str(own)), 600)
+    code, out, err = finish(sweep(killed, *ONE, TMPDIR=str(own)))
     assert (code, err) == (0, ""), err
     assert not list(own.glob("dasgm-*"))
     own.rmdir()
@@ -283,7 +287,7 @@ def test_killed_sweep_ends_as_an_undisturbed_one_and_can_be_extended(tmp_path):
     assert went_on(hit, rows)
     assert outcome(killed / "s") == outcome(undisturbed / "s")
 
-    code, out, err = finish(sweep(killed, *ONE, "--num-trials=5"), 200)
+    code, out, err = finish(sweep(killed, *ONE, "--num-trials=5"))
     assert (code, err) == (0, ""), err
     assert outcome(killed / "s")[: len(outcome(undisturbed / "s"))] == outcome(undisturbed / "s")
     assert len(trials_of(killed / "s")) == 5
@@ -299,7 +303,7 @@ SEQUENTIAL = ["--space=toy_spaces:rates", "--num-trials=2", "--max-concurrent=1"
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     storage = tmp_path_factory.mktemp("undisturbed")
-    code, out, err = finish(sweep(storage, *SEQUENTIAL), 600)
+    code, out, err = finish(sweep(storage, *SEQUENTIAL))
     assert (code, err) == (0, ""), err
     return storage
 
@@ -317,21 +321,21 @@ def test_sweep_of_one_at_a_time_ends_as_an_undisturbed_one(undisturbed, tmp_path
     clock, (finished, hit) = tmp_path / "clock", [tmp_path / "s" / name for name in ("t000", "t001")]
     behind = {"CLOCK": str(clock), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'clock'}"}
     process = sweep(tmp_path, *SEQUENTIAL, **behind)
-    wait_for(process, lambda: Run(hit).checkpoints(), 400)
+    wait_for(process, lambda: Run(hit).checkpoints())
     if "clock" in fault:
         clock.write_text("86400")
     wait_for(process, lambda: twice_saved(hit))
     everyone = family(process)
     if "SIGTERM" in fault:
         terminate(everyone)
-        code, out, err = finish(process, 120)
+        code, out, err = finish(process)
         assert code == 130 and "To continue: python tuning/sweep.py" in out and err == "", (code, out, err)
     else:
         process.kill()
         process.communicate()
     assert not left_over(everyone, 90)
     before, rows = (finished / "metrics.jsonl").read_bytes(), saved(hit)
-    code, out, err = finish(sweep(tmp_path, *SEQUENTIAL, **behind), 600)
+    code, out, err = finish(sweep(tmp_path, *SEQUENTIAL, **behind))
     assert (code, err) == (0, ""), (out, err)
     assert before and (finished / "metrics.jsonl").read_bytes() == before
     assert went_on(hit, rows)
@@ -347,15 +351,15 @@ def test_a_worker_that_dies_as_it_saves_a_rung_changes_no_decision(tmp_path):
     """Its report may die with it: whoever goes on reports the next epoch only."""
     words = ["--space=toy_spaces:rates", "--num-trials=3", "--max-concurrent=1", "--grace=2"]
     plain, hit = tmp_path / "plain", tmp_path / "hit"
-    code, out, err = finish(sweep(plain, *words), 600)
+    code, out, err = finish(sweep(plain, *words))
     assert (code, err) == (0, ""), err
     iterations = int(Run(plain / "s" / "t000").checkpoints()[-1].stem.partition("-")[0]) // 4
     process = sweep(hit, *words)
     for name in ("t000", "t001", "t002"):
         run = Run(hit / "s" / name)
-        wait_for(process, lambda run=run: list(run.folder.glob(f"checkpoints/{2 * iterations:09d}-*.pt")), 400)
+        wait_for(process, lambda run=run: list(run.folder.glob(f"checkpoints/{2 * iterations:09d}-*.pt")))
         os.kill(run.about["pid"], signal.SIGKILL)
-    code, out, err = finish(process, 600)
+    code, out, err = finish(process)
     assert (code, err) == (0, ""), (out, err)
     assert outcome(hit / "s") == outcome(plain / "s")
     assert "PRUNED" in {t.state.name for t in trials_of(plain / "s")}
@@ -363,10 +367,10 @@ def test_a_worker_that_dies_as_it_saves_a_rung_changes_no_decision(tmp_path):
 
 @pytest.mark.slow
 def test_time_budget_stops_and_can_be_continued(tmp_path):
-    begun = time.monotonic()
-    code, out, err = finish(sweep(tmp_path, "--gan=none", "--num-trials=9", "--time-budget=30"), 150)
+    begun = now()
+    code, out, err = finish(sweep(tmp_path, "--gan=none", "--num-trials=9", "--time-budget=30"))
     assert (code, err) == (0, "") and "not every search came to its end. To continue: " in out, (code, err)
-    assert time.monotonic() - begun < 90
+    assert now() - begun < 90
     assert len(trials_of(tmp_path / "s")) < 9
 
 
@@ -380,10 +384,10 @@ def test_two_sweeps_at_once_under_load_and_a_third_on_the_folder_of_one(tmp_path
     other = another_ray(elsewhere)
     with busy():
         processes = [sweep(tmp_path, *words), sweep(tmp_path, *words, "--name=other")]
-        wait_for(processes[0], lambda: (tmp_path / "s" / "t000" / "run.json").exists(), 400)
-        code, out, err = finish(sweep(tmp_path, *words), 200)
+        wait_for(processes[0], lambda: (tmp_path / "s" / "t000" / "run.json").exists())
+        code, out, err = finish(sweep(tmp_path, *words))
         assert code == 2 and "is in use by process" in err and len(err.strip().splitlines()) == 1, (code, out, err)
-        for code, out, err in [finish(process, 600) for process in processes]:
+        for code, out, err in [finish(process) for process in processes]:
             assert (code, err) == (0, "") and "best genotype" in out, (out, err)
     assert other.poll() is None
     other.communicate("")
@@ -423,14 +427,14 @@ def once_and_as_alone(folder: Path, elsewhere: Path) -> bool:
 def test_asynchronous_sweep_ends_each_trial_once_with_its_own_result(tmp_path, fault):
     process = sweep(tmp_path, *ASYNCHRONOUS)
     folders = [tmp_path / "s" / f"t{number:03d}" for number in range(3)]
-    wait_for(process, lambda: twice_saved(*folders[:2]), 400)
+    wait_for(process, lambda: twice_saved(*folders[:2]))
     before = {folder: saved(folder) for folder in folders[:2]}
     everyone = family(process)
     if fault == "driver of a search":
         drivers = [int(pid) for pid, _ in everyone if "ImplicitFunc" in title(int(pid))]
         assert len(drivers) == 2 and not folders[2].exists()
         os.kill(drivers[0], signal.SIGKILL)
-        code, out, err = finish(process, 600)
+        code, out, err = finish(process)
         hit = [folder for folder in folders if DRIVER_GONE in (folder / "log.txt").read_text()]
         assert len(hit) == 1
     else:
@@ -439,7 +443,7 @@ def test_asynchronous_sweep_ends_each_trial_once_with_its_own_result(tmp_path, f
         assert not left_over(everyone, 90)
         hit = [folder for folder in before if Run(folder).about["state"] != "finished"]
         assert hit
-        code, out, err = finish(sweep(tmp_path, *ASYNCHRONOUS), 600)
+        code, out, err = finish(sweep(tmp_path, *ASYNCHRONOUS))
     assert (code, err) == (0, ""), (out, err)
     assert [t.state for t in trials_of(tmp_path / "s")] == [TrialState.COMPLETE] * 3
     for folder, rows in before.items():
@@ -457,16 +461,16 @@ def test_sweep_on_a_disk_that_fills_up_ends_in_one_line_and_goes_on(tmp_path):
     with unmounted(disk):
         mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", disk)
         process = sweep(disk, *words)
-        wait_for(process, lambda: Run(disk / "s" / "t000").checkpoints(), 400)
+        wait_for(process, lambda: Run(disk / "s" / "t000").checkpoints())
         with suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
             while filler.write(bytes(2**16)):
                 pass
-        code, out, err = finish(process, 400)
+        code, out, err = finish(process)
         assert code == 2 and err.startswith(f"error: storage {disk / 's'}: No space left on device; "), (out, err)
         assert len(err.splitlines()) == 1
         (disk / "filler").unlink()
         before = epochs_of(disk / "s" / "t000")
-        code, out, err = finish(sweep(disk, *words), 400)
+        code, out, err = finish(sweep(disk, *words))
         assert (code, err) == (0, "") and before and "going on after epoch" in out, (out, err)
         assert [t.state for t in trials_of(disk / "s")] == [TrialState.COMPLETE] * 2
         assert once_and_as_alone(disk / "s" / "t000", tmp_path)

@@ -20,16 +20,16 @@ WORDS = ["--name=s", *TINY, "--gan=none", "--num-trials=3", "--max-concurrent=1"
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_sweep_goes_on_on_a_fresh_head(server: Server, tmp_path: Path, monkeypatch):
-    code, out, err = finish(start(SWEEP, f"--storage={tmp_path}", *WORDS), 600)
+    code, out, err = finish(start(SWEEP, f"--storage={tmp_path}", *WORDS))
     assert (code, err) == (0, ""), (out, err)
     place = "--storage=s3://bucket/k"
     process = start(SWEEP, place, *WORDS, **server.machine(tmp_path / "a", 10))
-    wait_for(process, lambda: [name for name in server.names("k/s/t001/checkpoints/") if name.endswith(".pt")], 600)
+    wait_for(process, lambda: [name for name in server.names("k/s/t001/checkpoints/") if name.endswith(".pt")])
     everyone = family(process)
     process.kill()
     process.communicate()
     assert not left_over(everyone, 90)  # Ray's two agents mourn it for a minute
-    code, out, err = finish(start(SWEEP, place, *WORDS, **server.machine(tmp_path / "b", 10)), 600)
+    code, out, err = finish(start(SWEEP, place, *WORDS, **server.machine(tmp_path / "b", 10)))
     assert (code, err) == (0, ""), (out, err)
     assert "everything lies in s3://bucket/k/s; to continue" in out
     for name, value in server.machine(tmp_path / "c").items():
@@ -50,7 +50,7 @@ def test_workers_on_other_machines_share_nothing_but_the_bucket(server: Server, 
     cluster = Simulated(3, **head)
     try:
         words = ["--gan=none", "--num-trials=3", "--space=toy_spaces:mixed", "--grace=4", "--name=s", *TINY]
-        code, out, err = finish(cluster.run(SWEEP, "--storage=s3://bucket/c", *words, **head), 800)
+        code, out, err = finish(cluster.run(SWEEP, "--storage=s3://bucket/c", *words, **head))
         used = cluster.ask("nodes")
     finally:
         cluster.stop()

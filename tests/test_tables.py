@@ -146,6 +146,6 @@ def test_rows_are_compared_with_their_own_baseline():
 )
 def test_what_is_wrong_is_one_line(tmp_path, words, says):
     command = [sys.executable, str(ROOT / "tuning" / "reproduce.py"), *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert not list(tmp_path.glob("*")), "nothing is left half-written"

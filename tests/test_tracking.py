@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pytest
 from commands import TINY, finish, start, wait_for
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
+from patience import now, rest, stretched, until
 from PIL import Image
 
 from cluster import tracking
@@ -383,14 +384,16 @@ def test_mirror_follows_a_folder(storage: Path) -> None:
     folder = storage / "search"
     mirror = tracking.Mirror(folder, pause=0.1).start()
     mirror.kick()  # before there is anything to send
+    took = []
     for epoch in range(1, 5):
         write_run(folder, epoch, "running")
         began = time.perf_counter()
         mirror.kick()
-        assert time.perf_counter() - began < 0.05
+        took.append(time.perf_counter() - began)
         time.sleep(0.1)
+    assert min(took) < 0.05  # one that waited would do so each time
     write_run(folder, 5, best=0.9)
-    assert mirror.stop(30) == "" and mirror.error == ""
+    assert mirror.stop(stretched(30)) == "" and mirror.error == ""
     (run,) = runs_of(client_of(storage)).values()
     assert run.info.status == "FINISHED" and run.info.run_id in str(mirror.link)
     assert [m.step for m in client_of(storage).get_metric_history(run.info.run_id, "val/accuracy")] == [1, 2, 3, 4, 5]
@@ -410,14 +413,14 @@ def test_a_bad_server_costs_no_time_and_what_it_missed_arrives_later(
     folder = write_run(storage / "search", 3, best=0.9)
     mirror = tracking.Mirror(folder, uri).start()
     mirror.kick()
-    time.sleep(0.5)
-    began = time.perf_counter()
+    rest(0.5)
+    began = now()
     complaint = mirror.stop(1)
-    assert time.perf_counter() - began < 1.5
+    assert now() - began < 1.5
     assert ("no answer within 1 s" if kind == "silent" else "Connection refused") in complaint
     assert uri in complaint and "python -m cluster.tracking" in complaint and "\n" not in complaint
     assert capfd.readouterr() == ("", "")
-    mirror._thread.join(20)  # it holds the folder for as long as it waits for an answer
+    mirror._thread.join()  # it holds the folder for as long as it waits for an answer
     tracking.sync(folder)
     (run,) = runs_of(client_of(storage)).values()
     assert (run.info.status, run.data.metrics["best/proxy"]) == ("FINISHED", 0.9)
@@ -427,9 +430,9 @@ def test_a_process_with_a_silent_server_ends(storage: Path, silent: str) -> None
     folder = write_run(storage / "search", 3)
     code = f"from cluster.tracking import Mirror; print(Mirror({str(folder)!r}, {silent!r}).start().stop(2))"
     command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
-    assert time.perf_counter() - began < 10 and done.returncode == 0 and done.stderr == ""
+    began = now()
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert now() - began < 10 and done.returncode == 0 and done.stderr == ""
     assert done.stdout.count("\n") == 1 and "no answer within 2 s" in done.stdout
 
 
@@ -515,13 +518,15 @@ class Server:
         environment = os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"}
         with open(self.folder / "server.log", "a") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        for _ in range(1200):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
-                return
-            except OSError:
-                assert self.process.poll() is None, (self.folder / "server.log").read_text()
-                time.sleep(0.1)
+        until(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+            return True
+        except OSError:
+            assert self.process and self.process.poll() is None, (self.folder / "server.log").read_text()
+            return False
 
     def kill(self) -> None:
         """With all its processes."""
@@ -551,24 +556,17 @@ def test_a_server_that_is_killed_and_comes_back_has_all_once(
     folder = write_run(storage / "search", 1, "running")
     mirror = tracking.Mirror(folder, served.uri, pause=0.1).start()
 
-    def until(condition: Callable[[], Any]) -> None:
-        end = time.monotonic() + 60
-        while not condition():
-            mirror.kick()
-            assert time.monotonic() < end
-            time.sleep(0.1)
-
-    until(lambda: mirror.link)
+    until(lambda: mirror.kick() or mirror.link)
     served.kill()
     for epoch in (2, 3):
         write_run(folder, epoch, "running")
         mirror.kick()
-    until(lambda: "Connection refused" in capsys.readouterr().out)
+    until(lambda: mirror.kick() or "Connection refused" in capsys.readouterr().out)
     assert mirror.error == "Connection refused"
     served.start()
-    until(lambda: not mirror.error)
+    until(lambda: mirror.kick() or not mirror.error)
     write_run(folder, 4, best=0.9)
-    assert mirror.stop(60) == ""
+    assert mirror.stop(stretched(60)) == ""
     told = f"MLflow at {served.uri}: it answers again, and what was missing is there\n"
     assert capsys.readouterr().out.endswith(told)
     client = MlflowClient(served.uri)
@@ -582,7 +580,7 @@ def test_a_real_server_holds_the_same(server: str, storage: Path, monkeypatch: p
     tracking.sync(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     mirror = tracking.Mirror(folder).start()
-    assert mirror.stop(30) == ""
+    assert mirror.stop(stretched(30)) == ""
     assert tracking.address(str(mirror.link), storage).startswith(f"{server}/#/experiments/1/runs?")
     assert tracking.ui_command(storage) == ""
     served, local = contents(MlflowClient(server)), contents(client_of(storage))
@@ -602,9 +600,9 @@ def test_a_search_whose_server_goes_for_good_ends_and_is_sent_later(
     """For real: a Ray Train job, and a server that is killed after epoch 1."""
     words = ["--gan=none", "--storage", str(storage), "--name=search", *TINY]
     process = start(str(Path(__file__).parents[1] / "cluster" / "search.py"), *words, MLFLOW_TRACKING_URI=served.uri)
-    wait_for(process, lambda: read_lines(storage / "search" / "metrics.jsonl"), 400)
+    wait_for(process, lambda: read_lines(storage / "search" / "metrics.jsonl"))
     served.kill()
-    code, out, err = finish(process, 400)
+    code, out, err = finish(process)
     assert (code, err) == (0, "") and "finished: proxy accuracy " in out, (out, err)
     *once, said = [line for line in out.splitlines() if line.startswith("MLflow at ")]
     assert served.uri in said and "python -m cluster.tracking" in said
