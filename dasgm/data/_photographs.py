@@ -30,6 +30,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of RandomResizedCrop: share of the picture's area, width / height
 JITTER, HUE = 0.4, 0.2  # brightness, contrast and saturation by 0.6 to 1.4; hue by up to a fifth of the circle
 TRIES = 10
+LONGEST = 16  # sides' ratio beyond which evaluation drops the ends before it resizes
 
 
 def decoded(source: Source) -> Tensor:
@@ -90,6 +91,11 @@ def crop_box(height: int, width: int, random: np.random.Generator) -> tuple[int,
 
 def centred(image: Tensor, size: int) -> Tensor:
     """Of evaluation: uint8 [3, H, W] -> [3, size, size], the centre once the shorter side is 256/224 of `size`."""
+    height, width = image.shape[1:]
+    most = LONGEST * min(height, width)  # enlarged whole, a line of 1 x 20,000 pixels takes gigabytes
+    if max(height, width) > most + 1:
+        # an odd number less on both sides would move the centre
+        image = F.center_crop(image, [min(n, most + (n - most) % 2) for n in (height, width)])
     image = F.resize(image, [shorter_side(size)], antialias=True)
     return F.center_crop(image, [size, size])
 
