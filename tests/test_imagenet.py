@@ -160,10 +160,8 @@ def test_a_line_is_resized_about_its_centre_in_little_memory(length: int, uprigh
     line = torch.arange(length).ge(length // 2).byte().mul(255).expand(3, 1, length)
     found = centred(line.transpose(1, 2) if upright else line, 224).int()
     found = (found.transpose(1, 2) if upright else found)[0, 0]
-    from_centre = (torch.arange(224) + 0.5 - 112) / 256  # in pixels of the line
-    expected = (
-        255 * (from_centre + (1 if length % 2 else 0.5)).clamp(0, 1)
-    ).int()  # bilinear; white begins at the centre or 1/2 before
+    from_centre = (torch.arange(224) + 0.5 - 112) / 256  # white begins there, or 1/2 before
+    expected = (255 * (from_centre + (1 if length % 2 else 0.5)).clamp(0, 1)).int()
     assert (found - expected).abs().max() <= 3
 
 
