@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,8 @@ from torch import Tensor
 
 import dasgm
 from dasgm.config import key_of, to_json
-from dasgm.data._pictures import fitted, shorter_side, upright_rgb
+from dasgm.data._images import stack
+from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
 from dasgm.files import first_line, plain, text, write_atomic
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
@@ -69,22 +69,26 @@ class Model(Network):
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
                 raise ValueError(f"an image of {image.dtype} {list(image.shape)}: expected uint8 [3, H, W]")
             image = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if not isinstance(image, str | Path | bytes | Image.Image):
+            raise ValueError(
+                f"an image of type {type(image).__name__}: expected a path, bytes, a PIL image or a uint8 tensor"
+            )
+        with quiet():
             x = self._square(Path(image) if isinstance(image, str) else image)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (x / 255 - mean) / std
 
-    def _square(self, image: Any) -> Tensor:
+    def _square(self, image: Source) -> Tensor:
         """uint8 [3, S, S], resized as the test images were when the network was measured."""
-        size = self.image_size
-        if self.resize == size:
-            return _pixels(fitted(image, size), size, size)
-        from dasgm.data._photographs import centred
+        if self.resize == self.image_size:
+            return stack(bytearray(fitted(image, self.image_size)), self.image_size)[0]
+        from dasgm.data._photographs import centred, decoded, from_pillow
 
-        whole = upright_rgb(image)
-        return centred(_pixels(whole.tobytes(), whole.height, whole.width), size)
+        try:
+            whole = decoded(image)
+        except ModuleNotFoundError:  # without torchcodec: the same within rounding
+            whole = from_pillow(upright_rgb(image))
+        return centred(whole, self.image_size)
 
     def predict(self, images: Sequence[Picture], top: int = 5) -> list[list[tuple[str, float]]]:
         """The `top` most probable classes of each picture, by name, and their probabilities, the highest first."""
@@ -99,10 +103,6 @@ class Model(Network):
             [(self.classes[i], p) for i, p in zip(row.tolist(), ps.tolist(), strict=True)]
             for row, ps in zip(classes, probabilities, strict=True)
         ]
-
-
-def _pixels(rgb: bytes, height: int, width: int) -> Tensor:
-    return torch.frombuffer(bytearray(rgb), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
 
 
 def save(

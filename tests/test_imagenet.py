@@ -153,6 +153,18 @@ def test_evaluation_is_resize_and_centre_crop(size: int, shorter: int) -> None:
     assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected, dtype=int)).max() <= 2
 
 
+@pytest.mark.parametrize("length", [15, 16, 40, 41, 20_000])
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_line_is_resized_about_its_centre_in_little_memory(length: int, upright: bool) -> None:
+    """1 x `length` pixels, black and then white from the middle on, of which 256 x 5,120,000 would take 4 GB."""
+    line = torch.arange(length).ge(length // 2).byte().mul(255).expand(3, 1, length)
+    found = centred(line.transpose(1, 2) if upright else line, 224).int()
+    found = (found.transpose(1, 2) if upright else found)[0, 0]
+    from_centre = (torch.arange(224) + 0.5 - 112) / 256  # white begins there, or 1/2 before
+    expected = (255 * (from_centre + (1 if length % 2 else 0.5)).clamp(0, 1)).int()
+    assert (found - expected).abs().max() <= 3
+
+
 def test_normalisation() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     expected = (np.arange(256).reshape(16, 16) / 255 - np.array(MEAN).reshape(3, 1, 1)) / np.array(STD).reshape(3, 1, 1)

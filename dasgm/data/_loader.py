@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dasgm.data._listing import Listing, listings
 from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
-from dasgm.data._pictures import shorter_side
+from dasgm.data._pictures import reason, shorter_side
 from dasgm.data._split import share
 from dasgm.files import first_line
 
@@ -124,7 +123,7 @@ class Recipe:
         except ModuleNotFoundError:
             raise
         except Exception as error:  # decoders raise whatever they stumble over
-            raise Unreadable(_reason(error)) from None
+            raise Unreadable(reason(error)) from None
         if self.epoch is None:
             return centred(image, self.size)
         # 1 + index: numpy takes (seed, epoch) and (seed, epoch, 0) for the same
@@ -146,8 +145,8 @@ class Unreadable(Exception):
 
 
 def _reason(error: Exception) -> str:
-    """One short sentence, without the place in torchcodec's source that it begins with."""
-    return re.sub(r"^.*\.cpp:\d+, ", "", first_line(error)).partition(". ")[0][:120]
+    """The first sentence of what a filesystem says."""
+    return first_line(error).partition(". ")[0][:120]
 
 
 class Loader:

@@ -7,30 +7,53 @@ The transforms are DARTS's (facts: train_imagenet.py, lines 112-133): RandomResi
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from dasgm.data._pictures import ensure_pixels, shorter_side
+from dasgm.data._pictures import (
+    Source,
+    encoded,
+    is_plain_jpeg,
+    opened,
+    quiet,
+    shorter_side,
+    upright,
+    without_exif,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of RandomResizedCrop: share of the picture's area, width / height
 JITTER, HUE = 0.4, 0.2  # brightness, contrast and saturation by 0.6 to 1.4; hue by up to a fifth of the circle
 TRIES = 10
+LONGEST = 16  # sides' ratio beyond which evaluation drops the ends before it resizes
 
 
-def decoded(encoded: bytes) -> Tensor:
-    """uint8 RGB [3, H, W] of a JPEG, PNG, WebP or GIF; grey and CMYK are converted, EXIF's turn is applied.
+def decoded(source: Source) -> Tensor:
+    """uint8 RGB [3, H, W] of a JPEG, PNG, WebP or GIF, as `upright_rgb` sees it.
 
-    Raises whatever the decoder stumbles over.
+    Photographs go through torchcodec, which is faster than Pillow and gives the same pixels within rounding. All that
+    decoders see differently (transparency, turns, CMYK, 16 bits, what is broken) goes through Pillow.
+    Raises whatever Pillow stumbles over.
     """
     from torchcodec.decoders import decode_image
 
-    ensure_pixels(encoded)
-    image = decode_image(encoded, mode="RGB")
-    return image[0] if image.ndim == 4 else image  # of moving pictures the first
+    if not isinstance(source, Image.Image):
+        source = encoded(source)
+    with quiet(), opened(source) as image:
+        if isinstance(source, bytes) and is_plain_jpeg(image):
+            with suppress(Exception):  # whether it can be read, and why not, Pillow says
+                return decode_image(without_exif(source) if "exif" in image.info else source, mode="RGB")
+        return from_pillow(upright(image))
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """RGB pixels as uint8 [3, H, W], laid out in memory as torchcodec does."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def augmented(image: Tensor, size: int, random: np.random.Generator) -> Tensor:
@@ -68,6 +91,11 @@ def crop_box(height: int, width: int, random: np.random.Generator) -> tuple[int,
 
 def centred(image: Tensor, size: int) -> Tensor:
     """Of evaluation: uint8 [3, H, W] -> [3, size, size], the centre once the shorter side is 256/224 of `size`."""
+    height, width = image.shape[1:]
+    most = LONGEST * min(height, width)  # enlarged whole, a line of 1 x 20,000 pixels takes gigabytes
+    if max(height, width) > most + 1:
+        # an odd number less on both sides would move the centre
+        image = F.center_crop(image, [min(n, most + (n - most) % 2) for n in (height, width)])
     image = F.resize(image, [shorter_side(size)], antialias=True)
     return F.center_crop(image, [size, size])
 

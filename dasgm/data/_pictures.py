@@ -1,21 +1,39 @@
-"""Pictures, as files or as bytes, to square RGB pixels by Pillow. No torch here."""
+"""Pictures, as files or as bytes, to RGB pixels by Pillow: what a picture looks like is decided here. No torch here."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.Image import Transpose
 
-from dasgm.files import first_line
+from dasgm.files import contents, first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 MOST_BYTES = 64 * 2**20  # of an encoded picture
 Source = Path | bytes | Image.Image | None
+
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}  # EXIF's orientation -> what makes the picture upright
+EXIF = b"Exif\0\0"  # what EXIF in a JPEG begins with
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
+SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # PNG's samples -> Pillow's, where they are not the same
 
 
 def fitted(source: Source, size: int) -> bytes:
@@ -57,9 +75,7 @@ def read(
         except Exception as error:  # decoders raise whatever they stumble over
             return reason(error)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")  # odd metadata: nothing that a user can act on
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with quiet(), ThreadPoolExecutor(threads) as pool:
         for position, result in enumerate(pool.map(attempt, sources) if threads > 1 else map(attempt, sources)):
             if isinstance(result, bytes):
                 pixels += result
@@ -80,39 +96,133 @@ def first_ten(names: Iterable[str]) -> str:
 
 
 def upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
-    """First frame, turned as EXIF says, transparency on white; a JPEG larger than `reduce_to` may come reduced."""
+    """The picture as a search, training, the test and predict see it: RGB of 8 bits.
+
+    It is the first frame, turned as EXIF or XMP says, on white where it is transparent. Colour profiles and gamma are
+    not applied, as in torchvision. A JPEG larger than `reduce_to` pixels a side may come reduced.
+    Raises whatever Pillow stumbles over.
+    """
+    with opened(source) as image:
+        if reduce_to and image is not source:
+            image.draft(None, (reduce_to, reduce_to))
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The same of a picture that is open already; it stays as it is."""
+    tiles = getattr(image, "tile", None)  # forgotten once it is loaded
+    samples = tiles[0].args if tiles else None
+    image.load()
+    turn = TURNS.get(orientation(image))
+    rgb = _rgb(image, samples)
+    return rgb.transpose(turn) if turn is not None else rgb
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Image.Image]:
+    """A picture whose header is read; of a file its pixels are not decoded yet.
+
+    Raises for what is no picture, and for one of more bytes or pixels than is sound.
+    """
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    with _opened(encoded(source)) as image:
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels are too many")
+        yield image
+
+
+def encoded(source: Path | bytes | None) -> bytes:
+    """Raises ValueError where there are no bytes, or too many."""
     if source is None:
         raise ValueError("no bytes")
-    if isinstance(source, Image.Image):
-        return _rgb(ImageOps.exif_transpose(source))
-    if (size := len(source) if isinstance(source, bytes) else source.stat().st_size) > MOST_BYTES:
-        raise ValueError(f"{size:,} bytes")
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as file:
-        if reduce_to:
-            file.draft(None, (reduce_to, reduce_to))
-        file.load()
-        ImageOps.exif_transpose(file, in_place=True)
-    return _rgb(file)
+    if isinstance(source, Path):
+        return contents(source, MOST_BYTES)
+    if len(source) > MOST_BYTES:
+        raise ValueError(f"{len(source):,} bytes")
+    return source
 
 
-def ensure_pixels(encoded: bytes) -> None:
-    """Raises, before it is decoded, for what is no picture, and for one of more pixels than Pillow deems sound."""
+def _opened(picture: bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(picture), formats=FORMATS)
+    except UnidentifiedImageError:
+        at = picture.find(EXIF)
+        if not picture.startswith(b"\xff\xd8") or at < 0:
+            raise
+    # Pillow refuses a JPEG if it stumbles over the resolution in its EXIF
+    image = Image.open(BytesIO(without_exif(picture)), formats=FORMATS)
+    image.info["exif"] = picture[at : at + 2**16]
+    return image
+
+
+def without_exif(jpeg: bytes) -> bytes:
+    """The same JPEG with its first EXIF made unrecognisable."""
+    return jpeg.replace(EXIF, bytes(len(EXIF)), 1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings of odd metadata: nothing that a user can act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            Image.open(BytesIO(encoded), formats=FORMATS).close()
-        except UnidentifiedImageError as error:
-            raise ValueError(reason(error)) from None
+        yield
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey: Pillow's own conversion would clip them at 255
-        image = image.convert("I").point(lambda level: level * (1 / 257)).convert("L")
+def is_plain_jpeg(image: Image.Image) -> bool:
+    """Whether it is a JPEG, grey or RGB, that needs no turn: every decoder gives the same pixels, within rounding."""
+    return image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and orientation(image) == 1
+
+
+def orientation(image: Image.Image) -> int:
+    """1 (upright) to 8, as EXIF counts; of several EXIF comes first, then XMP. Broken metadata count as none."""
+    app1 = _raw_profile(image, "APP1")
+    for exif in (image.getexif, lambda: _exif(app1)):
+        with suppress(Exception):  # Pillow raises whatever it stumbles over
+            if (number := int(exif()[ExifTags.Base.Orientation])) in range(1, 9):
+                return number
+    for xmp in (image.info.get("xmp"), image.info.get("XML:com.adobe.xmp"), _raw_profile(image, "xmp"), app1):
+        if found := XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp or b""):
+            return int(found[1])
+    return 1
+
+
+def _raw_profile(image: Image.Image, kind: str) -> bytes:
+    """Metadata that ImageMagick wrote into a PNG, as lines of hexadecimal digits below three others."""
+    with suppress(ValueError):
+        return bytes.fromhex("".join(str(image.info.get(f"Raw profile type {kind}", "")).split("\n")[3:]))
+    return b""
+
+
+def _exif(content: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(content)
+    return exif
+
+
+def _rgb(image: Image.Image, samples: Any) -> Image.Image:
+    """On white where it is transparent. samples: how Pillow calls the file's samples, None if it is not known."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image, key)
+    elif key is not None and isinstance(samples, str) and samples in SCALES:
+        levels = [int(level * SCALES[samples]) for level in (key if isinstance(key, tuple) else (key,))]
+        image = image.copy()
+        image.info["transparency"] = tuple(levels) if len(levels) > 1 else levels[0]
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, key: int | None) -> Image.Image:
+    """16 bits of grey, which Pillow's own conversion would clip at 255; transparent where the level is `key`."""
+    grey = image.convert("I").point(lambda level: level * (1 / 257)).convert("L")
+    if key is not None:
+        del grey.info["transparency"]
+        grey.putalpha(Image.fromarray(np.asarray(image) != key).convert("L"))
+    return grey
 
 
 def reason(error: Exception) -> str:
