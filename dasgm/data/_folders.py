@@ -142,8 +142,8 @@ def read(
     table = None
     if loose and found.folders and not images:
         raise ValueError(
-            f"{place}: {len(loose)} pictures lie beside the class folders, in none of them: "
-            f"{first_ten(map(found.below, loose))}; move them into one, or remove them"
+            f"{place}: {len(loose)} pictures lie beside the class folders ({first_ten(found.folders)}), in none of "
+            f"them: {first_ten(map(found.below, loose))}; move them into one, or remove them"
         )
     if loose or images:
         table, named = _by_table(found, [*tables, *tables_in(store, folder)], classes)
