@@ -154,6 +154,17 @@ def test_archives_leave_a_folder_in_a_folder_of_its_name(tmp_path: Path) -> None
     assert counts == {"cat": 2 * N, "dog": 2 * N} and "downloads/train/train is read" in notes
 
 
+def test_a_part_that_is_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    parts(tmp_path, "train", "test")
+    (tmp_path / "val").symlink_to("nowhere")
+    refused(tmp_path, "val", "a link to nowhere")
+
+
+def test_classes_one_folder_deeper_are_pointed_out(tmp_path: Path) -> None:
+    classes(tmp_path / "PetImages", "cat", "dog")
+    refused(tmp_path, "1 class folders", "PetImages", "--data-dir", readers=(in_memory,))
+
+
 # ---- what others leave
 
 LEFT = {  # path -> kind, or None where nobody has one; from the programs' own documentation

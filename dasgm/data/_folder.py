@@ -34,9 +34,7 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
     layout = Layout(Store(data_dir))
     train = layout.read("train", skip_unreadable=config.skip_unreadable)
     classes = train.classes
-    if len(classes) < 2:
-        raise ValueError(f"{train.place} has {len(classes)} class folders: give at least 2, one per class")
-
+    train.ensure_classes()
     images, labels, notes = _read(layout.store, train, classes, config, MINIMUM)
     if "test" in layout.parts:
         test_images, test_labels, more = _more(layout, "test", classes, config)

@@ -55,6 +55,13 @@ class Part:
             )
         return [number[key(picture.name)] for picture in self.pictures]
 
+    def ensure_classes(self) -> None:
+        """Raises ValueError where there are fewer than two classes."""
+        if len(self.classes) < 2:
+            hint = f"; if {self.classes[0]} holds the class folders, give it to --data-dir" if self.classes else ""
+            n = len(self.classes)
+            raise ValueError(f"{self.place} has {n} class folders: give at least 2, one per class{hint}")
+
 
 @dataclass
 class Found:

@@ -35,10 +35,12 @@ class Layout:
 
     def __init__(self, store: Store):
         self.store, self.notes, self._ignored = store, list[str](), Counter[str]()
-        self.root = self._innermost("", store.root.rstrip("/").rpartition("/")[2])
+        self.root = self._innermost("", (store.local or store.root).rstrip("/").rpartition("/")[2])
         self._top = scan(store, self.root)
         self._ours = [entry.name for entry in self._top if self._is_ours(entry)]
         names = [entry.name for entry in self._folders(self.root) if entry.name not in self._ours]
+        if lost := [e for e in self._top if e.kind == "broken" and e.name.lower() in PART_OF]:
+            raise ValueError(f"{store.name(lost[0].path)} cannot be read ({lost[0].problem}): mend or remove it")
         found = defaultdict[str, list[str]](list)
         for name in names:
             found[PART_OF.get(name.lower(), "")].append(name)

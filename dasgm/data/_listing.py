@@ -203,8 +203,7 @@ def _folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing]:
     if not tested:
         raise ValueError(f"{root} has train/ but no val/: add the photographs to be tested on, a folder per class")
     train = layout.read("train", None, skip_unreadable)
-    if len(train.classes) < 2:
-        raise ValueError(f"{train.place} has {len(train.classes)} class folders: give at least 2, one per class")
+    train.ensure_classes()
     test = layout.read(tested[0], train.classes, skip_unreadable)
     notes = [*layout.notes, *layout.beside()]
     notes += [f"{layout.place(part)} is not used: the networks are tested on {test.place}" for part in tested[1:]]
