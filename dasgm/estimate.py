@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from dasgm import evaluate
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.evaluate import proxy
+from dasgm.files import printable
 from dasgm.genotype import Genotype
 from dasgm.loop import fits
 from dasgm.pretrain import Pretraining, wanted_by
@@ -47,6 +48,8 @@ class Estimate:
     """Bytes: of the device, or of the process on a CPU."""
     disk: int
     """Bytes of the checkpoints that are kept."""
+    notes: tuple[str, ...] = ()
+    """Of the data: what was found, left out or ignored."""
 
     @property
     def hours(self) -> float:
@@ -99,6 +102,7 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
         other,
         _peak_memory(device),
         state * (config.checkpoints + 1),
+        data.notes,
     )
 
 
@@ -123,6 +127,7 @@ def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
         {},
         _peak_memory(device),
         state * config.checkpoints,
+        data.notes,
     )
 
 
@@ -193,6 +198,7 @@ def describe_training(
     return "\n".join(
         [
             f"data        {data.describe()}; learnt from: {train:,}",
+            *_indented(data.notes),
             f"parameters  {parameters:,} (with the auxiliary head)",
             f"device      {hardware(device)}, peak memory {_peak_memory(device) / 2**30:.2f} GiB",
             f"time        {step:.3f} s a step ({TIMED} timed), {iterations} steps an epoch, test {test:.1f} s, "
@@ -226,11 +232,16 @@ def describe_pretraining(config: PretrainConfig, workers: int = 1) -> str:
 def _lines(e: Estimate, what: str, times: int = 1) -> list[str]:
     return [
         f"data        {e.split}",
+        *_indented(e.notes),
         f"parameters  {', '.join(f'{name} {n:,}' for name, n in e.parameters.items())}",
         f"device      {e.device}, peak memory {e.peak_memory / 2**30:.2f} GiB",
         f"time        {_time(e, what)}",
         f"disk        {e.disk * times / 2**20:.0f} MiB of checkpoints",
     ]
+
+
+def _indented(notes: Sequence[str]) -> list[str]:
+    return [f"            {printable(note)}" for note in notes]
 
 
 def _time(e: Estimate, what: str) -> str:

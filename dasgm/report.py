@@ -318,6 +318,7 @@ def _common(
         "fidelity": _fidelity(painter) if painter else {},
         "no_gan": settings.get("gan") == "null",
         "config": flat(config),
+        "data_notes": info.get("data_notes") or (best.info.get("data_notes") if best else None) or [],
         "path": str(folder.resolve()),
         "draw": shlex.join(["dasgm", "draw", str(genotype)]),
         "mlflow": mlflow_ui(f"sqlite:///{store}") if store.exists() else None,

@@ -165,8 +165,11 @@ def conduct(
         about = _about(config, device) | seams.about
         try:
             _together(lambda: _begin(stack, run, config, about, digests, seams))
-            for note in (data.describe(), *data.notes):
-                seams.say(printable(note))
+            told = [printable(note) for note in (data.describe(), *data.notes)]
+            for note in told:
+                seams.say(note)
+            if rank() == 0:
+                run.note(data_notes=told)
             return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
         except SearchFailed as error:
             if rank() == 0:

@@ -10,18 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from dasgm.data import _parquet
-from dasgm.data._folder import CLUTTER
+from dasgm.data._folders import Part
+from dasgm.data._layout import PART_OF, Layout
 from dasgm.data._parquet import column
-from dasgm.data._pictures import ENDINGS, MOST_BYTES, first_ten
+from dasgm.data._pictures import first_ten
+from dasgm.data._store import Store
+from dasgm.data._tree import scan
 from dasgm.files import first_line, plain
 
 PARTS = {"train": ("train",), "val": ("val", "validation")}  # what a part may be called
@@ -30,73 +31,22 @@ KEPT = 200  # rows of a row group that a process keeps for its next batch: some 
 LARGE = 1000  # rows of a row group that is worth a note
 
 
-@lru_cache(maxsize=8)
-def opened(root: str, process: int) -> tuple[fs.FileSystem, str]:
-    """Once a process: a client of s3:// takes a while to make, and does not outlive a fork."""
-    if Store(root).is_uri:
-        filesystem, path = fs.FileSystem.from_uri(root)
-        return filesystem, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(root).absolute())
-
-
-@dataclass(frozen=True)
-class Store:
-    """A folder on any pyarrow filesystem, given as a path or a URI."""
-
-    root: str
-
-    @property
-    def is_uri(self) -> bool:
-        return "://" in self.root
-
-    @property
-    def _opened(self) -> tuple[fs.FileSystem, str]:
-        return opened(self.root, os.getpid())
-
-    def entries(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
-        """What lies in `folder`, sorted by path; [] if there is no such folder."""
-        filesystem, path = self._opened
-        selector = fs.FileSelector(self._at(folder), recursive=recursive, allow_not_found=True)
-        return sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
-
-    def below(self, info: fs.FileInfo) -> str:
-        """Its path below the root."""
-        return info.path[len(self._opened[1]) :].lstrip("/")
-
-    def read(self, path: str) -> bytes:
-        with self._opened[0].open_input_file(self._at(path)) as file:
-            if file.size() > MOST_BYTES:
-                raise ValueError(f"{file.size():,} bytes")
-            return file.readall()
-
-    @contextmanager
-    def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
-        with (
-            self._opened[0].open_input_file(self._at(path)) as file,
-            _parquet.opened(file, self.name(path), file.size()) as parquet,
-        ):
-            yield parquet
-
-    def name(self, path: str) -> str:
-        return f"{self.root.rstrip('/')}/{path}"
-
-    def _at(self, path: str) -> str:
-        return f"{self._opened[1]}/{path}".rstrip("/")
-
-
 @dataclass(frozen=True)
 class Files:
     """Pictures as files."""
 
     store: Store
-    paths: pa.StringArray
+    paths: pa.BinaryArray  # below the store's root, as the filesystem has them: not always UTF-8
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(self.paths[index].as_py())
 
     def name(self, index: int) -> str:
-        return self.store.name(self.paths[index].as_py())
+        return self.store.name(self.path(index))
 
     def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
         """The encoded pictures, or what is in the way of reading them."""
-        return [self._read(self.paths[index].as_py()) for index in indices]
+        return [self._read(self.path(index)) for index in indices]
 
     def _read(self, path: str) -> bytes | Exception:
         try:
@@ -197,23 +147,26 @@ class Listing:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of classes, paths, labels and sizes; where the files lie, and what is in them, does not matter."""
-        paths = self.source.paths.to_pylist() if isinstance(self.source, Files) else list(self.source.paths)
+        if isinstance(self.source, Files):
+            paths = [os.fsdecode(path) for path in self.source.paths.to_pylist()]
+        else:
+            paths = list(self.source.paths)
         sha = hashlib.sha256(json.dumps([self.classes, paths]).encode())
         for numbers in (self.labels, self.sizes, self.chosen):
             sha.update(np.ascontiguousarray(numbers).data)
         return sha.hexdigest()
 
 
-def listings(root: str) -> tuple[Listing, Listing]:
+def listings(root: str, skip_unreadable: bool = False) -> tuple[Listing, Listing]:
     """The training and the validation pictures below `root`.
 
     Raises ValueError, one line, where a part, a class or a column is missing or files are not what they should be.
     """
     store = Store(root)
+    if not _in_parquet(store) and (layout := Layout(store)).divided:
+        return _folders(layout, skip_unreadable)
     with _one_line(root):
         folders = {store.below(info) for info in store.entries() if info.type == fs.FileType.Directory}
-        if "train" in folders:
-            return _folders(store, folders)
         found = {part: _shards(store, ["", *sorted(folders)], part) for part in PARTS}
     if not found["train"]:
         raise ValueError(f"{root} has neither train/ with a folder of pictures per class nor train*.parquet: add them")
@@ -237,40 +190,32 @@ def _one_line(root: str) -> Iterator[None]:
 # class folders
 
 
-def _folders(store: Store, folders: set[str]) -> tuple[Listing, Listing]:
-    parts = [name for name in PARTS["val"] if name in folders]
-    if not parts:
-        raise ValueError(
-            f"{store.root} has train/ but no val/: add the photographs to be tested on, a folder per class"
-        )
-    train = _folder(store, "train", None)
-    return train, _folder(store, parts[0], train.classes)
+def _in_parquet(store: Store) -> bool:
+    """Whether there are Parquet files at the root or directly in a part's folder."""
+    parts = [entry.path for entry in scan(store) if entry.kind == "folder" and entry.name.lower() in PART_OF]
+    return any(entry.name.endswith(".parquet") for folder in ("", *parts) for entry in scan(store, folder))
 
 
-def _folder(store: Store, part: str, classes: tuple[str, ...] | None) -> Listing:
-    """Classes are the sorted names of the folders; those of `val` must be those of `train`."""
-    infos = [(store.below(info), info) for info in store.entries(part, recursive=True)]
-    infos = [(path, info) for path, info in infos if not any(map(_hidden, path.split("/")))]
-    files = [(path, info.size) for path, info in infos if info.type == fs.FileType.File]
-    others = [path for path, _ in files if path.count("/") < 2 or not path.lower().endswith(ENDINGS)]
-    if others:
-        raise ValueError(f"{store.root}: {len(others)} files are no pictures in a class's folder: {first_ten(others)}")
-    names = {path.split("/")[1] for path, info in infos if info.type == fs.FileType.Directory or path.count("/") > 1}
-    if classes is None:
-        classes = tuple(sorted(names))
-        if len(classes) < 2:
-            raise ValueError(f"{store.name(part)} has {len(classes)} class folders: give at least 2, one per class")
-    elif strangers := sorted(names - set(classes)):
-        raise ValueError(f"{store.name(part)} has classes that train/ lacks: {first_ten(strangers)}; remove them")
-    number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number[path.split("/")[1]] for path, _ in files], dtype=np.int64)
-    _none_empty(store.name(part), labels, classes)
-    paths = pa.array([path for path, _ in files], pa.string())
-    return Listing(Files(store, paths), classes, labels, np.array([size for _, size in files]), _all(labels))
+def _folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing]:
+    """Training pictures, and those to be tested on: the validation pictures, or where there are none the test's."""
+    tested = [part for part in ("val", "test") if part in layout.parts]
+    root = layout.store.name("")
+    if not tested:
+        raise ValueError(f"{root} has train/ but no val/: add the photographs to be tested on, a folder per class")
+    train = layout.read("train", None, skip_unreadable)
+    train.ensure_classes()
+    test = layout.read(tested[0], train.classes, skip_unreadable)
+    notes = [*layout.notes, *layout.beside()]
+    notes += [f"{layout.place(part)} is not used: the networks are tested on {test.place}" for part in tested[1:]]
+    return _listed(layout.store, train, train.classes), _listed(layout.store, test, train.classes, notes)
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in CLUTTER
+def _listed(store: Store, part: Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+    labels = np.array(part.labels(classes), dtype=np.int64)
+    _none_empty(part.place, labels, classes)
+    files = Files(store, pa.array([os.fsencode(picture.path) for picture in part.pictures], pa.binary()))
+    sizes = np.array([picture.size for picture in part.pictures])
+    return Listing(files, classes, labels, sizes, _all(labels), (*part.inventory.lines(), *part.notes, *notes))
 
 
 # Parquet

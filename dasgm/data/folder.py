@@ -1,4 +1,7 @@
-"""The user's own pictures: `class/*.jpg`, or `train/class/*.jpg` with `test/` and perhaps `val/` beside it."""
+"""The user's own pictures: `class/*.jpg`, or `train/class/*.jpg` with `test/` and perhaps `val/` beside it.
+
+Which folders are parts is decided in `_layout.py`, which files are pictures in `_folders.py`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ class Config(DataConfig):
         """Pictures of any size, their shorter side resized to `image_size`, then centre-cropped; classes by name.
 
         Without `test/` a sixth of each class is set aside, always the same. `val/` becomes J_val where `holdout` asks
-        for one. Raises ValueError for a class of fewer than 10 pictures, other formats and unreadable pictures.
+        for one. Raises ValueError for a class of fewer than 10 pictures, other formats, unreadable pictures, and
+        folders that may be parts or classes.
         """
         from dasgm.data._folder import load
 

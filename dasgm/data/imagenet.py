@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012), or other photographs laid out like it: streamed from files, never held in memory.
 
-`train/<class>/*.JPEG` with `val/<class>/*.JPEG`, or Parquet shards in Hugging Face's layout. No torch at the top.
+`train/<class>/*.JPEG` with `val/<class>/*.JPEG` (or `test/`, where there is no `val/`), or Parquet shards in Hugging
+Face's layout. No torch at the top.
 """
 
 from __future__ import annotations

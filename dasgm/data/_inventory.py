@@ -1,0 +1,55 @@
+"""What was found in a data set, counted before a picture is decoded. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dasgm.data._pictures import first_ten
+from dasgm.files import printable
+
+MOST_CLASSES = 10  # classes that are listed one by one; more are summarised
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What one part of a data set holds.
+
+    place: the folder or files that were looked through, as a message names them.
+    classes: pictures of each class, by name, in the order of the labels; empty where it holds none itself.
+    ignored: number of files and folders left out, by kind, such as {"hidden files": 3}.
+    linked: how many of the pictures are reached through a link.
+    unreadable: pictures and folders that cannot be read, each 'NAME (reason)'.
+    """
+
+    place: str
+    classes: Mapping[str, int] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    linked: int = 0
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of all classes."""
+        return sum(self.classes.values())
+
+    def lines(self) -> list[str]:
+        """One line with the counts, and one more where something cannot be read; [] where there is nothing to say."""
+        found = [self._classes()] if self.classes else []
+        if self.linked:
+            found.append(f"{self.linked:,} of them through links")
+        if self.ignored:
+            found.append("ignored: " + ", ".join(f"{kind} {n:,}" for kind, n in self.ignored.items()))
+        lines = [printable(f"{self.place}: {'; '.join(found)}")] if found else []
+        if self.unreadable:
+            broken = f"{len(self.unreadable)} cannot be read: {first_ten(self.unreadable)}"
+            lines.append(printable(f"{self.place}: left out: {broken}"))
+        return lines
+
+    def _classes(self) -> str:
+        """'cat 120, dog 98', or of many classes how many pictures the smallest and the largest have."""
+        if len(self.classes) <= MOST_CLASSES:
+            return ", ".join(f"{name} {n:,}" for name, n in self.classes.items())
+        fewest, most = (of(self.classes, key=self.classes.__getitem__) for of in (min, max))
+        ends = f"{fewest} {self.classes[fewest]:,} to {most} {self.classes[most]:,}"
+        return f"{self.pictures:,} pictures in {len(self.classes):,} classes, {ends}"
