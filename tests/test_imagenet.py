@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dasgm import cli
 from dasgm.config import keys, override
-from dasgm.data import _listing, imagenet
+from dasgm.data import _rows, imagenet
 from dasgm.data._listing import listings
 from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
 from dasgm.data._photographs import MEAN, STD, augmented, centred, crop_box, decoded, normalised
@@ -286,7 +286,7 @@ def test_a_small_row_group_is_read_once_for_all_batches_that_it_is_mixed_into(tm
     batches = train.permuted(0, 0).reshape(-1, 4)
     found = [train.source.read(batch.tolist()) for batch in batches]
     assert len(groups) == 12 and all(picture for batch in found for picture in batch)
-    monkeypatch.setattr(_listing, "KEPT", 4)
+    monkeypatch.setattr(_rows, "KEPT", 4)
     assert [train.source.read(batch.tolist()) for batch in batches] == found and len(groups) > 24
 
 

@@ -4,84 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from dasgm.data import _parquet
 from dasgm.data._folder import CLUTTER
 from dasgm.data._parquet import column
-from dasgm.data._pictures import ENDINGS, MOST_BYTES, first_ten
+from dasgm.data._pictures import ENDINGS, first_ten
+from dasgm.data._rows import Rows
+from dasgm.data._store import Store
 from dasgm.files import first_line, plain
 
 PARTS = {"train": ("train",), "val": ("val", "validation")}  # what a part may be called
-MIXED = 4  # row groups whose rows are mixed: a batch has rows of them all
-KEPT = 200  # rows of a row group that a process keeps for its next batch: some 20 MB
 LARGE = 1000  # rows of a row group that is worth a note
-
-
-@lru_cache(maxsize=8)
-def opened(root: str, process: int) -> tuple[fs.FileSystem, str]:
-    """Once a process: a client of s3:// takes a while to make, and does not outlive a fork."""
-    if Store(root).is_uri:
-        filesystem, path = fs.FileSystem.from_uri(root)
-        return filesystem, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(root).absolute())
-
-
-@dataclass(frozen=True)
-class Store:
-    """A folder on any pyarrow filesystem, given as a path or a URI."""
-
-    root: str
-
-    @property
-    def is_uri(self) -> bool:
-        return "://" in self.root
-
-    @property
-    def _opened(self) -> tuple[fs.FileSystem, str]:
-        return opened(self.root, os.getpid())
-
-    def entries(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
-        """What lies in `folder`, sorted by path; [] if there is no such folder."""
-        filesystem, path = self._opened
-        selector = fs.FileSelector(self._at(folder), recursive=recursive, allow_not_found=True)
-        return sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
-
-    def below(self, info: fs.FileInfo) -> str:
-        """Its path below the root."""
-        return info.path[len(self._opened[1]) :].lstrip("/")
-
-    def read(self, path: str) -> bytes:
-        with self._opened[0].open_input_file(self._at(path)) as file:
-            if file.size() > MOST_BYTES:
-                raise ValueError(f"{file.size():,} bytes")
-            return file.readall()
-
-    @contextmanager
-    def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
-        with (
-            self._opened[0].open_input_file(self._at(path)) as file,
-            _parquet.opened(file, self.name(path), file.size()) as parquet,
-        ):
-            yield parquet
-
-    def name(self, path: str) -> str:
-        return f"{self.root.rstrip('/')}/{path}"
-
-    def _at(self, path: str) -> str:
-        return f"{self._opened[1]}/{path}".rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -107,65 +49,6 @@ class Files:
     def order(self, random: np.random.Generator) -> np.ndarray:
         """A permutation of all pictures."""
         return random.permutation(len(self.paths))
-
-
-@lru_cache(maxsize=MIXED)
-def row_group(store: Store, path: str, group: int, picture: str) -> pa.ChunkedArray:
-    """Its encoded pictures; a process has those that it read last. Errors are not kept."""
-    with store.parquet(path) as file:
-        return file.read_row_group(group, columns=[f"{picture}.bytes"])[picture]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Pictures as rows of Parquet files; a row group is read as a whole, and kept if it is small."""
-
-    store: Store
-    paths: tuple[str, ...]
-    picture: str  # the column
-    shards: np.ndarray  # of each row group
-    groups: np.ndarray  # its number in the shard
-    starts: np.ndarray  # its first picture; one more at the end
-
-    def name(self, index: int) -> str:
-        group = self._group(index)
-        path = self.paths[self.shards[group]]
-        first = self.starts[np.flatnonzero(self.shards == self.shards[group])[0]]
-        return f"{self.store.name(path)} row {index - first}"
-
-    def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
-        """The encoded pictures, or what is in the way of reading them."""
-        wanted = np.asarray(indices)
-        found: list[bytes | Exception] = [ValueError("not read")] * len(wanted)
-        groups = self._group(wanted)
-        for group in np.unique(groups):
-            at = np.flatnonzero(groups == group)
-            for position, picture in zip(at, self._rows(group, wanted[at] - self.starts[group]), strict=True):
-                found[position] = picture
-        return found
-
-    def _rows(self, group: int, rows: np.ndarray) -> list[bytes | Exception]:
-        small = self.starts[group + 1] - self.starts[group] <= KEPT
-        read = row_group if small else row_group.__wrapped__
-        try:
-            there = read(self.store, self.paths[self.shards[group]], int(self.groups[group]), self.picture)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            return [error] * len(rows)
-        pictures = _parquet.encoded(there.take(pa.array(rows)))
-        return [ValueError("no bytes") if picture is None else picture for picture in pictures]
-
-    def _group(self, index: Any) -> Any:
-        return np.searchsorted(self.starts, index, "right") - 1
-
-    def order(self, random: np.random.Generator) -> np.ndarray:
-        """A permutation of the row groups, then of the rows of each `MIXED` that follow one another."""
-        groups = random.permutation(len(self.groups))
-        mixed = []
-        for first in range(0, len(groups), MIXED):
-            some = groups[first : first + MIXED]
-            rows = np.concatenate([np.arange(self.starts[group], self.starts[group + 1]) for group in some])
-            mixed.append(random.permutation(rows))
-        return np.concatenate(mixed)
 
 
 @dataclass(frozen=True)
