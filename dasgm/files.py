@@ -105,6 +105,11 @@ def printable(line: str) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
+def cut(line: str, most: int = 240) -> str:
+    """`line` in at most `most` characters: the middle of a longer one is left out."""
+    return line if len(line) <= most else f"{line[: most // 2 - 3]}[...]{line[-(most // 2) + 2 :]}"
+
+
 def shown(value: Any) -> Any:
     """Plain data with every text in it made printable."""
     if isinstance(value, dict):

@@ -479,10 +479,11 @@ def relabelled(labels: Callable[[list[int]], list[int | str | None]]) -> Callabl
         (relabelled(lambda labels: [-1] * len(labels)), "label is -1"),
         (relabelled(lambda labels: [1 if label == 2 else label for label in labels]), CLASSES[2]),
         (relabelled(lambda labels: [None, *labels[1:]]), "1 nulls"),
-        (relabelled(lambda labels: [str(label) for label in labels]), "string"),
+        (relabelled(lambda labels: [str(label) for label in labels]), "the training files lack: 0, 1, 2;"),
         (lambda table: table.rename_columns(["image", "klass"]), "'label'"),
         (lambda table: table.rename_columns(["picture", "label"]), "'image' or 'img'"),
-        (lambda table: pa.table({"image": pa.array([b""] * len(table)), "label": table["label"]}), "{bytes, path}"),
+        (lambda table: pa.table({"image": pa.array([[1]] * len(table)), "label": table["label"]}), "{bytes, path}"),
+        (lambda table: pa.table({"image": pa.array([b"x"] * len(table)), "label": table["label"]}), "no picture"),
     ],
 )
 def test_wrong_parquet_is_refused_in_one_line(
@@ -508,7 +509,7 @@ def test_large_row_groups_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, Pictures]
 ) -> None:
     monkeypatch.setattr("dasgm.data._listing.LARGE", 10)
-    (note,) = imagenet.Config().photographs(str(write_shards(tmp_path, **parts))).train.notes
+    *_, note = imagenet.Config().photographs(str(write_shards(tmp_path, **parts))).train.notes
     assert "row groups of up to 23 rows" in note
 
 

@@ -16,7 +16,7 @@ class Inventory:
     """What one part of a data set holds.
 
     place: the folder or files that were looked through, as a message names them.
-    classes: pictures of each class, by name, in the order of the labels; empty where the place holds no pictures itself.
+    classes: pictures of each class, by name, in the order of the labels; empty where it holds none itself.
     ignored: number of files and folders left out, by kind, such as {"hidden files": 3}.
     linked: how many of the pictures are reached through a link.
     unreadable: pictures and folders that cannot be read, each 'NAME (reason)'.

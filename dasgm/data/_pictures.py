@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dasgm.files import first_line
+from dasgm.files import cut, first_line, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -75,8 +75,11 @@ def read(
 
 
 def first_ten(names: Iterable[str]) -> str:
+    """The first ten, odd characters escaped and long ones cut, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return ", ".join(cut(printable(name)) for name in names[:10]) + (
+        f" and {len(names) - 10} more" if len(names) > 10 else ""
+    )
 
 
 def upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from dasgm.data import _parquet
 from dasgm.data._pictures import MOST_BYTES
+from dasgm.files import cut, printable
 
 
 @lru_cache(maxsize=8)
@@ -39,6 +42,12 @@ class Store:
     def _opened(self) -> tuple[fs.FileSystem, str]:
         return opened(self.root, os.getpid())
 
+    @property
+    def local(self) -> str | None:
+        """Its path on this machine, None where it lies elsewhere."""
+        filesystem, path = self._opened
+        return path if isinstance(filesystem, fs.LocalFileSystem) else None
+
     def entries(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
         """What lies in `folder`, sorted by path; [] if there is no such folder."""
         filesystem, path = self._opened
@@ -50,10 +59,31 @@ class Store:
         return info.path[len(self._opened[1]) :].lstrip("/")
 
     def read(self, path: str) -> bytes:
+        """All of a file. Raises OSError, and ValueError for more than `MOST_BYTES`."""
+        if self.local is not None:  # pyarrow opens no path that is not UTF-8
+            size = os.stat(self._at(path)).st_size
+            return Path(self._at(path)).read_bytes() if size <= MOST_BYTES else _too_large(size)
         with self._opened[0].open_input_file(self._at(path)) as file:
-            if file.size() > MOST_BYTES:
-                raise ValueError(f"{file.size():,} bytes")
-            return file.readall()
+            return file.readall() if file.size() <= MOST_BYTES else _too_large(file.size())
+
+    def beside(self, file: str, path: str) -> str | None:
+        """Where the picture lies, below the root, that `file` has the path of: relative to its folder or to the root,
+        or absolute. None where it is no regular file, or lies outside the root: a file from others must not choose what
+        is read. Links within the root are followed."""
+        if "://" in path or "\0" in path:
+            return None
+        if path.startswith("/"):
+            roots = [self.local, os.path.realpath(self.local)] if self.local is not None else []
+            places = [posixpath.relpath(path, root) for root in roots]
+        else:
+            places = [posixpath.normpath(posixpath.join(posixpath.dirname(file), path)), posixpath.normpath(path)]
+        inside = [place for place in places if place.split("/")[0] != ".."]
+        return next((place for place in inside if self._is_file(place)), None)
+
+    def _is_file(self, path: str) -> bool:
+        if self.local is not None:
+            return os.path.isfile(self._at(path))
+        return self._opened[0].get_file_info(self._at(path)).type == fs.FileType.File
 
     @contextmanager
     def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
@@ -64,7 +94,12 @@ class Store:
             yield parquet
 
     def name(self, path: str) -> str:
-        return f"{self.root.rstrip('/')}/{path}"
+        """As messages have it: odd characters escaped, the middle of a very long path left out."""
+        return cut(printable(f"{self.root.rstrip('/')}/{path}".rstrip("/")))
 
     def _at(self, path: str) -> str:
         return f"{self._opened[1]}/{path}".rstrip("/")
+
+
+def _too_large(size: int) -> NoReturn:
+    raise ValueError(f"{size:,} bytes")
