@@ -193,7 +193,7 @@ def test_other_files_are_said(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.parquet", [0, 1])
     notes = "\n".join(listings(str(tmp_path))[1].notes)
     assert (
-        "hidden files 1" in notes
+        "thumbnails and metadata of a NAS 1" in notes
         and "tell no part: extra.parquet" in notes
         and "not used: Parquet files of test" in notes
     )

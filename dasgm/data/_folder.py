@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dasgm.data._folders import Part
 from dasgm.data._images import Data, stack
-from dasgm.data._pictures import ENDINGS, first_ten, fitted, read
+from dasgm.data._layout import Layout
+from dasgm.data._pictures import first_ten, fitted, read
 from dasgm.data._split import test_split
+from dasgm.data._store import Store
 
 if TYPE_CHECKING:
     from dasgm.data.folder import Config
 
 MINIMUM = 10  # training pictures of a class
-CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
 
 
 def load(config: Config, data_dir: str | None, device: str) -> Data:
@@ -29,14 +31,15 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
     root = Path(data_dir)
     if not root.is_dir():
         raise ValueError(f"--data-dir {root} is no folder: give one with one folder of pictures per class")
-    train = root / "train" if (root / "train").is_dir() else root
-    classes = [folder.name for folder in _folders(train)]
+    layout = Layout(Store(data_dir))
+    train = layout.read("train", skip_unreadable=config.skip_unreadable)
+    classes = train.classes
     if len(classes) < 2:
-        raise ValueError(f"{train} has {len(classes)} class folders: give at least 2, one per class")
+        raise ValueError(f"{train.place} has {len(classes)} class folders: give at least 2, one per class")
 
-    images, labels, notes = _read(train, classes, config, MINIMUM)
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        test_images, test_labels, more = _read(root / "test", classes, config)
+    images, labels, notes = _read(layout.store, train, classes, config, MINIMUM)
+    if "test" in layout.parts:
+        test_images, test_labels, more = _more(layout, "test", classes, config)
         notes += more
     else:
         test, rest = test_split(labels)
@@ -44,14 +47,15 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
         notes.append(f"no train/ with test/ in {root}: a sixth of each class is set aside as the test set")
 
     held_out = None
-    if train != root and (root / "val").is_dir():
+    if "val" in layout.parts:
         if config.holdout:
-            val_images, val_labels, more = _read(root / "val", classes, config)
+            val_images, val_labels, more = _more(layout, "val", classes, config)
             held_out = torch.arange(len(labels), len(labels) + len(val_labels))
             images, labels = torch.cat([images, val_images]), torch.cat([labels, val_labels])
-            notes += [*more, f"{root / 'val'} is J_val, whole, whatever data.holdout says"]
+            notes += [*more, f"{layout.place('val')} is J_val, whole, whatever data.holdout says"]
         else:
-            notes.append(f"{root / 'val'} is not used, since data.holdout is 0")
+            notes.append(f"{layout.place('val')} is not used, since data.holdout is 0")
+    notes += [*layout.notes, *layout.beside()]
     return Data(
         "folder",
         classes,
@@ -64,54 +68,34 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
     )
 
 
-def _read(root: Path, classes: Sequence[str], config: Config, minimum: int = 1) -> tuple[Tensor, Tensor, list[str]]:
-    """Images uint8 [N, 3, S, S], labels int64 [N] and notes of the class folders below `root`."""
-    files = _pictures(root, classes)
-    numbers = torch.tensor([label for _, label in files], dtype=torch.int64)
-    _count(root, classes, numbers, minimum)
+def _more(layout: Layout, part: str, classes: Sequence[str], config: Config) -> tuple[Tensor, Tensor, list[str]]:
+    """The same of another part than "train"."""
+    return _read(layout.store, layout.read(part, classes, config.skip_unreadable), classes, config)
+
+
+def _read(
+    store: Store, part: Part, classes: Sequence[str], config: Config, minimum: int = 1
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Images uint8 [N, 3, S, S], labels int64 [N] and notes, in the order of the classes, then of the paths."""
+    labelled = zip(part.labels(classes), part.pictures, strict=True)
+    files = sorted((label, picture.path.split("/"), picture.path) for label, picture in labelled)
+    numbers = torch.tensor([label for label, _, _ in files], dtype=torch.int64)
+    _ensure_enough(part.place, classes, numbers, minimum)
     pixels, readable, notes = read(
-        [path for path, _ in files],
-        [str(path) for path, _ in files],
+        [Path(store.root, path) for _, _, path in files],
+        [store.name(path) for _, _, path in files],
         partial(fitted, size=config.image_size),
         config.skip_unreadable,
         threads=os.cpu_count() or 1,
     )
     labels = numbers[readable]
-    counts = _count(root, classes, labels, minimum)
-    return stack(pixels, config.image_size), labels, [f"{root}: {counts}", *notes]
+    _ensure_enough(part.place, classes, labels, minimum)
+    return stack(pixels, config.image_size), labels, [*part.inventory.lines(), *notes, *part.notes]
 
 
-def _pictures(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """All pictures with their labels, by class, then by path."""
-    strangers = [folder.name for folder in _folders(root) if folder.name not in classes]
-    if strangers:
-        raise ValueError(f"{root} has classes that train/ lacks: {first_ten(strangers)}; add them there or remove them")
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.is_file() and not any(_ignored(part) for part in path.relative_to(root).parts)
-    ]
-    others = [str(path) for path, _ in files if path.suffix.lower() not in ENDINGS]
-    if others:
-        raise ValueError(
-            f"{len(others)} files are no jpg, png, webp or gif pictures: {first_ten(others)}; convert or remove them"
-        )
-    return files
-
-
-def _count(root: Path, classes: Sequence[str], labels: Tensor, minimum: int) -> str:
-    """'cat 120, dog 98'. Raises ValueError for classes with fewer than `minimum` pictures."""
-    counts = dict(zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True))
-    few = [f"{name} has {n}" for name, n in counts.items() if n < minimum]
+def _ensure_enough(place: str, classes: Sequence[str], labels: Tensor, minimum: int) -> None:
+    """Raises ValueError for classes with fewer than `minimum` pictures."""
+    counts = zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True)
+    few = [f"{name} has {n}" for name, n in counts if n < minimum]
     if few:
-        raise ValueError(f"{root}: every class needs at least {minimum} pictures, but {first_ten(few)}; add some")
-    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not _ignored(path.name))
-
-
-def _ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in CLUTTER
+        raise ValueError(f"{place}: every class needs at least {minimum} pictures, but {first_ten(few)}; add some")

@@ -42,9 +42,8 @@ class Inventory:
             found.append("ignored: " + ", ".join(f"{kind} {n:,}" for kind, n in self.ignored.items()))
         lines = [printable(f"{self.place}: {'; '.join(found)}")] if found else []
         if self.unreadable:
-            lines.append(
-                printable(f"{self.place}: {len(self.unreadable)} cannot be read: {first_ten(self.unreadable)}")
-            )
+            broken = f"{len(self.unreadable)} cannot be read: {first_ten(self.unreadable)}"
+            lines.append(printable(f"{self.place}: left out: {broken}"))
         return lines
 
     def _classes(self) -> str:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import fs
 
-from dasgm.data import _shards
-from dasgm.data._folder import CLUTTER
+from dasgm.data import _folders, _rows, _shards
+from dasgm.data._clutter import is_clutter
 from dasgm.data._labels import aligned, classes_of
-from dasgm.data._pictures import ENDINGS, first_ten
-from dasgm.data._rows import Part, Rows, part_of
+from dasgm.data._layout import Layout
+from dasgm.data._pictures import first_ten
+from dasgm.data._rows import Rows
 from dasgm.data._store import Store
+from dasgm.data._tree import scan
 
-PARTS = {"train": ("train",), "val": ("val", "validation")}  # what a part may be called
 LARGE = 1000  # rows of a row group that is worth a note
 
 
@@ -29,14 +29,17 @@ class Files:
     """Pictures as files."""
 
     store: Store
-    paths: pa.StringArray
+    paths: pa.BinaryArray  # below the store's root, as the filesystem has them: not always UTF-8
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(self.paths[index].as_py())
 
     def name(self, index: int) -> str:
-        return self.store.name(self.paths[index].as_py())
+        return self.store.name(self.path(index))
 
     def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
         """The encoded pictures, or what is in the way of reading them."""
-        return [self._read(self.paths[index].as_py()) for index in indices]
+        return [self._read(self.path(index)) for index in indices]
 
     def _read(self, path: str) -> bytes | Exception:
         try:
@@ -78,7 +81,8 @@ class Listing:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of classes, paths, labels and sizes; where the files lie, and what is in them, does not matter."""
-        paths = self.source.paths.to_pylist() if isinstance(self.source, Files) else list(self.source.paths)
+        files = isinstance(self.source, Files)
+        paths = list(map(os.fsdecode, self.source.paths.to_pylist())) if files else list(self.source.paths)
         sha = hashlib.sha256(json.dumps([self.classes, paths]).encode())
         for numbers in (self.labels, self.sizes, self.chosen):
             sha.update(np.ascontiguousarray(numbers).data)
@@ -96,65 +100,42 @@ def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tupl
     """
     store = Store(root)
     found = _shards.find(store, config)
-    with _one_line(root):
-        folders = {store.below(info) for info in store.entries() if info.type == fs.FileType.Directory}
-        if not found.parts and "train" in folders:
-            return _folders(store, folders)
-        _ensure_no_class_folders(store, found, folders)
-        return _shard_listings(store, found, skip_unreadable)
-
-
-@contextmanager
-def _one_line(root: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise _shards.cannot_list(root, error) from None
+    if not found.parts and (layout := Layout(store)).divided:
+        return _in_folders(layout, skip_unreadable)
+    _ensure_no_class_folders(store, found)
+    return _in_shards(store, found, skip_unreadable)
 
 
 # class folders
 
 
-def _folders(store: Store, folders: set[str]) -> tuple[Listing, Listing]:
-    parts = [name for name in PARTS["val"] if name in folders]
-    if not parts:
-        raise ValueError(
-            f"{store.root} has train/ but no val/: add the photographs to be tested on, a folder per class"
-        )
-    train = _folder(store, "train", None)
-    return train, _folder(store, parts[0], train.classes)
+def _in_folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing]:
+    """Training pictures, and those to be tested on: the validation pictures, or where there are none the test's."""
+    tested = [part for part in ("val", "test") if part in layout.parts]
+    root = layout.store.name("")
+    if not tested:
+        raise ValueError(f"{root} has train/ but no val/: add the photographs to be tested on, a folder per class")
+    train = layout.read("train", None, skip_unreadable)
+    if len(train.classes) < 2:
+        raise ValueError(f"{train.place} has {len(train.classes)} class folders: give at least 2, one per class")
+    test = layout.read(tested[0], train.classes, skip_unreadable)
+    notes = [*layout.notes, *layout.beside()]
+    notes += [f"{layout.place(part)} is not used: the networks are tested on {test.place}" for part in tested[1:]]
+    return _listed(layout.store, train, train.classes), _listed(layout.store, test, train.classes, notes)
 
 
-def _folder(store: Store, part: str, classes: tuple[str, ...] | None) -> Listing:
-    """Classes are the sorted names of the folders; those of `val` must be those of `train`."""
-    infos = [(store.below(info), info) for info in store.entries(part, recursive=True)]
-    infos = [(path, info) for path, info in infos if not any(map(_hidden, path.split("/")))]
-    files = [(path, info.size) for path, info in infos if info.type == fs.FileType.File]
-    others = [path for path, _ in files if path.count("/") < 2 or not path.lower().endswith(ENDINGS)]
-    if others:
-        raise ValueError(f"{store.root}: {len(others)} files are no pictures in a class's folder: {first_ten(others)}")
-    names = {path.split("/")[1] for path, info in infos if info.type == fs.FileType.Directory or path.count("/") > 1}
-    if classes is None:
-        classes = tuple(sorted(names))
-        if len(classes) < 2:
-            raise ValueError(f"{store.name(part)} has {len(classes)} class folders: give at least 2, one per class")
-    elif strangers := sorted(names - set(classes)):
-        raise ValueError(f"{store.name(part)} has classes that train/ lacks: {first_ten(strangers)}; remove them")
-    number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number[path.split("/")[1]] for path, _ in files], dtype=np.int64)
-    _none_empty(store.name(part), labels, classes)
-    paths = pa.array([path for path, _ in files], pa.string())
-    return Listing(Files(store, paths), classes, labels, np.array([size for _, size in files]), _all(labels))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in CLUTTER
+def _listed(store: Store, part: _folders.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+    labels = np.array(part.labels(classes), dtype=np.int64)
+    _none_empty(part.place, labels, classes)
+    files = Files(store, pa.array([os.fsencode(picture.path) for picture in part.pictures], pa.binary()))
+    sizes = np.array([picture.size for picture in part.pictures])
+    return Listing(files, classes, labels, sizes, _all(labels), (*part.inventory.lines(), *part.notes, *notes))
 
 
 # Parquet
 
 
-def _shard_listings(store: Store, found: _shards.Found, skip_unreadable: bool) -> tuple[Listing, Listing]:
+def _in_shards(store: Store, found: _shards.Found, skip_unreadable: bool) -> tuple[Listing, Listing]:
     """Training pictures, and those to be tested on: the validation pictures, or where there are none the test's."""
     if "train" not in found.parts:
         raise ValueError(
@@ -167,23 +148,26 @@ def _shard_listings(store: Store, found: _shards.Found, skip_unreadable: bool) -
             f"{store.root} has train*.parquet but no validation*.parquet nor val*.parquet{found.besides()}: add the "
             "photographs"
         )
-    train, test = (part_of(store, found.parts[part], skip_unreadable=skip_unreadable) for part in ("train", tested))
+    read = partial(_rows.part_of, store, skip_unreadable=skip_unreadable)
+    train, test = (read(found.parts[part]) for part in ("train", tested))
     classes = classes_of(train.labels)
     return _of_rows(train, classes), _of_rows(test, classes, found.notes(store, "train", tested))
 
 
-def _ensure_no_class_folders(store: Store, found: _shards.Found, folders: set[str]) -> None:
+def _ensure_no_class_folders(store: Store, found: _shards.Found) -> None:
     """ValueError where a part's folder has folders of classes and Parquet files lie there too: which is meant?"""
-    for folder in sorted(folders):
-        if _shards.folder_part(folder) and any(info.type == fs.FileType.Directory for info in store.entries(folder)):
+    for folder in scan(store):
+        if folder.kind != "folder" or not _shards.folder_part(folder.name):
+            continue
+        if any(entry.kind == "folder" and not is_clutter(entry.name) for entry in scan(store, folder.path)):
             files = [shard.path for part in found.parts.values() for shard in part]
             raise ValueError(
-                f"{store.name('')} has both folders of pictures in {folder}/ and Parquet files ({first_ten(files)}): "
-                "move one of them away"
+                f"{store.name('')} has both folders of pictures in {folder.name}/ and Parquet files "
+                f"({first_ten(files)}): move one of them away"
             )
 
 
-def _of_rows(part: Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+def _of_rows(part: _rows.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
     """Labels are aligned with `classes` by name."""
     labels, name = aligned(part.labels, classes), part.source.store.name(part.source.paths[0])
     _none_empty(name, labels, classes)

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
 
-import pyarrow as pa
-from pyarrow import fs
-
+from dasgm.data._clutter import is_clutter, kind_of
 from dasgm.data._inventory import Inventory
 from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
-from dasgm.files import first_line
+from dasgm.data._tree import scan
 
 PARTS = {
     "train": ("train", "training"),
@@ -99,12 +97,10 @@ def find(store: Store, config: str = "") -> Found:
         ValueError: there are several and none is chosen, or the chosen one is not there; a shard is missing; shards of
             two uploads lie side by side; the store cannot be listed.
     """
-    try:
-        files = sorted(_walk(store, "", MOST_DEEP, set()))
-    except (OSError, pa.ArrowException) as error:
-        raise cannot_list(store.root, error) from None
-    hidden = [file for file in files if PurePosixPath(file[0]).name.startswith(".")]
-    read = {file: parsed(*file) for file in files if file not in hidden}
+    files = sorted(_walk(store, "", MOST_DEEP, set()))
+    left = Counter(kind for path, _ in files if (kind := kind_of(PurePosixPath(path).name)))
+    files = [file for file in files if not is_clutter(PurePosixPath(file[0]).name)]
+    read = {file: parsed(*file) for file in files}
     shards = [shard for shard in read.values() if shard]
     strangers = tuple(path for (path, _), shard in read.items() if shard is None)
     if config and not shards:
@@ -115,32 +111,27 @@ def find(store: Store, config: str = "") -> Found:
         parts[shard.part].append(shard)
     for part in parts.values():
         _check(store, part)
-    kinds = {
-        "hidden files": len(hidden),
-        "Parquet files of other configurations": len(shards) - len(chosen),
-    }
+    left["Parquet files of other configurations"] = len(shards) - len(chosen)
     listed = {name: tuple(part) for name, part in parts.items()}
-    return Found(listed, strangers, {kind: n for kind, n in kinds.items() if n})
-
-
-def cannot_list(root: str, error: BaseException) -> ValueError:
-    return ValueError(f"{root} cannot be listed ({first_line(error)[:200]}): give --data-dir a folder or a URI")
+    return Found(listed, strangers, {kind: n for kind, n in left.items() if n})
 
 
 def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tuple[str, int]]:
     """Paths and sizes of Parquet files; a folder that is reached twice, through a link, is read once."""
-    entries = store.entries(folder)
-    files = [info for info in entries if info.type == fs.FileType.File]
-    yield from ((store.below(info), info.size) for info in files if info.base_name.lower().endswith(".parquet"))
-    folders = [info for info in entries if info.type == fs.FileType.Directory and not info.base_name.startswith(".")]
+    entries = scan(store, folder)
+    for entry in entries:
+        if entry.kind == "broken" and entry.name.lower().endswith(".parquet"):
+            raise ValueError(f"{store.name(entry.path)} cannot be read ({entry.problem}): mend or remove it")
+        if entry.kind == "file" and entry.name.lower().endswith(".parquet"):
+            yield entry.path, entry.size
+    folders = [entry for entry in entries if entry.kind == "folder" and not is_clutter(entry.name)]
     if not depth or len(folders) > MOST_FOLDERS:  # class folders
         return
-    for info in folders:
-        real = info.path if store.local is None else os.path.realpath(info.path)
+    for entry in folders:
+        real = os.path.realpath(os.path.join(store.local, entry.path)) if store.local is not None else entry.path
         if real not in seen:
             seen.add(real)
-            deeper = 0 if folder_part(info.base_name) else depth - 1
-            yield from _walk(store, store.below(info), deeper, seen)
+            yield from _walk(store, entry.path, 0 if folder_part(entry.name) else depth - 1, seen)
 
 
 # names

@@ -1,0 +1,234 @@
+"""The pictures of one folder of class folders, whoever reads them: what counts, in which class, and what does not."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dasgm.data._clutter import DATA, is_clutter, kind_of
+from dasgm.data._inventory import Inventory
+from dasgm.data._lists import TABLES, classes_in
+from dasgm.data._pictures import ENDINGS, first_ten
+from dasgm.data._store import Store
+from dasgm.data._tree import Entry, scan, walk
+from dasgm.files import printable
+
+IMAGES = ("images", "image", "imgs", "img", "pictures", "jpegimages")  # pictures of all classes, which a list names
+AGAIN = "links to what is read already"
+
+
+class Picture(NamedTuple):
+    """A file in a class."""
+
+    path: str
+    """Below the store's root; bytes that are no UTF-8 as Python's surrogates."""
+    size: int
+    """In bytes."""
+    name: str
+    """Of its class, as the folder or the list has it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pictures of one part of a data set, by path.
+
+    place: the folder, as messages have it; classes: their names, printable, in the order of the folders' own;
+    table: the file that names the classes, where folders do not; notes: lines worth printing.
+    """
+
+    place: str
+    classes: tuple[str, ...]
+    pictures: list[Picture]
+    inventory: Inventory
+    table: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def labels(self, classes: Sequence[str]) -> list[int]:
+        """The number in `classes` of each picture's class. Raises ValueError for a class that is not among them."""
+        number = {key(name): label for label, name in enumerate(classes)}
+        if strangers := [name for name in self.classes if key(name) not in number]:
+            raise ValueError(
+                f"{self.place} has classes that train/ lacks: {first_ten(strangers)}; add them there or remove them"
+            )
+        return [number[key(picture.name)] for picture in self.pictures]
+
+
+@dataclass
+class Found:
+    """All that lies below a folder."""
+
+    store: Store
+    folder: str
+    pictures: list[Entry] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    """Names of those directly in it, without those that are ignored."""
+    others: list[str] = field(default_factory=list)
+    """Paths below the folder of files that nothing explains."""
+    unreadable: list[str] = field(default_factory=list)
+    """'NAME (reason)'."""
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def below(self, entry: Entry) -> str:
+        return entry.path[len(self.folder) + 1 :] if self.folder else entry.path
+
+    def loose(self) -> list[Entry]:
+        """Pictures directly in the folder."""
+        return [entry for entry in self.pictures if "/" not in self.below(entry)]
+
+    def add(self, entry: Entry) -> None:
+        below = self.below(entry)
+        top = "/" not in below
+        kind = kind_of(entry.name, above=top and entry.kind == "file")
+        if kind is None and entry.kind == "file" and below.endswith("_boxes.txt") and _boxes(below):
+            kind = DATA
+        if kind is not None:
+            self.ignored[kind] += 1
+        elif entry.kind == "again":
+            self.ignored[AGAIN] += 1
+        elif entry.kind == "broken":
+            self.unreadable.append(f"{self.store.name(entry.path)} ({entry.problem})")
+        elif entry.kind == "folder":
+            self.folders += [below] if top else []
+        elif entry.kind == "file" and below.lower().endswith(ENDINGS):
+            self.pictures.append(entry)
+        else:
+            self.others.append(below)
+
+
+def look(store: Store, folder: str, left_out: Collection[str] = ()) -> Found:
+    """All that lies below `folder`, but for the folders directly in it that are `left_out`."""
+    found = Found(store, folder)
+    for entry in walk(store, folder, is_clutter):
+        if found.below(entry).partition("/")[0] not in left_out:
+            found.add(entry)
+    return found
+
+
+def tables_in(store: Store, folder: str) -> list[str]:
+    """Paths of the text tables directly in `folder`, which may name the classes of pictures."""
+    return [
+        entry.path
+        for entry in scan(store, folder)
+        if entry.kind == "file" and entry.name.lower().endswith(TABLES) and not is_clutter(entry.name)
+    ]
+
+
+def read(
+    store: Store,
+    folder: str,
+    tables: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    skip_unreadable: bool = False,
+    left_out: Collection[str] = (),
+) -> Part:
+    """The pictures below `folder`, one folder a class, or without class folders, as one table names their classes.
+
+    Args:
+        tables: paths of text tables elsewhere.
+        classes: those of the training pictures, where these are known.
+        left_out: names of folders in it that are no classes.
+
+    Raises:
+        ValueError: one line, of a file that is no picture, a picture in no class, and one that cannot be read and is
+            not to be skipped.
+    """
+    found, place = look(store, folder, left_out), store.name(folder)
+    notes = _sound(found, skip_unreadable)
+    loose = found.loose()
+    images = len(found.folders) == 1 and found.folders[0].lower() in IMAGES and found.folders[0] not in (classes or ())
+    table = None
+    if loose and found.folders and not images:
+        raise ValueError(
+            f"{place}: {len(loose)} pictures lie beside the class folders, in none of them: "
+            f"{first_ten(map(found.below, loose))}; move them into one, or remove them"
+        )
+    if loose or images:
+        table, named = _by_table(found, [*tables, *tables_in(store, folder)], classes)
+        found.ignored[DATA] -= table.rpartition("/")[0] == folder
+        names, notes = set(named), [*notes, f"{store.name(table)} says which class a picture of {place} has"]
+    else:
+        named, names = [found.below(entry).partition("/")[0] for entry in found.pictures], set(found.folders)
+    ordered = sorted(names | set(named))
+    if len(set(map(key, ordered))) < len(ordered):
+        raise ValueError(f"{place} has classes whose names look the same: {first_ten(ordered)}; rename some")
+    pictures, linked, more = _once(found, named)
+    counts = Counter(picture.name for picture in pictures)
+    ignored = {kind: n for kind, n in sorted(found.ignored.items()) if n}
+    shown = {printable(name): counts[name] for name in ordered}
+    inventory = Inventory(place, shown, ignored, linked, tuple(found.unreadable))
+    return Part(place, tuple(shown), pictures, inventory, table, (*notes, *more))
+
+
+def key(name: str) -> str:
+    """The same for class names that look the same: macOS decomposes accents, others do not."""
+    return unicodedata.normalize("NFC", printable(name))
+
+
+def _boxes(below: str) -> bool:
+    """Whether it is tiny-imagenet's list of the boxes in a class's pictures."""
+    return below.split("/")[-1] == f"{below.split('/')[0]}_boxes.txt"
+
+
+def _sound(found: Found, skip_unreadable: bool) -> list[str]:
+    """Raises ValueError for files that should not be there; at the root such files are a note."""
+    root = not found.folder
+    notes, others = [name for name in found.others if root and "/" not in name], found.others
+    if others := [found.store.name(f"{found.folder}/{name}".lstrip("/")) for name in others if name not in notes]:
+        raise ValueError(
+            f"{len(others)} files are no jpg, png, webp or gif pictures: {first_ten(others)}; convert or remove them"
+        )
+    if found.unreadable and not skip_unreadable:
+        raise ValueError(
+            f"{len(found.unreadable)} of {len(found.unreadable) + len(found.pictures)} pictures cannot be read: "
+            f"{first_ten(found.unreadable)}; mend or remove them, or leave them out with --data.skip-unreadable"
+        )
+    return [f"{found.store.name('')}: not used: {first_ten(notes)}"] if notes else []
+
+
+def _by_table(found: Found, tables: Sequence[str], classes: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The one table that names the class of every picture, and these. Raises ValueError if there is no such table."""
+    names = [entry.name for entry in found.pictures]
+    known = {name for shown in classes for name in (shown, key(shown))} if classes else None
+    fits = []
+    for path in dict.fromkeys(tables):
+        try:
+            text = found.store.read(path).decode("utf-8-sig")
+        except (OSError, ValueError):
+            continue
+        if labels := classes_in(text, names, known):
+            fits.append((path, labels))
+    if len({tuple(labels) for _, labels in fits}) == 1:
+        return fits[0]
+    place = found.store.name(found.folder)
+    if fits:
+        raise ValueError(
+            f"{place}: {first_ten(found.store.name(path) for path, _ in fits)} disagree on the classes of its "
+            "pictures: keep the right one there"
+        )
+    hint = " (of ImageNet, LOC_val_solution.csv)" if names and names[0].startswith("ILSVRC2012_val_") else ""
+    raise ValueError(
+        f"{place} holds {len(names)} pictures in no class folder, and no table there says which class each has{hint}: "
+        "move them into one folder per class, add such a table, or move the folder elsewhere"
+    )
+
+
+def _once(found: Found, names: Sequence[str]) -> tuple[list[Picture], int, list[str]]:
+    """Each picture once in its class, by path; how many are reached through links; notes."""
+    if not any(entry.linked for entry in found.pictures):
+        pictures = [Picture(e.path, e.size, name) for e, name in zip(found.pictures, names, strict=True)]
+        return sorted(pictures), 0, []
+    kept, linked, where = [], 0, defaultdict[int, set[str]](set)
+    for entry, name in sorted(zip(found.pictures, names, strict=True), key=lambda pair: (pair[0].linked, pair[0].path)):
+        if entry.linked and name in where[entry.identity]:
+            found.ignored[AGAIN] += 1
+            continue
+        where[entry.identity].add(name)
+        kept.append(Picture(entry.path, entry.size, name))
+        linked += entry.linked
+    several = [entry.path for entry in found.pictures if entry.linked and len(where[entry.identity]) > 1]
+    place = found.store.name(found.folder)
+    notes = [f"{place}: {len(several)} links lead to pictures that have another class as well: {first_ten(several)}"]
+    return sorted(kept), linked, notes if several else []
