@@ -81,8 +81,10 @@ class Listing:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of classes, paths, labels and sizes; where the files lie, and what is in them, does not matter."""
-        files = isinstance(self.source, Files)
-        paths = list(map(os.fsdecode, self.source.paths.to_pylist())) if files else list(self.source.paths)
+        if isinstance(self.source, Files):
+            paths = list(map(os.fsdecode, self.source.paths.to_pylist()))
+        else:
+            paths = list(self.source.paths)
         sha = hashlib.sha256(json.dumps([self.classes, paths]).encode())
         for numbers in (self.labels, self.sizes, self.chosen):
             sha.update(np.ascontiguousarray(numbers).data)
