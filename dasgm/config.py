@@ -344,14 +344,17 @@ def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """Flat {path: value} of all but placement and logging; a part's key is at `<part>.key`."""
+    """Flat {path: value} of all but placement and logging; a part's key is at `<part>.key`.
+
+    A setting that is `younger` than runs that can go on is there only if it is not the default."""
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if not is_dataclass(value):
             return {path: list(value) if isinstance(value, tuple) else value}
         out = {path + ".key": key_of(value)} if path in PARTS else {}
         for f in fields(value):
-            if f.metadata.get("mathematics", True):
+            unasked = f.metadata.get("younger") and getattr(value, f.name) == f.default
+            if f.metadata.get("mathematics", True) and not unasked:
                 out |= flat(getattr(value, f.name), f"{path}.{f.name}" if path else f.name)
         return out
 

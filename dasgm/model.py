@@ -209,6 +209,8 @@ def _described(path: Path) -> dict[str, Any]:
     classes = about.get("classes")
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise ValueError(f"classes {classes!r:.40}: expected a list of at least two names")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes {classes!r:.40}: expected names that differ")
     for name in ("mean", "std"):
         value = about.get(name)
         if not isinstance(value, list) or len(value) != 3 or not all(_finite(v, name == "std") for v in value):

@@ -190,7 +190,8 @@ def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[t
     there = about["data"]
     yield "its GAN is", about["gan"]["key"], key_of(gan), f"use --gan {about['gan']['key']}, {anew}"
     yield "its data set is", there["key"], here["key"], f"use --dataset {there['key']}, {anew}"
-    yield "its classes are", _brief(about["classes"]), _brief(data.classes), f"use its data, {anew}"
+    names, ours = list(map(str, about["classes"])), list(data.classes)
+    yield "its classes are", _brief(names, ours), _brief(ours, names), f"use its data, {anew}"
     size = there["image_size"]
     yield "its image size is", size, here["image_size"], f"use --data.image-size {size}, {anew}"
     for name in SPLIT:
@@ -206,8 +207,11 @@ def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[t
     yield from _shapes(found, gan, data, anew)
 
 
-def _brief(classes: Any) -> str:
-    return f"{len(classes)} ({', '.join(map(str, classes[:3]))}{', ...' if len(classes) > 3 else ''})"
+def _brief(classes: list[str], others: list[str]) -> str:
+    """How many there are, and three from the first on that differs from the others."""
+    first = next((i for i, (one, other) in enumerate(zip(classes, others, strict=False)) if one != other), 0)
+    listed = ", ".join(classes[first : first + 3])
+    return f"{len(classes)} ({'..., ' if first else ''}{listed}{', ...' if first + 3 < len(classes) else ''})"
 
 
 def _shapes(found: Pretrained, gan: GanConfig, data: Data, anew: str) -> Iterator[tuple[str, Any, Any, str]]:

@@ -33,7 +33,7 @@ from cluster import contents, tracking
 from dasgm import loop, model, pretrained
 from dasgm.checkpoints import packed
 from dasgm.config import PretrainConfig, from_json, to_json
-from dasgm.data import _listing, _parquet, _pictures, digits
+from dasgm.data import _listing, _memory, _parquet, _pictures, digits
 from dasgm.evaluate_cli import choose_training
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.methods import darts
@@ -268,7 +268,7 @@ class Hunts:
         def check(found: bytes) -> None:
             path = self.folder / "train.parquet"
             path.write_bytes(found)
-            one_line(lambda: _parquet.load([path], ("label",), 10, 32, skip_unreadable=True))
+            one_line(lambda: _memory.load_file(path, ("label",), 10, 32, skip_unreadable=True))
 
         return damaged(content), check
 
@@ -531,7 +531,7 @@ def test_parquet_that_swells_is_refused_before_it_is_read(tmp_path: Path) -> Non
         (tmp_path / "val.parquet").write_bytes(content)
         before = pa.total_allocated_bytes()
         with pytest.raises(ValueError, match="says that it holds"):
-            _parquet.load([tmp_path / "train.parquet"], ("label",), 10, 32)
+            _memory.load_file(tmp_path / "train.parquet", ("label",), 10, 32)
         with pytest.raises(ValueError, match="says that it holds"):
             _listing.listings(str(tmp_path))
         assert pa.total_allocated_bytes() <= before
@@ -556,7 +556,7 @@ def test_pictures_of_another_type_are_refused(tmp_path: Path, kind: pa.DataType)
     column = pa.array([{"bytes": value}], pa.struct([("bytes", kind)]))
     pq.write_table(pa.table({"img": column, "label": [0]}), tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="not Hugging Face's"):
-        _parquet.load([tmp_path / "train.parquet"], ("label",), 10, 32)
+        _memory.load_file(tmp_path / "train.parquet", ("label",), 10, 32)
 
 
 def test_a_label_does_not_make_as_many_classes(tmp_path: Path) -> None:

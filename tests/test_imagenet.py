@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dasgm import cli
 from dasgm.config import keys, override
-from dasgm.data import _listing, imagenet
+from dasgm.data import _rows, imagenet
 from dasgm.data._listing import listings
 from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
 from dasgm.data._photographs import MEAN, STD, augmented, centred, crop_box, decoded, normalised
@@ -298,7 +298,7 @@ def test_a_small_row_group_is_read_once_for_all_batches_that_it_is_mixed_into(tm
     batches = train.permuted(0, 0).reshape(-1, 4)
     found = [train.source.read(batch.tolist()) for batch in batches]
     assert len(groups) == 12 and all(picture for batch in found for picture in batch)
-    monkeypatch.setattr(_listing, "KEPT", 4)
+    monkeypatch.setattr(_rows, "KEPT", 4)
     assert [train.source.read(batch.tolist()) for batch in batches] == found and len(groups) > 24
 
 
@@ -491,10 +491,11 @@ def relabelled(labels: Callable[[list[int]], list[int | str | None]]) -> Callabl
         (relabelled(lambda labels: [-1] * len(labels)), "label is -1"),
         (relabelled(lambda labels: [1 if label == 2 else label for label in labels]), CLASSES[2]),
         (relabelled(lambda labels: [None, *labels[1:]]), "1 nulls"),
-        (relabelled(lambda labels: [str(label) for label in labels]), "string"),
+        (relabelled(lambda labels: [str(label) for label in labels]), "the training files lack: 0, 1, 2;"),
         (lambda table: table.rename_columns(["image", "klass"]), "'label'"),
         (lambda table: table.rename_columns(["picture", "label"]), "'image' or 'img'"),
-        (lambda table: pa.table({"image": pa.array([b""] * len(table)), "label": table["label"]}), "{bytes, path}"),
+        (lambda table: pa.table({"image": pa.array([[1]] * len(table)), "label": table["label"]}), "{bytes, path}"),
+        (lambda table: pa.table({"image": pa.array([b"x"] * len(table)), "label": table["label"]}), "no picture"),
     ],
 )
 def test_wrong_parquet_is_refused_in_one_line(
@@ -520,7 +521,7 @@ def test_large_row_groups_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, Pictures]
 ) -> None:
     monkeypatch.setattr("dasgm.data._listing.LARGE", 10)
-    (note,) = imagenet.Config().photographs(str(write_shards(tmp_path, **parts))).train.notes
+    *_, note = imagenet.Config().photographs(str(write_shards(tmp_path, **parts))).train.notes
     assert "row groups of up to 23 rows" in note
 
 

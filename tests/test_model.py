@@ -207,6 +207,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "form of a list": (lambda f: edit(f, form=[]), "cifar or imagenet"),
     "image size": (lambda f: edit(f, image_size=18), "multiple of 4"),
     "classes": (lambda f: edit(f, classes=["a", 1]), "at least two names"),
+    "a class twice": (lambda f: edit(f, classes=["0", "1"] * 5), "names that differ"),
     "mean": (lambda f: edit(f, mean=[0, 0, float("nan")]), "mean"),
     "std": (lambda f: edit(f, std=[1, 1, 0]), "std"),
     "genotype": (lambda f: edit(f, genotype={"normal": []}), "genotype"),

@@ -311,6 +311,10 @@ def test_mismatch_names_both_sides_and_what_to_do(made, changes, told, mend):
         ({"gan": {"key": "othergan"}}, "its GAN is othergan, this search's biggan"),
         ({"data": {"key": "cifar10"}}, "its data set is cifar10, this search's digits"),
         ({"classes": ["a", "b"]}, "its classes are 2 (a, b), this search's 10 (0, 1, 2, ...)"),
+        (
+            {"classes": [*"0123457689"]},
+            "its classes are 10 (..., 7, 6, 8, ...), this search's 10 (..., 6, 7, 8, ...)",
+        ),
         ({"data_digest": "1234567890"}, "its images are those of 12345678"),
         ({"J2_digest": "1234567890"}, "it has seen another J_2: 12345678"),
     ],

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.data._loader import Photographs
 
+YOUNGER = {"younger": True}  # a field that is part of a run's identity only if given: runs begun without it go on
 SMALLEST, LARGEST, STEP = 16, 1024, 4  # pixels a side; networks divide them by 4 (GANs make 16, 32 and 64)
 
 

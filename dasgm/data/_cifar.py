@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dasgm.data._base import DataConfig
+from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.files import first_line
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CifarConfig(DataConfig):
     skip_unreadable: bool = False  # leave unreadable pictures of Parquet files out
+    config: str = field(default="", metadata=YOUNGER)
+    """of several data sets of Parquet files in one folder the one to read, such as the folder below --data-dir"""
 
     CLASSES: ClassVar[tuple[str, ...]]
+    ALIASES: ClassVar[dict[str, str]] = {}  # other spellings of classes
     LABELS: ClassVar[tuple[str, ...]]  # what Parquet's label column may be called
     MEAN: ClassVar[tuple[float, float, float]]
     STD: ClassVar[tuple[float, float, float]]
@@ -39,10 +42,14 @@ class CifarConfig(DataConfig):
         from dasgm.data._images import Data, resized
 
         key = type(self).__module__.rpartition(".")[2]
+        if self.config and data_dir is None:
+            raise ValueError(
+                f"--data.config {self.config:.80}: it chooses among Parquet files; give --data-dir, or leave it out"
+            )
         if data_dir is not None and not Path(data_dir).is_dir():
             raise ValueError(f"--data-dir {data_dir} is no folder: give one with train.parquet and test.parquet")
         folder = Path(data_dir) if data_dir else Path.home() / ".cache" / "dasgm"
-        found = self._parquet(folder) if data_dir else None
+        found = self._parquet(folder, key) if data_dir else None
         (images, labels), (test_images, test_labels), notes = found or self._torchvision(folder, key)
         return Data(
             key,
@@ -56,19 +63,32 @@ class CifarConfig(DataConfig):
             device=device,
         )
 
-    def _parquet(self, folder: Path) -> tuple[Part, Part, list[str]] | None:
-        from dasgm.data import _parquet
+    def _parquet(self, folder: Path, key: str) -> tuple[Part, Part, list[str]] | None:
+        """Both parts and lines worth printing; None where there is no Parquet file."""
+        from dasgm.data import _shards
+        from dasgm.data._labels import aligned_to
+        from dasgm.data._memory import load
+        from dasgm.data._rows import part_of
+        from dasgm.data._store import Store
 
-        paths = {part: _parquet.shards(folder, part) for part in ("train", "test")}
-        if not any(paths.values()):
+        store = Store(str(folder))
+        found = _shards.find(store, self.config)
+        if not found.parts and not found.strangers:
             return None
-        for part, found in paths.items():
-            if not found:
-                raise ValueError(f"{folder} has no {part}.parquet, nor shards {part}-00000-of-...: add them")
-        (images, labels, notes), (test_images, test_labels, more) = (
-            _parquet.load(found, self.LABELS, len(self.CLASSES), 32, self.skip_unreadable) for found in paths.values()
-        )
-        return (images, labels), (test_images, test_labels), notes + more
+        parts: list[Part] = []
+        notes: list[str] = []
+        for name in ("train", "test"):
+            if name not in found.parts:
+                raise ValueError(
+                    f"{folder} has no {name}.parquet, nor shards {name}-00000-of-...{found.besides()}: add them"
+                )
+            part = part_of(store, found.parts[name], self.LABELS, self.skip_unreadable)
+            labels = aligned_to(part.labels, self.CLASSES, key, self.ALIASES)
+            notes += part.inventory(labels, self.CLASSES).lines()
+            images, targets, more = load(part, labels, 32, self.skip_unreadable)
+            parts.append((images, targets))
+            notes += more
+        return parts[0], parts[1], [*notes, *found.notes(store, "train", "test")]
 
     def _torchvision(self, folder: Path, key: str) -> tuple[Part, Part, list[str]]:
         """torchvision checks the files' MD5 sums before it reads them."""

@@ -5,29 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import fs
 
-from dasgm.data import _parquet
-from dasgm.data._folders import Part
-from dasgm.data._layout import PART_OF, Layout
-from dasgm.data._parquet import column
+from dasgm.data import _folders, _rows, _shards
+from dasgm.data._clutter import is_clutter
+from dasgm.data._labels import aligned, classes_of
+from dasgm.data._layout import Layout
 from dasgm.data._pictures import first_ten
+from dasgm.data._rows import Rows
 from dasgm.data._store import Store
 from dasgm.data._tree import scan
-from dasgm.files import first_line, plain
 
-PARTS = {"train": ("train",), "val": ("val", "validation")}  # what a part may be called
-MIXED = 4  # row groups whose rows are mixed: a batch has rows of them all
-KEPT = 200  # rows of a row group that a process keeps for its next batch: some 20 MB
 LARGE = 1000  # rows of a row group that is worth a note
 
 
@@ -57,65 +50,6 @@ class Files:
     def order(self, random: np.random.Generator) -> np.ndarray:
         """A permutation of all pictures."""
         return random.permutation(len(self.paths))
-
-
-@lru_cache(maxsize=MIXED)
-def row_group(store: Store, path: str, group: int, picture: str) -> pa.ChunkedArray:
-    """Its encoded pictures; a process has those that it read last. Errors are not kept."""
-    with store.parquet(path) as file:
-        return file.read_row_group(group, columns=[f"{picture}.bytes"])[picture]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Pictures as rows of Parquet files; a row group is read as a whole, and kept if it is small."""
-
-    store: Store
-    paths: tuple[str, ...]
-    picture: str  # the column
-    shards: np.ndarray  # of each row group
-    groups: np.ndarray  # its number in the shard
-    starts: np.ndarray  # its first picture; one more at the end
-
-    def name(self, index: int) -> str:
-        group = self._group(index)
-        path = self.paths[self.shards[group]]
-        first = self.starts[np.flatnonzero(self.shards == self.shards[group])[0]]
-        return f"{self.store.name(path)} row {index - first}"
-
-    def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
-        """The encoded pictures, or what is in the way of reading them."""
-        wanted = np.asarray(indices)
-        found: list[bytes | Exception] = [ValueError("not read")] * len(wanted)
-        groups = self._group(wanted)
-        for group in np.unique(groups):
-            at = np.flatnonzero(groups == group)
-            for position, picture in zip(at, self._rows(group, wanted[at] - self.starts[group]), strict=True):
-                found[position] = picture
-        return found
-
-    def _rows(self, group: int, rows: np.ndarray) -> list[bytes | Exception]:
-        small = self.starts[group + 1] - self.starts[group] <= KEPT
-        read = row_group if small else row_group.__wrapped__
-        try:
-            there = read(self.store, self.paths[self.shards[group]], int(self.groups[group]), self.picture)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            return [error] * len(rows)
-        pictures = _parquet.encoded(there.take(pa.array(rows)))
-        return [ValueError("no bytes") if picture is None else picture for picture in pictures]
-
-    def _group(self, index: Any) -> Any:
-        return np.searchsorted(self.starts, index, "right") - 1
-
-    def order(self, random: np.random.Generator) -> np.ndarray:
-        """A permutation of the row groups, then of the rows of each `MIXED` that follow one another."""
-        groups = random.permutation(len(self.groups))
-        mixed = []
-        for first in range(0, len(groups), MIXED):
-            some = groups[first : first + MIXED]
-            rows = np.concatenate([np.arange(self.starts[group], self.starts[group + 1]) for group in some])
-            mixed.append(random.permutation(rows))
-        return np.concatenate(mixed)
 
 
 @dataclass(frozen=True)
@@ -157,46 +91,27 @@ class Listing:
         return sha.hexdigest()
 
 
-def listings(root: str, skip_unreadable: bool = False) -> tuple[Listing, Listing]:
+def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tuple[Listing, Listing]:
     """The training and the validation pictures below `root`.
+
+    Args:
+        skip_unreadable: whether pictures that are known to be unreadable may be left out.
+        config: which of several data sets of Parquet files side by side; see `_shards.find`.
 
     Raises ValueError, one line, where a part, a class or a column is missing or files are not what they should be.
     """
     store = Store(root)
-    if not _in_parquet(store) and (layout := Layout(store)).divided:
-        return _folders(layout, skip_unreadable)
-    with _one_line(root):
-        folders = {store.below(info) for info in store.entries() if info.type == fs.FileType.Directory}
-        found = {part: _shards(store, ["", *sorted(folders)], part) for part in PARTS}
-    if not found["train"]:
-        raise ValueError(f"{root} has neither train/ with a folder of pictures per class nor train*.parquet: add them")
-    if not found["val"]:
-        raise ValueError(f"{root} has train*.parquet but no validation*.parquet nor val*.parquet: add the photographs")
-    with _one_line(root):
-        train = _rows_of(store, found["train"], None)
-        return train, _rows_of(store, found["val"], train.classes)
-
-
-@contextmanager
-def _one_line(root: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{root} cannot be listed ({first_line(error)[:200]}): give --data-dir a folder or a URI"
-        ) from None
+    found = _shards.find(store, config)
+    if not found.parts and (layout := Layout(store)).divided:
+        return _in_folders(layout, skip_unreadable)
+    _ensure_no_class_folders(store, found)
+    return _in_shards(store, found, skip_unreadable)
 
 
 # class folders
 
 
-def _in_parquet(store: Store) -> bool:
-    """Whether there are Parquet files at the root or directly in a part's folder."""
-    parts = [entry.path for entry in scan(store) if entry.kind == "folder" and entry.name.lower() in PART_OF]
-    return any(entry.name.endswith(".parquet") for folder in ("", *parts) for entry in scan(store, folder))
-
-
-def _folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing]:
+def _in_folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing]:
     """Training pictures, and those to be tested on: the validation pictures, or where there are none the test's."""
     tested = [part for part in ("val", "test") if part in layout.parts]
     root = layout.store.name("")
@@ -210,7 +125,7 @@ def _folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing]:
     return _listed(layout.store, train, train.classes), _listed(layout.store, test, train.classes, notes)
 
 
-def _listed(store: Store, part: Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+def _listed(store: Store, part: _folders.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
     labels = np.array(part.labels(classes), dtype=np.int64)
     _none_empty(part.place, labels, classes)
     files = Files(store, pa.array([os.fsencode(picture.path) for picture in part.pictures], pa.binary()))
@@ -221,77 +136,49 @@ def _listed(store: Store, part: Part, classes: tuple[str, ...], notes: Sequence[
 # Parquet
 
 
-def _shards(store: Store, places: list[str], part: str) -> list[tuple[str, int]]:
-    """Paths and sizes of a part's files, all in one folder; [] if there are none."""
-    pattern = re.compile(rf"({'|'.join(PARTS[part])})([-_.].*)?\.parquet")
-    for place in places:
-        infos = [info for info in store.entries(place) if pattern.fullmatch(info.base_name)]
-        if infos:
-            totals = {int(m[1]) for info in infos if (m := re.search(r"-of-(\d+)\.", info.base_name))}
-            if totals and totals != {len(infos)}:
-                raise ValueError(
-                    f"{store.name(place)} has {len(infos)} of {max(totals)} shards {part}-*.parquet: add the others"
-                )
-            return [(store.below(info), info.size) for info in infos]
-    return []
+def _in_shards(store: Store, found: _shards.Found, skip_unreadable: bool) -> tuple[Listing, Listing]:
+    """Training pictures, and those to be tested on: the validation pictures, or where there are none the test's."""
+    if "train" not in found.parts:
+        raise ValueError(
+            f"{store.root} has neither train/ with a folder of pictures per class nor train*.parquet"
+            f"{found.besides()}: add them"
+        )
+    tested = "val" if "val" in found.parts else "test"
+    if tested not in found.parts:
+        raise ValueError(
+            f"{store.root} has train*.parquet but no validation*.parquet nor val*.parquet{found.besides()}: add the "
+            "photographs"
+        )
+    read = partial(_rows.part_of, store, skip_unreadable=skip_unreadable)
+    train, test = (read(found.parts[part]) for part in ("train", tested))
+    classes = classes_of(train.labels)
+    return _of_rows(train, classes), _of_rows(test, classes, found.notes(store, "train", tested))
 
 
-def _rows_of(store: Store, shards: list[tuple[str, int]], classes: tuple[str, ...] | None) -> Listing:
-    """Classes are those of Hugging Face's metadata, else the numbers up to the largest label of `train`."""
-    pictures, labels, groups, named = set(), [], list[tuple[int, int, int]](), None
-    for shard, (path, _) in enumerate(shards):
-        name = store.name(path)
-        try:
-            with store.parquet(path) as file:
-                schema = file.schema_arrow
-                pictures.add(_parquet.picture_column(name, schema, ("image", "img")))
-                label = column(name, schema, ("label",))
-                labels.append(_numbers(name, label, file.read([label])[label]))
-                named = named or _class_names(schema, label)
-                rows = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        except (OSError, pa.ArrowException) as error:
+def _ensure_no_class_folders(store: Store, found: _shards.Found) -> None:
+    """ValueError where a part's folder has folders of classes and Parquet files lie there too: which is meant?"""
+    for folder in scan(store):
+        if folder.kind != "folder" or not _shards.folder_part(folder.name):
+            continue
+        if any(entry.kind == "folder" and not is_clutter(entry.name) for entry in scan(store, folder.path)):
+            files = [shard.path for part in found.parts.values() for shard in part]
             raise ValueError(
-                f"{name} is no whole Parquet file ({first_line(error)[:100]}): download it again"
-            ) from None
-        groups += [(shard, g, n) for g, n in enumerate(rows)]
-    if len(pictures) > 1:
-        raise ValueError(f"{store.root}: the pictures' column is called {sorted(pictures)}: rename one")
-    numbers = np.concatenate(labels)
-    if (largest := int(numbers.max(initial=-1))) >= len(numbers):
-        raise ValueError(f"{store.root}: a label is {largest}, with {len(numbers)} pictures: is it another data set?")
-    if classes is None:
-        classes = named or tuple(map(str, range(largest + 1)))
-    for (path, _), some in zip(shards, labels, strict=True):
-        if len(wrong := np.flatnonzero((some < 0) | (some >= len(classes)))):
-            raise ValueError(
-                f"{store.name(path)} row {wrong[0]}: label is {some[wrong[0]]}, not 0 to {len(classes) - 1}: "
-                "is it another data set?"
+                f"{store.name('')} has both folders of pictures in {folder.name}/ and Parquet files "
+                f"({first_ten(files)}): move one of them away"
             )
-    _none_empty(store.name(shards[0][0]), numbers, classes)
-    counts = np.array(groups, dtype=np.int64).reshape(-1, 3)
-    starts = np.concatenate([[0], counts[:, 2].cumsum()])
-    source = Rows(store, tuple(path for path, _ in shards), pictures.pop(), counts[:, 0], counts[:, 1], starts)
-    notes: tuple[str, ...] = ()
-    if (largest := int(counts[:, 2].max(initial=0))) > LARGE:
-        notes = (f"{store.name(shards[0][0])}: row groups of up to {largest:,} rows, read whole for each batch; "
-                 "written with row_group_size=100 they load faster",)  # fmt: skip
-    return Listing(source, classes, numbers, np.array([size for _, size in shards]), _all(numbers), notes)
 
 
-def _numbers(name: str, label: str, values: pa.ChunkedArray) -> np.ndarray:
-    if not pa.types.is_integer(values.type) or values.null_count:
-        kind = f"{values.type} with {values.null_count} nulls" if values.null_count else str(values.type)
-        raise ValueError(f"{name}: column '{label}' is {kind}, not whole numbers from 0: convert it")
-    return values.to_numpy().astype(np.int64)
-
-
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """What Hugging Face's metadata call the classes."""
-    try:
-        names = plain(schema.metadata[b"huggingface"].decode())["info"]["features"][label]["names"]
-        return tuple(map(str, names)) if isinstance(names, list) else None
-    except (TypeError, KeyError, ValueError):
-        return None
+def _of_rows(part: _rows.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+    """Labels are aligned with `classes` by name."""
+    labels, name = aligned(part.labels, classes), part.source.store.name(part.source.paths[0])
+    _none_empty(name, labels, classes)
+    lines = [*part.inventory(labels, classes).lines(), *notes]
+    if part.largest > LARGE:
+        lines.append(
+            f"{name}: row groups of up to {part.largest:,} rows, read whole for each batch; "
+            "written with row_group_size=100 they load faster"
+        )
+    return Listing(part.source, classes, labels, part.sizes, _all(labels), tuple(lines))
 
 
 # both

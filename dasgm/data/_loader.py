@@ -72,7 +72,7 @@ def photographs(config: Config, data_dir: str | None) -> Photographs:
         raise ValueError("imagenet is decoded by torchcodec, which is not installed: pip install 'torchcodec>=0.16'")
     if data_dir is None:
         raise ValueError("--dataset imagenet needs --data-dir: give a folder or a URI with train/ and val/, or Parquet")
-    train, test = listings(data_dir, config.skip_unreadable)
+    train, test = listings(data_dir, config.skip_unreadable, config.config)
     if 0 < config.limit < len(train):
         generator = torch.Generator().manual_seed(config.split_seed)
         kept, _ = share(torch.from_numpy(train.labels), config.limit / len(train), generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,25 @@ class Store:
             return Path(self._at(path)).read_bytes() if size <= MOST_BYTES else _too_large(size)
         with self._opened[0].open_input_file(self._at(path)) as file:
             return file.readall() if file.size() <= MOST_BYTES else _too_large(file.size())
+
+    def beside(self, file: str, path: str) -> str | None:
+        """Where the picture lies, below the root, that `file` has the path of: relative to its folder or to the root,
+        or absolute. None where it is no regular file, or lies outside the root: a file from others must not choose what
+        is read. Links within the root are followed."""
+        if "://" in path or "\0" in path:
+            return None
+        if path.startswith("/"):
+            roots = [self.local, os.path.realpath(self.local)] if self.local is not None else []
+            places = [posixpath.relpath(path, root) for root in roots]
+        else:
+            places = [posixpath.normpath(posixpath.join(posixpath.dirname(file), path)), posixpath.normpath(path)]
+        inside = [place for place in places if place.split("/")[0] != ".."]
+        return next((place for place in inside if self._is_file(place)), None)
+
+    def _is_file(self, path: str) -> bool:
+        if self.local is not None:
+            return os.path.isfile(self._at(path))
+        return self._opened[0].get_file_info(self._at(path)).type == fs.FileType.File
 
     @contextmanager
     def parquet(self, path: str) -> Iterator[pq.ParquetFile]:

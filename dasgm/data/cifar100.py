@@ -21,6 +21,7 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 @dataclass(frozen=True)
 class Config(CifarConfig):
     CLASSES: ClassVar[tuple[str, ...]] = tuple(NAMES.split())
+    ALIASES: ClassVar[dict[str, str]] = {"cra": "crab"}  # of Hugging Face's copy
     LABELS: ClassVar[tuple[str, ...]] = ("fine_label", "label")
     MEAN: ClassVar[tuple[float, float, float]] = (0.5071, 0.4867, 0.4408)  # P-DARTS's
     STD: ClassVar[tuple[float, float, float]] = (0.2675, 0.2565, 0.2761)

@@ -26,11 +26,11 @@ class Config(DataConfig):
 
     def load(self, data_dir: str | None = None, device: str = "cpu") -> Data:
         """1,497 for training, 300 for testing (always the same); `data_dir` is not needed."""
-        from dasgm.data import _parquet
         from dasgm.data._images import Data, resized
+        from dasgm.data._memory import load_file
         from dasgm.data._split import test_split
 
-        images, labels, _ = _parquet.load([Path(__file__).with_name("digits.parquet")], ("label",), 10, 8)
+        images, labels, _ = load_file(Path(__file__).with_name("digits.parquet"), ("label",), 10, 8)
         test, train = test_split(labels)
         images = resized(images, self.image_size)
         return Data(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from dasgm.data._base import LARGEST, SMALLEST, DataConfig
+from dasgm.data._base import LARGEST, SMALLEST, YOUNGER, DataConfig
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -24,6 +24,8 @@ class Config(DataConfig):
     image_size: int = 224  # pixels a side; in evaluation the shorter side is resized to 256/224 of it before the crop
     skip_unreadable: bool = field(default=False, metadata={"mathematics": False})
     """go on without unreadable pictures; a run that they ended may be continued so"""
+    config: str = field(default="", metadata=YOUNGER)
+    """of several data sets of Parquet files in one folder the one to read, such as the folder below --data-dir"""
 
     def __post_init__(self) -> None:
         if not SMALLEST <= self.image_size <= LARGEST:

@@ -1,0 +1,180 @@
+"""Labels and class names of Parquet files, aligned by name: a cat of one file is a cat of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from dasgm.data._pictures import first_ten
+from dasgm.files import plain
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label column of one file.
+
+    file, column: as messages name them; numbers: int64 [N]; names: what the numbers mean, None where nothing says it;
+    text: whether the column itself has names, so that `names` are only those in use.
+    """
+
+    file: str
+    column: str
+    numbers: np.ndarray
+    names: tuple[str, ...] | None
+    text: bool = False
+
+    def used(self) -> list[str]:
+        """The names in use, in the order of their numbers."""
+        assert self.names is not None
+        return [self.names[number] for number in np.unique(self.numbers)]
+
+
+def labels_of(file: str, schema: pa.Schema, column: str, values: pa.ChunkedArray) -> Labels:
+    """The labels of a file: whole numbers, with or without the names of a ClassLabel, or names as text.
+
+    Raises ValueError for another type, a missing label, one without a name, and a name that stands for two classes.
+    """
+    if pa.types.is_dictionary(values.type):
+        inside = values.type.value_type
+        if pa.types.is_integer(inside):
+            values = values.cast(inside)
+    else:
+        inside = values.type
+    text = pa.types.is_string(inside) or pa.types.is_large_string(inside)
+    if not (text or pa.types.is_integer(inside)):
+        raise ValueError(f"{file}: column '{column}' is {inside}, not whole numbers from 0, nor names: convert it")
+    if values.null_count:
+        row = values.is_null().index(True).as_py()
+        raise ValueError(f"{file} row {row}: {column} is None ({values.null_count} nulls in all): give it a class")
+    if text:
+        return _named(file, column, values)
+    try:
+        numbers = values.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        raise ValueError(f"{file}: column '{column}' has numbers beyond 64 bits: is it another data set?") from None
+    names = _class_names(schema, column)
+    if twice := sorted(name for name, n in Counter(names or ()).items() if n > 1):
+        raise ValueError(f"{file}: the class names of '{column}' have {first_ten(twice)} more than once: rename them")
+    if names:
+        ensure_within(file, column, numbers, len(names))
+    return Labels(file, column, numbers, names)
+
+
+def _named(file: str, column: str, values: pa.ChunkedArray) -> Labels:
+    """Of a column of text; only the names in use count."""
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    if not len(values):
+        return Labels(file, column, np.empty(0, np.int64), (), True)
+    whole = values.unify_dictionaries()
+    try:
+        words: list[str] = whole.chunk(0).dictionary.to_pylist()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: column '{column}' has names that are not UTF-8: convert it") from None
+    indices = np.concatenate([chunk.indices.to_numpy() for chunk in whole.chunks]).astype(np.int64)
+    names = tuple(sorted({words[i] for i in np.unique(indices)}))
+    number = {name: label for label, name in enumerate(names)}
+    translated = np.array([number.get(word, -1) for word in words], dtype=np.int64)
+    return Labels(file, column, translated[indices], names, True)
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """What Hugging Face's metadata call the classes."""
+    try:
+        names = plain(schema.metadata[b"huggingface"].decode())["info"]["features"][label]["names"]
+        return tuple(map(str, names)) if isinstance(names, list) and names else None
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def ensure_within(file: str, column: str, numbers: np.ndarray, classes: int) -> None:
+    """ValueError for a number that is no class's."""
+    if len(wrong := np.flatnonzero((numbers < 0) | (numbers >= classes))):
+        raise ValueError(
+            f"{file} row {wrong[0]}: {column} is {numbers[wrong[0]]}, not 0 to {classes - 1}: is it another data set?"
+        )
+
+
+def classes_of(files: Sequence[Labels]) -> tuple[str, ...]:
+    """The classes of the training files: the first ClassLabel's, else sorted names, else numbers up to the largest.
+
+    Raises ValueError where two files name other classes.
+    """
+    declared = [one for one in files if one.names is not None and not one.text]
+    for one in declared[1:]:
+        if odd := sorted(set(one.names or ()) ^ set(declared[0].names or ())):
+            raise ValueError(
+                f"{one.file} and {declared[0].file} do not have the same classes: {first_ten(odd)} in one only; "
+                "are they shards of one data set?"
+            )
+    if declared:
+        return declared[0].names or ()
+    if any(one.text for one in files):
+        return tuple(sorted({name for one in files for name in one.names or ()}))
+    largest, rows = max(int(one.numbers.max(initial=-1)) for one in files), sum(len(one.numbers) for one in files)
+    if largest >= rows:
+        raise ValueError(f"{files[0].file}: a label is {largest}, with {rows} pictures: is it another data set?")
+    return tuple(map(str, range(largest + 1)))
+
+
+def aligned(files: Sequence[Labels], classes: Sequence[str]) -> np.ndarray:
+    """The labels of all files as int64 numbers of `classes`, by name.
+
+    Raises ValueError for a class that is not among them, and for numbers of which nothing says what they mean.
+    """
+    return np.concatenate([_aligned(one, {name: i for i, name in enumerate(classes)}) for one in files])
+
+
+def _aligned(one: Labels, number: dict[str, int]) -> np.ndarray:
+    if one.names is None:
+        if list(number) != list(map(str, range(len(number)))):
+            raise ValueError(
+                f"{one.file}: column '{one.column}' has numbers without class names, and other files have names "
+                f"({first_ten(number)}): which number is which class is not certain; write all files with names"
+            )
+        ensure_within(one.file, one.column, one.numbers, len(number))
+        return one.numbers
+    if strangers := [name for name in one.used() if name not in number]:
+        raise ValueError(
+            f"{one.file}: column '{one.column}' has classes that the training files lack: {first_ten(strangers)}; "
+            f"there are {first_ten(number)}"
+        )
+    return np.array([number.get(name, -1) for name in one.names], dtype=np.int64)[one.numbers]
+
+
+def aligned_to(files: Sequence[Labels], classes: Sequence[str], known_as: str, aliases: dict[str, str]) -> np.ndarray:
+    """The labels of a data set whose classes are known: by name where a file names them, else its numbers.
+
+    Args:
+        known_as: what the data set is called; aliases: other spellings of its classes.
+
+    Raises:
+        ValueError: a file names other classes, so it is another data set, or a number is out of range.
+    """
+    number = {name: i for i, name in enumerate(classes)}
+    found = []
+    for one in files:
+        if one.names is None:
+            ensure_within(one.file, one.column, one.numbers, len(classes))
+            found.append(one.numbers)
+            continue
+        names = [_spelled(name, aliases) for name in one.names]
+        odd = [name for name, said in zip(one.names, names, strict=True) if said not in number]
+        if odd or len(set(names)) < len(names) or (len(names) < len(classes) and not one.text):
+            what = f"such as {first_ten(odd)}" if odd else f"only {len(set(names))} of them"
+            raise ValueError(
+                f"{one.file} is not {known_as}: its classes in '{one.column}' are others, {what}; read it with "
+                "--dataset imagenet, or save a folder of pictures per class and use --dataset folder"
+            )
+        found.append(np.array([number[name] for name in names], dtype=np.int64)[one.numbers])
+    return np.concatenate(found)
+
+
+def _spelled(name: str, aliases: dict[str, str]) -> str:
+    """A class's name with the spelling of the data set's own list."""
+    plain_name = name.strip().lower().replace(" ", "_").replace("-", "_")
+    return aliases.get(plain_name, plain_name)

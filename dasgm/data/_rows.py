@@ -1,0 +1,192 @@
+"""Pictures as rows of Parquet files: listed with their labels, then read a row group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dasgm.data import _parquet
+from dasgm.data._inventory import Inventory
+from dasgm.data._labels import Labels, labels_of
+from dasgm.data._pictures import first_ten
+from dasgm.data._shards import Shard
+from dasgm.data._store import Store
+from dasgm.files import first_line
+
+MIXED = 4  # row groups whose rows are mixed: a batch has rows of them all
+KEPT = 200  # rows of a row group that a process keeps for its next batch: some 20 MB
+LOOKED_FOR = 100  # paths of a file that are looked for in object storage, where each takes a while
+
+
+@lru_cache(maxsize=MIXED)
+def row_group(store: Store, path: str, group: int) -> pa.ChunkedArray:
+    """Its encoded pictures; a process has those that it read last. Errors are not kept."""
+    with store.parquet(path) as file:
+        picture, read = _parquet.picture_column(store.name(path), file.schema_arrow)
+        return file.read_row_group(group, columns=read)[picture]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pictures as rows of Parquet files; a row group is read as a whole, and kept if it is small."""
+
+    store: Store
+    paths: tuple[str, ...]
+    shards: np.ndarray  # of each row group
+    groups: np.ndarray  # its number in the shard
+    starts: np.ndarray  # its first picture; one more at the end
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def name(self, index: int) -> str:
+        return self.store.name(self.below(index))
+
+    def below(self, index: int) -> str:
+        """The same below the root: 'train.parquet row 7'."""
+        shard = self.shards[self._group(index)]
+        first = self.starts[np.flatnonzero(self.shards == shard)[0]]
+        return f"{self.paths[shard]} row {index - first}"
+
+    def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
+        """The encoded pictures, or what is in the way of reading them."""
+        wanted = np.asarray(indices)
+        found: list[bytes | Exception] = [ValueError("not read")] * len(wanted)
+        groups = self._group(wanted)
+        for group in np.unique(groups):
+            at = np.flatnonzero(groups == group)
+            for position, picture in zip(at, self._rows(group, wanted[at] - self.starts[group]), strict=True):
+                found[position] = picture
+        return found
+
+    def _rows(self, group: int, rows: np.ndarray) -> list[bytes | Exception]:
+        small = self.starts[group + 1] - self.starts[group] <= KEPT
+        read = row_group if small else row_group.__wrapped__
+        shard = self.paths[self.shards[group]]
+        try:
+            there = read(self.store, shard, int(self.groups[group]))
+            pictures = _parquet.encoded(there.take(pa.array(rows)))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            return [error] * len(rows)
+        return [picture if isinstance(picture, bytes) else _beside(self.store, shard, picture) for picture in pictures]
+
+    def _group(self, index: Any) -> Any:
+        return np.searchsorted(self.starts, index, "right") - 1
+
+    def order(self, random: np.random.Generator) -> np.ndarray:
+        """A permutation of the row groups, then of the rows of each `MIXED` that follow one another."""
+        groups = random.permutation(len(self.groups))
+        mixed = []
+        for first in range(0, len(groups), MIXED):
+            some = groups[first : first + MIXED]
+            rows = np.concatenate([np.arange(self.starts[group], self.starts[group + 1]) for group in some])
+            mixed.append(random.permutation(rows))
+        return np.concatenate(mixed)
+
+
+# pictures that a row has the path of
+
+
+def _beside(store: Store, shard: str, path: str | None) -> bytes | Exception:
+    """The picture at the path that a row of `shard` has in place of bytes."""
+    try:
+        place = store.beside(shard, path) if path else None
+        return store.read(place) if place else ValueError("no bytes")
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _ensure_beside(store: Store, shard: str, file: Any, picture: str, read: list[str]) -> list[str]:
+    """The rows of a file of paths whose pictures are not there, 'train.parquet row 7 (no file 'x.png')'.
+
+    Raises ValueError where none is there.
+    """
+    batches = file.iter_batches(1000, columns=read[-1:])
+    rows = (value for batch in batches for value in _parquet.encoded(pa.chunked_array([batch.column(0)])))
+    paths = list(islice(rows, LOOKED_FOR)) if store.local is None else list(rows)
+    absent = [row for row, path in enumerate(paths) if not isinstance(path, str) or not store.beside(shard, path)]
+    if len(absent) == len(paths):
+        example = next((path for path in paths if path), None)
+        of = f"none of its {len(paths):,} paths, such as {example!r:.100}, is a file in" if example else "no paths to"
+        raise ValueError(
+            f"{store.name(shard)} has no bytes of pictures in column '{picture}', and {of} the folder of the file or "
+            "--data-dir (nothing outside is read): put the pictures there, or write the bytes into the file "
+            "(push_to_hub with embed_external_files=True)"
+        )
+    return [f"{shard} row {row} (no file {str(paths[row])!r:.80})" for row in absent]
+
+
+# a part
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part's pictures and their labels, one `Labels` a file; `unreadable`: rows whose picture is not there."""
+
+    source: Rows
+    labels: list[Labels]
+    sizes: np.ndarray
+    unreadable: tuple[str, ...]
+
+    def inventory(self, labels: np.ndarray, classes: Sequence[str]) -> Inventory:
+        """Pictures of each class, where `labels` are the numbers of `classes`."""
+        counts = np.bincount(labels, minlength=len(classes)).tolist()
+        store, (first, *others) = self.source.store, self.source.paths
+        place = store.name(first) + (f" and {len(others)} more" if others else "")
+        return Inventory(place, dict(zip(classes, counts, strict=True)), unreadable=self.unreadable)
+
+    @property
+    def largest(self) -> int:
+        """Rows of the largest row group."""
+        return int(np.diff(self.source.starts).max(initial=0))
+
+
+def part_of(
+    store: Store, shards: Sequence[Shard], labels: tuple[str, ...] = ("label",), skip_unreadable: bool = False
+) -> Part:
+    """Lists a part's shards; labels are read, pictures are not.
+
+    Args:
+        labels: names that the label column may have, the first that there is counts.
+        skip_unreadable: whether a row may have the path of a picture that is not there.
+
+    Raises:
+        ValueError: a broken file, a missing column or one of another type, shards whose columns have other names,
+            paths in place of bytes where no picture lies.
+    """
+    found: list[Labels] = []
+    groups, unreadable, columns = list[tuple[int, int, int]](), list[str](), set[tuple[str, str]]()
+    for shard, (path, name) in enumerate((shard.path, store.name(shard.path)) for shard in shards):
+        try:
+            with store.parquet(path) as file:
+                schema = file.schema_arrow
+                picture, read = _parquet.picture_column(name, schema)
+                label = _parquet.column(name, schema, labels)
+                found.append(labels_of(name, schema, label, file.read([label])[label]))
+                if _parquet.without_bytes(file, read):
+                    unreadable += _ensure_beside(store, path, file, picture, read)
+                elif read == [picture]:
+                    _parquet.ensure_pictures(name, file, picture)
+                groups += [(shard, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{name} is no whole Parquet file ({first_line(error)[:100]}): download it again"
+            ) from None
+        columns.add((picture, label))
+    if len(columns) > 1:
+        raise ValueError(f"{store.root}: shards have other columns, {sorted(columns)}: give them the same names")
+    if unreadable and not skip_unreadable:
+        raise ValueError(
+            f"{store.root}: {len(unreadable)} pictures cannot be read: {first_ten(unreadable)}; put them there, or "
+            "leave them out with --data.skip-unreadable"
+        )
+    counts = np.array(groups, dtype=np.int64).reshape(-1, 3)
+    starts = np.concatenate([[0], counts[:, 2].cumsum()])
+    source = Rows(store, tuple(shard.path for shard in shards), counts[:, 0], counts[:, 1], starts)
+    return Part(source, found, np.array([shard.size for shard in shards]), tuple(unreadable))
