@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from dasgm.data._base import DataConfig
+from dasgm.files import short
 from dasgm.gans._base import GanConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig
 
@@ -37,7 +38,7 @@ def _check_placement(config: Any) -> None:
     if config.threads is not None:
         _check(config, threads=(1, MOST_THREADS))
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?|mps", config.device):
-        raise ValueError(f"device {config.device!r}: expected auto, cpu, cuda or mps")
+        raise ValueError(f"device {short(config.device)}: expected auto, cpu, cuda, cuda:N or mps")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class EvaluateConfig:
     label_smoothing: float = 0.0
     """Of the training loss."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of training (weights stay float32); auto: bfloat16 on a GPU. The error is always measured in float32."""
+    """Of training (weights stay float32); auto: bfloat16 on a GPU that has it. float32: without TF32,
+    and so the error is always measured."""
     seed: int = 0
     channels_last: bool = field(default=True, metadata=PLACEMENT)
     """Memory layout on a GPU (a CPU always has it)."""
