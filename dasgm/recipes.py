@@ -54,7 +54,7 @@ class EvaluateConfig:
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
     """Where the data set's files lie; what they hold is compared by its digest."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """auto, cpu, cuda or mps."""
+    """auto, cpu, cuda, cuda:N (the GPU of that number) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
     """CPU threads a worker; a continued run takes those it began with."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
