@@ -27,6 +27,7 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports are passed on once a poll: 2 s would slow short epochs
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first report, before any epoch, has no accuracy
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
     "PYTHONWARNINGS": "ignore",
 }
@@ -36,6 +37,7 @@ PRIVATE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a search that watches for other machines to go
     "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
 LONGEST_TMPDIR = 20  # characters: Ray adds 80 or more to the path of a socket, of which systems take 103
 NEEDED = 64 * 2**20  # bytes: its logs, of which some are mapped as they begin
@@ -198,7 +200,9 @@ def _scratch() -> Iterator[Path]:
 
 
 def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
-    kept = {k: os.environ[k] for k in (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME") if k in os.environ}
+    kept = {
+        k: os.environ[k] for k in (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if k in os.environ
+    }
     return {"env_vars": kept | (more or {})}
 
 

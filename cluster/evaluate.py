@@ -140,6 +140,7 @@ class Group:
         """The data set, read once here, so that what is wrong with it is said before anything starts."""
         from dasgm.evaluate import enough, fits
 
+        job.ensure_device(self.config, workers)
         data = self.config.data.open(self.config.data_dir, "cpu")
         enough(data, self.config, workers.number)
         for one in self.candidates:

@@ -9,6 +9,8 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def workers_for(
     Of a cluster that is told by $DASGM_GPUS: GPUs of a worker where none are asked for.
 
     Raises:
-        ValueError: fewer than one worker, GPUs or seconds below zero, no CPUs, or more than a private Ray has.
+        ValueError: fewer than one worker, GPUs or seconds below zero, no CPUs, more workers than GPUs, or more than a
+            private Ray has.
     """
     if not wait >= 0:
         raise ValueError(f"wait {wait}: expected 0 or more seconds")
@@ -42,7 +45,14 @@ def workers_for(
     if gpus_per_search is not None and gpus_per_search < 0:
         raise ValueError(f"{gpus_per_search} GPUs: expected 0 or more")
     each = float(os.environ.get("DASGM_GPUS", 0)) if joined() else float(connection.visible_gpus() >= number)
-    gpus = number * each if gpus_per_search is None else gpus_per_search  # NCCL takes no two workers on one GPU
+    gpus = number * each if gpus_per_search is None else gpus_per_search
+    if number > 1 and 0 < gpus < number:
+        raise ValueError(
+            f"{number} workers on {gpus:g} GPUs: NCCL takes no two workers on one GPU; ask for fewer workers, for "
+            f"{number} GPUs, or for 0 to compute on CPUs"
+        )
+    if gpus / number > 1 and gpus % number:
+        raise ValueError(f"{gpus:g} GPUs for {number} worker(s): Ray gives each a share of one GPU, or whole ones")
     workers = Workers(number, gpus / number, cpus_each, not joined(), wait)
     if workers.private and not connection.slots_here(workers):
         raise ValueError(
@@ -50,6 +60,17 @@ def workers_for(
             f"{connection.visible_gpus()} GPUs: ask for fewer, or join a cluster with RAY_ADDRESS"
         )
     return workers
+
+
+def ensure_device(config: Any, workers: Workers) -> None:
+    """ValueError where `config.device` is none that these workers have: Ray gives each worker its GPU."""
+    kind, _, index = config.device.partition(":")
+    if kind == "cuda" and not workers.gpus:
+        raise ValueError(f"device {config.device!r}: the workers have no GPU; ask for some, or leave --device out")
+    if index:
+        raise ValueError(f"device {config.device!r}: Ray chooses each worker's GPU; leave --device out")
+    if kind == "mps" and workers.number > 1:
+        raise ValueError("device 'mps': it takes one worker; leave --device out, or ask for one worker")
 
 
 def leave_for_data(workers: Workers, cpus: float) -> None:
@@ -96,7 +117,7 @@ def launch(
     os.environ.setdefault(ASKED_ANEW, f"{max(1.0, min(10.0, workers.wait)):g}")  # `fit` reads it; see `room.waiter`
     quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name, folder = uuid.uuid4().hex[:12], local(payload["folder"])
-    payload = payload | {"shared": not workers.private}
+    payload = payload | {"shared": not workers.private, "gpus": workers.gpus}
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config=payload,
@@ -176,7 +197,7 @@ def meet(path: str, rank: int, size: int, backend: str) -> None:
     """Join the process group of `size` workers that meet at `path`."""
     import torch.distributed as dist
 
-    dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=size)
+    dist.init_process_group(backend, f"file://{path}", timedelta(minutes=30), size, rank)  # as Ray Train's own
 
 
 def search(payload: dict[str, Any]) -> str | None:
@@ -236,6 +257,8 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     folder, cache = local(payload["folder"]), local(payload["cache"])
     run = Run(folder)
     config = from_json(json.loads(payload["config"]), kind)
+    if config.device == "auto" and not payload.get("gpus"):  # whatever this machine has, Ray may have given to others
+        config = replace(config, device="cpu")
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
     # of a machine that is gone the last sign of life, or a file server's lease, counts for more: no failure of this try
     patience = 2 * age() if of(folder) or payload.get("shared") else 0.0

@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 
 from cluster.handover import HELP, hand_over
+from cluster.job import ensure_device, workers_for
 from cluster.job import pretrain as work
-from cluster.job import workers_for
 from cluster.search import ended, payload, run
 from dasgm.catalogue import show_config
 from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
         print(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
+        ensure_device(config, workers)
         fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
         about = {"name": folder.name, "title": folder.name, "command": command}
         run(work, payload(config, folder, options.storage / "cache", about), workers, "pre-training")

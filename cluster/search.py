@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.connection import Failed, connected
 from cluster.handover import HELP, hand_over
-from cluster.job import ControllerLost, launch, workers_for
+from cluster.job import ControllerLost, ensure_device, launch, workers_for
 from cluster.job import search as work
 from cluster.room import Workers
 from dasgm.catalogue import show_config
@@ -55,6 +55,7 @@ def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False)
     from dasgm.pretrain import wanted_by
     from dasgm.pretrained import chosen
 
+    ensure_device(config, workers)
     data = config.data.load(config.data_dir, "cpu")
     fits(config, data, workers.number)
     can_synchronise(config, workers.gpus > 0)

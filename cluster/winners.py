@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dasgm.evaluate_cli import run_of
 from dasgm.files import text
-from dasgm.genotype import LARGEST, Genotype
+from dasgm.genotype import LARGEST, Genotype, called, itself
 from dasgm.mirror import here
 from dasgm.records import read_json, read_record
 from dasgm.report import OBJECTIVE, ranking, read_trials
@@ -36,7 +36,7 @@ class Candidate:
 
 
 def named(sources: Sequence[str]) -> list[Candidate]:
-    """Of built-in names, files and runs' folders. ValueError: no genotype, or two of one name."""
+    """Of built-in names, files, runs' folders and genotypes' texts. ValueError: no genotype, or two of one name."""
     found = [_named(source) for source in sources]
     names = [one.name for one in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -45,14 +45,17 @@ def named(sources: Sequence[str]) -> list[Candidate]:
 
 
 def _named(source: str) -> Candidate:
+    genotype = Genotype.load(source)
+    if itself(source):
+        return Candidate(called(source), genotype, called(source))
     run = run_of(str(here(source)))
     if not (run / "run.json").is_file():
-        return Candidate(run.absolute().name if run.is_dir() else run.stem, Genotype.load(source), source)
+        return Candidate(run.absolute().name if run.is_dir() else run.stem, genotype, source)
     run = run.absolute()
     in_sweep = (run.parent / "sweep.json").is_file()
     name = f"{run.parent.name}-{run.name}" if in_sweep else run.name
     sweep = run.parent.name if in_sweep else ""
-    return Candidate(name, Genotype.load(source), source, read_json(run / "config.json"), _searched(run, sweep))
+    return Candidate(name, genotype, source, read_json(run / "config.json"), _searched(run, sweep))
 
 
 def _searched(run: Path, sweep: str) -> dict[str, str]:

@@ -345,7 +345,7 @@ def mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors, 
     if radius is None:
         return _exact_mixed_vjp(f, x, y, p)
     eps = radius / size
-    with _full_precision():
+    with full_precision():
         up, down = (_grad(f(x.moved(p, e), y), [y.trainable])[0] for e in (eps, -eps))
     mixed = {k: (up[k] - down[k]) / (2 * eps) for k in up}
     average(list(mixed.values()))
@@ -389,7 +389,7 @@ def dominant_eigenvalue(f: Callable[[], Tensor], x: Player, iterations: int = 20
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """No TF32 and no autocast: the difference of two gradients is below their rounding."""
     cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

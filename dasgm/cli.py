@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import dasgm
 from dasgm import verbs
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
-from dasgm.files import printable
+from dasgm.files import first_line, printable
 from dasgm.mirror import NO_RUNS, ensure_writable
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.storage import lies_at, local
@@ -401,5 +401,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verb(words[1:])
     except (ValueError, OSError) as error:
         fail(str(error))
+    except (RuntimeError, MemoryError) as error:
+        from dasgm.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        fail(f"out of memory: {first_line(error):.200}; free the device or choose smaller sizes", 1)
     except KeyboardInterrupt:
         return 130

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from dasgm.data._base import DataConfig
+from dasgm.files import short
 from dasgm.gans._base import GanConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig
 
@@ -37,7 +38,7 @@ def _check_placement(config: Any) -> None:
     if config.threads is not None:
         _check(config, threads=(1, MOST_THREADS))
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?|mps", config.device):
-        raise ValueError(f"device {config.device!r}: expected auto, cpu, cuda or mps")
+        raise ValueError(f"device {short(config.device)}: expected auto, cpu, cuda, cuda:N or mps")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class SearchConfig:
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
     """Where the data set's files lie; what they hold is compared by its digest."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """auto, cpu, cuda or mps."""
+    """auto, cpu, cuda, cuda:N (the GPU of that number) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
     """CPU threads a worker; a continued run takes those it began with."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
@@ -175,7 +176,7 @@ class PretrainConfig:
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
     """Where the data set's files lie; what they hold is compared by its digest."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """auto, cpu, cuda or mps."""
+    """auto, cpu, cuda, cuda:N (the GPU of that number) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
     """CPU threads a worker; a continued run takes those it began with."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)

@@ -45,7 +45,7 @@ class Estimate:
     other_seconds: dict[str, float]
     """Of what is done besides, once: the GAN's warm-up (shared by all searches with it) and the proxy."""
     peak_memory: int
-    """Bytes: of the device, or of the process on a CPU."""
+    """Bytes: what PyTorch holds of a GPU (CUDA itself takes some hundred MiB more), or of the process on a CPU."""
     disk: int
     """Bytes of the checkpoints that are kept."""
     notes: tuple[str, ...] = ()
@@ -85,7 +85,8 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
     other = {}
     if config.gan is not None and config.gan.warmup and not (pretrain or pretrained):
         few = replace(config, gan=replace(config.gan, warmup=1))
-        one = _timed(lambda: train(Search(few, data), lambda line: None, lambda: None), device)
+        warmed = Search(few, data)
+        one = _timed(lambda: train(warmed, lambda line: None, lambda: None), device)
         other["warm-up"] = one * config.gan.warmup
     if config.proxy.epochs:
         short = replace(config.proxy, epochs=1)
@@ -135,12 +136,18 @@ def _timed(step: Callable[[], Any], device: str, times: int = TIMED) -> float:
     """Seconds of one call, after one that is not counted (unless it is long)."""
     if times > 1:
         step()
+    _wait(device)
     begun = time.monotonic()
     for _ in range(times):
         step()
+    _wait(device)
+    return (time.monotonic() - begun) / times
+
+
+def _wait(device: str) -> None:
+    """Until a GPU has done what it was told."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return (time.monotonic() - begun) / times
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
@@ -152,7 +159,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 def _peak_memory(device: str) -> int:
     if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -97,7 +97,8 @@ def local(data: Any, config: EvaluateConfig) -> Batches:
     from dasgm.data._loader import TorchLoader
 
     device = device_of(config.device)
-    processes = 0 if device == "cpu" else max(1, (os.cpu_count() or 1) // world_size())
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))  # Ray Train sets it: workers on this machine
+    processes = 0 if device == "cpu" else max(1, (os.cpu_count() or 1) // here)
     return TorchLoader(data, config.batch_size, config.seed, rank(), world_size(), device, processes)
 
 

@@ -12,7 +12,7 @@ from dasgm import recipes
 from dasgm.cli import absolute, check_time_budget, ending, fail, flattened, parse, progress, take
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
-from dasgm.genotype import KNOWN, Genotype
+from dasgm.genotype import KNOWN, Genotype, called, itself
 from dasgm.mirror import here
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
@@ -68,12 +68,13 @@ def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     """
     values, first, rest = take(argv, ("--recipe", "--dataset", "--data-dir"), 2)
     if not first:
-        raise ValueError("name a genotype: a file, a run's folder, or one of " + ", ".join(KNOWN))
-    source = str(here(first[0]))
+        raise ValueError("name a genotype: a file, a run's folder, its text, or one of " + ", ".join(KNOWN))
+    given, genotype = first[0], Genotype.load(first[0])
+    source = called(given) if itself(given) else str(here(given))
     if len(first) > 1:
         values.setdefault("--recipe", first[1])
-    recipe, config = configured(values, read_json(run_of(source) / "config.json"))
-    return Training(Genotype.load(source), source, recipe, config), rest
+    recipe, config = configured(values, {} if itself(given) else read_json(run_of(source) / "config.json"))
+    return Training(genotype, source, recipe, config), rest
 
 
 def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) -> tuple[str, EvaluateConfig]:
@@ -111,8 +112,8 @@ def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
     """The command line of one evaluation: what it is of, then its settings."""
     about = (
         "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "
-        "command. First GENOTYPE (a name, a file or a run's folder), RECIPE (or --recipe), --dataset (by default a "
-        f"run's own), --data-dir; then settings. Recipes: {', '.join(recipes.RECIPES)}. "
+        "command. First GENOTYPE (a name, a file, a run's folder or its text), RECIPE (or --recipe), --dataset (by "
+        f"default a run's own), --data-dir; then settings. Recipes: {', '.join(recipes.RECIPES)}. "
         f"Data sets: {', '.join(keys('data'))}. Genotypes: {', '.join(KNOWN)}."
     )
     wants_help = bool({"-h", "--help"} & set(argv))

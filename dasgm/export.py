@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,12 +24,14 @@ BATCHES = (1, 2, 5)  # sizes at which the outputs are compared
 TOLERANCE = 1e-4
 OPSET = 20
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+METADATA = "dasgm.json"  # name of the extra file in a pt2
 
 
 def export(model: Model, path: Path, format: Format) -> float:
     """Write `model` (on the CPU) as `path`, for batches of any size, once its outputs agree with the module's.
 
-    pt2: torch.export.load(path).module()(images); a zip archive. onnx: input `images`, output `logits`.
+    pt2: torch.export.load(path).module()(images); a zip archive. onnx: input `images`, output `logits`. Both carry
+    `metadata`: onnx as `metadata_props`, each value as JSON; pt2 as the extra file `dasgm.json`.
 
     Returns:
         The largest difference of a logit.
@@ -53,6 +56,26 @@ def export(model: Model, path: Path, format: Format) -> float:
     return worst
 
 
+def metadata(model: Model) -> dict[str, Any]:
+    """What a program needs besides the network to make images of pictures and names of logits.
+
+    In that order: turn the picture upright, make it RGB; resize its shorter side to `resize` pixels; keep the centre
+    of `image_size`; divide by `scale`; subtract `mean`; divide by `std`. The logits' softmax is of `classes`.
+    """
+    return {
+        "classes": model.classes,
+        "image_size": model.image_size,
+        "resize": model.resize,
+        "interpolation": "bilinear, antialiased",
+        "layout": "NCHW",
+        "channels": "RGB",
+        "scale": 255,
+        "mean": model.mean,
+        "std": model.std,
+        **{name: model.about[name] for name in ("genotype", "data", "dasgm") if name in model.about},
+    }
+
+
 def _example(model: Model) -> Tensor:
     return torch.zeros(2, 3, model.image_size, model.image_size)
 
@@ -60,7 +83,7 @@ def _example(model: Model) -> Tensor:
 def _write_pt2(model: Model, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(model, (_example(model),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path)
+    torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata(model))})
 
 
 def _write_onnx(model: Model, path: Path) -> None:
@@ -75,6 +98,7 @@ def _write_onnx(model: Model, path: Path) -> None:
         verbose=False,
     )
     assert program is not None
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata(model).items()})
     program.save(str(path), external_data=False)
 
 

@@ -3,6 +3,7 @@ or not at all. Free of torch."""
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -33,9 +34,10 @@ def contents(path: Path, most: int = LARGEST) -> bytes:
 
 
 def text(path: Path, most: int = LARGEST) -> str:
-    """The same as text; ValueError where it is not UTF-8."""
+    """The same as text, without a byte-order mark; ValueError where it is neither UTF-8 nor, by its mark, UTF-16."""
+    found = contents(path, most)
     try:
-        return contents(path, most).decode()
+        return found.decode("utf-16" if found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("not a text file") from None
 
@@ -108,6 +110,15 @@ def printable(line: str) -> str:
 def cut(line: str, most: int = 240) -> str:
     """`line` in at most `most` characters: the middle of a longer one is left out."""
     return line if len(line) <= most else f"{line[: most // 2 - 3]}[...]{line[-(most // 2) + 2 :]}"
+
+
+def short(value: Any, most: int = 60) -> str:
+    """`value` as Python writes it, which shows odd characters escaped, cut to `most` characters."""
+    try:
+        found = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, too many brackets
+        found = type(value).__name__
+    return found if len(found) <= most else found[: most - 3] + "..."
 
 
 def shown(value: Any) -> Any:

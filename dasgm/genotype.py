@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
+import hashlib
 import json
+import os
 import random
-import warnings
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasgm.files import plain, text, write_atomic
+from dasgm.files import plain, printable, short, text, write_atomic
 from dasgm.mirror import here
+from dasgm.spellings import CHOOSABLE, EXAMPLE, FIELDS, is_text, read
+from dasgm.spellings import PRIMITIVES as PRIMITIVES
 
-PRIMITIVES = (
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
-"""Candidate operations in the order of the alphas' columns. `none` has a weight in a search, but is never chosen."""
-CHOOSABLE = PRIMITIVES[1:]
-FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 NODES = 4
-LARGEST = 2**20  # bytes of a file
+LARGEST = 2**20  # bytes of a genotype.json
 
 Edge = tuple[str, int]
 """Operation and the state it reads: 0 is the output of the cell before the last, 1 of the last, 2 + i node i."""
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Genotype:
         except ValueError as error:
             raise ValueError(f"not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise ValueError(f"a genotype is an object with the keys {', '.join(FIELDS)}, not {_short(value)}")
+            raise ValueError(f"a genotype is an object with the keys {', '.join(FIELDS)}, not {short(value)}")
         return cls._from_fields(value)
 
     @classmethod
@@ -73,39 +67,39 @@ class Genotype:
         if missing:
             raise ValueError(f"a genotype needs {', '.join(FIELDS)}; missing: {', '.join(sorted(missing))}")
         if unknown:
-            raise ValueError(f"a genotype has {', '.join(FIELDS)} only; not {_short(', '.join(sorted(unknown)))}")
+            raise ValueError(f"a genotype has {', '.join(FIELDS)} only; not {short(', '.join(sorted(unknown)))}")
         return cls(**fields)  # type: ignore[arg-type]  # checked in __post_init__
 
     @classmethod
-    def parse(cls, written: str) -> Genotype:
-        """From JSON, or from the field's `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`; never evaluated.
+    def parse(cls, written: str, say: Callable[[str], None] = lambda line: None) -> Genotype:
+        """From JSON, the field's `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`, a log that has it in some line, or
+        the spelling of pt.darts, NASLib or NNI. Nothing is evaluated.
 
-        What stands before it on the line (a name, the time in a log) is ignored.
+        Args:
+            say: told which one is read where there are several, and what was added.
         """
-        start = written.find("Genotype(")
-        return cls.from_json(written) if start < 0 else cls._from_fields(_call(written[start:]))
+        fields, said = read(written)
+        if said:
+            say(said)
+        return cls._from_fields(fields)
 
     @classmethod
-    def load(cls, source: str | Path) -> Genotype:
-        """The built-in genotype of that name, or the one in that file or run's folder. ValueError names the source."""
+    def load(cls, source: str | Path, say: Callable[[str], None] = _to_stderr) -> Genotype:
+        """The built-in genotype of that name, the one in that file or run's folder, or of that text itself.
+
+        `say` is told how it was read where that is not clear from the text alone. ValueError names the source.
+        """
         if str(source) in KNOWN:
             return KNOWN[str(source)]
-        path = here(source)
-        if path.is_dir():
-            path = path / "genotype.json"
-            if not path.is_file():
-                raise ValueError(f"genotype {source}: no genotype.json there; expected a JSON file or a run's folder")
+        name = printable(str(source)) if len(str(source)) <= 200 else short(str(source), 200)
+        if written := itself(source):
+            name = "text"
+        else:
+            written = _file(source, name)
         try:
-            written = text(path, LARGEST)
-        except FileNotFoundError:
-            raise ValueError(f"genotype {_short(str(source))}: {_suggest(str(source))}") from None
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ValueError(f"genotype {source}: {reason}; expected a JSON file") from None
-        try:
-            return cls.parse(written)
+            return cls.parse(written, lambda line: say(f"genotype {name}: {line}"))
         except ValueError as error:
-            raise ValueError(f"genotype {source}: {error}") from None
+            raise ValueError(f"genotype {name}: {error}") from None
 
     @classmethod
     def random(cls, seed: int) -> Genotype:
@@ -158,17 +152,17 @@ def derive(
 
 def _edges(kind: str, value: object) -> tuple[Edge, ...]:
     if not isinstance(value, list | tuple) or not value or len(value) % 2:
-        raise ValueError(f"{kind}: expected a list of [operation, input], two for each node, not {_short(value)}")
+        raise ValueError(f"{kind}: expected a list of [operation, input], two for each node, not {short(value)}")
     edges: list[Edge] = []
     for position, pair in enumerate(value):
         where, node = f"{kind}, edge {position}", 2 + position // 2
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise ValueError(f"{where}: expected [operation, input], not {_short(pair)}")
+            raise ValueError(f"{where}: expected [operation, input], not {short(pair)}")
         name, state = pair
         if name not in CHOOSABLE:
-            raise ValueError(f"{where}: unknown operation {_short(name)}; {_nearest(name, CHOOSABLE)}")
+            raise ValueError(f"{where}: unknown operation {short(name)}; {_nearest(name, CHOOSABLE)}")
         if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < node:
-            raise ValueError(f"{where}: input {_short(state)} into node {node}; expected 0 to {node - 1}")
+            raise ValueError(f"{where}: input {short(state)} into node {node}; expected 0 to {node - 1}")
         edges.append((name, state))
     return tuple(edges)
 
@@ -177,39 +171,40 @@ def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
     """The states that a cell puts out: any of the nodes, each once."""
     nodes = range(2, states)
     if not isinstance(value, list | tuple) or not value or len(set(map(repr, value))) < len(value):
-        raise ValueError(f"{field}: expected a list of nodes like {list(nodes)}, not {_short(value)}")
+        raise ValueError(f"{field}: expected a list of nodes like {list(nodes)}, not {short(value)}")
     for state in value:
         if not isinstance(state, int) or isinstance(state, bool) or state not in nodes:
-            raise ValueError(f"{field}: {_short(state)} is no node; expected {nodes[0]} to {nodes[-1]}")
+            raise ValueError(f"{field}: {short(state)} is no node; expected {nodes[0]} to {nodes[-1]}")
     return tuple(value)
 
 
-def _call(written: str) -> dict[str, object]:
-    """The keywords of `Genotype(...)`, literals and range(a, b) only."""
+def itself(source: str | Path) -> str:
+    """`source` where it is no file, but a genotype's text; else nothing."""
+    return str(source) if is_text(str(source)) and not os.path.exists(source) else ""
+
+
+def called(source: str | Path) -> str:
+    """A name for what is made of a genotype: its file's or folder's; of a text, one that tells it from others."""
+    if written := itself(source):
+        return f"genotype-{hashlib.sha256(written.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return Path(source).stem
+
+
+def _file(source: str | Path, name: str) -> str:
+    """What stands in a file, or in a run's folder. ValueError names it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the compiler, about what stands there
-            call = ast.parse(written.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError("only keywords are read")
-        return {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ValueError(
-            f"not one Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), ...): {_short(reason)}"
-        ) from None
-
-
-def _literal(node: ast.expr) -> object:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("range", "list"):
-        arguments = [_literal(argument) for argument in node.args]
-        if node.func.id == "list" and len(arguments) == 1:
-            return arguments[0]
-        bounds = [a for a in arguments if isinstance(a, int) and abs(a) < 100]
-        if len(bounds) == len(arguments) == 2:
-            return list(range(*bounds))
-        raise ValueError("expected range(first, last + 1)")
-    return ast.literal_eval(node)
+        path = here(source)
+        if path.is_dir():
+            path = path / "genotype.json"
+            if not path.is_file():
+                raise ValueError("no genotype.json there")
+        return text(path)
+    except FileNotFoundError:
+        raise ValueError(f"genotype {name}: {_suggest(str(source))}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        expected = f"expected JSON, text with {EXAMPLE}, or a run's folder"
+        raise ValueError(f"genotype {name}: {reason}; {expected}") from None
 
 
 def _nearest(name: object, names: Sequence[str]) -> str:
@@ -218,17 +213,9 @@ def _nearest(name: object, names: Sequence[str]) -> str:
 
 
 def _suggest(source: str) -> str:
-    if "/" in source or source.endswith((".json", ".txt")):
+    if "/" in source or source.endswith((".json", ".txt", ".log")):
         return "no such file"
     return f"no such name or file; {_nearest(source, list(KNOWN))}"
-
-
-def _short(value: object) -> str:
-    try:
-        found = repr(value)
-    except (ValueError, RecursionError):  # a number of too many digits, too many brackets
-        found = type(value).__name__
-    return found if len(found) <= 60 else found[:57] + "..."
 
 
 def _cell(text: str) -> tuple[Edge, ...]:

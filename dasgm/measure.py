@@ -5,6 +5,7 @@ Networks are built and run on torch's meta device: shapes alone, so nothing is c
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 from dasgm.bilevel import replay
 from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
 from dasgm.data._base import DataConfig
-from dasgm.files import plain, text
+from dasgm.files import plain, short, text
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import KNOWN, PRIMITIVES, Genotype
+from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, called, itself
 from dasgm.methods._base import EDGES, Stage
 from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
@@ -203,14 +204,15 @@ def measure(name: str, asked: Asked = Asked()) -> Counts:
     """What `name` stands for, its settings and its counts.
 
     Args:
-        name: a known genotype, a preset, a GAN; the file of a genotype or of a preset; a run's folder.
+        name: a known genotype, a preset, a GAN; the file of a genotype or of a preset; a run's folder;
+            a genotype's text.
 
     Raises:
         ValueError: an unknown name (the nearest is suggested), or a setting that does not fit what it stands for.
     """
     found = subject(name)
     if isinstance(found, Genotype):
-        return {"genotype": name} | _measured_genotype(found, asked)
+        return {"genotype": called(name) if itself(name) else name} | _measured_genotype(found, asked)
     if isinstance(found, SearchConfig):
         return {"preset": name} | _measured_search(found, asked)
     return {"gan": name} | _measured_gan(found, asked)
@@ -218,19 +220,19 @@ def measure(name: str, asked: Asked = Asked()) -> Counts:
 
 def subject(name: str) -> Genotype | SearchConfig | GanConfig:
     """What is called `name`: see `measure`."""
+    if name in KNOWN or itself(name):
+        return Genotype.load(name)
     path = Path(name)
-    if name in KNOWN:
-        return KNOWN[name]
     if name in PRESETS or _is_preset(path):
         return preset(name).config
     if name in keys("gans"):
         return plugin("gans", name)()
-    if path.is_dir() and not (path / "genotype.json").is_file():
+    if os.path.isdir(path) and not (path / "genotype.json").is_file():
         raise ValueError(f"{name}: no run with a genotype.json; name a finished run's folder, or a file")
-    if path.exists():
-        return Genotype.load(path / "genotype.json" if path.is_dir() else path)
+    if os.path.exists(path):
+        return Genotype.load(path)
     known = [*KNOWN, *PRESETS, *keys("gans")]
-    raise ValueError(f"{name!r} is no genotype, preset, GAN, file or run{nearest(name, known)}")
+    raise ValueError(f"{short(name, 200)} is no genotype, preset, GAN, file or run{nearest(name, known)}")
 
 
 def _is_preset(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -17,16 +18,20 @@ from dasgm.bilevel import replay
 from dasgm.config import GanConfig, SearchConfig, override
 from dasgm.search import Search
 
+SIGNS = (
+    *("out of memory", "not enough memory", "an't allocate memory", "annot allocate memory", "bad_alloc"),
+    *("_ALLOC_FAILED", "_ALLOCATION_FAILED"),  # CUBLAS_STATUS_, CUDNN_STATUS_, CUFFT_, ...
+    *("could not create a primitive", "could not create a memory"),
+)
 LARGE = 10**8  # weights of a GAN: fewer have room anywhere
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the GPU, or of the machine (where oneDNN only says that it could not create what it needs)."""
-    signs = (
-        *("can't allocate memory", "Cannot allocate memory", "bad_alloc"),
-        *("could not create a primitive", "could not create a memory"),
-    )
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+    """Of the GPU or of the machine, whichever library says so: beside PyTorch's allocators CUDA itself, cuBLAS, cuDNN,
+    cuFFT, NCCL, the system, and oneDNN (which says only that it could not create what it needs)."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 def ensure_room(network: str, parameters: int, device: str) -> None:
@@ -139,7 +144,7 @@ def batch_advice(batch: int, network: str, step: Callable[[int], None]) -> str:
 def _succeeds(step: Callable[[], None]) -> bool:
     try:
         step()
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
         return False

@@ -46,14 +46,15 @@ class EvaluateConfig:
     label_smoothing: float = 0.0
     """Of the training loss."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of training (weights stay float32); auto: bfloat16 on a GPU. The error is always measured in float32."""
+    """Of training (weights stay float32); auto: bfloat16 on a GPU that has it. float32: without TF32,
+    and so the error is always measured."""
     seed: int = 0
     channels_last: bool = field(default=True, metadata=PLACEMENT)
     """Memory layout on a GPU (a CPU always has it)."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
     """Where the data set's files lie; what they hold is compared by its digest."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """auto, cpu, cuda or mps."""
+    """auto, cpu, cuda, cuda:N (the GPU of that number) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
     """CPU threads a worker; a continued run takes those it began with."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)

@@ -17,7 +17,7 @@ import torch
 
 from dasgm.config import MOST_THREADS
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
-from dasgm.files import printable
+from dasgm.files import printable, short
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
 from dasgm.records import kept_record
@@ -115,12 +115,22 @@ def called_again(run: Run, row: Row) -> None:
 
 
 def device_of(name: str) -> str:
-    """The device that `auto` means here. ValueError where the named one is not there."""
+    """The device that `auto` means here. `cuda:N` becomes torch's current device, so that what asks about memory or
+    waits for the GPU without naming one means this one.
+
+    ValueError: there is no such device.
+    """
+    kind, _, index = name.partition(":")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return "cuda" if there["cuda"] else "cpu"
-    if not there.get(name.partition(":")[0], False):
-        raise ValueError(f"device {name!r}: there is none here; use --device cpu")
+    if not there.get(kind, False):
+        raise ValueError(f"device {short(name)}: PyTorch finds none here; use --device cpu")
+    if kind == "cuda" and index:
+        if int(index) >= (count := torch.cuda.device_count()):
+            found = "one GPU here, cuda:0" if count == 1 else f"{count} GPUs here, cuda:0 to cuda:{count - 1}"
+            raise ValueError(f"device {short(name)}: PyTorch finds {found}")
+        torch.cuda.set_device(int(index))
     return name
 
 
@@ -198,7 +208,7 @@ def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
     """What `go` gives; out of memory becomes one line that says what would fit."""
     try:
         return go()
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
     # outside the handler, whose traceback holds on to the network

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dasgm.bilevel import Player, grad, replay, seed_of
+from dasgm.bilevel import Player, full_precision, grad, replay, seed_of
 from dasgm.distributed import average, rank, world_size
 from dasgm.networks.network import Network
 from dasgm.recipes import EvaluateConfig
@@ -109,7 +110,7 @@ class Training:
             clip=config.clip or None,
         )
         on_gpu = config.precision == "auto" and self.device.type == "cuda"
-        self.half = on_gpu or config.precision == "bfloat16"
+        self.half = config.precision == "bfloat16" or (on_gpu and torch.cuda.is_bf16_supported(False))
 
     def schedule(self, epoch: int) -> None:
         """Write what depends on the epoch (from 0): a pure function of it, so nothing is to be restored."""
@@ -123,17 +124,18 @@ class Training:
         def loss_of(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
 
-        with (
-            replay(*self.stream, "step", epoch, i, rank()),
-            torch.autocast(self.device.type, torch.bfloat16, self.half),
-        ):
-            if config.auxiliary:
-                logits, auxiliary = self.network.forward_with_auxiliary(x)
-                loss = loss_of(logits) + config.auxiliary * loss_of(auxiliary)
-            else:
-                logits = self.network(x)
-                loss = loss_of(logits)
-        self.W.step(*grad(loss, self.W))
+        with nullcontext() if self.half else full_precision():
+            with (
+                replay(*self.stream, "step", epoch, i, rank()),
+                torch.autocast(self.device.type, torch.bfloat16, self.half),
+            ):
+                if config.auxiliary:
+                    logits, auxiliary = self.network.forward_with_auxiliary(x)
+                    loss = loss_of(logits) + config.auxiliary * loss_of(auxiliary)
+                else:
+                    logits = self.network(x)
+                    loss = loss_of(logits)
+            self.W.step(*grad(loss, self.W))
         return loss.detach(), (logits.detach().argmax(1) != y).sum()
 
     @torch.no_grad()
@@ -142,7 +144,8 @@ class Training:
         found = torch.zeros(3, dtype=torch.int64, device=self.device)
         self.network.eval()
         for x, y, mask in batches.testing():
-            logits = self.network(x.to(memory_format=self.layout))
+            with full_precision():
+                logits = self.network(x.to(memory_format=self.layout))
             best = logits.topk(min(TOP, self.classes), 1).indices
             right = (logits.argmax(1) == y, (best == y[:, None]).any(1), torch.ones_like(mask))
             found += torch.stack([(hit & mask).sum() for hit in right])

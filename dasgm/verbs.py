@@ -16,14 +16,15 @@ from dasgm.storage import lies_at
 
 def draw(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="dasgm draw", description="Draw both cells of a genotype.")
-    parser.add_argument("genotype", help="a genotype.json, a text file with Genotype(normal=[...]), or a known name")
+    parser.add_argument("genotype", help="a file, a run's folder, a known name, or Genotype(normal=[...]) itself")
     parser.add_argument("--output", type=Path, default=None, help="a .png, .svg or .pdf file (default: <name>.png)")
     asked = parser.parse_args(list(argv))
     from dasgm import figures
-    from dasgm.genotype import Genotype
+    from dasgm.genotype import Genotype, called
 
-    output = asked.output or Path(Path(asked.genotype).stem + ".png")
-    figures.draw(Genotype.load(asked.genotype), output, Path(asked.genotype).stem)
+    name = called(asked.genotype)
+    output = asked.output or Path(f"{name}.png")
+    figures.draw(Genotype.load(asked.genotype), output, name)
     print(output)
     return 0
 
@@ -77,7 +78,9 @@ def measure(argv: Sequence[str]) -> int:
         "preset's search, of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and images of 32 "
         "pixels; in the ImageNet form 14, 48, 1000 and 224.",
     )
-    parser.add_argument("name", help="a known genotype, a preset or a GAN; a file of the first two; a run's folder")
+    parser.add_argument(
+        "name", help="a known genotype, a preset or a GAN; a file of the first two; a run's folder; a genotype's text"
+    )
     parser.add_argument("--form", choices=("cifar", "imagenet"), help="of a genotype's network (default: cifar)")
     parser.add_argument("--cells", type=int, help="of the network or supernet")
     parser.add_argument("--channels", type=int, help="of its first cells; of a GAN, its width")

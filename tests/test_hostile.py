@@ -651,7 +651,7 @@ def test_a_preset_that_is_its_own_parent(tmp_path: Path) -> None:
         ({"method.channels": 4096, "method.cells": 30}, "choose fewer channels"),
         ({"proxy.cells": 10**9}, "expected a number between 3 and 100"),
         ({"threads": 10**9}, "expected a number between 1 and 1024"),
-        ({"device": "cuda:\n"}, "expected auto, cpu, cuda or mps"),
+        ({"device": "cuda:\n"}, "expected auto, cpu, cuda, cuda:N or mps"),
         ({"classifier_lr": 10**400}, "expected a number"),
     ],
 )

@@ -161,6 +161,39 @@ def test_export_agrees_for_any_batch(folder, trained, tmp_path, capsys, kind):
             torch.testing.assert_close(run(images(n)), trained(images(n)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_exports_alone_name_what_is_on_a_picture(folder, tmp_path, kind):
+    """From the file's metadata, with Pillow and NumPy: the same names and probabilities as `predict`."""
+    path, picture = tmp_path / f"out.{kind}", CONFIG.data.load().test_images[3].permute(1, 2, 0).numpy()
+    Image.fromarray(np.pad(picture, ((0, 0), (6, 6), (0, 0)))).save(tmp_path / "wide.png")
+    if kind == "onnx":
+        ort, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+        export.export(dasgm.load(folder), path, kind)
+        about = {one.key: json.loads(one.value) for one in onnx.load(path).metadata_props}
+    else:
+        export.export(dasgm.load(folder), path, kind)
+        files = {"dasgm.json": ""}
+        program = torch.export.load(path, extra_files=files).module()
+        about = json.loads(files["dasgm.json"])
+    assert about["layout"] == "NCHW" and about["channels"] == "RGB" and about["interpolation"].startswith("bilinear")
+    with Image.open(tmp_path / "wide.png") as image:
+        factor = about["resize"] / min(image.size)
+        image = image.resize([round(side * factor) for side in image.size], Image.Resampling.BILINEAR)
+        left, top = ((side - about["image_size"]) // 2 for side in image.size)
+        image = image.crop((left, top, left + about["image_size"], top + about["image_size"]))
+    x = (np.asarray(image) / about["scale"] - about["mean"]) / about["std"]
+    x = x.transpose(2, 0, 1)[None].astype(np.float32)
+    if kind == "onnx":
+        (logits,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": x})
+    else:
+        logits = program(torch.from_numpy(x)).numpy(force=True)
+    exponents = np.exp(logits[0])
+    found = sorted(zip(about["classes"], exponents / exponents.sum(), strict=True), key=lambda one: -one[1])
+    (expected,) = dasgm.load(folder).predict([tmp_path / "wide.png"], top=10)
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], rtol=1e-3)
+
+
 def test_an_export_that_differs_or_cannot_be_made_leaves_no_file(folder, tmp_path, monkeypatch, capsys):
     model = dasgm.load(folder)
     monkeypatch.setattr(export, "_write_pt2", lambda model, path: path.write_bytes(b"wrong"))
