@@ -7,7 +7,6 @@ python cluster/evaluate.py --from-sweep NAME --top 2 --dataset imagenet --data-d
 from __future__ import annotations
 
 import math
-import shlex
 import signal
 import sys
 import time
@@ -22,12 +21,12 @@ from cluster.handover import HELP, hand_over
 from cluster.room import Workers, gave_up
 from cluster.search import attempt, payload
 from cluster.winners import Candidate, named, of_sweep
-from dasgm import recipes
+from dasgm import again, recipes
 from dasgm.catalogue import show_config
 from dasgm.cli import check_time_budget, fail, flattened, parse, take
 from dasgm.config import digest, key_of, keys, mathematics, to_json
 from dasgm.evaluate_cli import configured
-from dasgm.files import first_line, write_atomic
+from dasgm.files import first_line, printable, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
 from dasgm.recipes import EvaluateConfig
@@ -311,7 +310,7 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Grou
     few += [f"and-{len(candidates) - 2}"] if len(candidates) > 2 else []
     first = [f"{Path(sweep).name}-top{top}"] if sweep else few
     name = "-".join(dict.fromkeys([*first, recipe, key_of(options.config.data)]))
-    return Group(candidates, recipe, options, name, shlex.join([*prog.split(), *argv]))
+    return Group(candidates, recipe, options, name, again.called(argv, "cluster/evaluate.py"))
 
 
 def _default_workers(config: EvaluateConfig) -> int:
@@ -345,7 +344,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except connection.Failed as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
-        print(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
+        print(
+            printable(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
+        )
         return 130
 
 
@@ -389,7 +390,7 @@ def _show(group: Group) -> None:
     for one in done:
         print(f"  {one.name}: {group.folder / one.name / 'report.html'}")
     if done:
-        print(f"try one: dasgm predict {group.folder / done[0].name} PICTURE")
+        print(f"try one: {again.line(['dasgm', 'predict', group.folder / done[0].name, 'PICTURE'])}")
     if group.link:
         serve = ui_command(storage)
         print(f"  {serve + ' & ' if serve else ''}# then open {address(group.link, storage)}")

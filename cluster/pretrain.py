@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from cluster.handover import HELP, hand_over
 from cluster.job import pretrain as work
 from cluster.job import workers_for
 from cluster.search import ended, payload, run
+from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
 from dasgm.storage import lies_at
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     _, options = pretrain_options(words, "cluster/pretrain.py", Options, HELP)
     config, folder = options.config, options.storage / (options.name or options.config.name)
-    command = shlex.join(["python", "cluster/pretrain.py", *words])
+    command = called(words, "cluster/pretrain.py")
     show_config(config)
     if options.dry_run:
         from dasgm.estimate import describe_pretraining

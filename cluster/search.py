@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
 import threading
@@ -20,9 +19,11 @@ from cluster.handover import HELP, hand_over
 from cluster.job import ControllerLost, launch, workers_for
 from cluster.job import search as work
 from cluster.room import Workers
+from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
+from dasgm.files import printable
 from dasgm.mirror import discard, following, send
 from dasgm.runs import Run
 from dasgm.storage import lies_at, local
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     chosen, options = search_options(words, "cluster/search.py", Options, HELP)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = shlex.join(["python", "cluster/search.py", *words])
+    command = called(words, "cluster/search.py")
     show_config(config)
     if options.dry_run:
         from dasgm.estimate import describe
@@ -200,7 +201,7 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     except Failed as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
-        print(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")
+        print(printable(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}"))
         return 130
     return 0
 

@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import re
-import shlex
 import sys
 import threading
 import zlib
@@ -38,6 +37,7 @@ from cluster.contents import (
     is_error,
     root_of,
 )
+from dasgm.again import line
 from dasgm.files import exclusive, printable
 from dasgm.mirror import here
 from dasgm.report import MOST_PIXELS, mlflow_ui
@@ -151,8 +151,8 @@ class Mirror:
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
         where = store_of(self.uri, root_of(self.folder).parent)
-        to = f"--uri {shlex.quote(where)} " if where.startswith("http") else ""
-        later = f"`python -m cluster.tracking {to}{shlex.quote(str(self.folder))}` sends what is missing"
+        to = f"--uri {line([where])} " if where.startswith("http") else ""
+        later = f"`python -m cluster.tracking {to}{line([self.folder])}` sends what is missing"
         return f"MLflow at {where}: {error}; {later}" if error else ""
 
     def _run(self) -> None:

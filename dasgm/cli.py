@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import dasgm
 from dasgm import verbs
+from dasgm.again import called, line
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.files import printable
 from dasgm.mirror import NO_RUNS, ensure_writable
@@ -247,7 +247,7 @@ def _search(argv: Sequence[str]) -> int:
 
     chosen, options = search_options(argv, "dasgm search")
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = shlex.join(["dasgm", "search", *argv])
+    command = called(["search", *argv], "dasgm")
     show_config(config)
     print(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}", flush=True)
     if options.dry_run:
@@ -286,7 +286,7 @@ def ending(
         yield
     except Interrupted as asked:
         but = f", but for {asked}, which begins anew" if str(asked) else ""
-        say(f"stopped; {saved} is saved in {lies_at(folder)}{but}. To continue: {command}")
+        say(printable(f"stopped; {saved} is saved in {lies_at(folder)}{but}. To continue: {command}"))
         raise SystemExit(0 if isinstance(asked, OutOfTime) else 130) from None
     except SearchFailed as error:
         fail(f"the {what} failed: {error}; what came before is in {lies_at(folder)}", 1)
@@ -297,7 +297,7 @@ def _pretrain(argv: Sequence[str]) -> int:
 
     chosen, options = pretrain_options(argv, "dasgm pretrain")
     config, folder = options.config, options.storage / (options.name or options.config.name)
-    command = shlex.join(["dasgm", "pretrain", *argv])
+    command = called(["pretrain", *argv], "dasgm")
     show_config(config)
     print(f"{key_of(config.gan)} on {key_of(config.data)}: loading; the run's folder is {lies_at(folder)}", flush=True)
     if options.dry_run:
@@ -324,17 +324,18 @@ def pretrained_line(folder: Path) -> str:
     return (
         f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
         f"says (of real ones {found.about['judge']:.3f})\n"
-        f"  use it    dasgm search PRESET --gan-checkpoint {lies_at(folder)} [--freeze-gan --val-portion 0.5]"
+        f"  use it    dasgm search PRESET --gan-checkpoint {line([lies_at(folder)])} [--freeze-gan --val-portion 0.5]"
     )
 
 
 def result_line(row: dict[str, Any], folder: Path) -> str:
     """What a search came to, by its last row, and where it lies."""
     proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
+    genotype = folder / "genotype.json"
     return (
         f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
-        f"  genotype  {folder / 'genotype.json'}\n  page      {folder / 'report.html'}\n"
-        f"  draw it   dasgm draw {folder / 'genotype.json'} --output cells.pdf"
+        f"  genotype  {genotype}\n  page      {folder / 'report.html'}\n"
+        f"  draw it   {line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}"
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dasgm import recipes
+from dasgm.again import called, line
 from dasgm.cli import absolute, check_time_budget, ending, fail, flattened, parse, progress, take
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
@@ -130,7 +130,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
     chosen, options = evaluate_options(argv)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = shlex.join(["dasgm", "evaluate", *argv])
+    command = called(["evaluate", *argv], "dasgm")
     show_config(config)
     found = recipes.recipe(chosen.recipe)
     print(
@@ -168,6 +168,6 @@ def _trained(row: dict[str, Any], folder: Path) -> str:
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
         f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
         f"  page      {folder / 'report.html'}\n"
-        f"  try it    dasgm predict {folder} PICTURE\n"
-        f'  load it   import dasgm; model = dasgm.load("{folder}")'
+        f"  try it    {line(['dasgm', 'predict', folder, 'PICTURE'])}\n"
+        f"  load it   import dasgm; model = dasgm.load({str(folder)!r})"
     )

@@ -8,7 +8,6 @@ python tuning/reproduce.py --rows pdarts dasgm-pdarts --seeds 3    rows of your 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from cluster.handover import HELP, hand_over
 from cluster.room import Workers
 from cluster.search import pretrained_first
+from dasgm.again import called
 from dasgm.cli import Chosen, absolute, fail, parse, without_config
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.files import write_atomic
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         fail(str(error))
     options = replace(options, name=options.name or f"{name}-{chosen.dataset}", config=first)
-    sweep = Table(chosen, options, configs, shlex.join([*prog.split(), *words]))
+    sweep = Table(chosen, options, configs, called(words, "tuning/reproduce.py"))
     code = carry_out(sweep)
     if not options.dry_run:
         _show(sweep, options)

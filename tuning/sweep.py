@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shlex
 import signal
 import sqlite3
 import sys
@@ -25,9 +24,11 @@ from cluster import connection, job
 from cluster.handover import HELP, hand_over
 from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
+from dasgm import again
 from dasgm.catalogue import show_config
 from dasgm.cli import Chosen, check_time_budget, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.files import printable
 from dasgm.mirror import discard, following
 from dasgm.records import FORMAT, amend, another, first_difference, kept_record
 from dasgm.runs import NOT_WRITTEN, Run, not_written
@@ -342,10 +343,11 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         fail(str(error))
     about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP} {parts_help()}"
-    options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
+    program = again.program(words, "tuning/sweep.py")
+    options = parse(flattened(Options), chosen.rest, Options(chosen.config), again.line(program), about)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
-    command = shlex.join([*_called(), *words])
+    command = again.called(words, "tuning/sweep.py")
     sweep = Sweep(replace(chosen, config=placed(options.config)), options, options.plan(), command)
     if options.then_imagenet:
         from tuning import last_stage
@@ -353,7 +355,7 @@ def main(argv: list[str] | None = None) -> int:
         return last_stage.after(sweep, options)
     code = carry_out(sweep)
     if not code and not options.dry_run:
-        print(f"  {shlex.join([*_called(), *_own_pictures(words)])}")
+        print(f"  {again.line([*program, *_own_pictures(words)])}")
     return code
 
 
@@ -364,7 +366,7 @@ def carry_out(sweep: Sweep) -> int:
     try:
         return _dry_run(sweep) if options.dry_run else _run(sweep)
     except KeyboardInterrupt:
-        print(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}")
+        print(printable(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}"))
         return 130
     except connection.Failed as error:
         fail(str(error), 1)
@@ -385,11 +387,6 @@ def _unwritten(error: BaseException | None) -> OSError | None:
             return OSError(number, os.strerror(number))
         error = error.__cause__ or error.__context__
     return None
-
-
-def _called() -> list[str]:
-    """The command's own name: the console script's where there is no checkout."""
-    return ["dasgm-sweep"] if Path(sys.argv[0]).stem == "dasgm-sweep" else ["python", "tuning/sweep.py"]
 
 
 def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
