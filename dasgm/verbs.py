@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.mirror import here, refresh
-from dasgm.storage import lies_at
 
 
 def draw(argv: Sequence[str]) -> int:
@@ -131,61 +129,35 @@ def runs(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
     parser.add_argument("--storage", default="runs", help="root of everything: a folder or s3://... (default: runs)")
     parser.add_argument("--follow", action="store_true", help="look again every two seconds, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="JSON")
     asked = parser.parse_args(list(argv))
+    if asked.json and asked.follow:
+        raise ValueError("--json with --follow: leave one of the two out; --json prints what there is now")
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # of a pipe nobody knows it
+    from dasgm.overview import as_json, as_table
+
     storage = here(asked.storage, depth=2)
     if not storage.is_dir():
         raise ValueError(f"storage {storage}: there is no such folder; name it with --storage")
+    if asked.json:
+        print(as_json(storage))
+        return 0
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200  # of a pipe nobody knows it
     if not asked.follow:
-        console.print(_runs_table(storage))
+        console.print(as_table(storage))
         return 0
     try:
-        with Live(_runs_table(storage), console=console) as live:
+        with Live(as_table(storage), console=console) as live:
             while True:
                 time.sleep(2)
                 refresh(storage, depth=2)
-                live.update(_runs_table(storage))
+                live.update(as_table(storage))
     except KeyboardInterrupt:
         return 130
-
-
-def _runs_table(storage: Path) -> Any:
-    from rich.table import Column, Table
-
-    from dasgm.files import printable
-    from dasgm.runs import Run, runs, state_of
-
-    others = [Column(name, no_wrap=True) for name in ("state", "epoch", "accuracy", "proxy", "test error", "disk")]
-    table = Table(Column("run", overflow="fold"), *others, title=f"runs in {lies_at(storage)}")
-    for folder in runs(storage):
-        rows = Run(folder).rows()
-        epochs = [r for r in rows if "val/accuracy" in r or "test/error" in r]
-        last = epochs[-1] if epochs else {}
-        best = next((r for r in rows if {"best/proxy", "best/proxy_error"} <= set(r)), None)
-        table.add_row(
-            printable(str(folder.relative_to(storage))),
-            state_of(folder),
-            str(last.get("epoch", 0)),
-            f"{last['val/accuracy']:.3f}" if "val/accuracy" in last else "-",
-            f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
-            f"{last['test/error']:.2%}" if "test/error" in last else "-",
-            f"{sum(map(_size, folder.rglob('*'))) / 1e6:.1f} MB",
-        )
-    return table
-
-
-def _size(path: Path) -> int:
-    """In bytes; 0 of what is no file, or has just gone."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def predict(argv: Sequence[str]) -> int:
