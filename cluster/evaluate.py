@@ -46,29 +46,30 @@ class Options:
 
     config: Any
     seeds: int = 1
-    """Evaluations of each genotype, from --seed on."""
+    """Number of trainings of each genotype, with seeds from --seed on."""
     workers: int = 1
-    """Processes that share one evaluation, and the recipe's batch. Of imagenet where there are GPUs: 8, one each."""
+    """Number of processes that share one training and the recipe's batch. For imagenet, where there are GPUs: 8."""
     gpus: float | None = None
-    """Of all workers of an evaluation together; by default one a worker where there are as many."""
+    """Number of GPUs of all workers of a training together. None takes one for each worker if there are as many."""
     cpus_per_worker: float = 1.0
-    """Of each worker. Ray Data needs CPUs that the workers leave free."""
+    """Number of CPUs of each worker. Ray Data needs CPUs that no worker has."""
     max_concurrent: int = 0
-    """Evaluations at once; 0: as many as the machine or cluster has room for."""
+    """Largest number of trainings at once; 0 is as many as the machine or cluster has room for."""
     loader: Literal["ray", "torch"] = "ray"
-    """Of photographs that are streamed (imagenet): Ray Data on all CPUs, or torch's DataLoader in each worker."""
+    """Reader of photographs that are streamed (imagenet): Ray Data on all CPUs, or a DataLoader in each worker."""
     prefetch: int = 0
-    """Batches that Ray Data makes ahead for each worker: what bounds its memory. 0: three for each CPU of its share."""
+    """Number of batches that Ray Data prepares ahead for each worker, which bounds its memory.
+    The default 0 is three for each CPU of the worker's share."""
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the folder of all; <genotypes or sweep>-<recipe>-<dataset> by default. The same name continues."""
+    """Name of the folder of all trainings; by default <genotypes>-<recipe>-<dataset>. The same name continues them."""
     time_budget: float | None = None
-    """Seconds after which no more is begun and what runs is stopped, to be continued."""
+    """Seconds after which no more work is begun and running work is stopped, to be continued by the same command."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
+    """Print the configuration and what the trainings would cost, and start nothing."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

@@ -36,11 +36,11 @@ class Options(SearchOptions):
     """Where a search lies, how many workers run it, and its settings."""
 
     workers: int = 1
-    """Processes that share the search; each has its own batch of --batch-size."""
+    """Number of processes that share the search; each has a batch of --batch-size of its own."""
     gpus: float | None = None
-    """Of all workers together; by default one a worker where this machine has as many."""
+    """Number of GPUs of all workers together. None takes one for each worker if this machine has as many."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
 
 
 def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:

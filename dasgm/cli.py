@@ -166,13 +166,13 @@ class SearchOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the run; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    """Name of the run; by default <preset>-<dataset>-s<seed>. A run of the same name is continued."""
     pretrain: bool = False
-    """Begin with a pre-trained GAN, and run the pre-training first unless it is there."""
+    """Begin with a pre-trained GAN, and pre-train it first if that has not been done."""
     dry_run: bool = False
-    """Print the configuration and the split's sizes, and start nothing."""
+    """Print the configuration and what the search would cost, and start nothing."""
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,13 @@ class PretrainOptions:
 
     config: Any
     iterations: int | None = None
-    """Generator steps: the same as --gan.pretrain-iterations. More continue a run of the same --name."""
+    """Number of generator steps, the same as --gan.pretrain-iterations. A larger number continues a finished run."""
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the run; gan-<GAN>-<dataset>-s<seed>-<digest of its settings> by default, where --pretrain looks for it."""
+    """Name of the run; by default gan-<GAN>-<dataset>-s<seed>-<digest of its settings>, which --pretrain looks for."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
+    """Print the configuration and what the pre-training would cost, and start nothing."""
 
 
 def flattened(options: type, kind: type = SearchConfig) -> type:

@@ -46,15 +46,16 @@ class EvaluateOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the run; <genotype>-<recipe>-<dataset>-s<seed> by default. The same name continues."""
+    """Name of the run; by default <genotype>-<recipe>-<dataset>-s<seed>. A run of the same name is continued."""
     loader: Literal["torch"] = "torch"
-    """Of photographs that are streamed (imagenet): torch's DataLoader; cluster/evaluate.py has Ray Data too."""
+    """Reader of photographs that are streamed (imagenet): PyTorch's DataLoader.
+    Ray Data is a reader of cluster/evaluate.py."""
     time_budget: float | None = None
-    """Seconds after which it stops, to be continued by the same command."""
+    """Seconds after which the training stops, to be continued by the same command. None is no limit."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
+    """Print the configuration and what the training would cost, and start nothing."""
 
     def __post_init__(self) -> None:
         check_time_budget(self.time_budget)

@@ -32,17 +32,17 @@ class Options(Placement):
 
     config: Any = None
     table: str = ""
-    """2, 4 or 6: the rows of that table."""
+    """Number of the paper's table whose rows are searched: 2, 4 or 6."""
     rows: tuple[str, ...] = ()
-    """Rows by name instead: a preset, or preset:GAN."""
+    """Names of the rows instead of a table: presets, or PRESET:GAN."""
     seeds: int = 4
-    """Searches of each row; the paper has 4."""
+    """Number of searches of each row (paper: 4)."""
     small: bool = False
-    """At the size of the cifar10-smoke presets, with a tenth set aside as J_val: for two cores."""
+    """Search at the size of the cifar10-smoke presets, with a tenth set aside as J_val, which two cores can do."""
     dataset: str = ""
-    """Key of the data set; by default the rows' own, CIFAR-10."""
+    """Name of the data set; by default the rows' own, cifar10."""
     data_dir: Path | None = None
-    """Where its files lie."""
+    """Folder with the data set's files."""
     set: tuple[str, ...] = ()
     """Settings of every row that has them, as in --set method.epochs=3 gan.channels=8."""
 

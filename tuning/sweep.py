@@ -43,23 +43,23 @@ class Placement:
 
     config: Any
     max_concurrent: int = 0
-    """Searches at once; 0: as many as the machine or cluster has room for."""
+    """Largest number of searches at once; 0 is as many as the machine or cluster has room for."""
     workers_per_trial: int = 1
-    """Processes that share one search."""
+    """Number of processes that share one search."""
     gpus_per_trial: float | None = None
-    """Of all workers of a search together; by default one a worker where this machine has as many."""
+    """Number of GPUs of all workers of a search together. None takes one for each worker if there are as many."""
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the sweep; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    """Name of the sweep; by default <preset>-<dataset>-s<seed>. A sweep of the same name is continued."""
     time_budget: float | None = None
-    """Seconds after which no more is begun and what runs is stopped, to be continued."""
+    """Seconds after which no more work is begun and running work is stopped, to be continued by the same command."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
     pretrain: bool = False
-    """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
+    """Begin every search with the same pre-trained GAN, and pre-train it first if that has not been done."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
+    """Print the configuration and what the sweep would cost, and start nothing."""
 
     def __post_init__(self) -> None:
         if self.workers_per_trial < 1:
@@ -74,17 +74,18 @@ class Options(Placement):
     """What a sweep is, and its base configuration's settings."""
 
     num_trials: int = 4
-    """Searches in all; a larger number extends a sweep."""
+    """Number of searches in all. A larger number extends a sweep of the same name."""
     grace: int = 2
-    """Epochs before a search can be stopped early."""
+    """Number of epochs before a search can be stopped early."""
     space: str = ""
-    """What varies: module:function, by default rates, validation portion and GAN type."""
+    """Python function that proposes the settings that vary, as MODULE:FUNCTION.
+    By default learning rates, the share of real images and the type of the GAN vary."""
     then_imagenet: str = ""
-    """Folder of ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
+    """Folder with ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
     top: int = 1
-    """How many they are."""
+    """Number of genotypes that are trained on ImageNet."""
     imagenet_set: tuple[str, ...] = ()
-    """Settings of that command, as in --imagenet-set recipe=imagenet-small workers=2."""
+    """Settings of the training on ImageNet, as in --imagenet-set recipe=imagenet-small workers=2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

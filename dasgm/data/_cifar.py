@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CifarConfig(DataConfig):
-    skip_unreadable: bool = False  # leave unreadable pictures of Parquet files out
+    skip_unreadable: bool = False
+    """Leave out pictures of Parquet files that cannot be read. Otherwise the first one ends the command."""
 
     CLASSES: ClassVar[tuple[str, ...]]
     LABELS: ClassVar[tuple[str, ...]]  # what Parquet's label column may be called
