@@ -21,14 +21,15 @@ from cluster.handover import HELP, hand_over
 from cluster.room import Workers, gave_up
 from cluster.search import attempt, payload
 from cluster.winners import Candidate, named, of_sweep
-from dasgm import again, recipes
+from dasgm import again
 from dasgm.catalogue import show_config
-from dasgm.cli import check_time_budget, fail, flattened, parse, take
-from dasgm.config import digest, key_of, keys, mathematics, to_json
-from dasgm.evaluate_cli import configured
+from dasgm.cli import check_time_budget
+from dasgm.config import digest, key_of, mathematics, to_json
+from dasgm.evaluate_cli import OF_WHAT, configured, recipes_help
 from dasgm.files import first_line, printable, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
+from dasgm.options import fail, flattened, parse, take
 from dasgm.recipes import EvaluateConfig
 from dasgm.records import FORMAT, amend, another, first_difference, kept_record
 from dasgm.report import read_trials
@@ -300,13 +301,14 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Grou
     own_batch = any(word.partition("=")[0] in ("--batch-size", "--batch_size") for word in rest)
     recipe, config = configured(values, ran, 1 if own_batch else workers)
     about = (
-        "Train genotypes from scratch, side by side. To continue, run the same command. First GENOTYPE... (names, "
-        "files or runs' folders) or --from-sweep NAME --top K, then --recipe, --dataset, --data-dir; then settings. "
-        f"Recipes: {', '.join(recipes.RECIPES)}. Data sets: {', '.join(keys('data'))}. "
-        f"{HELP}"
+        f"Train genotypes from scratch, side by side. To continue, run the same command. {HELP}"
+        f"\n- GENOTYPE...: {OF_WHAT}"
+        "\n- --from-sweep NAME: Sweep whose best genotypes are trained instead."
+        "\n- --top NUMBER: How many of that sweep's genotypes are trained, the best first; 1 by default."
+        f"{recipes_help()}"
     )
     placed = [f"--storage={storage}", f"--workers={workers}"]
-    options = parse(flattened(Options, EvaluateConfig), [*rest, *placed], Options(config), prog, about)
+    options = parse(flattened(Options, EvaluateConfig), [*rest, *placed], Options(config), prog, about, PLACES)
     few = [one.name for one in candidates[:2]]
     few += [f"and-{len(candidates) - 2}"] if len(candidates) > 2 else []
     first = [f"{Path(sweep).name}-top{top}"] if sweep else few

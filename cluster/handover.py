@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 
 from cluster.connection import joined, prepare
 from dasgm.again import PROGRAM, program
-from dasgm.cli import fail
 from dasgm.files import first_line
+from dasgm.options import fail
 from dasgm.storage import checked
 
 if TYPE_CHECKING:

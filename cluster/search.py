@@ -21,10 +21,11 @@ from cluster.job import search as work
 from cluster.room import Workers
 from dasgm.again import called
 from dasgm.catalogue import show_config
-from dasgm.cli import SearchOptions, fail, result_line, search_options
+from dasgm.cli import SearchOptions, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
 from dasgm.files import printable
 from dasgm.mirror import discard, following, send
+from dasgm.options import fail
 from dasgm.runs import Run
 from dasgm.storage import lies_at, local
 

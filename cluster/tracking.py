@@ -9,7 +9,6 @@ half-way the same points are sent again, which MLflow takes for the ones it has.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import fcntl
 import json
@@ -40,6 +39,7 @@ from cluster.contents import (
 from dasgm.again import line
 from dasgm.files import exclusive, printable
 from dasgm.mirror import here
+from dasgm.options import Parser
 from dasgm.report import MOST_PIXELS, mlflow_ui
 
 if TYPE_CHECKING:
@@ -408,10 +408,19 @@ def fetched(place: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
-    parser.add_argument("folders", nargs="+", metavar="RUN", help="a run or sweep: a folder or s3://...")
-    parser.add_argument("--uri", help="default: $MLFLOW_TRACKING_URI, then mlflow.db beside the runs")
-    parser.add_argument("--experiment", default=EXPERIMENT)
+    parser = Parser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RUN",
+        help="Run or sweep to send: a folder, or an address such as s3://BUCKET/PREFIX/NAME.",
+    )
+    parser.add_argument(
+        "--uri", help="MLflow's tracking server (default: $MLFLOW_TRACKING_URI, else mlflow.db beside the runs)."
+    )
+    parser.add_argument(
+        "--experiment", default=EXPERIMENT, help=f"MLflow's experiment that gets the runs (default: {EXPERIMENT})."
+    )
     options = parser.parse_args(arguments)
     commands = set()
     for place in options.folders:

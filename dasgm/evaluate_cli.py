@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from dasgm import recipes
 from dasgm.again import called, line
-from dasgm.cli import absolute, check_time_budget, ending, fail, flattened, parse, progress, take
+from dasgm.cli import absolute, check_time_budget, ending, progress
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.mirror import here
+from dasgm.options import fail, flattened, parse, take
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.records import read_json
@@ -61,13 +62,28 @@ class EvaluateOptions:
         check_time_budget(self.time_budget)
 
 
+BEFORE = ("--recipe", "--dataset", "--data-dir")
+OF_WHAT = f"What is trained: a file, a run's folder, or a known genotype: {', '.join(KNOWN)}."
+
+
+def recipes_help(positional: bool = False) -> str:
+    """What may stand before the settings, besides the genotype, for --help."""
+    first = "RECIPE or --recipe RECIPE" if positional else "--recipe RECIPE"
+    return (
+        f"\n- {first}: Settings to begin with: {', '.join(recipes.RECIPES)}."
+        f"\n- --dataset NAME: Data set to train on, by default that of the run: {', '.join(keys('data'))}."
+        "\n- --data-dir FOLDER: Folder with the data set's files, by default that of the run."
+        "\n\nThese are read before all other options, which are listed below with the defaults that they choose."
+    )
+
+
 def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     """Take the genotype, the recipe and the data set out of the arguments; the rest is for the parser.
 
     Raises:
         ValueError: no genotype, or an unknown name; the nearest is suggested.
     """
-    values, first, rest = take(argv, ("--recipe", "--dataset", "--data-dir"), 2)
+    values, first, rest = take(argv, BEFORE, 2)
     if not first:
         raise ValueError("name a genotype: a file, a run's folder, or one of " + ", ".join(KNOWN))
     source = str(here(first[0]))
@@ -112,9 +128,7 @@ def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
     """The command line of one evaluation: what it is of, then its settings."""
     about = (
         "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "
-        "command. First GENOTYPE (a name, a file or a run's folder), RECIPE (or --recipe), --dataset (by default a "
-        f"run's own), --data-dir; then settings. Recipes: {', '.join(recipes.RECIPES)}. "
-        f"Data sets: {', '.join(keys('data'))}. Genotypes: {', '.join(KNOWN)}."
+        f"command.\n- GENOTYPE: {OF_WHAT}{recipes_help(positional=True)}"
     )
     wants_help = bool({"-h", "--help"} & set(argv))
     try:
@@ -122,7 +136,7 @@ def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
     except ValueError as error:
         fail(str(error))
     kind = flattened(EvaluateOptions, EvaluateConfig)
-    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about)
+    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about, BEFORE)
     return replace(chosen, config=found.config), found
 
 

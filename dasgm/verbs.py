@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -10,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.mirror import here, refresh
+from dasgm.options import Parser
 
 
 def draw(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dasgm draw", description="Draw both cells of a genotype.")
-    parser.add_argument("genotype", help="a genotype.json, a text file with Genotype(normal=[...]), or a known name")
-    parser.add_argument("--output", type=Path, default=None, help="a .png, .svg or .pdf file (default: <name>.png)")
+    parser = Parser(prog="dasgm draw", description="Draw both cells of a genotype.")
+    parser.add_argument(
+        "genotype",
+        help="Genotype: a JSON or text file, a run's folder, or a known name such as DARTS_V2.",
+    )
+    parser.add_argument("--output", type=Path, help="File to write: .png, .svg or .pdf (default: <name>.png).")
     asked = parser.parse_args(list(argv))
     from dasgm import figures
     from dasgm.genotype import Genotype
@@ -27,11 +30,13 @@ def draw(argv: Sequence[str]) -> int:
 
 
 def random(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
     )
-    parser.add_argument("--seed", type=int, default=0, help="which one, from 0 on (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("genotype.json"), help="default: genotype.json")
+    parser.add_argument("--seed", type=int, default=0, help="Number of the architecture, from 0 on (default: 0).")
+    parser.add_argument(
+        "--output", type=Path, default=Path("genotype.json"), help="JSON file to write (default: genotype.json)."
+    )
     asked = parser.parse_args(list(argv))
     from dasgm.genotype import Genotype
 
@@ -41,13 +46,13 @@ def random(argv: Sequence[str]) -> int:
 
 
 def presets(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm presets",
         description="List the presets; with a name (or a JSON file of your own) all of its settings and the choices "
         "behind them; with --diff what sets two apart.",
     )
-    parser.add_argument("name", nargs="?", help="a preset")
-    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two presets")
+    parser.add_argument("name", nargs="?", help="Preset to explain: a name, or the path of a JSON file of your own.")
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="Two presets whose settings are compared.")
     asked = parser.parse_args(list(argv))
     if asked.diff and asked.name:
         raise ValueError(f"{asked.name} --diff: name one preset, or --diff two")
@@ -69,20 +74,42 @@ def presets(argv: Sequence[str]) -> int:
 
 
 def measure(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm measure",
         description="Parameters and multiply-adds, of one image: of a genotype's network, of the supernets of a "
         "preset's search, of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and images of 32 "
         "pixels; in the ImageNet form 14, 48, 1000 and 224.",
     )
-    parser.add_argument("name", help="a known genotype, a preset or a GAN; a file of the first two; a run's folder")
-    parser.add_argument("--form", choices=("cifar", "imagenet"), help="of a genotype's network (default: cifar)")
-    parser.add_argument("--cells", type=int, help="of the network or supernet")
-    parser.add_argument("--channels", type=int, help="of its first cells; of a GAN, its width")
-    parser.add_argument("--classes", type=int)
-    parser.add_argument("--image-size", type=int, help="in pixels")
-    parser.add_argument("--dataset", help="a data set's key, instead of --classes and --image-size")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "name",
+        help="What is measured: a genotype, a preset (names or files), a GAN, or a run's folder.",
+    )
+    parser.add_argument("--form", choices=("cifar", "imagenet"), help="Stem of a genotype's network (default: cifar).")
+    parser.add_argument(
+        "--cells",
+        type=int,
+        help="Number of cells (default: the preset's; of a genotype 20, with --form imagenet 14).",
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        help="Channels of the first cells (default: the preset's; of a genotype 36 or 48), or a GAN's base width.",
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        help="Number of classes (default: the data set's; of a genotype 10 or 1000).",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        help="Side of the images in pixels (default: the data set's; of a genotype 32 or 224).",
+    )
+    parser.add_argument(
+        "--dataset",
+        help="Data set that gives the number of classes and the size of the images.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
     asked = vars(parser.parse_args(list(argv)))
     name, as_json = asked.pop("name"), asked.pop("json")
     import json
@@ -126,10 +153,20 @@ def _measure_tables(found: dict[str, Any]) -> list[Any]:
 
 
 def runs(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
-    parser.add_argument("--storage", default="runs", help="root of everything: a folder or s3://... (default: runs)")
-    parser.add_argument("--follow", action="store_true", help="look again every two seconds, until Ctrl-C")
-    parser.add_argument("--json", action="store_true", help="JSON")
+    parser = Parser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
+    parser.add_argument(
+        "--storage",
+        default="runs",
+        help="Folder with the runs: a path, or an address such as s3://BUCKET/PREFIX (default: runs).",
+    )
+    parser.add_argument("--follow", action="store_true", help="Look again every two seconds, until Ctrl-C.")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="Print a JSON array instead of a table, with an object for each run: name, kind, sweep, state, reason, "
+        "folder, epoch, accuracy, proxy_accuracy, proxy_error, test_error, disk_bytes, started, ended and command. "
+        "Accuracies and errors are from 0 to 1, times are seconds since 1970, and null is what there is not (yet).",
+    )
     asked = parser.parse_args(list(argv))
     if asked.json and asked.follow:
         raise ValueError("--json with --follow: leave one of the two out; --json prints what there is now")
@@ -161,14 +198,19 @@ def runs(argv: Sequence[str]) -> int:
 
 
 def predict(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm predict",
         description="Name what is on pictures: a line each, its most probable classes first. A picture that cannot be "
         "read is named, the others are done all the same; the exit code is then 2.",
     )
-    parser.add_argument("model", help="an evaluation's folder, its model.json or its model.safetensors")
-    parser.add_argument("images", nargs="+", help="JPEG, PNG, WebP or GIF files")
-    parser.add_argument("--top", type=int, default=5, help="how many classes a picture (default: 5)")
+    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
+    parser.add_argument("images", nargs="+", help="Pictures: JPEG, PNG, WebP or GIF files.")
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        help="Number of classes that are named for each picture (default: 5).",
+    )
     asked = parser.parse_args(list(argv))
     if asked.top < 1:
         raise ValueError(f"--top {asked.top}: expected at least 1")
@@ -190,14 +232,21 @@ def predict(argv: Sequence[str]) -> int:
 
 
 def export(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm export",
         description="Write a trained network for other programs, for batches of any size, once its outputs agree with "
         "the network's to 1e-4. pt2: torch.export.load(FILE).module()(images); onnx: input images, output logits.",
     )
-    parser.add_argument("model", help="an evaluation's folder, its model.json or its model.safetensors")
-    parser.add_argument("--format", choices=("pt2", "onnx"), required=True)
-    parser.add_argument("--output", type=Path, help="default: model.pt2 or model.onnx beside the model")
+    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
+    parser.add_argument(
+        "--format",
+        choices=("pt2", "onnx"),
+        required=True,
+        help="Format of the file: pt2 is a PyTorch program, onnx is ONNX.",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="File to write (default: model.pt2 or model.onnx beside the model)."
+    )
     asked = parser.parse_args(list(argv))
     import dasgm
     from dasgm.export import BATCHES, export
@@ -214,8 +263,8 @@ def export(argv: Sequence[str]) -> int:
 
 
 def report(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dasgm report", description="Write the result page of a run or a sweep.")
-    parser.add_argument("folder", type=Path, help="a run's or a sweep's folder")
+    parser = Parser(prog="dasgm report", description="Write the result page of a run or a sweep.")
+    parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
     from dasgm.report import report
 
     print(report(parser.parse_args(list(argv)).folder))

@@ -17,9 +17,10 @@ from cluster.handover import HELP, hand_over
 from cluster.room import Workers
 from cluster.search import pretrained_first
 from dasgm.again import called
-from dasgm.cli import Chosen, absolute, fail, parse, without_config
+from dasgm.cli import Chosen, absolute
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.files import write_atomic
+from dasgm.options import fail, parse, without_config
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.tables import TABLES, markdown, rows
 from tuning.plan import Plan

@@ -26,7 +26,7 @@ from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from dasgm import again
 from dasgm.catalogue import show_config
-from dasgm.cli import Chosen, check_time_budget, choose, fail, flattened, parse, parts_help, placed
+from dasgm.cli import BEFORE, Chosen, check_time_budget, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.files import printable
 from dasgm.mirror import discard, following
@@ -343,9 +343,10 @@ def main(argv: list[str] | None = None) -> int:
         chosen = replace(chosen, config=for_a_sweep(chosen.config))
     except ValueError as error:
         fail(str(error))
-    about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP} {parts_help()}"
+    about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP}"
+    about += parts_help(positional=False)
     program = again.program(words, "tuning/sweep.py")
-    options = parse(flattened(Options), chosen.rest, Options(chosen.config), again.line(program), about)
+    options = parse(flattened(Options), chosen.rest, Options(chosen.config), again.line(program), about, BEFORE)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
     command = again.called(words, "tuning/sweep.py")
