@@ -313,7 +313,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
         try:
             checked(options.storage)
         except ValueError as error:
-            fail(str(error))
+            fail(error)
     failed = False
     for good, line in look(options):
         failed |= good is False

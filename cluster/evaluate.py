@@ -338,14 +338,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         group = asked(words)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     show_config(group.config)
     try:
         return _dry_run(group) if group.options.dry_run else _run(group, begun)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     except connection.Failed as error:
-        fail(str(error), 1)
+        fail(error, 1)
     except KeyboardInterrupt:
         print(
             printable(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")

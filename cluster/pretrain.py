@@ -12,6 +12,7 @@ from cluster.search import ended, payload, run
 from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
+from dasgm.files import printable
 from dasgm.storage import lies_at
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         from dasgm.pretrain import fits
 
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
-        print(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
+        print(printable(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}"), flush=True)
         fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
         about = {"name": folder.name, "title": folder.name, "command": command}
         run(work, payload(config, folder, options.storage / "cache", about), workers, "pre-training")

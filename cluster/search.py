@@ -166,7 +166,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def job() -> None:
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
-        print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
+        what = f"{chosen.preset} on {chosen.dataset}"
+        print(printable(f"{what}: starting Ray; the run's folder is {lies_at(folder)}"), flush=True)
         look_at_data(config, workers, options.pretrain)
         begun = pretrained_first(config, options.storage, workers, command) if options.pretrain else config
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
@@ -198,9 +199,9 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     try:
         job()
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     except Failed as error:
-        fail(str(error), 1)
+        fail(error, 1)
     except KeyboardInterrupt:
         print(printable(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}"))
         return 130

@@ -14,6 +14,7 @@ import dasgm
 from dasgm import verbs
 from dasgm.again import called, line
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
+from dasgm.data._base import DataConfig
 from dasgm.files import printable
 from dasgm.options import fail, flattened, parse, take
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
@@ -82,7 +83,17 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
         config = with_gan(config, parts.pop("gan"))
     if "method" in parts:
         config = with_method(config, parts["method"])
+    ensure_meant(config.data, data_dir)
     return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published)
+
+
+def ensure_meant(data: DataConfig, data_dir: str | None) -> None:
+    """ValueError where a folder is named and the data set is one that needs none."""
+    if data_dir and data.packaged:
+        raise ValueError(
+            f"--data-dir {data_dir}: {key_of(data)} come with dasgm, so the folder would not be read; leave it out, or "
+            "name what it holds, as in --dataset folder"
+        )
 
 
 def absolute(path: str | None) -> str | None:
@@ -140,7 +151,7 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
     try:
         chosen = choose(argv)
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     about = f"Search an architecture. To continue, run the same command. {more} {parts_help()}"
     found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about, BEFORE)
     return replace(chosen, config=placed(found.config)), found
@@ -160,7 +171,7 @@ def pretrain_options(
         chosen = choose(argv)
         default = options(PretrainConfig.of(chosen.config))
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     about = f"Train a GAN alone on J_2. To continue, run the same command. {more} {parts_help()}"
     found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about, BEFORE)
     found = replace(found, config=placed(found.config))
@@ -178,7 +189,7 @@ def _search(argv: Sequence[str]) -> int:
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = called(["search", *argv], "dasgm")
     show_config(config)
-    print(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}", flush=True)
+    print(printable(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
         from dasgm.estimate import describe
 
@@ -228,7 +239,8 @@ def _pretrain(argv: Sequence[str]) -> int:
     config, folder = options.config, options.storage / (options.name or options.config.name)
     command = called(["pretrain", *argv], "dasgm")
     show_config(config)
-    print(f"{key_of(config.gan)} on {key_of(config.data)}: loading; the run's folder is {lies_at(folder)}", flush=True)
+    what = f"{key_of(config.gan)} on {key_of(config.data)}"
+    print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
         from dasgm.estimate import describe_pretraining
 
@@ -261,11 +273,13 @@ def result_line(row: dict[str, Any], folder: Path) -> str:
     """What a search came to, by its last row, and where it lies."""
     proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
     genotype = folder / "genotype.json"
-    return (
-        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
-        f"  genotype  {genotype}\n  page      {folder / 'report.html'}\n"
-        f"  draw it   {line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}"
+    lines = (
+        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
+        f"  genotype  {genotype}",
+        f"  page      {folder / 'report.html'}",
+        f"  draw it   {line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}",
     )
+    return "\n".join(map(printable, lines))
 
 
 @contextmanager
@@ -342,6 +356,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     except KeyboardInterrupt:
         return 130

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from dasgm import recipes
 from dasgm.again import called, line
-from dasgm.cli import absolute, check_time_budget, ending, progress
+from dasgm.cli import absolute, check_time_budget, ending, ensure_meant, progress
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
+from dasgm.files import printable
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.mirror import here
 from dasgm.options import fail, flattened, parse, take
@@ -109,6 +110,7 @@ def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) ->
         config, place = recipes.on(config, searched), place or (lay if isinstance(lay, str) else None)
     elif key:
         config = with_dataset(config, key)
+    ensure_meant(config.data, values.get("--data-dir"))
     return named, replace(config, data_dir=place if place and "://" in place else absolute(place))
 
 
@@ -134,7 +136,7 @@ def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
     try:
         chosen, rest = choose_training(["DARTS_V2", *argv] if wants_help else argv)
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     kind = flattened(EvaluateOptions, EvaluateConfig)
     found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about, BEFORE)
     return replace(chosen, config=found.config), found
@@ -148,10 +150,8 @@ def evaluate(argv: Sequence[str]) -> int:
     command = called(["evaluate", *argv], "dasgm")
     show_config(config)
     found = recipes.recipe(chosen.recipe)
-    print(
-        f"{lies_at(chosen.source)} by {chosen.recipe} ({found.about}): loading; the run's folder is {lies_at(folder)}",
-        flush=True,
-    )
+    what = f"{lies_at(chosen.source)} by {chosen.recipe} ({found.about})"
+    print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
         print(f"the run {run} is {state}: this is its architecture so far")
@@ -177,12 +177,13 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def _trained(row: dict[str, Any], folder: Path) -> str:
     five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
-    return (
+    lines = (
         f"finished: test error {row['result/error']:.2%}{five} after the last epoch (best on the test set, which is "
-        f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})\n"
+        f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
-        f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
-        f"  page      {folder / 'report.html'}\n"
-        f"  try it    {line(['dasgm', 'predict', folder, 'PICTURE'])}\n"
-        f"  load it   import dasgm; model = dasgm.load({str(folder)!r})"
+        f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
+        f"  page      {folder / 'report.html'}",
+        f"  try it    {line(['dasgm', 'predict', folder, 'PICTURE'])}",
+        f"  load it   import dasgm; model = dasgm.load({str(folder)!r})",
     )
+    return "\n".join(map(printable, lines))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from dasgm.config import SearchConfig, nearest
-from dasgm.files import printable
+from dasgm.files import gist, printable
 from dasgm.mirror import NO_RUNS, ensure_writable
 from dasgm.storage import local
 
@@ -33,9 +33,9 @@ KINDS = {"int()": "a whole number", "float": "a number", "INT": "a whole number"
 WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
+def fail(why: str | Exception, code: int = 2) -> NoReturn:
     """A user's mistake: one line, no traceback."""
-    line = printable(message)
+    line = printable(why if isinstance(why, str) else gist(why))
     print(f"error: {line if len(line) < LONGEST else line[:LONGEST] + '...'}", file=sys.stderr)
     raise SystemExit(code)
 
@@ -97,7 +97,7 @@ def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: 
             ensure_writable(found.storage)
         return found
     except ValueError as error:  # also raised by a configuration's own check
-        fail(str(error))
+        fail(error)
 
 
 def _parsed(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> tuple[Any, list[str]]:

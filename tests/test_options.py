@@ -169,3 +169,31 @@ def test_a_mistake_is_one_line(words, says, columns, monkeypatch, capsys, tmp_pa
     (line,) = said.err.splitlines()
     assert end.value.code == 2 and line.startswith("error: ") and says in line, line
     assert line.isprintable() and not any(c in line for c in "│╭╰") and not said.out
+
+
+def test_an_error_of_the_system_names_the_file_and_no_number(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").write_text("")
+    for words, says in (
+        (["random", "--output", "nowhere/x.json"], "No such file or directory"),
+        (["search", "--storage", "afile"], "Not a directory"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and says in line and "Errno" not in line, line
+
+
+def test_a_folder_that_would_not_be_read_is_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words in (["search", "--data-dir", "x"], ["evaluate", "DARTS_V2", "digits-small", "--data-dir=x"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(words)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and "--data-dir x" in line and "--dataset folder" in line, line
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "it's"])
+def test_what_came_of_a_search_shows_odd_names_escaped(name, tmp_path):
+    said = cli.result_line({"cost/gpu_hours": 1.0}, tmp_path / name)
+    assert len(said.splitlines()) == 4 and all(line.isprintable() for line in said.splitlines())

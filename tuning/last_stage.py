@@ -27,7 +27,7 @@ def after(sweep: Sweep, options: Options) -> int:
         group = evaluate.asked(["DARTS_V2", *stage])  # any genotype
         group.look_at_data(group.workers())
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     code = carry_out(sweep)
     if code or options.dry_run or read_json(sweep.folder / "sweep.json").get("state") != "finished":
         return code

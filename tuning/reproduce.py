@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         name = f"table{options.table}{size}" if options.table else f"rows{size}"
         chosen = Chosen(name, first, [])
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     options = replace(options, name=options.name or f"{name}-{chosen.dataset}", config=first)
     sweep = Table(chosen, options, configs, called(words, "tuning/reproduce.py"))
     code = carry_out(sweep)

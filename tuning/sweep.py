@@ -342,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
         chosen = choose(words, positional=False)
         chosen = replace(chosen, config=for_a_sweep(chosen.config))
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP}"
     about += parts_help(positional=False)
     program = again.program(words, "tuning/sweep.py")
@@ -371,12 +371,12 @@ def carry_out(sweep: Sweep) -> int:
         print(printable(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}"))
         return 130
     except connection.Failed as error:
-        fail(str(error), 1)
+        fail(error, 1)
     except Exception as error:
         if full := _unwritten(error):  # Optuna and Ray Tune have exceptions of their own for it
-            fail(str(not_written(sweep.folder, full)))
+            fail(not_written(sweep.folder, full))
         if isinstance(error, ValueError | OSError):
-            fail(str(error))
+            fail(error)
         raise
 
 

@@ -18,6 +18,8 @@ class DataConfig:
 
     streamed: ClassVar[bool] = False
     """Whether it is too large for memory: networks are trained on it, no search is made."""
+    packaged: ClassVar[bool] = False
+    """Whether its files come with this package, so that a folder of the user's has no meaning."""
 
     image_size: int = 32
     """Side of the square images in pixels: a multiple of 4 from 16 on; with a GAN 16, 32 or 64."""
