@@ -27,6 +27,7 @@ from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, sche
 from dasgm import mirror, runs
 from dasgm.config import key_of, keys, nearest
 from dasgm.files import first_line
+from dasgm.options import Parser, fail
 from dasgm.presets import preset, with_dataset
 from dasgm.storage import checked, lies_at, local
 
@@ -294,19 +295,25 @@ def look_at_cluster(
 
 
 def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = print) -> int:
-    parser = argparse.ArgumentParser(prog="python cluster/doctor.py", description=__doc__)
-    parser.add_argument("yaml", nargs="?", type=Path, metavar="YAML", help="a cluster's file; without: this machine")
-    parser.add_argument("--storage", help="where runs are to lie: a path or s3://BUCKET/PREFIX")
-    parser.add_argument("--dataset", default="digits", help="key of the data set (default: digits)")
-    parser.add_argument("--data-dir", help="where its files lie, on every machine")
+    parser = Parser(prog="python cluster/doctor.py", description=__doc__)
+    parser.add_argument(
+        "yaml",
+        nargs="?",
+        type=Path,
+        metavar="YAML",
+        help="File that describes a cluster. Without one this machine is looked at.",
+    )
+    parser.add_argument("--storage", help="Folder for runs: a path, or an address such as s3://BUCKET/PREFIX.")
+    parser.add_argument("--dataset", default="digits", help="Name of the data set (default: digits).")
+    parser.add_argument("--data-dir", help="Folder with the data set's files, on every machine.")
     options = parser.parse_args(arguments)
     if options.yaml and not options.yaml.is_file():
-        parser.error(f"{options.yaml}: there is no such file")
+        fail(f"{options.yaml}: there is no such file")
     if "://" in (options.storage or ""):
         try:
             checked(options.storage)
         except ValueError as error:
-            parser.error(str(error))
+            fail(error)
     failed = False
     for good, line in look(options):
         failed |= good is False

@@ -7,7 +7,6 @@ python cluster/evaluate.py --from-sweep NAME --top 2 --dataset imagenet --data-d
 from __future__ import annotations
 
 import math
-import shlex
 import signal
 import sys
 import time
@@ -22,14 +21,15 @@ from cluster.handover import HELP, hand_over
 from cluster.room import Workers, gave_up
 from cluster.search import attempt, payload
 from cluster.winners import Candidate, named, of_sweep
-from dasgm import recipes
+from dasgm import again
 from dasgm.catalogue import show_config
-from dasgm.cli import check_time_budget, fail, flattened, parse, take
-from dasgm.config import digest, key_of, keys, mathematics, to_json
-from dasgm.evaluate_cli import configured
-from dasgm.files import first_line, write_atomic
+from dasgm.cli import check_time_budget
+from dasgm.config import digest, key_of, mathematics, to_json
+from dasgm.evaluate_cli import OF_WHAT, configured, recipes_help
+from dasgm.files import first_line, printable, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
+from dasgm.options import fail, flattened, parse, take
 from dasgm.recipes import EvaluateConfig
 from dasgm.records import FORMAT, amend, another, first_difference, kept_record
 from dasgm.report import read_trials
@@ -47,29 +47,30 @@ class Options:
 
     config: Any
     seeds: int = 1
-    """Evaluations of each genotype, from --seed on."""
+    """Number of trainings of each genotype, with seeds from --seed on."""
     workers: int = 1
-    """Processes that share one evaluation, and the recipe's batch. Of imagenet where there are GPUs: 8, one each."""
+    """Number of processes that share one training and the recipe's batch. For imagenet, where there are GPUs: 8."""
     gpus: float | None = None
-    """Of all workers of an evaluation together; by default one a worker where there are as many."""
+    """Number of GPUs of all workers of a training together. None takes one for each worker if there are as many."""
     cpus_per_worker: float = 1.0
-    """Of each worker. Ray Data needs CPUs that the workers leave free."""
+    """Number of CPUs of each worker. Ray Data needs CPUs that no worker has."""
     max_concurrent: int = 0
-    """Evaluations at once; 0: as many as the machine or cluster has room for."""
+    """Largest number of trainings at once; 0 is as many as the machine or cluster has room for."""
     loader: Literal["ray", "torch"] = "ray"
-    """Of photographs that are streamed (imagenet): Ray Data on all CPUs, or torch's DataLoader in each worker."""
+    """Reader of photographs that are streamed (imagenet): Ray Data on all CPUs, or a DataLoader in each worker."""
     prefetch: int = 0
-    """Batches that Ray Data makes ahead for each worker: what bounds its memory. 0: three for each CPU of its share."""
+    """Number of batches that Ray Data prepares ahead for each worker, which bounds its memory.
+    The default 0 is three for each CPU of the worker's share."""
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the folder of all; <genotypes or sweep>-<recipe>-<dataset> by default. The same name continues."""
+    """Name of the folder of all trainings; by default <genotypes>-<recipe>-<dataset>. The same name continues them."""
     time_budget: float | None = None
-    """Seconds after which no more is begun and what runs is stopped, to be continued."""
+    """Seconds after which no more work is begun and running work is stopped, to be continued by the same command."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
+    """Print the configuration and what the trainings would cost, and start nothing."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -301,18 +302,19 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Grou
     own_batch = any(word.partition("=")[0] in ("--batch-size", "--batch_size") for word in rest)
     recipe, config = configured(values, ran, 1 if own_batch else workers)
     about = (
-        "Train genotypes from scratch, side by side. To continue, run the same command. First GENOTYPE... (names, "
-        "files or runs' folders) or --from-sweep NAME --top K, then --recipe, --dataset, --data-dir; then settings. "
-        f"Recipes: {', '.join(recipes.RECIPES)}. Data sets: {', '.join(keys('data'))}. "
-        f"{HELP}"
+        f"Train genotypes from scratch, side by side. To continue, run the same command. {HELP}"
+        f"\n- GENOTYPE...: {OF_WHAT}"
+        "\n- --from-sweep NAME: Sweep whose best genotypes are trained instead."
+        "\n- --top NUMBER: How many of that sweep's genotypes are trained, the best first; 1 by default."
+        f"{recipes_help()}"
     )
     placed = [f"--storage={storage}", f"--workers={workers}"]
-    options = parse(flattened(Options, EvaluateConfig), [*rest, *placed], Options(config), prog, about)
+    options = parse(flattened(Options, EvaluateConfig), [*rest, *placed], Options(config), prog, about, PLACES)
     few = [one.name for one in candidates[:2]]
     few += [f"and-{len(candidates) - 2}"] if len(candidates) > 2 else []
     first = [f"{Path(sweep).name}-top{top}"] if sweep else few
     name = "-".join(dict.fromkeys([*first, recipe, key_of(options.config.data)]))
-    return Group(candidates, recipe, options, name, shlex.join([*prog.split(), *argv]))
+    return Group(candidates, recipe, options, name, again.called(argv, "cluster/evaluate.py"))
 
 
 def _default_workers(config: EvaluateConfig) -> int:
@@ -337,16 +339,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         group = asked(words)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     show_config(group.config)
     try:
         return _dry_run(group) if group.options.dry_run else _run(group, begun)
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     except connection.Failed as error:
-        fail(str(error), 1)
+        fail(error, 1)
     except KeyboardInterrupt:
-        print(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
+        print(
+            printable(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
+        )
         return 130
 
 
@@ -390,7 +394,7 @@ def _show(group: Group) -> None:
     for one in done:
         print(f"  {one.name}: {group.folder / one.name / 'report.html'}")
     if done:
-        print(f"try one: dasgm predict {group.folder / done[0].name} PICTURE")
+        print(f"try one: {again.line(['dasgm', 'predict', group.folder / done[0].name, 'PICTURE'])}")
     if group.link:
         serve = ui_command(storage)
         print(f"  {serve + ' & ' if serve else ''}# then open {address(group.link, storage)}")

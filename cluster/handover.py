@@ -7,6 +7,7 @@ The source that runs here runs on every machine: Ray's runtime environment carri
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cluster.connection import joined, prepare
-from dasgm.cli import fail
+from dasgm.again import PROGRAM, program
 from dasgm.files import first_line
+from dasgm.options import fail
 from dasgm.storage import checked
 
 if TYPE_CHECKING:
@@ -119,7 +121,8 @@ def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> s
         here = [] if address == "auto" else ["env", f"RAY_ADDRESS={address}"]  # Ray would guess, of several on a host
         entrypoint = f"cd {shlex.quote(os.getcwd())} && "
         entrypoint += f"exec {shlex.join([*here, sys.executable, '-P', '-m', module, *words])}"
-    environment = {INSIDE: job, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+    typed = program(words, module.replace(".", "/") + ".py")
+    environment = {INSIDE: job, PROGRAM: json.dumps(typed), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
     environment |= {name: os.environ[name] for name in PASSED if name in os.environ}
     packages = [_folder(package) for package in ("dasgm", "cluster", "tuning")]
     end = time.monotonic() + 60

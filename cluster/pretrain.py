@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 
@@ -10,8 +9,10 @@ from cluster.handover import HELP, hand_over
 from cluster.job import ensure_device, workers_for
 from cluster.job import pretrain as work
 from cluster.search import ended, payload, run
+from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
+from dasgm.files import printable
 from dasgm.storage import lies_at
 
 
@@ -20,11 +21,11 @@ class Options(PretrainOptions):
     """Where a pre-training lies, how many workers run it, how long it is, and its settings."""
 
     workers: int = 1
-    """Processes that share the pre-training; each has its own batch of --batch-size."""
+    """Number of processes that share the pre-training; each has a batch of --batch-size of its own."""
     gpus: float | None = None
-    """Of all workers together; by default one a worker where this machine has as many."""
+    """Number of GPUs of all workers together. None takes one for each worker if this machine has as many."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     _, options = pretrain_options(words, "cluster/pretrain.py", Options, HELP)
     config, folder = options.config, options.storage / (options.name or options.config.name)
-    command = shlex.join(["python", "cluster/pretrain.py", *words])
+    command = called(words, "cluster/pretrain.py")
     show_config(config)
     if options.dry_run:
         from dasgm.estimate import describe_pretraining
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         from dasgm.pretrain import fits
 
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
-        print(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
+        print(printable(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}"), flush=True)
         ensure_device(config, workers)
         fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
         about = {"name": folder.name, "title": folder.name, "command": command}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import sys
 import threading
@@ -20,10 +19,13 @@ from cluster.handover import HELP, hand_over
 from cluster.job import ControllerLost, ensure_device, launch, workers_for
 from cluster.job import search as work
 from cluster.room import Workers
+from dasgm.again import called
 from dasgm.catalogue import show_config
-from dasgm.cli import SearchOptions, fail, result_line, search_options
+from dasgm.cli import SearchOptions, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
+from dasgm.files import printable
 from dasgm.mirror import discard, following, send
+from dasgm.options import fail
 from dasgm.runs import Run
 from dasgm.storage import lies_at, local
 
@@ -35,11 +37,11 @@ class Options(SearchOptions):
     """Where a search lies, how many workers run it, and its settings."""
 
     workers: int = 1
-    """Processes that share the search; each has its own batch of --batch-size."""
+    """Number of processes that share the search; each has a batch of --batch-size of its own."""
     gpus: float | None = None
-    """Of all workers together; by default one a worker where this machine has as many."""
+    """Number of GPUs of all workers together. None takes one for each worker if this machine has as many."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
 
 
 def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     chosen, options = search_options(words, "cluster/search.py", Options, HELP)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = shlex.join(["python", "cluster/search.py", *words])
+    command = called(words, "cluster/search.py")
     show_config(config)
     if options.dry_run:
         from dasgm.estimate import describe
@@ -165,7 +167,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def job() -> None:
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
-        print(f"{chosen.preset} on {chosen.dataset}: starting Ray; the run's folder is {lies_at(folder)}", flush=True)
+        what = f"{chosen.preset} on {chosen.dataset}"
+        print(printable(f"{what}: starting Ray; the run's folder is {lies_at(folder)}"), flush=True)
         look_at_data(config, workers, options.pretrain)
         begun = pretrained_first(config, options.storage, workers, command) if options.pretrain else config
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
@@ -197,11 +200,11 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     try:
         job()
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     except Failed as error:
-        fail(str(error), 1)
+        fail(error, 1)
     except KeyboardInterrupt:
-        print(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")
+        print(printable(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}"))
         return 130
     return 0
 

@@ -9,7 +9,6 @@ half-way the same points are sent again, which MLflow takes for the ones it has.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import fcntl
 import json
@@ -17,7 +16,6 @@ import logging
 import math
 import os
 import re
-import shlex
 import sys
 import threading
 import zlib
@@ -38,8 +36,10 @@ from cluster.contents import (
     is_error,
     root_of,
 )
+from dasgm.again import line
 from dasgm.files import exclusive, printable
 from dasgm.mirror import here
+from dasgm.options import Parser
 from dasgm.report import MOST_PIXELS, mlflow_ui
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ class Mirror:
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
         where = store_of(self.uri, root_of(self.folder).parent)
-        to = f"--uri {shlex.quote(where)} " if where.startswith("http") else ""
-        later = f"`python -m cluster.tracking {to}{shlex.quote(str(self.folder))}` sends what is missing"
+        to = f"--uri {line([where])} " if where.startswith("http") else ""
+        later = f"`python -m cluster.tracking {to}{line([self.folder])}` sends what is missing"
         return f"MLflow at {where}: {error}; {later}" if error else ""
 
     def _run(self) -> None:
@@ -408,10 +408,19 @@ def fetched(place: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
-    parser.add_argument("folders", nargs="+", metavar="RUN", help="a run or sweep: a folder or s3://...")
-    parser.add_argument("--uri", help="default: $MLFLOW_TRACKING_URI, then mlflow.db beside the runs")
-    parser.add_argument("--experiment", default=EXPERIMENT)
+    parser = Parser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RUN",
+        help="Run or sweep to send: a folder, or an address such as s3://BUCKET/PREFIX/NAME.",
+    )
+    parser.add_argument(
+        "--uri", help="MLflow's tracking server (default: $MLFLOW_TRACKING_URI, else mlflow.db beside the runs)."
+    )
+    parser.add_argument(
+        "--experiment", default=EXPERIMENT, help=f"MLflow's experiment that gets the runs (default: {EXPERIMENT})."
+    )
     options = parser.parse_args(arguments)
     commands = set()
     for place in options.folders:

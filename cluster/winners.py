@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dasgm.evaluate_cli import run_of
 from dasgm.files import text
-from dasgm.genotype import LARGEST, Genotype, called, itself
+from dasgm.genotype import LARGEST, Genotype, itself, name_of
 from dasgm.mirror import here
 from dasgm.records import read_json, read_record
 from dasgm.report import OBJECTIVE, ranking, read_trials
@@ -47,7 +47,7 @@ def named(sources: Sequence[str]) -> list[Candidate]:
 def _named(source: str) -> Candidate:
     genotype = Genotype.load(source)
     if itself(source):
-        return Candidate(called(source), genotype, called(source))
+        return Candidate(name_of(source), genotype, name_of(source))
     run = run_of(str(here(source)))
     if not (run / "run.json").is_file():
         return Candidate(run.absolute().name if run.is_dir() else run.stem, genotype, source)

@@ -6,12 +6,13 @@ import errno
 import io
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.files import DEEPEST, first_line
+from dasgm.files import DEEPEST, exclusive, first_line, printable, write_atomic
+from dasgm.mirror import shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,17 +61,50 @@ def unpacked(path: Path) -> dict[str, Any]:
     return with_tensors(found, lambda t: t.clone())  # those of the file go with it
 
 
-@contextmanager
-def remade(what: str, path: Path) -> Iterator[None]:
-    """Inside, a file of the cache is read and taken: where it is none of ours, ValueError says that it may go."""
+def cached(
+    what: str,
+    path: Path,
+    state: Callable[[], dict[str, Any]],
+    load: Callable[[dict[str, Any]], Any],
+    make: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
+    """Load what a file of the cache holds. The first who comes makes it, others wait; a file that is torn, or holds
+    something else, is said in one line and made again.
+
+    Args:
+        what: the name of it in that line.
+        state: what is there now, as the file keeps it. It is there again before `make` is called.
+        load: puts a state in place; of a file that anybody may have written.
+        make: computes the state in place.
+
+    Raises:
+        OSError, RuntimeError, MemoryError: the file cannot be read now, or there is no memory for it.
+    """
+    with exclusive(path.with_suffix(".lock")), shared(path, once=True):
+        torn = _unloaded(path, state, load) if path.exists() else None
+        if torn == "":
+            return
+        if torn:
+            say(printable(f"{what} {path}: it is torn or none of ours ({torn}); it is made again"))
+        with shared(path) if torn else nullcontext():  # what lies in object storage is replaced too
+            make()
+            write_atomic(path, packed(state()))
+
+
+def _unloaded(path: Path, state: Callable[[], dict[str, Any]], load: Callable[[dict[str, Any]], Any]) -> str:
+    """Load a file; '' or why it is none that can be, with everything as it was before."""
     from dasgm.memory import is_out_of_memory
 
+    before = with_tensors(state(), lambda t: t.clone())
     try:
-        yield
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        load(unpacked(path))
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        raise ValueError(f"{what} {path}: {first_line(error)}; remove it, and it is made again") from None
+        load(before)
+        return first_line(error)[:100]
+    return ""
 
 
 def ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:

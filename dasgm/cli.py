@@ -1,23 +1,24 @@
-"""The command line: argv -> (verb, configuration) -> main. The only importer of tyro."""
+"""The command line: argv -> (verb, configuration) -> main."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any
 
 import dasgm
 from dasgm import verbs
+from dasgm.again import called, line
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
+from dasgm.data._base import DataConfig
 from dasgm.files import first_line, printable
-from dasgm.mirror import NO_RUNS, ensure_writable
+from dasgm.options import fail, flattened, parse, take
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
-from dasgm.storage import lies_at, local
+from dasgm.storage import lies_at
 
 USAGE = """\
 dasgm: differentiable architecture search with a generative model
@@ -36,22 +37,14 @@ dasgm: differentiable architecture search with a generative model
 
   dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
 """
-LONGEST = 1500  # characters of an error: a file's words may be in it
-TAKEN = (*NO_RUNS, "mlartifacts", "mlflow.db")  # what lies in runs, and beside them
 PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}
+BEFORE = (*PARTS, "--preset", "--data-dir")
 
 
 def check_time_budget(seconds: float | None) -> None:
     """ValueError where it is not more than nothing."""
     if seconds is not None and not seconds > 0:
         raise ValueError(f"time-budget {seconds}: expected seconds, more than 0")
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """A user's mistake: one line, no traceback."""
-    line = printable(message)
-    print(f"error: {line if len(line) < LONGEST else line[:LONGEST] + '...'}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 @dataclass(frozen=True)
@@ -72,37 +65,13 @@ class Chosen:
         return f"{Path(self.preset).stem}-{self.dataset}-s{self.config.seed}"
 
 
-def take(argv: Sequence[str], flags: Sequence[str], places: int) -> tuple[dict[str, str], list[str], list[str]]:
-    """The values of `flags`, up to `places` words that stand before all other arguments, and the rest.
-
-    Raises:
-        ValueError: a flag without its value.
-    """
-    values: dict[str, str] = {}
-    first: list[str] = []
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        flag, _, value = word.partition("=")
-        if flag in flags:
-            value = value or next(words, "")
-            if not value or value.startswith("--"):
-                raise ValueError(f"{flag} needs a value, as in {flag} {'PATH' if flag == '--data-dir' else 'NAME'}")
-            values[flag] = value
-        elif len(first) < places and not rest and not word.startswith("-"):
-            first.append(word)
-        else:
-            rest.append(word)
-    return values, first, rest
-
-
 def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = True) -> Chosen:
     """Take the preset and its parts out of the arguments; the rest is for the parser, which then knows their flags.
 
     Raises:
         ValueError: an unknown preset or part; the nearest name is suggested.
     """
-    values, first, rest = take(argv, (*PARTS, "--preset", "--data-dir"), int(positional))
+    values, first, rest = take(argv, BEFORE, int(positional))
     named = values.pop("--preset", None) or next(iter(first), None)
     data_dir = values.pop("--data-dir", None)
     parts = {PARTS[flag]: value for flag, value in values.items()}
@@ -114,7 +83,17 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
         config = with_gan(config, parts.pop("gan"))
     if "method" in parts:
         config = with_method(config, parts["method"])
+    ensure_meant(config.data, data_dir)
     return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published)
+
+
+def ensure_meant(data: DataConfig, data_dir: str | None) -> None:
+    """ValueError where a folder is named and the data set is one that needs none."""
+    if data_dir and data.packaged:
+        raise ValueError(
+            f"--data-dir {data_dir}: {key_of(data)} come with dasgm, so the folder would not be read; leave it out, or "
+            "name what it holds, as in --dataset folder"
+        )
 
 
 def absolute(path: str | None) -> str | None:
@@ -122,41 +101,18 @@ def absolute(path: str | None) -> str | None:
     return os.path.abspath(os.path.expanduser(path)) if path and "://" not in path else path
 
 
-def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str) -> Any:
-    """Arguments to a value of `kind` by tyro, whose own errors keep its form (exit code 2).
-
-    A --storage that is an address becomes the folder that stands for it; one that cannot be written is an error.
-    """
-    import tyro
-
-    try:
-        values, _, argv = take(argv, ("--storage",), 0)
-        argv = [*argv, *(f"--storage={local(value)}" for value in values.values())]
-        bare: Any = tyro.conf.AvoidSubcommands
-        found = tyro.cli(bare[kind], default=default, args=list(argv), prog=prog, description=description)
-        if name := getattr(found, "name", ""):
-            _ensure_name(name)
-        if not found.dry_run:
-            ensure_writable(found.storage)
-        return found
-    except ValueError as error:  # raised by a configuration's own check
-        fail(str(error))
-
-
-def _ensure_name(name: str) -> None:
-    """ValueError where it would not be a folder of its own below the storage."""
-    parts = Path(name).parts
-    if Path(name).is_absolute() or any(part.startswith(".") or part in TAKEN for part in parts):
-        raise ValueError(f"name {name!r}: expected that of a folder in --storage, and none of {', '.join(TAKEN)}")
-
-
-def parts_help() -> str:
-    """What may stand before the settings, for --help."""
+def parts_help(positional: bool = True) -> str:
+    """What may stand before the settings, for --help; `positional`: also the preset alone, as the first word."""
     found = {folder: ", ".join(keys(folder)) for folder in ("data", "gans", "methods")}
+    first = "PRESET or --preset PRESET" if positional else "--preset PRESET"
     return (
-        "First PRESET (or --preset: a name or a JSON file), --dataset, --data-dir, --gan, --method; then settings. "
-        f"Presets: {', '.join(PRESETS)}. Data sets: {found['data']}. GANs: {found['gans']}, none. "
-        f"Methods: {found['methods']}."
+        f"\n- {first}: Settings to begin with: a name, or the path of a JSON file. "
+        f"Names: {', '.join(PRESETS)}. `dasgm presets` explains them."
+        f"\n- --dataset NAME: Data set to search on: {found['data']}."
+        "\n- --data-dir FOLDER: Folder with the data set's files."
+        f"\n- --gan NAME: GAN that generates images: {found['gans']}; none searches without one."
+        f"\n- --method NAME: Search method: {found['methods']}."
+        "\n\nThese are read before all other options, which are listed below with the defaults that they choose."
     )
 
 
@@ -166,13 +122,13 @@ class SearchOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the run; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    """Name of the run; by default <preset>-<dataset>-s<seed>. A run of the same name is continued."""
     pretrain: bool = False
-    """Begin with a pre-trained GAN, and run the pre-training first unless it is there."""
+    """Begin with a pre-trained GAN, and pre-train it first if that has not been done."""
     dry_run: bool = False
-    """Print the configuration and the split's sizes, and start nothing."""
+    """Print the configuration and what the search would cost, and start nothing."""
 
 
 @dataclass(frozen=True)
@@ -181,29 +137,13 @@ class PretrainOptions:
 
     config: Any
     iterations: int | None = None
-    """Generator steps: the same as --gan.pretrain-iterations. More continue a run of the same --name."""
+    """Number of generator steps, the same as --gan.pretrain-iterations. A larger number continues a finished run."""
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the run; gan-<GAN>-<dataset>-s<seed>-<digest of its settings> by default, where --pretrain looks for it."""
+    """Name of the run; by default gan-<GAN>-<dataset>-s<seed>-<digest of its settings>, which --pretrain looks for."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
-
-
-def flattened(options: type, kind: type = SearchConfig) -> type:
-    """`options` with the settings of its field `config` as flags without a prefix."""
-    import tyro
-
-    options.__annotations__["config"] = Annotated[kind, tyro.conf.arg(name="")]
-    return options
-
-
-def without_config(options: type) -> type:
-    """`options` without flags for its field `config`."""
-    import tyro
-
-    options.__annotations__["config"] = Annotated[Any, tyro.conf.Suppress]
-    return options
+    """Print the configuration and what the pre-training would cost, and start nothing."""
 
 
 def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions, more: str = "") -> tuple[Chosen, Any]:
@@ -211,9 +151,9 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
     try:
         chosen = choose(argv)
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     about = f"Search an architecture. To continue, run the same command. {more} {parts_help()}"
-    found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about)
+    found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about, BEFORE)
     return replace(chosen, config=placed(found.config)), found
 
 
@@ -231,9 +171,9 @@ def pretrain_options(
         chosen = choose(argv)
         default = options(PretrainConfig.of(chosen.config))
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     about = f"Train a GAN alone on J_2. To continue, run the same command. {more} {parts_help()}"
-    found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about)
+    found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about, BEFORE)
     found = replace(found, config=placed(found.config))
     if found.iterations is not None:
         if found.iterations < 1:
@@ -247,9 +187,9 @@ def _search(argv: Sequence[str]) -> int:
 
     chosen, options = search_options(argv, "dasgm search")
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = shlex.join(["dasgm", "search", *argv])
+    command = called(["search", *argv], "dasgm")
     show_config(config)
-    print(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}", flush=True)
+    print(printable(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
         from dasgm.estimate import describe
 
@@ -286,7 +226,7 @@ def ending(
         yield
     except Interrupted as asked:
         but = f", but for {asked}, which begins anew" if str(asked) else ""
-        say(f"stopped; {saved} is saved in {lies_at(folder)}{but}. To continue: {command}")
+        say(printable(f"stopped; {saved} is saved in {lies_at(folder)}{but}. To continue: {command}"))
         raise SystemExit(0 if isinstance(asked, OutOfTime) else 130) from None
     except SearchFailed as error:
         fail(f"the {what} failed: {error}; what came before is in {lies_at(folder)}", 1)
@@ -297,9 +237,10 @@ def _pretrain(argv: Sequence[str]) -> int:
 
     chosen, options = pretrain_options(argv, "dasgm pretrain")
     config, folder = options.config, options.storage / (options.name or options.config.name)
-    command = shlex.join(["dasgm", "pretrain", *argv])
+    command = called(["pretrain", *argv], "dasgm")
     show_config(config)
-    print(f"{key_of(config.gan)} on {key_of(config.data)}: loading; the run's folder is {lies_at(folder)}", flush=True)
+    what = f"{key_of(config.gan)} on {key_of(config.data)}"
+    print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
         from dasgm.estimate import describe_pretraining
 
@@ -324,18 +265,21 @@ def pretrained_line(folder: Path) -> str:
     return (
         f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
         f"says (of real ones {found.about['judge']:.3f})\n"
-        f"  use it    dasgm search PRESET --gan-checkpoint {lies_at(folder)} [--freeze-gan --val-portion 0.5]"
+        f"  use it    dasgm search PRESET --gan-checkpoint {line([lies_at(folder)])} [--freeze-gan --val-portion 0.5]"
     )
 
 
 def result_line(row: dict[str, Any], folder: Path) -> str:
     """What a search came to, by its last row, and where it lies."""
     proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
-    return (
-        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
-        f"  genotype  {folder / 'genotype.json'}\n  page      {folder / 'report.html'}\n"
-        f"  draw it   dasgm draw {folder / 'genotype.json'} --output cells.pdf"
+    genotype = folder / "genotype.json"
+    lines = (
+        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
+        f"  genotype  {genotype}",
+        f"  page      {folder / 'report.html'}",
+        f"  draw it   {line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}",
     )
+    return "\n".join(map(printable, lines))
 
 
 @contextmanager
@@ -385,6 +329,15 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
+def _no_verb(word: str) -> str:
+    verbs = ", ".join(VERBS)
+    if word.startswith("-"):
+        return f"{word}: a verb stands before all options, as in dasgm search {word}; there are: {verbs}"
+    if word == "sweep":
+        return "a sweep has a command of its own: dasgm-sweep, or python tuning/sweep.py"
+    return f"verb {word!r} is not known{nearest(word, list(VERBS))}; there are: {verbs}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`dasgm VERB ...`; the exit code: 0 done, 1 the search failed, 2 the user's mistake, 130 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -396,11 +349,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     verb = VERBS.get(words[0])
     if verb is None:
-        fail(f"verb {words[0]!r} is not known{nearest(words[0], list(VERBS))}; there are: {', '.join(VERBS)}")
+        fail(_no_verb(words[0]))
     try:
         return verb(words[1:])
+    except BrokenPipeError:  # nobody reads on: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     except (RuntimeError, MemoryError) as error:
         from dasgm.memory import is_out_of_memory
 

@@ -46,11 +46,15 @@ class ProxyConfig:
     """The short training from scratch on J_1 that ranks genotypes, measured on J_val."""
 
     epochs: int = 0
-    """0: no proxy."""
+    """Number of epochs that the found network is trained on J_1 to rank it; 0 leaves this training out."""
     cells: int = 8
+    """Number of cells of the network that is trained to rank a genotype."""
     channels: int = 16
+    """Number of channels of that network's first cells."""
     batch_size: int = 64
+    """Number of images in a batch of that training."""
     lr: float = 0.025
+    """Initial learning rate of that training (SGD); it falls to 0 along a cosine."""
 
     def __post_init__(self) -> None:
         widths = {"cells": (3, MOST_CELLS), "channels": (1, WIDEST)}
@@ -65,61 +69,74 @@ class SearchConfig:
     gan: GanConfig | None
     data: DataConfig
     order: Literal["first", "second"] = "second"
-    """Of A's gradient: whether it passes through the classifier's step (Eq. 3)."""
+    """Order of A's gradient (Eq. 6): second passes through the classifier's step of Eq. 3, first does not."""
     search_discriminator: bool = True
-    """Whether B is searched (Eq. 7) or the GAN's stock discriminator is kept."""
+    """Search the discriminator's architecture B (Eq. 7). Otherwise the GAN's own discriminator is kept."""
     hypergradient: Literal["difference", "exact"] = "difference"
-    """Of the mixed derivatives: central difference, or automatic differentiation (blind to kinks)."""
+    """How mixed second derivatives are computed: by a central difference, or exactly by automatic differentiation.
+    The latter does not see the kinks of ReLU and max pooling."""
     inner: Literal["taken", "sgd"] = "taken"
-    """Response of the generator's step: the step really taken, or the paper's literal Eq. 4."""
+    """Step of the generator that Eq. 7 differentiates: taken is the optimizer's own, sgd the plain step of Eq. 4."""
     val_portion: float = 0.0
-    """Share of J_3 that are real images of J_2; the rest is generated."""
+    """Share of real images of J_2 in a batch of J_3, from 0 to 1 (paper, Section 5.3: 0.3, 0.5, 0.7).
+    The other images are generated."""
     batch_size: int = 64
-    """Per worker, of J_1, J_2 and J_3."""
+    """Number of images in a batch of J_1, of J_2 and of J_3, in each worker (paper, Section 5.2: 64)."""
     classifier_lr: float = 0.025
+    """Initial learning rate of the supernet's weights W (Eq. 3, SGD; DARTS: 0.025)."""
     classifier_lr_min: float = 0.001
+    """Learning rate of W at the end of its cosine schedule (DARTS: 0.001; P-DARTS and PC-DARTS: 0)."""
     classifier_momentum: float = 0.9
+    """Momentum of W's SGD (DARTS: 0.9)."""
     classifier_weight_decay: float = 3e-4
+    """Weight decay of W (DARTS: 3e-4)."""
     classifier_clip: float = 5.0
-    """Bound on the norm of the gradient; 0 is none."""
+    """Largest norm of W's gradient, to which longer ones are scaled; 0 is no limit (DARTS: 5)."""
     arch_lr: float = 3e-4
+    """Learning rate of the architecture A (Eq. 6, Adam; DARTS: 3e-4; P-DARTS and PC-DARTS: 6e-4)."""
     arch_weight_decay: float = 1e-3
+    """Weight decay of A (DARTS: 1e-3)."""
     arch_clip: float = 0.0
-    """Bound on the norm of A's gradient (P-DARTS: 5); 0 is none."""
+    """Largest norm of A's gradient, to which longer ones are scaled; 0 is no limit (P-DARTS's code: 5)."""
     discriminator_arch_lr: float = 3e-4
-    """Eta_b of Eq. 7."""
+    """Learning rate eta_b of the discriminator's architecture B (Eq. 7, Adam). The paper gives no value."""
     discriminator_steps: int = 1
-    """Discriminator steps per generator step; Algorithm 1 has one."""
+    """Number of discriminator steps after each generator step (Algorithm 1: 1)."""
     freeze_gan: bool = False
-    """Never change G, E and B: the paper's "+30/50/70 % Val" rows, with a pre-trained GAN."""
+    """Keep a pre-trained GAN as it is: G, E and B are never changed (paper, Section 5.3: "+ 30, 50, 70 % Val")."""
     stop_skips: int = 0
-    """End the stage at the epoch whose normal cell has so many skip connections (DARTS+: 2), P-DARTS's counted before
-    its cap; 0: never."""
+    """End a stage after the epoch in which the normal cell has this many skip connections (DARTS+: 2); 0 never does.
+    P-DARTS's skip connections are counted before they are capped."""
     stop_entropy: float = 0.0
-    """End the stage at the epoch whose normal edges' mean entropy is below this (nats: at most 2.08 with 8 operations
-    an edge, 1.10 with 3); 0: never."""
+    """End a stage once the mean entropy of the normal cell's edges is below this number of nats; 0 never does.
+    The entropy is at most 2.08 with 8 operations an edge, and 1.10 with 3."""
     hessian_every: int = field(default=0, metadata=PLACEMENT)
-    """Epochs between estimates of the dominant eigenvalue of A's Hessian on J_2 (Zela et al. 2020); 0: none."""
+    """Number of epochs between estimates of the dominant eigenvalue of A's Hessian on J_2; 0 makes none.
+    The indicator of collapse is that of Zela et al. (2020)."""
     sync_batch_norm: bool = False
-    """Of several workers on GPUs: batch statistics over all workers' batches; by default each takes its own batch's."""
+    """Take batch norm's statistics over the batches of all workers, which need GPUs.
+    Otherwise each worker takes those of its own batch."""
     proxy: ProxyConfig = ProxyConfig()
     seed: int = 0
+    """Seed of everything random: initial weights, batches, noise. The split of the data has a seed of its own."""
     gan_checkpoint: str | None = field(default=None, metadata=PLACEMENT)
-    """A pre-trained GAN's file to begin with; what it holds is compared by its digest."""
+    """Folder or file of a pre-trained GAN that the search begins with (`dasgm pretrain` makes one)."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
-    """Where the data set's files lie; what they hold is compared by its digest."""
+    """Folder with the data set's files. It may change between runs: what the files hold is compared instead."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """auto, cpu, cuda, cuda:N (the GPU of that number) or mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:N (the GPU of that number) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
-    """CPU threads a worker; a continued run takes those it began with."""
+    """Number of CPU threads of each worker; None takes PyTorch's own number. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
-    """How many of the last checkpoints are kept, besides the best."""
+    """Number of latest checkpoints that are kept, besides the best one."""
     pictures_every: int = field(default=5, metadata=PLACEMENT)
-    """Epochs between pictures of the cells and of samples."""
+    """Number of epochs between two pictures of the cells and of generated images."""
     fidelity_every: int = field(default=0, metadata=PLACEMENT)
-    """Epochs between FID and IS, which then are reported at the end too; 0: at the end, if weights are named."""
+    """Number of epochs between two measurements of FID and IS (paper, Table 5: 10).
+    The value 0 measures them at the end only, if --inception-weights is given."""
     inception_weights: str | None = field(default=None, metadata=PLACEMENT)
-    """Inception's weights for FID and IS (weights-inception-2015-12-05-6726825d.pth); else they are downloaded."""
+    """File with Inception's weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
+    None downloads it when it is needed."""
 
     def __post_init__(self) -> None:
         _check(
@@ -168,25 +185,27 @@ class PretrainConfig:
     gan: GanConfig
     data: DataConfig
     search_discriminator: bool = False
-    """Whether the discriminator is the one that a search of B begins with, or the GAN's stock one."""
+    """Train the discriminator that a search of B begins with. Otherwise the GAN's own is trained."""
     batch_size: int = 64
-    """Per worker."""
+    """Number of images in a batch of J_2, in each worker."""
     seed: int = 0
-    """0 unless named, whatever a search's is: all seeds of a search share a pre-training."""
+    """Seed of everything random. It is 0 unless given, so that all seeds of a search share a pre-training."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
-    """Where the data set's files lie; what they hold is compared by its digest."""
+    """Folder with the data set's files. It may change between runs: what the files hold is compared instead."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """auto, cpu, cuda, cuda:N (the GPU of that number) or mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:N (the GPU of that number) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
-    """CPU threads a worker; a continued run takes those it began with."""
+    """Number of CPU threads of each worker; None takes PyTorch's own number. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
-    """How many of the last checkpoints are kept."""
+    """Number of latest checkpoints that are kept."""
     pictures_every: int = field(default=5, metadata=PLACEMENT)
-    """Epochs between pictures of samples."""
+    """Number of epochs between two pictures of generated images."""
     fidelity_every: int = field(default=0, metadata=PLACEMENT)
-    """Epochs between FID and IS, which then are reported at the end too; 0: at the end, if weights are named."""
+    """Number of epochs between two measurements of FID and IS (paper, Table 5: 10).
+    The value 0 measures them at the end only, if --inception-weights is given."""
     inception_weights: str | None = field(default=None, metadata=PLACEMENT)
-    """Inception's weights for FID and IS (weights-inception-2015-12-05-6726825d.pth); else they are downloaded."""
+    """File with Inception's weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
+    None downloads it when it is needed."""
 
     def __post_init__(self) -> None:
         _check(

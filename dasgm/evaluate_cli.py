@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dasgm import recipes
-from dasgm.cli import absolute, check_time_budget, ending, fail, flattened, parse, progress, take
+from dasgm.again import called, line
+from dasgm.cli import absolute, check_time_budget, ending, ensure_meant, progress
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
-from dasgm.genotype import KNOWN, Genotype, called, itself
+from dasgm.files import printable
+from dasgm.genotype import KNOWN, Genotype, itself, name_of
 from dasgm.mirror import here
+from dasgm.options import fail, flattened, parse, take
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.records import read_json
@@ -46,18 +48,34 @@ class EvaluateOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the run; <genotype>-<recipe>-<dataset>-s<seed> by default. The same name continues."""
+    """Name of the run; by default <genotype>-<recipe>-<dataset>-s<seed>. A run of the same name is continued."""
     loader: Literal["torch"] = "torch"
-    """Of photographs that are streamed (imagenet): torch's DataLoader; cluster/evaluate.py has Ray Data too."""
+    """Reader of photographs that are streamed (imagenet): PyTorch's DataLoader.
+    Ray Data is a reader of cluster/evaluate.py."""
     time_budget: float | None = None
-    """Seconds after which it stops, to be continued by the same command."""
+    """Seconds after which the training stops, to be continued by the same command. None is no limit."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
+    """Print the configuration and what the training would cost, and start nothing."""
 
     def __post_init__(self) -> None:
         check_time_budget(self.time_budget)
+
+
+BEFORE = ("--recipe", "--dataset", "--data-dir")
+OF_WHAT = f"What is trained: a file, a run's folder, a genotype's text, or a known genotype: {', '.join(KNOWN)}."
+
+
+def recipes_help(positional: bool = False) -> str:
+    """What may stand before the settings, besides the genotype, for --help."""
+    first = "RECIPE or --recipe RECIPE" if positional else "--recipe RECIPE"
+    return (
+        f"\n- {first}: Settings to begin with: {', '.join(recipes.RECIPES)}."
+        f"\n- --dataset NAME: Data set to train on, by default that of the run: {', '.join(keys('data'))}."
+        "\n- --data-dir FOLDER: Folder with the data set's files, by default that of the run."
+        "\n\nThese are read before all other options, which are listed below with the defaults that they choose."
+    )
 
 
 def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
@@ -66,11 +84,11 @@ def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     Raises:
         ValueError: no genotype, or an unknown name; the nearest is suggested.
     """
-    values, first, rest = take(argv, ("--recipe", "--dataset", "--data-dir"), 2)
+    values, first, rest = take(argv, BEFORE, 2)
     if not first:
         raise ValueError("name a genotype: a file, a run's folder, its text, or one of " + ", ".join(KNOWN))
     given, genotype = first[0], Genotype.load(first[0])
-    source = called(given) if itself(given) else str(here(given))
+    source = name_of(given) if itself(given) else str(here(given))
     if len(first) > 1:
         values.setdefault("--recipe", first[1])
     recipe, config = configured(values, {} if itself(given) else read_json(run_of(source) / "config.json"))
@@ -93,6 +111,7 @@ def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) ->
         config, place = recipes.on(config, searched), place or (lay if isinstance(lay, str) else None)
     elif key:
         config = with_dataset(config, key)
+    ensure_meant(config.data, values.get("--data-dir"))
     return named, replace(config, data_dir=place if place and "://" in place else absolute(place))
 
 
@@ -112,17 +131,15 @@ def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
     """The command line of one evaluation: what it is of, then its settings."""
     about = (
         "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "
-        "command. First GENOTYPE (a name, a file, a run's folder or its text), RECIPE (or --recipe), --dataset (by "
-        f"default a run's own), --data-dir; then settings. Recipes: {', '.join(recipes.RECIPES)}. "
-        f"Data sets: {', '.join(keys('data'))}. Genotypes: {', '.join(KNOWN)}."
+        f"command.\n- GENOTYPE: {OF_WHAT}{recipes_help(positional=True)}"
     )
     wants_help = bool({"-h", "--help"} & set(argv))
     try:
         chosen, rest = choose_training(["DARTS_V2", *argv] if wants_help else argv)
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     kind = flattened(EvaluateOptions, EvaluateConfig)
-    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about)
+    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about, BEFORE)
     return replace(chosen, config=found.config), found
 
 
@@ -131,13 +148,11 @@ def evaluate(argv: Sequence[str]) -> int:
 
     chosen, options = evaluate_options(argv)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = shlex.join(["dasgm", "evaluate", *argv])
+    command = called(["evaluate", *argv], "dasgm")
     show_config(config)
     found = recipes.recipe(chosen.recipe)
-    print(
-        f"{lies_at(chosen.source)} by {chosen.recipe} ({found.about}): loading; the run's folder is {lies_at(folder)}",
-        flush=True,
-    )
+    what = f"{lies_at(chosen.source)} by {chosen.recipe} ({found.about})"
+    print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
         print(f"the run {run} is {state}: this is its architecture so far")
@@ -163,12 +178,13 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def _trained(row: dict[str, Any], folder: Path) -> str:
     five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
-    return (
+    lines = (
         f"finished: test error {row['result/error']:.2%}{five} after the last epoch (best on the test set, which is "
-        f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})\n"
+        f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
-        f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}\n"
-        f"  page      {folder / 'report.html'}\n"
-        f"  try it    dasgm predict {folder} PICTURE\n"
-        f'  load it   import dasgm; model = dasgm.load("{folder}")'
+        f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
+        f"  page      {folder / 'report.html'}",
+        f"  try it    {line(['dasgm', 'predict', folder, 'PICTURE'])}",
+        f"  load it   import dasgm; model = dasgm.load({str(folder)!r})",
     )
+    return "\n".join(map(printable, lines))

@@ -24,7 +24,7 @@ from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import PretrainConfig, SearchConfig
-from dasgm.files import contents, exclusive, write_atomic
+from dasgm.files import contents, exclusive, printable, write_atomic
 from dasgm.judge import Judge
 
 SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: every few epochs, at the end, for fd_proxy
@@ -128,13 +128,17 @@ def _as_file(state: dict[str, Any]) -> Iterator[str]:
         yield str(path)
 
 
-def downloaded() -> Path:
-    """Where torch-fidelity keeps Inception's weights, which are fetched if need be. OSError where they cannot be."""
+def downloaded(say: Callable[[str], None] = print) -> Path:
+    """Where torch-fidelity keeps Inception's weights. They are fetched where there are none, or the file is torn.
+
+    OSError: they cannot be fetched; a file that is there stays."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
     with exclusive(path.with_suffix(".lock")):
-        if not path.exists():
+        if why := _unusable(path):
+            if path.exists():
+                say(printable(f"{why}; it is downloaded again"))
             try:
                 with urlopen(URL_INCEPTION_V3, timeout=20) as answer:
                     content = answer.read()
@@ -144,6 +148,18 @@ def downloaded() -> Path:
                 raise OSError("what came is another file")
             write_atomic(path, content)
     return path
+
+
+def _unusable(path: Path) -> str:
+    """'' or why a file holds no weights of Inception. Weights of one's own in that place are some."""
+    try:
+        if hashlib.sha256(contents(path, MOST)).hexdigest() != SHA256:
+            inception(path)
+    except FileNotFoundError:
+        return "there is none"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 # a run's figures
@@ -263,7 +279,7 @@ class Fidelity:
     def _find_inception(self) -> None:
         path: str | Path | None = self.config.inception_weights
         try:
-            network, weights = inception(path or downloaded())
+            network, weights = inception(path or downloaded(self.say))
         except OSError as error:
             self.say(
                 f"no FID and IS: Inception's weights could not be downloaded ({error}); "

@@ -102,6 +102,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def gist(error: BaseException) -> str:
+    """What an error tells a user; of the system's its file and reason, without a number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    files = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([*([" -> ".join(files)] if files else []), reason(error)])
+
+
+def reason(error: OSError) -> str:
+    """Why the system did not do it. Folders alone are made where there may be something."""
+    return "it is a file, expected a folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+
+
 def printable(line: str) -> str:
     """`line` without what a terminal would obey or cannot show: control and escape codes as Python writes them."""
     return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -183,7 +183,7 @@ def itself(source: str | Path) -> str:
     return str(source) if is_text(str(source)) and not os.path.exists(source) else ""
 
 
-def called(source: str | Path) -> str:
+def name_of(source: str | Path) -> str:
     """A name for what is made of a genotype: its file's or folder's; of a text, one that tells it from others."""
     if written := itself(source):
         return f"genotype-{hashlib.sha256(written.encode(errors='surrogateescape')).hexdigest()[:8]}"

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel import replay
-from dasgm.checkpoints import packed, remade, unpacked
+from dasgm.checkpoints import cached
 from dasgm.config import digest
-from dasgm.files import exclusive, write_atomic
-from dasgm.mirror import shared
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -91,16 +89,13 @@ def within_class_distance(images: Tensor, labels: Tensor) -> float:
 def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
     """The judge of this data set and split, from `cache` or trained now, by the first who comes."""
     name = f"judge-{digest([data.digest, data.J1.tolist(), data.Jval.tolist(), ITERATIONS])[:16]}"
-    path = cache / f"{name}.pt"
     network = JudgeNetwork(len(data.classes)).to(data.images.device)
-    with exclusive(cache / f"{name}.lock"), shared(path, once=True):
-        if path.exists():
-            with remade("judge", path):
-                network.load_state_dict(unpacked(path))
-        else:
-            say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
-            _train(network, data)
-            write_atomic(path, packed(network.state_dict()))
+
+    def make() -> None:
+        say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
+        _train(network, data)
+
+    cached("judge", cache / f"{name}.pt", network.state_dict, network.load_state_dict, make, say)
     held_out, measured_on = (data.Jval, "J_val") if len(data.Jval) else (data.J2, "J_2")
     network.eval()
     some = _some(data.J2, 1000)

@@ -21,7 +21,7 @@ from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
 from dasgm.data._base import DataConfig
 from dasgm.files import plain, short, text
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, called, itself
+from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, itself, name_of
 from dasgm.methods._base import EDGES, Stage
 from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
@@ -212,7 +212,7 @@ def measure(name: str, asked: Asked = Asked()) -> Counts:
     """
     found = subject(name)
     if isinstance(found, Genotype):
-        return {"genotype": called(name) if itself(name) else name} | _measured_genotype(found, asked)
+        return {"genotype": name_of(name) if itself(name) else name} | _measured_genotype(found, asked)
     if isinstance(found, SearchConfig):
         return {"preset": name} | _measured_search(found, asked)
     return {"gan": name} | _measured_gan(found, asked)

@@ -294,7 +294,7 @@ class Mirror:
                         (self.folder / f"{name}-journal").unlink(missing_ok=True)  # of the database that was here
                         place_file(self.folder / name, content, int(tag.partition("-")[0]))
         before = self.folder / MANIFEST
-        there = json.loads(text(before) or "{}") if light else list(self._names("*", "*/*"))
+        there = _known_here(before) if light else list(self._names("*", "*/*"))
         with self._ours(light) as ours:
             for name in there if ours else ():
                 if name not in files and not (light and _heavy(name)):
@@ -347,5 +347,15 @@ def _heavy(name: str) -> bool:
     return name.startswith("checkpoints/")
 
 
+def _known_here(manifest: Path) -> dict[str, Any]:
+    """The files that were fetched last; of a torn manifest none."""
+    try:
+        found = plain(text(manifest) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    """Of a file of our own; '' where there is none. A torn one gives a text that fits nothing."""
+    return path.read_text(errors="replace") if path.exists() else ""

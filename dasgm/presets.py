@@ -5,6 +5,7 @@ A user's own preset is a JSON file {"parent": NAME, "overrides": {"gan.generator
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,10 @@ def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
         own = plain(text(path))
     except OSError as error:
         raise ValueError(f"preset {name}: {error.strerror}") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"preset {name}: not JSON ({error})") from None
+    except ValueError as error:
+        raise ValueError(f"preset {name}: {error}; expected a JSON file") from None
     overrides = own.get("overrides", {}) if isinstance(own, dict) else None
     if not isinstance(overrides, dict) or set(own) - {"parent", "overrides"} or not isinstance(own.get("parent"), str):
         raise ValueError(f'preset {name}: expected {{"parent": NAME, "overrides": {{"gan.generator_lr": 1e-4}}}}')

@@ -14,7 +14,7 @@ from dasgm.bilevel import Point, Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.fidelity import inception
-from dasgm.files import exclusive
+from dasgm.files import exclusive, printable
 from dasgm.judge import collapse
 from dasgm.loop import Loop
 from dasgm.memory import ensure_gan
@@ -89,12 +89,21 @@ def of_search(
     if Run(folder).busy:
         say(f"the pre-training {folder} is being run by another process: waiting for it")
     with exclusive(storage / "cache" / f"{wanted.name}.lock"):
-        if state_of(folder) == "finished" and (folder / WEIGHTS).exists():
+        if state_of(folder) == "finished" and _whole(folder):
             say(f"pre-trained already: {folder}")
         else:
             say(f"pre-training first: {wanted.gan.pretraining_length} iterations on J_2, in {folder}")
             run(wanted, folder)
     return replace(config, gan_checkpoint=lies_at(folder / WEIGHTS))
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a pre-training's files are there and belong together."""
+    try:
+        read(folder)
+    except ValueError:
+        return False
+    return True
 
 
 def wanted_by(config: SearchConfig) -> PretrainConfig:
@@ -188,10 +197,18 @@ class _Pretraining(Loop):
     def _finished(self) -> Row | None:
         found = None
         if rank() == 0 and not self._left and (self.run.folder / ABOUT).exists():
-            rows, there = self.run.rows(), read(self.run.folder)
-            written = there.about["iterations"] == self.search.iteration
+            rows = self.run.rows()
+            written = self._written() == self.search.iteration
             found = rows[-1] if written and rows and rows[-1]["phase"] == "best" else None
         return broadcast(found)
+
+    def _written(self) -> int:
+        """Iterations of the GAN whose files lie in the folder; -1: they are torn, and written again."""
+        try:
+            return int(read(self.run.folder).about["iterations"])
+        except ValueError as error:
+            self.seams.say(printable(f"{error}; it is written again"))
+            return -1
 
     def _epoch(self) -> None:
         search, begun, before = self.search, time.monotonic(), self.means.iterations

@@ -23,42 +23,51 @@ class EvaluateConfig:
 
     data: DataConfig
     form: Literal["cifar", "imagenet"] = "cifar"
-    """Of the network: the stem that keeps the image's size, or the one that divides it by 8."""
+    """Stem of the network: cifar keeps the size of the images, imagenet divides it by 8 (DARTS's two networks)."""
     cells: int = 20
+    """Number of cells of the network (DARTS: 20 for CIFAR, 14 for ImageNet)."""
     channels: int = 36
+    """Number of channels of its first cells, doubled at each reduction cell (DARTS: 36, for ImageNet 48)."""
     epochs: int = 600
-    """Part of the identity: the schedules stretch over them."""
+    """Number of epochs (DARTS: 600 for CIFAR, 250 for ImageNet).
+    A continued run keeps its number, since learning rate and drop-path depend on it."""
     batch_size: int = 96
-    """Per worker."""
+    """Number of images in a batch, in each worker (paper, Section 5.2: 96 for CIFAR)."""
     lr: float = 0.025
+    """Initial learning rate (SGD; DARTS: 0.025 for CIFAR)."""
     lr_schedule: Literal["cosine", "linear"] = "cosine"
-    """cosine: to 0; linear: towards 0, the last five epochs apart (P-DARTS, PC-DARTS on ImageNet)."""
+    """Course of the learning rate: cosine falls to 0, linear towards 0, in the last five epochs more slowly.
+    P-DARTS and PC-DARTS have linear on ImageNet."""
     warmup_epochs: int = 0
-    """First epochs, whose rate rises in equal steps to `lr`."""
+    """Number of first epochs in which the learning rate rises to --lr in equal steps (PC-DARTS on ImageNet: 5)."""
     momentum: float = 0.9
+    """Momentum of SGD (DARTS: 0.9)."""
     weight_decay: float = 3e-4
+    """Weight decay (DARTS: 3e-4 for CIFAR, 3e-5 for ImageNet)."""
     clip: float = 5.0
-    """Bound on the norm of the gradient; 0 is none."""
+    """Largest norm of the gradient, to which longer ones are scaled; 0 is no limit (DARTS: 5)."""
     auxiliary: float = 0.4
-    """Weight of the auxiliary head's loss; 0: no such head."""
+    """Weight of the auxiliary head's loss; 0 leaves the head out (DARTS: 0.4)."""
     drop_path: float = 0.2
-    """Drop-path's rate rises from 0 towards this."""
+    """Probability of dropping a path, which rises from 0 to this over the epochs (DARTS's code: 0.2).
+    P-DARTS and PC-DARTS have 0.3 on CIFAR and 0 on ImageNet."""
     label_smoothing: float = 0.0
-    """Of the training loss."""
+    """Label smoothing of the training loss, from 0 to 1 (DARTS on ImageNet: 0.1)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of training (weights stay float32); auto: bfloat16 on a GPU that has it. float32: without TF32,
-    and so the error is always measured."""
+    """Number format of training; auto is bfloat16 on a GPU that has it, else float32, which does not use TF32.
+    The weights stay float32, and the error is always measured in float32."""
     seed: int = 0
+    """Seed of everything random: initial weights, batches, augmentation, drop-path."""
     channels_last: bool = field(default=True, metadata=PLACEMENT)
-    """Memory layout on a GPU (a CPU always has it)."""
+    """Lay images out with channels last in a GPU's memory, which is faster. A CPU always does."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
-    """Where the data set's files lie; what they hold is compared by its digest."""
+    """Folder with the data set's files. It may change between runs: what the files hold is compared instead."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """auto, cpu, cuda, cuda:N (the GPU of that number) or mps."""
+    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:N (the GPU of that number) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
-    """CPU threads a worker; a continued run takes those it began with."""
+    """Number of CPU threads of each worker; None takes PyTorch's own number. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
-    """How many of the last checkpoints are kept, besides the best."""
+    """Number of latest checkpoints that are kept, besides the best one."""
 
     def __post_init__(self) -> None:
         _check(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from dasgm import charts
+from dasgm import again, charts
 from dasgm.files import contents, printable, text, version, write_atomic
 from dasgm.genotype import LARGEST, Genotype
 from dasgm.records import ENDED, read_json, read_lines, read_metrics, read_record
@@ -144,7 +143,7 @@ def read_trials(folder: str | Path) -> list[RunView]:
 def mlflow_ui(store: str) -> str:
     """The command that serves a store at 127.0.0.1:5000, lightly: else it is 15 processes and 2.4 GiB."""
     light = "DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-    return f"{light} mlflow ui --workers 1 --port 5000 --backend-store-uri {shlex.quote(store)}"
+    return f"{light} mlflow ui --workers 1 --port 5000 --backend-store-uri {again.line([store])}"
 
 
 class Trials:
@@ -290,7 +289,7 @@ def _evaluation(folder: Path) -> Json:
         "epochs": run.config.get("epochs", "?"),
         "curves": charts.line_chart([test, train], "error", percent=True, width=820, height=300),
         "cost": run.last("cost/gpu_hours"),
-        "predict": shlex.join(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
+        "predict": again.line(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
     }
 
 
@@ -320,9 +319,9 @@ def _common(
         "config": flat(config),
         "data_notes": info.get("data_notes") or (best.info.get("data_notes") if best else None) or [],
         "path": str(folder.resolve()),
-        "draw": shlex.join(["dasgm", "draw", str(genotype)]),
+        "draw": again.line(["dasgm", "draw", genotype]),
         "mlflow": mlflow_ui(f"sqlite:///{store}") if store.exists() else None,
-        "track": shlex.join(["python", "-m", "cluster.tracking", str(folder.resolve())]),
+        "track": again.line(["python", "-m", "cluster.tracking", str(folder.resolve())]),
     }
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 from dasgm import mirror
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest, mathematics, to_json
-from dasgm.files import contents, exclusive, printable, text, write_atomic
+from dasgm.files import contents, exclusive, printable, reason, text, write_atomic
 from dasgm.holding import Held, holding
 from dasgm.records import (
     ENDS,
@@ -56,7 +56,7 @@ def ensure_writable(folder: Path) -> Path:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise Unwritable(
-            f"storage {folder}: cannot be written ({error.strerror}); name another with --storage"
+            f"storage {folder}: cannot be written ({reason(error)}); name another with --storage"
         ) from None
     return folder
 

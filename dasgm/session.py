@@ -17,7 +17,7 @@ import torch
 
 from dasgm.config import MOST_THREADS
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
-from dasgm.files import printable, short
+from dasgm.files import gist, printable, short
 from dasgm.memory import is_out_of_memory
 from dasgm.mirror import speak
 from dasgm.records import kept_record
@@ -201,7 +201,7 @@ def _note_end(run: Run, seams: Seams, state: str, reason: str) -> None:
         run.note(state=state, reason=reason, ended=time.time())
         write_report(run.folder)
     except (MemoryError, OSError, ValueError) as error:
-        seams.say(f"how it ended is not written down: {str(error) or 'out of memory'}")
+        seams.say(f"how it ended is not written down: {gist(error) or 'out of memory'}")
 
 
 def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:

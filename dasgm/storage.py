@@ -100,7 +100,7 @@ def root_of(folder: Path) -> tuple[Path | None, str]:
     folder = folder.absolute()
     for root in (folder, *folder.parents):
         if (root / NOTE).is_file() and ({_cache(), _cache().resolve()} & set(root.parents)):
-            return root, (root / NOTE).read_text()
+            return root, (root / NOTE).read_text(errors="replace")
     return None, ""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -11,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.mirror import here, refresh
-from dasgm.storage import lies_at
+from dasgm.options import Parser
 
 
 def draw(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dasgm draw", description="Draw both cells of a genotype.")
-    parser.add_argument("genotype", help="a file, a run's folder, a known name, or Genotype(normal=[...]) itself")
-    parser.add_argument("--output", type=Path, default=None, help="a .png, .svg or .pdf file (default: <name>.png)")
+    parser = Parser(prog="dasgm draw", description="Draw both cells of a genotype.")
+    parser.add_argument(
+        "genotype",
+        help="Genotype: a JSON or text file, a run's folder, a known name such as DARTS_V2, or its text.",
+    )
+    parser.add_argument("--output", type=Path, help="File to write: .png, .svg or .pdf (default: <name>.png).")
     asked = parser.parse_args(list(argv))
     from dasgm import figures
-    from dasgm.genotype import Genotype, called
+    from dasgm.genotype import Genotype, name_of
 
-    name = called(asked.genotype)
+    name = name_of(asked.genotype)
     output = asked.output or Path(f"{name}.png")
     figures.draw(Genotype.load(asked.genotype), output, name)
     print(output)
@@ -30,11 +31,13 @@ def draw(argv: Sequence[str]) -> int:
 
 
 def random(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
     )
-    parser.add_argument("--seed", type=int, default=0, help="which one, from 0 on (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("genotype.json"), help="default: genotype.json")
+    parser.add_argument("--seed", type=int, default=0, help="Number of the architecture, from 0 on (default: 0).")
+    parser.add_argument(
+        "--output", type=Path, default=Path("genotype.json"), help="JSON file to write (default: genotype.json)."
+    )
     asked = parser.parse_args(list(argv))
     from dasgm.genotype import Genotype
 
@@ -44,13 +47,13 @@ def random(argv: Sequence[str]) -> int:
 
 
 def presets(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm presets",
         description="List the presets; with a name (or a JSON file of your own) all of its settings and the choices "
         "behind them; with --diff what sets two apart.",
     )
-    parser.add_argument("name", nargs="?", help="a preset")
-    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two presets")
+    parser.add_argument("name", nargs="?", help="Preset to explain: a name, or the path of a JSON file of your own.")
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="Two presets whose settings are compared.")
     asked = parser.parse_args(list(argv))
     if asked.diff and asked.name:
         raise ValueError(f"{asked.name} --diff: name one preset, or --diff two")
@@ -72,22 +75,42 @@ def presets(argv: Sequence[str]) -> int:
 
 
 def measure(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm measure",
         description="Parameters and multiply-adds, of one image: of a genotype's network, of the supernets of a "
         "preset's search, of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and images of 32 "
         "pixels; in the ImageNet form 14, 48, 1000 and 224.",
     )
     parser.add_argument(
-        "name", help="a known genotype, a preset or a GAN; a file of the first two; a run's folder; a genotype's text"
+        "name",
+        help="What is measured: a genotype, a preset (names or files), a GAN, a run's folder, or a genotype's text.",
     )
-    parser.add_argument("--form", choices=("cifar", "imagenet"), help="of a genotype's network (default: cifar)")
-    parser.add_argument("--cells", type=int, help="of the network or supernet")
-    parser.add_argument("--channels", type=int, help="of its first cells; of a GAN, its width")
-    parser.add_argument("--classes", type=int)
-    parser.add_argument("--image-size", type=int, help="in pixels")
-    parser.add_argument("--dataset", help="a data set's key, instead of --classes and --image-size")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--form", choices=("cifar", "imagenet"), help="Stem of a genotype's network (default: cifar).")
+    parser.add_argument(
+        "--cells",
+        type=int,
+        help="Number of cells (default: the preset's; of a genotype 20, with --form imagenet 14).",
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        help="Channels of the first cells (default: the preset's; of a genotype 36 or 48), or a GAN's base width.",
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        help="Number of classes (default: the data set's; of a genotype 10 or 1000).",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        help="Side of the images in pixels (default: the data set's; of a genotype 32 or 224).",
+    )
+    parser.add_argument(
+        "--dataset",
+        help="Data set that gives the number of classes and the size of the images.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
     asked = vars(parser.parse_args(list(argv)))
     name, as_json = asked.pop("name"), asked.pop("json")
     import json
@@ -131,75 +154,64 @@ def _measure_tables(found: dict[str, Any]) -> list[Any]:
 
 
 def runs(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
-    parser.add_argument("--storage", default="runs", help="root of everything: a folder or s3://... (default: runs)")
-    parser.add_argument("--follow", action="store_true", help="look again every two seconds, until Ctrl-C")
+    parser = Parser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
+    parser.add_argument(
+        "--storage",
+        default="runs",
+        help="Folder with the runs: a path, or an address such as s3://BUCKET/PREFIX (default: runs).",
+    )
+    parser.add_argument("--follow", action="store_true", help="Look again every two seconds, until Ctrl-C.")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="Print a JSON array instead of a table, with an object for each run: name, kind, sweep, state, reason, "
+        "folder, epoch, accuracy, proxy_accuracy, proxy_error, test_error, disk_bytes, started, ended and command. "
+        "Accuracies and errors are from 0 to 1, times are seconds since 1970, and null is what there is not (yet).",
+    )
     asked = parser.parse_args(list(argv))
+    if asked.json and asked.follow:
+        raise ValueError("--json with --follow: leave one of the two out; --json prints what there is now")
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200  # of a pipe nobody knows it
+    from dasgm.overview import as_json, as_table
+
     storage = here(asked.storage, depth=2)
     if not storage.is_dir():
         raise ValueError(f"storage {storage}: there is no such folder; name it with --storage")
+    if asked.json:
+        print(as_json(storage))
+        return 0
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200  # of a pipe nobody knows it
     if not asked.follow:
-        console.print(_runs_table(storage))
+        console.print(as_table(storage))
         return 0
     try:
-        with Live(_runs_table(storage), console=console) as live:
+        with Live(as_table(storage), console=console) as live:
             while True:
                 time.sleep(2)
                 refresh(storage, depth=2)
-                live.update(_runs_table(storage))
+                live.update(as_table(storage))
     except KeyboardInterrupt:
         return 130
 
 
-def _runs_table(storage: Path) -> Any:
-    from rich.table import Column, Table
-
-    from dasgm.files import printable
-    from dasgm.runs import Run, runs, state_of
-
-    others = [Column(name, no_wrap=True) for name in ("state", "epoch", "accuracy", "proxy", "test error", "disk")]
-    table = Table(Column("run", overflow="fold"), *others, title=f"runs in {lies_at(storage)}")
-    for folder in runs(storage):
-        rows = Run(folder).rows()
-        epochs = [r for r in rows if "val/accuracy" in r or "test/error" in r]
-        last = epochs[-1] if epochs else {}
-        best = next((r for r in rows if {"best/proxy", "best/proxy_error"} <= set(r)), None)
-        table.add_row(
-            printable(str(folder.relative_to(storage))),
-            state_of(folder),
-            str(last.get("epoch", 0)),
-            f"{last['val/accuracy']:.3f}" if "val/accuracy" in last else "-",
-            f"{best['best/proxy']:.3f} ± {best['best/proxy_error']:.3f}" if best else "-",
-            f"{last['test/error']:.2%}" if "test/error" in last else "-",
-            f"{sum(map(_size, folder.rglob('*'))) / 1e6:.1f} MB",
-        )
-    return table
-
-
-def _size(path: Path) -> int:
-    """In bytes; 0 of what is no file, or has just gone."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
 def predict(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm predict",
         description="Name what is on pictures: a line each, its most probable classes first. A picture that cannot be "
         "read is named, the others are done all the same; the exit code is then 2.",
     )
-    parser.add_argument("model", help="an evaluation's folder, its model.json or its model.safetensors")
-    parser.add_argument("images", nargs="+", help="JPEG, PNG, WebP or GIF files")
-    parser.add_argument("--top", type=int, default=5, help="how many classes a picture (default: 5)")
+    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
+    parser.add_argument("images", nargs="+", help="Pictures: JPEG, PNG, WebP or GIF files.")
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        help="Number of classes that are named for each picture (default: 5).",
+    )
     asked = parser.parse_args(list(argv))
     if asked.top < 1:
         raise ValueError(f"--top {asked.top}: expected at least 1")
@@ -221,14 +233,21 @@ def predict(argv: Sequence[str]) -> int:
 
 
 def export(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dasgm export",
         description="Write a trained network for other programs, for batches of any size, once its outputs agree with "
         "the network's to 1e-4. pt2: torch.export.load(FILE).module()(images); onnx: input images, output logits.",
     )
-    parser.add_argument("model", help="an evaluation's folder, its model.json or its model.safetensors")
-    parser.add_argument("--format", choices=("pt2", "onnx"), required=True)
-    parser.add_argument("--output", type=Path, help="default: model.pt2 or model.onnx beside the model")
+    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
+    parser.add_argument(
+        "--format",
+        choices=("pt2", "onnx"),
+        required=True,
+        help="Format of the file: pt2 is a PyTorch program, onnx is ONNX.",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="File to write (default: model.pt2 or model.onnx beside the model)."
+    )
     asked = parser.parse_args(list(argv))
     import dasgm
     from dasgm.export import BATCHES, export
@@ -245,8 +264,8 @@ def export(argv: Sequence[str]) -> int:
 
 
 def report(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="dasgm report", description="Write the result page of a run or a sweep.")
-    parser.add_argument("folder", type=Path, help="a run's or a sweep's folder")
+    parser = Parser(prog="dasgm report", description="Write the result page of a run or a sweep.")
+    parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
     from dasgm.report import report
 
     print(report(parser.parse_args(list(argv)).folder))

@@ -6,18 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import Tensors, replay, seed_of
-from dasgm.checkpoints import packed, remade, unpacked
+from dasgm.checkpoints import cached
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
-from dasgm.files import exclusive, write_atomic
-from dasgm.mirror import shared
 from dasgm.search import Search, SearchFailed
 
 if TYPE_CHECKING:
@@ -48,20 +46,27 @@ def warm_up(
     if config.gan is None or not config.gan.warmup:
         return 0.0
     name = f"gan-{_key(config, search)[:16]}"
-    path, players = cache / f"{name}.pt", dict(zip("GEB", search.gan.players, strict=True))
-    with exclusive(cache / f"{name}.lock"), shared(path, once=True), alone():
-        if not path.exists():
-            say(f"GAN warm-up: {config.gan.warmup} iterations on J_2, once for all searches with this GAN")
-            seconds = train(search, say, give_way)
-            if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
-                raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
-            state = {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
-            write_atomic(path, packed(state))
-    with remade("GAN warm-up", path):
-        state = unpacked(path)
+    iterations = config.gan.warmup
+    players, seconds = dict(zip("GEB", search.gan.players, strict=True)), 0.0
+
+    def state() -> dict[str, Any]:
+        return {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
+
+    def load(state: dict[str, Any]) -> None:
+        nonlocal seconds
         for letter, player in players.items():
             player.load_state_dict(state[letter])
         seconds = float(state["seconds"])
+
+    def make() -> None:
+        nonlocal seconds
+        say(f"GAN warm-up: {iterations} iterations on J_2, once for all searches with this GAN")
+        with alone():
+            seconds = train(search, say, give_way)
+        if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
+            raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
+
+    cached("GAN warm-up", cache / f"{name}.pt", state, load, make, say)
     return seconds
 
 

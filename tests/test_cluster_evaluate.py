@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import statistics
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -407,7 +408,7 @@ def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
     everyone = family(cut)
     cut.send_signal(signal.SIGINT)
     code, out, err = finish(cut)
-    assert (code, err) == (130, "") and "To continue: python cluster/evaluate.py DARTS_V2" in out, (code, out, err)
+    assert (code, err) == (130, "") and f"To continue: {sys.executable} {SCRIPT} DARTS_V2" in out, (code, out, err)
     assert not left_over(everyone) and Run(folder / "DARTS_V2-s0").about["state"] == "interrupted"
     code, out, err = finish(start(*group))
     assert (code, err) == (0, ""), (code, out[-2000:], err)

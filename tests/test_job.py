@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -304,7 +305,7 @@ def test_stopped_then_continued_and_another_configuration_refused(tmp_path):
     everyone = family(process)
     os.killpg(process.pid, signal.SIGINT)
     code, out, err = finish(process)
-    assert code == 130 and "To continue: python cluster/search.py" in out and err == "", (code, out, err)
+    assert code == 130 and f"To continue: {sys.executable} {SEARCH} --gan=none" in out and err == "", (code, out, err)
     assert not left_over(everyone)
     before = (tmp_path / "one" / "run.json").read_bytes()
     code, out, err = finish(start(SEARCH, *words, "--arch-lr=0.5"))

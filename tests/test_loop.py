@@ -121,7 +121,11 @@ def test_first_ctrl_c_saves_and_says_how_to_go_on(undisturbed, storage):
     wait_for(process, lambda: len(read_lines(folder / "metrics.jsonl")) >= 1)
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
-    assert code == 130 and "To continue: dasgm search quickstart" in out and not err, (code, out[-300:], err)
+    assert code == 130 and " -m dasgm search quickstart" in out.partition("To continue: ")[2] and not err, (
+        code,
+        out[-300:],
+        err,
+    )
     code, out, err = finish(search(storage))
     assert code == 0 and "going on after epoch" in out, err
     assert results(folder) == results(undisturbed)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -230,7 +231,7 @@ def test_own_folder_from_where_the_user_stands_and_ctrl_c_on_the_way(tmp_path):
     everyone = family(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     code, out, err = finish(process)
-    assert code == 130 and "To continue: python tuning/sweep.py" in out and err == "", (code, out, err)
+    assert code == 130 and f"To continue: {sys.executable} {SWEEP} " in out and err == "", (code, out, err)
     assert not left_over(everyone)
     assert read_json(folder / "sweep.json")["state"] == "interrupted"
     assert Run(folder / "t000").about["state"] == "interrupted"
@@ -329,7 +330,7 @@ def test_sweep_of_one_at_a_time_ends_as_an_undisturbed_one(undisturbed, tmp_path
     if "SIGTERM" in fault:
         terminate(everyone)
         code, out, err = finish(process)
-        assert code == 130 and "To continue: python tuning/sweep.py" in out and err == "", (code, out, err)
+        assert code == 130 and f"To continue: {sys.executable} {SWEEP} " in out and err == "", (code, out, err)
     else:
         process.kill()
         process.communicate()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from cluster import evaluate
+from dasgm.again import line, part_of, script
 from dasgm.cli import fail
 from dasgm.records import read_json
 from dasgm.storage import lies_at
@@ -27,13 +27,14 @@ def after(sweep: Sweep, options: Options) -> int:
         group = evaluate.asked(["DARTS_V2", *stage])  # any genotype
         group.look_at_data(group.workers())
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     code = carry_out(sweep)
     if code or options.dry_run or read_json(sweep.folder / "sweep.json").get("state") != "finished":
         return code
     stage = [f"--from-sweep={sweep.folder.name}", f"--top={options.top}", *stage]
-    print(f"the last stage: python cluster/evaluate.py {shlex.join(stage)}", flush=True)
-    return evaluate.main(stage)
+    print(f"the last stage: {line([*script('cluster/evaluate.py'), *stage])}", flush=True)
+    with part_of(sweep.command):
+        return evaluate.main(stage)
 
 
 def words(sweep: Sweep, options: Options) -> list[str]:

@@ -8,7 +8,6 @@ python tuning/reproduce.py --rows pdarts dasgm-pdarts --seeds 3    rows of your 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any
 from cluster.handover import HELP, hand_over
 from cluster.room import Workers
 from cluster.search import pretrained_first
-from dasgm.cli import Chosen, absolute, fail, parse, without_config
+from dasgm.again import called
+from dasgm.cli import Chosen, absolute
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.files import write_atomic
+from dasgm.options import fail, parse, without_config
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.tables import TABLES, markdown, rows
 from tuning.plan import Plan
@@ -32,17 +33,17 @@ class Options(Placement):
 
     config: Any = None
     table: str = ""
-    """2, 4 or 6: the rows of that table."""
+    """Number of the paper's table whose rows are searched: 2, 4 or 6."""
     rows: tuple[str, ...] = ()
-    """Rows by name instead: a preset, or preset:GAN."""
+    """Names of the rows instead of a table: presets, or PRESET:GAN."""
     seeds: int = 4
-    """Searches of each row; the paper has 4."""
+    """Number of searches of each row (paper: 4)."""
     small: bool = False
-    """At the size of the cifar10-smoke presets, with a tenth set aside as J_val: for two cores."""
+    """Search at the size of the cifar10-smoke presets, with a tenth set aside as J_val, which two cores can do."""
     dataset: str = ""
-    """Key of the data set; by default the rows' own, CIFAR-10."""
+    """Name of the data set; by default the rows' own, cifar10."""
     data_dir: Path | None = None
-    """Where its files lie."""
+    """Folder with the data set's files."""
     set: tuple[str, ...] = ()
     """Settings of every row that has them, as in --set method.epochs=3 gan.channels=8."""
 
@@ -145,9 +146,9 @@ def main(argv: list[str] | None = None) -> int:
         name = f"table{options.table}{size}" if options.table else f"rows{size}"
         chosen = Chosen(name, first, [])
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     options = replace(options, name=options.name or f"{name}-{chosen.dataset}", config=first)
-    sweep = Table(chosen, options, configs, shlex.join([*prog.split(), *words]))
+    sweep = Table(chosen, options, configs, called(words, "tuning/reproduce.py"))
     code = carry_out(sweep)
     if not options.dry_run:
         _show(sweep, options)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shlex
 import signal
 import sqlite3
 import sys
@@ -25,9 +24,11 @@ from cluster import connection, job
 from cluster.handover import HELP, hand_over
 from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
+from dasgm import again
 from dasgm.catalogue import show_config
-from dasgm.cli import Chosen, check_time_budget, choose, fail, flattened, parse, parts_help, placed
+from dasgm.cli import BEFORE, Chosen, check_time_budget, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.files import printable
 from dasgm.mirror import discard, following
 from dasgm.records import FORMAT, amend, another, first_difference, kept_record
 from dasgm.runs import NOT_WRITTEN, Run, not_written
@@ -42,23 +43,23 @@ class Placement:
 
     config: Any
     max_concurrent: int = 0
-    """Searches at once; 0: as many as the machine or cluster has room for."""
+    """Largest number of searches at once; 0 is as many as the machine or cluster has room for."""
     workers_per_trial: int = 1
-    """Processes that share one search."""
+    """Number of processes that share one search."""
     gpus_per_trial: float | None = None
-    """Of all workers of a search together; by default one a worker where this machine has as many."""
+    """Number of GPUs of all workers of a search together. None takes one for each worker if there are as many."""
     storage: Path = Path("runs")
-    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Of the sweep; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    """Name of the sweep; by default <preset>-<dataset>-s<seed>. A sweep of the same name is continued."""
     time_budget: float | None = None
-    """Seconds after which no more is begun and what runs is stopped, to be continued."""
+    """Seconds after which no more work is begun and running work is stopped, to be continued by the same command."""
     wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
     pretrain: bool = False
-    """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
+    """Begin every search with the same pre-trained GAN, and pre-train it first if that has not been done."""
     dry_run: bool = False
-    """Print the configuration and what it would cost, and start nothing."""
+    """Print the configuration and what the sweep would cost, and start nothing."""
 
     def __post_init__(self) -> None:
         if self.workers_per_trial < 1:
@@ -73,17 +74,18 @@ class Options(Placement):
     """What a sweep is, and its base configuration's settings."""
 
     num_trials: int = 4
-    """Searches in all; a larger number extends a sweep."""
+    """Number of searches in all. A larger number extends a sweep of the same name."""
     grace: int = 2
-    """Epochs before a search can be stopped early."""
+    """Number of epochs before a search can be stopped early."""
     space: str = ""
-    """What varies: module:function, by default rates, validation portion and GAN type."""
+    """Python function that proposes the settings that vary, as MODULE:FUNCTION.
+    By default learning rates, the share of real images and the type of the GAN vary."""
     then_imagenet: str = ""
-    """Folder of ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
+    """Folder with ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
     top: int = 1
-    """How many they are."""
+    """Number of genotypes that are trained on ImageNet."""
     imagenet_set: tuple[str, ...] = ()
-    """Settings of that command, as in --imagenet-set recipe=imagenet-small workers=2."""
+    """Settings of the training on ImageNet, as in --imagenet-set recipe=imagenet-small workers=2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -340,12 +342,14 @@ def main(argv: list[str] | None = None) -> int:
         chosen = choose(words, positional=False)
         chosen = replace(chosen, config=for_a_sweep(chosen.config))
     except ValueError as error:
-        fail(str(error))
-    about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP} {parts_help()}"
-    options = parse(flattened(Options), chosen.rest, Options(chosen.config), " ".join(_called()), about)
+        fail(error)
+    about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP}"
+    about += parts_help(positional=False)
+    program = again.program(words, "tuning/sweep.py")
+    options = parse(flattened(Options), chosen.rest, Options(chosen.config), again.line(program), about, BEFORE)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
-    command = shlex.join([*_called(), *words])
+    command = again.called(words, "tuning/sweep.py")
     sweep = Sweep(replace(chosen, config=placed(options.config)), options, options.plan(), command)
     if options.then_imagenet:
         from tuning import last_stage
@@ -353,7 +357,7 @@ def main(argv: list[str] | None = None) -> int:
         return last_stage.after(sweep, options)
     code = carry_out(sweep)
     if not code and not options.dry_run:
-        print(f"  {shlex.join([*_called(), *_own_pictures(words)])}")
+        print(f"  {again.line([*program, *_own_pictures(words)])}")
     return code
 
 
@@ -364,15 +368,15 @@ def carry_out(sweep: Sweep) -> int:
     try:
         return _dry_run(sweep) if options.dry_run else _run(sweep)
     except KeyboardInterrupt:
-        print(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}")
+        print(printable(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}"))
         return 130
     except connection.Failed as error:
-        fail(str(error), 1)
+        fail(error, 1)
     except Exception as error:
         if full := _unwritten(error):  # Optuna and Ray Tune have exceptions of their own for it
-            fail(str(not_written(sweep.folder, full)))
+            fail(not_written(sweep.folder, full))
         if isinstance(error, ValueError | OSError):
-            fail(str(error))
+            fail(error)
         raise
 
 
@@ -385,11 +389,6 @@ def _unwritten(error: BaseException | None) -> OSError | None:
             return OSError(number, os.strerror(number))
         error = error.__cause__ or error.__context__
     return None
-
-
-def _called() -> list[str]:
-    """The command's own name: the console script's where there is no checkout."""
-    return ["dasgm-sweep"] if Path(sys.argv[0]).stem == "dasgm-sweep" else ["python", "tuning/sweep.py"]
 
 
 def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:

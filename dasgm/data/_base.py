@@ -19,14 +19,23 @@ class DataConfig:
 
     streamed: ClassVar[bool] = False
     """Whether it is too large for memory: networks are trained on it, no search is made."""
+    packaged: ClassVar[bool] = False
+    """Whether its files come with this package, so that a folder of the user's has no meaning."""
 
-    image_size: int = 32  # pixels a side: a multiple of 4 from 16; with a GAN 16, 32 or 64
-    split_seed: int = 0  # fixes J_1, J_2 and J_val, apart from the run's seed
-    split: Literal["stratified", "contiguous"] = "stratified"  # contiguous: the original code's, by index
-    weight_portion: float = 0.5  # J_1's share of the training images, the rest is J_2
-    holdout: float = 0.0  # J_val's share, set aside first
-    limit: int = 0  # use at most so many training images, a stratified draw; 0 is all
-    cutout: int = 0  # side of cutout's square in pixels, 0 is off
+    image_size: int = 32
+    """Side of the square images in pixels: a multiple of 4 from 16 on; with a GAN 16, 32 or 64."""
+    split_seed: int = 0
+    """Seed of the split into J_1, J_2 and J_val. It is not the seed of the search, so that searches share a split."""
+    split: Literal["stratified", "contiguous"] = "stratified"
+    """How J_1 and J_2 are drawn: stratified by class, or contiguous by index, as the original DARTS code does."""
+    weight_portion: float = 0.5
+    """Share of J_1 among the training images; the others are J_2 (paper, Section 5.2: 0.5)."""
+    holdout: float = 0.0
+    """Share of the training images that is set aside as J_val before J_1 and J_2 are drawn (paper: 0)."""
+    limit: int = 0
+    """Largest number of training images that are used, drawn by class; 0 uses all."""
+    cutout: int = 0
+    """Side of cutout's square in pixels; 0 is no cutout (DARTS's final training on CIFAR: 16)."""
 
     def __post_init__(self) -> None:
         if self.image_size % STEP or not SMALLEST <= self.image_size <= LARGEST:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CifarConfig(DataConfig):
-    skip_unreadable: bool = False  # leave unreadable pictures of Parquet files out
+    skip_unreadable: bool = False
+    """Leave out pictures of Parquet files that cannot be read. Otherwise the first one ends the command."""
     config: str = field(default="", metadata=YOUNGER)
-    """of several data sets of Parquet files in one folder the one to read, such as the folder below --data-dir"""
+    """Data set to read where a folder holds several in Parquet files: its configuration or folder below --data-dir."""
 
     CLASSES: ClassVar[tuple[str, ...]]
     ALIASES: ClassVar[dict[str, str]] = {}  # other spellings of classes

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(DataConfig):
-    skip_unreadable: bool = False  # leave unreadable pictures out
+    skip_unreadable: bool = False
+    """Leave out pictures that cannot be read, and say how many. Otherwise the first one ends the command."""
 
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
         """Pictures of any size, their shorter side resized to `image_size`, then centre-cropped; classes by name.

@@ -21,11 +21,13 @@ class Config(DataConfig):
     """The settings of J_1, J_2 and J_val mean nothing here: a network is trained on all of `train`."""
 
     streamed: ClassVar[bool] = True
-    image_size: int = 224  # pixels a side; in evaluation the shorter side is resized to 256/224 of it before the crop
+    image_size: int = 224
+    """Side of the square images in pixels (DARTS: 224).
+    For testing, the shorter side is first resized to 256/224 of it."""
     skip_unreadable: bool = field(default=False, metadata={"mathematics": False})
-    """go on without unreadable pictures; a run that they ended may be continued so"""
+    """Leave out pictures that cannot be read. Otherwise the first one ends the training; this option continues it."""
     config: str = field(default="", metadata=YOUNGER)
-    """of several data sets of Parquet files in one folder the one to read, such as the folder below --data-dir"""
+    """Data set to read where a folder holds several in Parquet files: its configuration or folder below --data-dir."""
 
     def __post_init__(self) -> None:
         if not SMALLEST <= self.image_size <= LARGEST:

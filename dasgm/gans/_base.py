@@ -22,14 +22,22 @@ WIDEST = 2**16  # of any layer's setting; beyond is a slip, or worse
 class GanConfig:
     """Settings of a GAN. A file in this folder has a frozen dataclass `Config` derived from it."""
 
-    channels: int = 64  # base width of generator and discriminator
+    channels: int = 64
+    """Base width of generator and discriminator, in channels."""
     generator_lr: float = 2e-4
+    """Learning rate of the generator G (Eq. 4, Adam; BigGAN and ContraGAN for CIFAR: 2e-4)."""
     discriminator_lr: float = 2e-4
-    warmup: int = 0  # iterations of training on J_2 before the search begins
-    warmup_lr: float = 2e-4  # of the generator meanwhile
+    """Learning rate of the discriminator E (Eq. 5, Adam; BigGAN and ContraGAN for CIFAR: 2e-4)."""
+    warmup: int = 0
+    """Number of iterations that the GAN is trained on J_2 before the search begins (the paper has none: 0)."""
+    warmup_lr: float = 2e-4
+    """Learning rate of the generator in those iterations."""
     warmup_batch_size: int = 64
-    pretrain_iterations: int = 0  # of a pre-training; 0: as many as the warm-up, and where there is none 50,000
-    pretrain_discriminator_steps: int = 1  # per generator step when pre-training, each on real images of its own
+    """Number of images in a batch of those iterations."""
+    pretrain_iterations: int = 0
+    """Number of generator steps of a pre-training. 0 takes as many as --gan.warmup, and 50,000 if that is 0 too."""
+    pretrain_discriminator_steps: int = 1
+    """Number of discriminator steps after each generator step of a pre-training, each on images of its own."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= WIDEST:

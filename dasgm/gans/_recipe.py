@@ -19,13 +19,21 @@ if TYPE_CHECKING:
 class ResnetConfig(GanConfig):
     """Settings of a GAN on the networks of `_resnet`."""
 
-    shared_dim: int = 128  # width of the class embedding that the generator's blocks share
-    embedding_std: float = 0.02  # of its start; nearer to 1 the labels show sooner, for short runs
-    z_dim: int = 128  # of the noise, cut into equal chunks: one for the 4x4 map, one for each block
-    orthogonal: float = 1e-4  # strength of the orthogonal regularisation of the generator
-    average_decay: float = 0.9999  # of the generator's moving average
-    average_start: int = 1000  # iteration from which it averages; before, it copies
-    b_init: float = 2.0  # logit by which the default operations of a searched discriminator are ahead
+    shared_dim: int = 128
+    """Length of the class embedding that all blocks of the generator share (BigGAN: 128)."""
+    embedding_std: float = 0.02
+    """Standard deviation of the class embedding's initial values.
+    Near 1 images show their class sooner, which short runs need."""
+    z_dim: int = 128
+    """Length of the noise vector, cut into equal parts: one for the 4x4 map and one for each block (BigGAN: 128)."""
+    orthogonal: float = 1e-4
+    """Strength of the generator's orthogonal regularization; 0 is none (BigGAN, Eq. 3: 1e-4)."""
+    average_decay: float = 0.9999
+    """Decay of the generator's moving average in each step (BigGAN: 0.9999)."""
+    average_start: int = 1000
+    """Generator step from which the average is taken; before, it is a copy (BigGAN for CIFAR: 1000)."""
+    b_init: float = 2.0
+    """Initial advantage, in logits, of the default operations in a searched discriminator B. The paper gives none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Config(ResnetConfig):
     """BigGAN with the hinge loss. Generator and discriminator are 4 * `channels` wide."""
 
-    pretrain_discriminator_steps: int = 4  # per generator step when pre-training: the authors' for CIFAR
+    pretrain_discriminator_steps: int = 4
+    """Number of discriminator steps after each generator step of a pre-training (BigGAN for CIFAR: 4)."""
 
     def build(self, classes: int, size: int, searched: bool) -> BigGan:
         from dasgm.gans._resnet import Discriminator, Generator, edges

@@ -29,15 +29,24 @@ class Config(ResnetConfig):
     StudioGAN advises the same. Watch `gan/synthetic_accuracy` where it is on.
     """
 
-    channels: int = 96  # the generator is 4 times as wide, the discriminator twice
+    channels: int = 96
+    """Base width, in channels: the generator is 4 times as wide, the discriminator twice (StudioGAN: 96)."""
     z_dim: int = 80
-    embedding_std: float = 0.088  # rows of length 1 at a width of 128
+    """Length of the noise vector, cut into equal parts: one for the 4x4 map and one for each block (StudioGAN: 80)."""
+    embedding_std: float = 0.088
+    """Standard deviation of the class embedding's initial values; 0.088 gives rows of length 1 at a width of 128."""
     orthogonal: float = 0.0
-    contrast_dim: int = 512  # of the space where images and the classes' proxies are compared
-    conditional_strength: float = 1.0  # of 2C beside the hinge
-    temperature: float = 1.0  # of 2C
-    pretrain_discriminator_steps: int = 5  # per generator step when pre-training: the reference's
-    positives_in_numerator: bool = False  # of 2C: True is the paper, False keeps labels what they say
+    """Strength of the generator's orthogonal regularization; 0 is none (StudioGAN: 0)."""
+    contrast_dim: int = 512
+    """Length of the vectors in which images are compared with the proxies of classes (StudioGAN: 512)."""
+    conditional_strength: float = 1.0
+    """Weight of the contrastive loss 2C beside the hinge loss (StudioGAN: 1)."""
+    temperature: float = 1.0
+    """Temperature of the contrastive loss 2C (StudioGAN: 1)."""
+    pretrain_discriminator_steps: int = 5
+    """Number of discriminator steps after each generator step of a pre-training (StudioGAN: 5)."""
+    positives_in_numerator: bool = False
+    """Count images of the same class in the numerator of 2C, as the ContraGAN paper does. It may swap classes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,11 +47,13 @@ class MethodConfig:
     """Settings that every method has. A method's file derives its own `Config` from it."""
 
     epochs: int = 50
-    """Epochs of one stage."""
+    """Number of epochs of the search, of P-DARTS of each stage (DARTS and PC-DARTS: 50; P-DARTS: 25)."""
     cells: int = 8
+    """Number of cells of the supernet (paper, Section 5.2: 8)."""
     channels: int = 16
+    """Number of channels of its first cells, doubled at each reduction cell (paper, Section 5.2: 16)."""
     arch_start_epoch: int = 0
-    """Epoch at which architecture steps begin; the GAN trains from epoch 0 on."""
+    """First epoch, counted from 0, in which A and B are updated; the GAN is trained from epoch 0 on (DARTS: 0)."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("cells", 3), ("channels", 1), ("arch_start_epoch", 0)):

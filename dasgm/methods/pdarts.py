@@ -25,18 +25,19 @@ class Config(MethodConfig):
     """P-DARTS."""
 
     epochs: int = 25
+    """Number of epochs of each stage (P-DARTS: 25)."""
     cells: int = 5
-    """Of the first stage."""
+    """Number of cells of the first stage's supernet (P-DARTS: 5)."""
     arch_start_epoch: int = 10
-    """Epoch of each stage at which architecture steps begin."""
+    """First epoch of each stage, counted from 0, in which A and B are updated (P-DARTS: 10)."""
     added_cells: tuple[int, ...] = (0, 6, 12)
-    """By stage, on top of `cells`."""
+    """Number of cells that each stage has more than --method.cells (P-DARTS: 0 6 12)."""
     operations: tuple[int, ...] = (8, 5, 3)
-    """Candidates an edge has in each stage; the weakest are dropped in between."""
+    """Number of candidate operations of an edge in each stage (P-DARTS: 8 5 3). The weakest are dropped in between."""
     skip_dropout_rates: tuple[float, ...] = (0.1, 0.4, 0.7)
-    """By stage: the dropout after skip connections at its first epoch."""
+    """Rate of the dropout after skip connections at the beginning of each stage (P-DARTS's code: 0.1 0.4 0.7)."""
     max_skips: int = 2
-    """M: at most so many skip connections in the normal cell of the result."""
+    """Largest number of skip connections in the normal cell of the result (P-DARTS's authors: 2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
