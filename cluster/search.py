@@ -19,7 +19,9 @@ from cluster.connection import Failed, connected
 from cluster.handover import HELP, hand_over
 from cluster.job import ControllerLost, launch, workers_for
 from cluster.job import search as work
+from cluster.patience import answered
 from cluster.room import Workers
+from cluster.stores import ensure_known
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, fail, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
@@ -194,7 +196,9 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     """Do the job, which tells what came of it; other ends in one line. The command's exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        job()
+        ensure_known()
+        with answered():
+            job()
     except (ValueError, OSError) as error:
         fail(str(error))
     except Failed as error:
