@@ -15,6 +15,7 @@ import dasgm
 from dasgm import verbs
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.files import printable
+from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
 from dasgm.mirror import NO_RUNS, ensure_writable
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.storage import lies_at, local
@@ -62,6 +63,8 @@ class Chosen:
     config: SearchConfig
     rest: list[str]
     published: str = ""
+    given: Given = NOTHING
+    """Settings that the command line or the user's own preset files name, even if they name the default."""
 
     @property
     def dataset(self) -> str:
@@ -100,7 +103,7 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     """Take the preset and its parts out of the arguments; the rest is for the parser, which then knows their flags.
 
     Raises:
-        ValueError: an unknown preset or part; the nearest name is suggested.
+        ValueError: an unknown preset or part (the nearest name is suggested), a given setting without effect.
     """
     values, first, rest = take(argv, (*PARTS, "--preset", "--data-dir"), int(positional))
     named = values.pop("--preset", None) or next(iter(first), None)
@@ -109,12 +112,14 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     found = preset(named or default)
     config = found.config
     if "data" in parts:
-        config = with_dataset(config, parts.pop("data"))
+        config = with_dataset(config, parts["data"])
     if "gan" in parts:
-        config = with_gan(config, parts.pop("gan"))
+        config = with_gan(config, parts["gan"])
     if "method" in parts:
         config = with_method(config, parts["method"])
-    return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published)
+    given = after(found.given, found.config, config, parts) | on_command_line(rest, config)
+    ensure_effect(given, config)
+    return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published, given)
 
 
 def absolute(path: str | None) -> str | None:

@@ -1,0 +1,90 @@
+"""A sweep's options: where its searches run and what they share, and which searches there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dasgm.cli import check_time_budget
+from dasgm.given import NOTHING, Given, flags
+from tuning import spaces
+from tuning.plan import Plan, rungs
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how widely searches run, and the settings that they share."""
+
+    config: Any
+    max_concurrent: int = 0
+    """Searches at once; 0: as many as the machine or cluster has room for."""
+    workers_per_trial: int = 1
+    """Processes that share one search."""
+    gpus_per_trial: float | None = None
+    """Of all workers of a search together; by default one a worker where this machine has as many."""
+    storage: Path = Path("runs")
+    """Root of everything: a folder, or s3://BUCKET/PREFIX."""
+    name: str = ""
+    """Of the sweep; <preset>-<dataset>-s<seed> by default. The same name continues."""
+    time_budget: float | None = None
+    """Seconds after which no more is begun and what runs is stopped, to be continued."""
+    wait: float = 1800.0
+    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at first and where a machine is lost."""
+    pretrain: bool = False
+    """Begin every search with one pre-trained GAN, and run the pre-training first unless it is there."""
+    dry_run: bool = False
+    """Print the configuration and what it would cost, and start nothing."""
+
+    def __post_init__(self) -> None:
+        if self.workers_per_trial < 1:
+            raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
+        if self.max_concurrent < 0:
+            raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
+        check_time_budget(self.time_budget)
+
+
+@dataclass(frozen=True)
+class Options(Placement):
+    """What a sweep is, and its base configuration's settings."""
+
+    num_trials: int = 4
+    """Searches in all; a larger number extends a sweep."""
+    grace: int = 2
+    """Epochs before a search can be stopped early."""
+    space: str = ""
+    """What varies: module:function; by default rates, validation portion and GAN type, but for those that are given."""
+    then_imagenet: str = ""
+    """Folder of ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
+    top: int = 1
+    """How many they are."""
+    imagenet_set: tuple[str, ...] = ()
+    """Settings of that command, as in --imagenet-set recipe=imagenet-small workers=2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_trials", "grace", "top"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.config.data.holdout <= 0:
+            raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
+
+    def plan(self, given: Given = NOTHING) -> Plan:
+        """The searches that these options ask for; none changes a setting that is given."""
+        base, identity = self.config, dict[str, Any](space=self.space, grace=self.grace)
+        if not self.space:
+            identity["fixed"] = list(spaces.fixed(base, given))
+        compared = rungs(base.method, self.grace, early_ends=bool(base.stop_skips or base.stop_entropy))
+        return Plan(self.num_trials, partial(spaces.load, self.space, given), compared, identity, given=given)
+
+    def look_at_grace(self, words: Sequence[str]) -> None:
+        """Say where a grace that is given has no effect. ValueError: it is beyond the last epoch."""
+        method, given = self.config.method, "grace" in flags(words)
+        if given and self.grace > method.total_epochs:
+            raise ValueError(f"grace {self.grace}: expected at most {method.total_epochs}, the epochs of a search")
+        if given and len(method.outline()) > 1:
+            print(
+                f"grace {self.grace} has no effect: searches of several stages are compared at the ends of the stages"
+            )
