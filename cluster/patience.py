@@ -26,12 +26,16 @@ def say_now(line: str) -> None:
 def told(
     doing: str, awaited: Callable[[], str], say: Callable[[str], None] = say_now, every: float = EVERY
 ) -> Iterator[None]:
-    """Say every few seconds, while the block runs, what is being done, for how long, and what is waited for."""
+    """Say every few seconds, while the block runs, what is being done, for how long, and what is waited for.
+
+    Nothing is said while `awaited` names nothing.
+    """
     over, begun = threading.Event(), time.monotonic()
 
     def tell() -> None:
         while not over.wait(every):
-            say(f"{doing}: {time.monotonic() - begun:.0f} s so far, waiting for {awaited()}")
+            if what := awaited():
+                say(f"{doing}: {time.monotonic() - begun:.0f} s so far, waiting for {what}")
 
     thread = threading.Thread(target=tell, daemon=True, name="patience")
     thread.start()

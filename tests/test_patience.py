@@ -35,6 +35,16 @@ def test_a_line_comes_again_and_again_with_what_is_waited_for():
     assert len(lines) == said  # it ended with the block
 
 
+def test_nothing_is_said_while_nothing_is_waited_for():
+    lines: list[str] = []
+    names = iter(["", "", "b"])
+    with told("starting", lambda: next(names, "b"), lines.append, every=0.02):
+        end = time.monotonic() + 10
+        while not lines and time.monotonic() < end:
+            time.sleep(0.01)
+    assert lines[0].endswith("waiting for b")
+
+
 def test_who_is_quick_is_told_nothing():
     lines: list[str] = []
     with told("starting", lambda: "a", lines.append):

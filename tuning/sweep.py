@@ -22,7 +22,7 @@ from typing import Any
 
 from cluster import connection, job
 from cluster.handover import HELP, hand_over
-from cluster.patience import answered
+from cluster.patience import answered, told
 from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from cluster.stores import ensure_known
@@ -189,11 +189,12 @@ class Sweep:
         return complete
 
     def _tune(self, study: Any, left: int, workers: Workers, slots: int, kick: Callable[[], None]) -> None:
-        from ray import tune
-        from ray.tune.execution import class_cache
+        with told("starting Ray Tune", lambda: "Python to import it"):
+            from ray import tune
+            from ray.tune.execution import class_cache
 
-        from tuning.table import Board
-        from tuning.trials import Halving, Janitor, Proposer, Waiter
+            from tuning.table import Board
+            from tuning.trials import Halving, Janitor, Proposer, Waiter
 
         epochs, options, plan = self.base.method.total_epochs, self.options, self.plan
         at_once = min(slots, options.max_concurrent or slots)
