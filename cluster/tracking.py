@@ -39,7 +39,6 @@ from cluster.contents import (
     root_of,
 )
 from cluster.stores import EXPERIMENT, ensure_known, experiment_of, store_of
-from dasgm.cli import fail
 from dasgm.files import exclusive, printable
 from dasgm.mirror import here
 from dasgm.report import MOST_PIXELS, mlflow_ui
@@ -423,7 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ensure_known(options.uri)
     except ValueError as error:
-        fail(str(error))
+        print(printable(f"error: {error}"), file=sys.stderr)
+        return 2
     for place in options.folders:
         folder = None
         try:

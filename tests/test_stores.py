@@ -67,15 +67,14 @@ def test_every_command_refuses_it_before_anything_starts(command, tmp_path, monk
 
 
 def test_evaluations_and_the_mirrors_own_command_refuse_it_too(tmp_path, monkeypatch, capsys):
+    words = ["DARTS_V2", "--recipe=digits-small", f"--storage={tmp_path}"]
+    assert tracking.main([str(tmp_path), "--uri=foo://x"]) == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://x")
-    for module, words in (
-        ("cluster.evaluate", ["DARTS_V2", "--recipe=digits-small", f"--storage={tmp_path}"]),
-        ("cluster.tracking", [str(tmp_path)]),
-        ("cluster.tracking", [str(tmp_path), "--uri=foo://x"]),
-    ):
-        with pytest.raises(SystemExit) as end:
-            import_module(module).main(words)
-        assert end.value.code == 2 and "MLflow has no store of the kind 'foo'" in capsys.readouterr().err
+    assert tracking.main([str(tmp_path)]) == 2
+    with pytest.raises(SystemExit) as end:
+        import_module("cluster.evaluate").main(words)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("MLflow has no store of the kind 'foo'") == 3
     assert not list(tmp_path.glob("DARTS*"))
 
 

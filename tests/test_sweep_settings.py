@@ -113,6 +113,16 @@ def test_a_gan_that_is_given_is_the_only_one(monkeypatch):
     assert one.about_space() == ["varied: classifier_lr, arch_lr; fixed as given: gan none"]
 
 
+def test_a_frozen_gan_that_is_given_may_be_left_out(monkeypatch, tmp_path):
+    """The default space compares it with no GAN, where there is nothing to freeze."""
+    words = ["--freeze-gan", f"--gan-checkpoint={tmp_path}", "--num-trials=40", f"--storage={tmp_path}"]
+    one = captured(monkeypatch, words)
+    proposer = propose(tmp_path, 40, one.plan.space())
+    proposer.base, proposer.plan = one.base, one.plan
+    configs = [json.loads(proposer.suggest(str(i))["config"]) for i in range(12)]
+    assert {bool(config["gan"]): config["freeze_gan"] for config in configs} == {True: True, False: False}
+
+
 def test_where_all_is_given_nothing_is_proposed_and_that_is_said(monkeypatch, tmp_path):
     words = [word for given, _ in WORDS.values() for word in given]
     one = captured(monkeypatch, [*words, f"--storage={tmp_path}"])
@@ -167,7 +177,8 @@ def test_a_space_that_sets_the_given_value_is_none_too_many(tmp_path, monkeypatc
 
 def test_a_trial_that_would_change_a_given_setting_fails(tmp_path):
     """Where the first proposal did not show it."""
-    plan = Plan(4, lambda: lambda trial, base: {"val_portion": 0.5}, [], {}, given=frozenset({"val_portion"}))
+    identity, given = {"space": "mine:space"}, frozenset({"val_portion"})
+    plan = Plan(4, lambda: lambda trial, base: {"val_portion": 0.5}, [], identity, given=given)
     proposer = propose(tmp_path)
     proposer.plan, proposer.space = plan, plan.space()
     with pytest.raises(ValueError, match="at trial 0: .*sets val_portion to 0.5, but 0.0 is given"):
@@ -307,5 +318,5 @@ def test_a_grace_beyond_the_epochs_is_refused(monkeypatch, capsys):
     assert captured(monkeypatch, ["--grace=4"]).plan.rungs == []  # at the end: no search is stopped
     assert captured(monkeypatch, ["--method.epochs=1"]).plan.rungs == []  # nobody asked for a grace
     capsys.readouterr()
-    captured(monkeypatch, ["--method=pdarts", "--grace=2"])
+    captured(monkeypatch, ["--method=pdarts", "--grace=2"])  # stages are compared at their ends
     assert "grace 2 has no effect" in capsys.readouterr().out

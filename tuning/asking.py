@@ -22,7 +22,7 @@ from tuning.plan import Plan
 from tuning.spaces import Space
 
 TRIES = 16  # proposals in which a space that varies a given setting shows it
-MEND = "restore it, or use another --name"
+MEND = "restore the space, or use another --name"
 
 
 class Conflict(ValueError):
@@ -139,13 +139,14 @@ def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
 
 
 def _keeps(plan: Plan, base: SearchConfig, config: SearchConfig) -> None:
-    """Conflict where a search would not have a setting as it is given."""
+    """Conflict where a space of the user's own gives a search another value than the given one."""
     asked, found = settings(base), settings(config)
-    for path in sorted(plan.given):
+    unused = {"freeze_gan"} if config.gan is None else set()  # without a GAN there is nothing to freeze
+    for path in sorted(plan.given - unused) if plan.space_name else ():
         key = f"{path}.key" if path in PARTS else path
         if key in asked and key in found and asked[key] != found[key]:
             raise Conflict(
-                f"{plan.space_name or 'it'} sets {path} to {found[key]!r}, but {asked[key]!r} is given: leave {path} "
+                f"{plan.space_name} sets {path} to {found[key]!r}, but {asked[key]!r} is given: leave {path} "
                 "out of the space, or out of the command and its preset file"
             )
 

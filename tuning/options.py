@@ -53,7 +53,7 @@ class Options(Placement):
     num_trials: int = 4
     """Searches in all; a larger number extends a sweep."""
     grace: int = 2
-    """Epochs before a search can be stopped early."""
+    """Epochs before a search can be stopped early; where a search has no more, none is."""
     space: str = ""
     """What varies: module:function; by default rates, validation portion and GAN type, but for those that are given."""
     then_imagenet: str = ""

@@ -92,7 +92,7 @@ class Sweep:
         if "space" not in self.plan.identity:
             return []  # a table's rows
         lines = [spaces.described(self.plan.space_name, self.base, self.plan.given)]
-        if not self.plan.space_name and self.plan.given != self.given:
+        if not self.plan.space_name and self.plan.given != self.given and spaces.fixed(self.base, self.given):
             lines.append(
                 "this sweep was begun by an older version, which varied given settings too, and goes on with its "
                 "space; with another --name they are kept"
@@ -334,7 +334,8 @@ def _dry_run(sweep: Sweep) -> int:
     options = sweep.options
     show_config(sweep.base)
     sweep.compare(pretrained=not options.pretrain)
-    print(*sweep.about_space(), sep="\n")
+    for line in sweep.about_space():
+        print(line)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     slots = max(1, connection.slots_here(workers))
     at_once = min(slots, options.max_concurrent or slots)
