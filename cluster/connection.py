@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cluster.patience import say_now, told
 from cluster.room import Workers, wait_for_room
 from dasgm.files import first_line
 
@@ -89,8 +91,10 @@ def prepare() -> None:
 
 
 @contextmanager
-def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[int]:
+def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterator[int]:
     """Ray: the cluster at $RAY_ADDRESS, else a private one on this machine that ends with the block.
+
+    While it starts, or is joined, `say` gets a line every 5 s.
 
     Yields how many searches of `workers` can run at once (at least 1).
 
@@ -103,22 +107,45 @@ def connected(workers: Workers, say: Callable[[str], None] = print) -> Iterator[
         folder = None if joined() else stack.enter_context(_scratch())
         stack.callback(_disconnect)
         if folder is None:
-            _init(address=os.environ["RAY_ADDRESS"], runtime_env=_env())
-            _lasting_actors_here()
+            address = os.environ["RAY_ADDRESS"]
+            with told("joining Ray", lambda: f"the cluster at RAY_ADDRESS {address} to answer", say):
+                _init(address=address, runtime_env=_env())
+                _lasting_actors_here()
             yield wait_for_room(workers, say)
         else:
-            port = _free_port()
-            _init(
-                address="local",
-                num_cpus=cpus(),
-                num_gpus=visible_gpus(),
-                include_dashboard=True,  # frees what a stopped trial held; so does the sweep's janitor
-                dashboard_host="127.0.0.1",
-                dashboard_port=port,
-                _temp_dir=str(folder),
-                runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
-            )
+            with told("starting Ray", _awaited, say):
+                _start(folder)
             yield slots_here(workers)
+
+
+def _start(folder: Path) -> None:
+    """A private Ray, whose processes write into `folder`."""
+    port = _free_port()
+    _init(
+        address="local",
+        num_cpus=cpus(),
+        num_gpus=visible_gpus(),
+        include_dashboard=True,  # frees what a stopped trial held; so does the sweep's janitor
+        dashboard_host="127.0.0.1",
+        dashboard_port=port,
+        _temp_dir=str(folder),
+        runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
+    )
+
+
+def _awaited() -> str:
+    """What a private Ray that starts waits for: its processes come one after another."""
+    if not hasattr(sys.modules.get("ray"), "init"):
+        return "Python to import it"
+    import psutil
+
+    with suppress(psutil.Error):
+        there = {child.name() for child in psutil.Process().children(recursive=True)}
+        if "gcs_server" not in there:
+            return "its first process to start (gcs_server)"
+        if "raylet" not in there:
+            return "its dashboard to answer"
+    return "its scheduler to answer (raylet)"
 
 
 def _init(**options: Any) -> None:

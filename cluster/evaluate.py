@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 from cluster import connection, job
 from cluster.handover import HELP, hand_over
+from cluster.patience import answered
 from cluster.room import Workers, gave_up
 from cluster.search import attempt, payload
+from cluster.stores import ensure_known
 from cluster.winners import Candidate, named, of_sweep
 from dasgm import again
 from dasgm.catalogue import show_config
@@ -342,7 +344,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(error)
     show_config(group.config)
     try:
-        return _dry_run(group) if group.options.dry_run else _run(group, begun)
+        with answered():
+            return _dry_run(group) if group.options.dry_run else _run(group, begun)
     except (ValueError, OSError) as error:
         fail(error)
     except connection.Failed as error:
@@ -365,6 +368,7 @@ def _dry_run(group: Group) -> int:
 
 
 def _run(group: Group, begun: float) -> int:
+    ensure_known()
     budget = group.options.time_budget
     print(f"{len(group.evaluations)} evaluations by {group.recipe}, in {lies_at(group.folder)}", flush=True)
     for one in group.candidates:

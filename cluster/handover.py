@@ -16,13 +16,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cluster.connection import joined, prepare
+from cluster.patience import told
 from dasgm.again import PROGRAM, program
 from dasgm.files import first_line
 from dasgm.options import fail
@@ -89,8 +90,9 @@ def _client() -> Iterator[JobSubmissionClient]:
     address = os.environ["RAY_ADDRESS"]
     hint = "is the cluster up (`ray status`), with its dashboard, and RAY_AUTH_MODE=token with its token?"
     try:
-        _reach(address)
-        client = JobSubmissionClient(None if address == "auto" else address)
+        with _patience(f"the job server at RAY_ADDRESS {address} to answer"):
+            _reach(address)
+            client = JobSubmissionClient(None if address == "auto" else address)
     except Exception as error:  # Ray's own, OSError, ConnectionError, RuntimeError
         raise ValueError(f"RAY_ADDRESS {address}: no job server answers ({first_line(error)[:150]}); {hint}") from None
     try:
@@ -126,18 +128,23 @@ def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> s
     environment |= {name: os.environ[name] for name in PASSED if name in os.environ}
     packages = [_folder(package) for package in ("dasgm", "cluster", "tuning")]
     end = time.monotonic() + 60
-    while True:
-        try:
-            return client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=job,
-                metadata={"name": name},
-                runtime_env={"env_vars": environment, "py_modules": packages, "excludes": ["**/__pycache__"]},
-            )
-        except RuntimeError as error:
-            if "try again later" not in str(error) or time.monotonic() > end:  # a cluster that is just coming up
-                raise
-            time.sleep(1)
+    with _patience("the job server to take the job"):
+        while True:
+            try:
+                return client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=job,
+                    metadata={"name": name},
+                    runtime_env={"env_vars": environment, "py_modules": packages, "excludes": ["**/__pycache__"]},
+                )
+            except RuntimeError as error:
+                if "try again later" not in str(error) or time.monotonic() > end:  # a cluster that is just coming up
+                    raise
+                time.sleep(1)
+
+
+def _patience(awaited: str) -> AbstractContextManager[None]:
+    return told("joining Ray", lambda: awaited)
 
 
 def _folder(package: str) -> str:

@@ -18,7 +18,9 @@ from cluster.connection import Failed, connected
 from cluster.handover import HELP, hand_over
 from cluster.job import ControllerLost, ensure_device, launch, workers_for
 from cluster.job import search as work
+from cluster.patience import answered, told
 from cluster.room import Workers
+from cluster.stores import ensure_known
 from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, result_line, search_options
@@ -109,6 +111,11 @@ def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
         send(its.folder)
 
 
+def _begun(asked: dict[str, Any]) -> bool:
+    """Whether the workers of this driver have written into the run's folder."""
+    return Run(asked["folder"]).about.get("driver") == asked["about"]["driver"]
+
+
 def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: Workers, what: str) -> None:
     """`work` on every worker, as one job that MLflow mirrors; what the workers say is printed.
 
@@ -131,7 +138,8 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         try:
             with connected(workers), following(folder):
                 try:
-                    launch(work, asked, workers, scratch)
+                    with told("starting the workers", lambda: "" if _begun(asked) else f"Ray to start {workers}"):
+                        launch(work, asked, workers, scratch)
                 except Failed as error:
                     again = "" if "the same command" in str(error) else f"; {AGAIN}"
                     raise Failed(f"the {what} failed: {error}{again}") from None
@@ -142,8 +150,8 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         finally:
             over.set()
             follower.join(2)
-            if told := mirror.stop(20):
-                print(told)
+            if missing := mirror.stop(20):
+                print(missing)
             discard(scratch)
     about = Run(folder).about
     if about.get("state") == "failed":
@@ -198,7 +206,9 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     """Do the job, which tells what came of it; other ends in one line. The command's exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        job()
+        ensure_known()
+        with answered():
+            job()
     except (ValueError, OSError) as error:
         fail(error)
     except Failed as error:

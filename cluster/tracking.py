@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 import threading
 import zlib
@@ -36,6 +37,7 @@ from cluster.contents import (
     is_error,
     root_of,
 )
+from cluster.stores import EXPERIMENT, ensure_known, experiment_of, store_of
 from dasgm.again import line
 from dasgm.files import exclusive, printable
 from dasgm.mirror import here
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-EXPERIMENT = "dasgm"
 LOCAL = "http://127.0.0.1:5000"  # where ui_command() serves
 LOAD = """    import dasgm, mlflow
     model = dasgm.load(mlflow.artifacts.download_artifacts("runs:/{}/model"))"""
@@ -62,15 +63,17 @@ ENVIRONMENT = {  # where the user has set nothing: the defaults wait 4 to 20 min
 
 
 def sync(
-    folder: str | Path, uri: str | None = None, experiment: str = EXPERIMENT, known: dict[str, Content] | None = None
+    folder: str | Path, uri: str | None = None, experiment: str | None = None, known: dict[str, Content] | None = None
 ) -> str | None:
     """Brings MLflow up to date with a run folder, or with a sweep folder and all its trials; repeatable, no duplicates.
 
-    `uri` defaults to $MLFLOW_TRACKING_URI, then to SQLite beside the runs. A run deleted in MLflow stays deleted.
+    `uri` defaults to $MLFLOW_TRACKING_URI, then to SQLite beside the runs; `experiment` to $MLFLOW_EXPERIMENT_NAME,
+    then to dasgm. A run deleted in MLflow stays deleted.
     `known`: trials that ended and were sent, for who calls again and again; more are put in.
     Returns the link to look at, a path (`/#/experiments/...`; address() completes it), None while the folder is empty;
     a sweep's leads to the ranked table, and with CHARTS appended to parallel coordinates and pictures.
-    Raises ValueError if another process is sending this folder, and mlflow's errors if the store does not take it.
+    Raises ValueError if another process is sending this folder or the experiment is deleted, and mlflow's errors if the
+    store does not take it.
     """
     folder = Path(folder).resolve()
     root = root_of(folder)
@@ -96,7 +99,7 @@ def sync(
         return view if folder == root else store.run_link(ids[folder.name])
 
 
-def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: str = EXPERIMENT) -> str:
+def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: str | None = None) -> str:
     """The link to MLflow's comparison (parallel coordinates) of run folders; ValueError if one was never sent."""
     runs = []
     for folder in (Path(folder).resolve() for folder in folders):
@@ -128,7 +131,7 @@ class Mirror:
     sync()'s, `error` one line about the last attempt, empty if all went well.
     """
 
-    def __init__(self, folder: str | Path, uri: str | None = None, experiment: str = EXPERIMENT, pause: float = 2.0):
+    def __init__(self, folder: str | Path, uri: str | None = None, experiment: str | None = None, pause: float = 2.0):
         self.folder, self.uri, self.experiment, self.pause = Path(folder).resolve(), uri, experiment, pause
         self.link: str | None = None
         self.error = ""
@@ -179,7 +182,7 @@ def one_line(error: Exception) -> str:
     """The gist of an error that mlflow, requests or SQLAlchemy tells over many lines."""
     text = str(error).strip()
     cause = re.search(r"Connection refused|timed out|Name or service not known|No route to host|is locked", text)
-    return cause[0] if cause else f"{type(error).__name__}: {text}".removeprefix("ValueError: ").splitlines()[0][:300]
+    return cause[0] if cause else f"{type(error).__name__}: {text}".removeprefix("ValueError: ").splitlines()[0][:500]
 
 
 @contextmanager
@@ -196,10 +199,6 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------ writing to MLflow
-
-
-def store_of(uri: str | None, storage: Path) -> str:
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
 
 
 def _ensure_whole(uri: str) -> None:
@@ -233,7 +232,7 @@ def every(client: MlflowClient, experiment: str, query: str, deleted: bool = Fal
 class _Store:
     """One MLflow experiment, and those of its runs that belong to the sweep or the search of `key`."""
 
-    def __init__(self, uri: str | None, experiment: str, storage: Path, key: str):
+    def __init__(self, uri: str | None, experiment: str | None, storage: Path, key: str):
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every retry
@@ -243,13 +242,20 @@ class _Store:
         _ensure_whole(uri)
         self.client = MlflowClient(uri)
         served = uri.startswith(("http", "databricks"))
-        self.experiment = self._experiment(experiment, None if served else str(storage.resolve() / "mlartifacts"))
+        artifacts = None if served else str(storage.resolve() / "mlartifacts")
+        self.experiment = self._experiment(uri, experiment_of(experiment), artifacts)
         self.number = self.experiment.experiment_id
         self.runs = self._search(key)
 
-    def _experiment(self, name: str, artifacts: str | None) -> Experiment:
+    def _experiment(self, uri: str, name: str, artifacts: str | None) -> Experiment:
         tags = {"mlflow.experimentKind": "custom_model_development"}
         found = self.client.get_experiment_by_name(name)
+        if found and found.lifecycle_stage == "deleted":
+            command = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            raise ValueError(
+                f"experiment {name!r} is deleted; take another with MLFLOW_EXPERIMENT_NAME=NAME, or restore it: "
+                f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {command}`"
+            )
         return found or self.client.get_experiment(self.client.create_experiment(name, artifacts, tags))
 
     def _search(self, key: str) -> dict[str, Run]:
@@ -419,10 +425,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--uri", help="MLflow's tracking server (default: $MLFLOW_TRACKING_URI, else mlflow.db beside the runs)."
     )
     parser.add_argument(
-        "--experiment", default=EXPERIMENT, help=f"MLflow's experiment that gets the runs (default: {EXPERIMENT})."
+        "--experiment",
+        help=f"MLflow's experiment that gets the runs (default: $MLFLOW_EXPERIMENT_NAME, else {EXPERIMENT}).",
     )
     options = parser.parse_args(arguments)
     commands = set()
+    try:
+        ensure_known(options.uri)
+    except ValueError as error:
+        print(printable(f"error: {error}"), file=sys.stderr)
+        return 2
     for place in options.folders:
         folder = None
         try:

@@ -16,6 +16,7 @@ from dasgm.again import called, line
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.data._base import DataConfig
 from dasgm.files import first_line, printable
+from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
 from dasgm.options import fail, flattened, parse, take
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.storage import lies_at
@@ -55,6 +56,8 @@ class Chosen:
     config: SearchConfig
     rest: list[str]
     published: str = ""
+    given: Given = NOTHING
+    """Settings that the command line or the user's own preset files name, even if they name the default."""
 
     @property
     def dataset(self) -> str:
@@ -69,7 +72,7 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     """Take the preset and its parts out of the arguments; the rest is for the parser, which then knows their flags.
 
     Raises:
-        ValueError: an unknown preset or part; the nearest name is suggested.
+        ValueError: an unknown preset or part (the nearest name is suggested), a given setting without effect.
     """
     values, first, rest = take(argv, BEFORE, int(positional))
     named = values.pop("--preset", None) or next(iter(first), None)
@@ -78,13 +81,15 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     found = preset(named or default)
     config = found.config
     if "data" in parts:
-        config = with_dataset(config, parts.pop("data"))
+        config = with_dataset(config, parts["data"])
     if "gan" in parts:
-        config = with_gan(config, parts.pop("gan"))
+        config = with_gan(config, parts["gan"])
     if "method" in parts:
         config = with_method(config, parts["method"])
     ensure_meant(config.data, data_dir)
-    return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published)
+    given = after(found.given, found.config, config, parts) | on_command_line(rest, config)
+    ensure_effect(given, config)
+    return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published, given)
 
 
 def ensure_meant(data: DataConfig, data_dir: str | None) -> None:

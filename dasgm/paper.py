@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from dasgm.config import SearchConfig
 from dasgm.data import cifar10
 from dasgm.gans import biggan
+from dasgm.given import NOTHING, Given
 from dasgm.methods import darts, pcdarts, pdarts
 
 
@@ -20,6 +21,8 @@ class Preset:
     published: str = ""
     choices: tuple[str, ...] = ()
     """What the paper leaves open or contradicts, how it is decided here, and why."""
+    given: Given = NOTHING
+    """Settings that the user's own files name; of the presets here none."""
 
 
 # Section 5.2 and Algorithm 1: batch 64, 50 epochs, 8 cells, 16 channels, BigGAN, everything of J_3 generated.

@@ -15,6 +15,7 @@ from dasgm.data import cifar10, digits
 from dasgm.files import plain, text
 from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import SIZES, GanConfig
+from dasgm.given import after
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.paper import PAPER, Preset
 
@@ -168,9 +169,11 @@ def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
         raise ValueError(f"preset {name}: more than {MOST_PARENTS} parents one of another")
     parent = preset(own["parent"], (*children, name))
     try:
-        return Preset(override(parent.config, overrides), f"{name}, from {own['parent']}")
+        config = override(parent.config, overrides)
     except ValueError as error:
         raise ValueError(f"preset {name}: {error}") from None
+    given = after(parent.given, parent.config, config, overrides)
+    return Preset(config, f"{name}, from {own['parent']}", given=given)
 
 
 def difference(one: SearchConfig, other: SearchConfig) -> dict[str, tuple[Any, Any]]:

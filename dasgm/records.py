@@ -18,7 +18,7 @@ ENDS = ("best", "result")  # phases of the one line after the last epoch
 ENDED = ("finished", "stopped", "failed")  # states of a run that is not gone on with
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
-    **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host", "driver"), str),
+    **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host", "driver", "space"), str),
     **dict.fromkeys(("started", "asked", "ended"), int | float | None),
     **dict.fromkeys(("epochs", "num_trials", "rung", "seed", "workers"), int),
     **dict.fromkeys(("parameters", "searched", "protocols", "mathematics", "config", "judge"), dict),

@@ -296,7 +296,7 @@ class Hunts:
         return st.one_of(*(st.tuples(st.just(kind), damaged(png(20, 16, kind))) for kind in kinds)), check
 
     def study(self) -> tuple[Any, Any]:
-        from tuning.trials import open_study
+        from tuning.asking import open_study
 
         trial = open_study(self.folder).ask()
         trial.set_user_attr("overrides", {"classifier_lr": 0.1})

@@ -19,8 +19,9 @@ from dasgm.presets import PRESETS, preset
 from dasgm.records import read_json
 from dasgm.report import RunView
 from dasgm.tables import TABLES, compared, markdown, rows, welch
+from tuning.asking import open_study
 from tuning.reproduce import Options, _everything
-from tuning.trials import Halving, Proposer, open_study
+from tuning.trials import Halving, Proposer
 
 ROOT = Path(__file__).parents[1]
 

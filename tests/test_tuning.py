@@ -21,10 +21,11 @@ from dasgm.presets import preset
 from dasgm.report import RunView
 from dasgm.runs import Run
 from tuning import spaces, sweep
+from tuning.asking import open_study
 from tuning.plan import Plan, rungs
 from tuning.sweep import Options
 from tuning.table import time_left, told
-from tuning.trials import METRIC, Halving, Proposer, open_study, settle
+from tuning.trials import METRIC, Halving, Proposer, settle
 
 BASE = preset("quickstart").config
 

@@ -12,7 +12,8 @@ from dasgm.storage import lies_at
 from tuning.sweep import carry_out
 
 if TYPE_CHECKING:
-    from tuning.sweep import Options, Sweep
+    from tuning.options import Options
+    from tuning.sweep import Sweep
 
 
 def after(sweep: Sweep, options: Options) -> int:

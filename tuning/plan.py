@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
+from dasgm.given import NOTHING, Given
 from dasgm.methods._base import MethodConfig
-from tuning.spaces import Space
+from tuning.spaces import Space, load
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,18 @@ class Plan:
     """What may not differ when the same command continues."""
     parameters: tuple[dict[str, Any], ...] = ()
     """Of each search in turn; (): Optuna proposes them."""
+    given: Given = NOTHING
+    """Settings that no search may change."""
+
+    @property
+    def space_name(self) -> str:
+        """module:function; '' of the default space, or of a table's rows."""
+        return str(self.identity.get("space", ""))
+
+    def varying_all(self) -> Plan:
+        """The same with the default space of versions that varied given settings too."""
+        identity = {key: value for key, value in self.identity.items() if key != "fixed"}
+        return replace(self, space=partial(load, ""), identity=identity, given=NOTHING)
 
 
 def rungs(method: MethodConfig, grace: int, factor: int = 2, early_ends: bool = False) -> list[int]:

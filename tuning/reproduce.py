@@ -23,8 +23,9 @@ from dasgm.files import write_atomic
 from dasgm.options import fail, parse, without_config
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.tables import TABLES, markdown, rows
+from tuning.options import Placement
 from tuning.plan import Plan
-from tuning.sweep import Placement, Sweep, carry_out, for_a_sweep
+from tuning.sweep import Sweep, carry_out, for_a_sweep
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dasgm.config import SearchConfig, key_of, keys, settings
+from dasgm.given import NOTHING, Given
 from dasgm.presets import with_gan
 
 if TYPE_CHECKING:
@@ -20,29 +22,63 @@ if TYPE_CHECKING:
 Space = Callable[["BaseTrial", SearchConfig], dict[str, Any]]
 
 
-def default(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
+SWEPT = {
+    "classifier_lr": "classifier_lr",
+    "arch_lr": "arch_lr",
+    "gan": "gan",
+    "generator_lr": "gan.generator_lr",
+    "val_portion": "val_portion",
+}
+"""What the default space varies: the parameter's name and the setting's path."""
+
+
+def default(trial: BaseTrial, base: SearchConfig, given: Given = NOTHING) -> dict[str, Any]:
     """Classifier, architecture and generator rates (log-uniform around the preset's), validation portion, GAN type.
 
-    The generator's rate and the portion exist only under a GAN, the rate only where it is trained.
+    A setting that is given keeps its value. The generator's rate and the portion exist only under a GAN, the rate only
+    where the generator is trained.
     """
+    changes: dict[str, Any] = {}
 
-    def around(name: str, middle: float, factor: float) -> float:
-        return trial.suggest_float(name, middle / factor, middle * factor, log=True)
+    def around(name: str, middle: float) -> None:
+        if SWEPT[name] not in given:
+            changes[SWEPT[name]] = trial.suggest_float(name, middle / 4, middle * 4, log=True)
 
-    changes: dict[str, Any] = {
-        "classifier_lr": around("classifier_lr", base.classifier_lr, 4),
-        "arch_lr": around("arch_lr", base.arch_lr, 4),
-    }
-    offered = ["none", key_of(base.gan)] if base.gan else ["none"]
-    gan = changes["gan"] = trial.suggest_categorical("gan", offered)
+    around("classifier_lr", base.classifier_lr)
+    around("arch_lr", base.arch_lr)
+    gan = key_of(base.gan)
+    if "gan" not in given:
+        gan = changes["gan"] = trial.suggest_categorical("gan", ["none", gan] if base.gan else ["none"])
     if gan == "none":
         changes |= {"freeze_gan": False, "gan_checkpoint": None} if base.gan_checkpoint else {}
-    else:
-        assert base.gan is not None
-        if not base.freeze_gan:
-            changes["gan.generator_lr"] = around("generator_lr", base.gan.generator_lr, 4)
+        return changes
+    assert base.gan is not None
+    if not base.freeze_gan:
+        around("generator_lr", base.gan.generator_lr)
+    if "val_portion" not in given:
         changes["val_portion"] = trial.suggest_categorical("val_portion", [0.0, 0.3, 0.5, 0.7])
     return changes
+
+
+def fixed(base: SearchConfig, given: Given) -> dict[str, Any]:
+    """{parameter: value} of what the default space would vary and keeps, because it is given."""
+    values = settings(base) | {"gan": key_of(base.gan)}
+    return {name: values[path] for name, path in SWEPT.items() if path in given and path in values}
+
+
+def varied(base: SearchConfig, given: Given) -> list[str]:
+    """The parameters that differ between searches of the default space."""
+    of_gan = {"gan"} | ({"val_portion"} if base.freeze_gan else {"val_portion", "generator_lr"})
+    there = {"classifier_lr", "arch_lr"} | (of_gan if base.gan else set())
+    return [name for name, path in SWEPT.items() if name in there and path not in given]
+
+
+def described(name: str, base: SearchConfig, given: Given) -> str:
+    """A line that says what the space `name` varies, and what is fixed because it is given."""
+    if name:
+        return f"varied: what {name} varies"
+    kept = ", ".join(f"{name} {value}" for name, value in fixed(base, given).items())
+    return f"varied: {', '.join(varied(base, given)) or 'nothing'}" + (f"; fixed as given: {kept}" if kept else "")
 
 
 def gans(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
@@ -56,14 +92,14 @@ def gans(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
     return changes
 
 
-def load(name: str) -> Space:
-    """The space called module:function, or the default for ''.
+def load(name: str, given: Given = NOTHING) -> Space:
+    """The space called module:function, or for '' the default, which keeps what is given.
 
     Raises:
         ValueError: it cannot be imported, or is not a function.
     """
     if not name:
-        return default
+        return partial(default, given=given)
     module, _, function = name.partition(":")
     sys.path.append(os.getcwd())  # as with `python FILE`, a file beside the user is found
     try:

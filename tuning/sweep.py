@@ -15,18 +15,19 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster import connection, job
 from cluster.handover import HELP, hand_over
+from cluster.patience import answered, told
 from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
+from cluster.stores import ensure_known
 from dasgm import again
 from dasgm.catalogue import show_config
-from dasgm.cli import BEFORE, Chosen, check_time_budget, choose, fail, flattened, parse, parts_help, placed
+from dasgm.cli import BEFORE, Chosen, choose, fail, flattened, parse, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.files import printable
 from dasgm.mirror import discard, following
@@ -34,72 +35,9 @@ from dasgm.records import FORMAT, amend, another, first_difference, kept_record
 from dasgm.runs import NOT_WRITTEN, Run, not_written
 from dasgm.storage import lies_at, local
 from tuning import spaces
-from tuning.plan import Plan, rungs
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where and how widely searches run, and the settings that they share."""
-
-    config: Any
-    max_concurrent: int = 0
-    """Largest number of searches at once; 0 is as many as the machine or cluster has room for."""
-    workers_per_trial: int = 1
-    """Number of processes that share one search."""
-    gpus_per_trial: float | None = None
-    """Number of GPUs of all workers of a search together. None takes one for each worker if there are as many."""
-    storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
-    name: str = ""
-    """Name of the sweep; by default <preset>-<dataset>-s<seed>. A sweep of the same name is continued."""
-    time_budget: float | None = None
-    """Seconds after which no more work is begun and running work is stopped, to be continued by the same command."""
-    wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
-    pretrain: bool = False
-    """Begin every search with the same pre-trained GAN, and pre-train it first if that has not been done."""
-    dry_run: bool = False
-    """Print the configuration and what the sweep would cost, and start nothing."""
-
-    def __post_init__(self) -> None:
-        if self.workers_per_trial < 1:
-            raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
-        if self.max_concurrent < 0:
-            raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
-        check_time_budget(self.time_budget)
-
-
-@dataclass(frozen=True)
-class Options(Placement):
-    """What a sweep is, and its base configuration's settings."""
-
-    num_trials: int = 4
-    """Number of searches in all. A larger number extends a sweep of the same name."""
-    grace: int = 2
-    """Number of epochs before a search can be stopped early."""
-    space: str = ""
-    """Python function that proposes the settings that vary, as MODULE:FUNCTION.
-    By default learning rates, the share of real images and the type of the GAN vary."""
-    then_imagenet: str = ""
-    """Folder with ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
-    top: int = 1
-    """Number of genotypes that are trained on ImageNet."""
-    imagenet_set: tuple[str, ...] = ()
-    """Settings of the training on ImageNet, as in --imagenet-set recipe=imagenet-small workers=2."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_trials", "grace", "top"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        if self.config.data.holdout <= 0:
-            raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
-
-    def plan(self) -> Plan:
-        """The searches that these options ask for."""
-        identity, base = {"space": self.space, "grace": self.grace}, self.config
-        compared = rungs(base.method, self.grace, early_ends=bool(base.stop_skips or base.stop_entropy))
-        return Plan(self.num_trials, partial(spaces.load, self.space), compared, identity)
+from tuning.options import Options, Placement
+from tuning.outcome import own_pictures, show
+from tuning.plan import Plan
 
 
 class Sweep:
@@ -107,7 +45,7 @@ class Sweep:
 
     def __init__(self, chosen: Chosen, options: Placement, plan: Plan, command: str):
         self.base, self.options, self.preset, self.plan = chosen.config, options, chosen.preset, plan
-        self.command = command
+        self.command, self.given = command, plan.given
         self.dataset, self.published = chosen.dataset, chosen.published
         self.folder = (options.storage / (options.name or chosen.name())).absolute()
         self.cache = options.storage.absolute() / "cache"
@@ -116,18 +54,60 @@ class Sweep:
         self.interrupted = False
         """By Ctrl-C."""
 
-    def begin(self) -> None:
-        """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
-        from dasgm.pretrained import read
+    def compare(self, pretrained: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The record of the sweep of this name, {} where there is none, and what its mathematics are to be.
 
+        One that was begun by a version whose default space varied given settings too goes on with that space.
+        `pretrained`: whether the file of the GAN to begin with is there already.
+
+        Raises:
+            ValueError: it began otherwise, or its space has changed; names what differs.
+        """
+        from dasgm.pretrained import read
+        from tuning.asking import ensure_same_space
+
+        begun = kept_record(self.folder / "sweep.json")
+        known = begun.get("mathematics", {})
+        if begun and "fixed" in self.plan.identity and "fixed" not in known:
+            self.plan = self.plan.varying_all()
         asked = mathematics(self.base) | self.plan.identity
         asked["workers_per_trial"] = self.options.workers_per_trial  # each adds a batch
         asked["method.epochs"] = self.base.method.epochs  # unlike one search: trials of a sweep are compared
         if self.base.gan_checkpoint:
             asked["gan_checkpoint"] = read(self.base.gan_checkpoint).digest
-        begun = kept_record(self.folder / "sweep.json")
-        if begun and (key := first_difference(begun.get("mathematics", {}), asked)):
-            raise another(f"sweep {self.folder}", key, begun.get("mathematics", {}), asked)
+        if not pretrained:
+            known = {key: value for key, value in known.items() if key != "gan_checkpoint"}
+        if begun and (key := first_difference(known, asked)):
+            if key == "fixed":
+                one, other = (_listed(its["fixed"]) for its in (known, asked))
+                raise ValueError(
+                    f"sweep {self.folder} began with {one} given of what its space varies, now {other} is given: give "
+                    "the same settings, or use another --name"
+                )
+            raise another(f"sweep {self.folder}", key, known, asked)
+        ensure_same_space(self.folder, self.plan, self.base, pretrained)
+        return begun, asked
+
+    def about_space(self) -> list[str]:
+        """What the sweep varies and keeps, for who starts it."""
+        if "space" not in self.plan.identity:
+            return []  # a table's rows
+        lines = [spaces.described(self.plan.space_name, self.base, self.plan.given)]
+        if not self.plan.space_name and self.plan.given != self.given and spaces.fixed(self.base, self.given):
+            lines.append(
+                "this sweep was begun by an older version, which varied given settings too, and goes on with its "
+                "space; with another --name they are kept"
+            )
+        if not self.plan.space_name and self.plan.num_trials > 1 and not spaces.varied(self.base, self.plan.given):
+            lines.append(
+                f"the {self.plan.num_trials} searches have the same settings and seed: --num-trials 1 gives the same "
+                "result; tuning/reproduce.py compares seeds"
+            )
+        return lines
+
+    def begin(self) -> None:
+        """Write sweep.json, or compare with what the sweep of this name began with. ValueError names what differs."""
+        begun, asked = self.compare()
         if not begun and (self.folder / "study.db").exists():
             raise ValueError(
                 f"sweep {self.folder} has a study, and no sweep.json that says what it is of: put it back, or use "
@@ -144,6 +124,7 @@ class Sweep:
             "command": self.command,
             "num_trials": self.plan.num_trials,
             "objective": "best/proxy",
+            "space": " ".join(self.about_space()[:1]),
             "config": to_json(self.base),
             "machine": connection.machine(),
         }
@@ -180,7 +161,8 @@ class Sweep:
         """Run what is left; whether every trial came to its end."""
         from cluster.tracking import ENVIRONMENT, Mirror
         from dasgm.report import report
-        from tuning.trials import open_study, searches, settle
+        from tuning.asking import open_study, searches
+        from tuning.trials import settle
 
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)  # Tune imports mlflow too, and earlier
@@ -208,11 +190,12 @@ class Sweep:
         return complete
 
     def _tune(self, study: Any, left: int, workers: Workers, slots: int, kick: Callable[[], None]) -> None:
-        from ray import tune
-        from ray.tune.execution import class_cache
+        with told("starting Ray Tune", lambda: "Python to import it"):
+            from ray import tune
+            from ray.tune.execution import class_cache
 
-        from tuning.table import Board
-        from tuning.trials import Halving, Janitor, Proposer, Waiter
+            from tuning.table import Board
+            from tuning.trials import Halving, Janitor, Proposer, Waiter
 
         epochs, options, plan = self.base.method.total_epochs, self.options, self.plan
         at_once = min(slots, options.max_concurrent or slots)
@@ -249,6 +232,10 @@ class Sweep:
             raise connection.Failed(f"{proposer.gave_up}; {AGAIN}")
 
 
+def _listed(names: Any) -> str:
+    return ", ".join(map(str, names)) if isinstance(names, list) and names else "nothing"
+
+
 class Trial:
     """A Tune trainable: one search as a Ray Train run in its own folder."""
 
@@ -269,70 +256,6 @@ def _dirname(trial: Any) -> str:
     return trial.trial_id
 
 
-def show(sweep: Sweep) -> bool:
-    """The ranking, the best genotype, where everything lies, and what to do next; whether any trial finished."""
-    from rich.console import Console
-
-    from cluster.tracking import CHARTS, address, ui_command
-    from dasgm.report import ranking, read_trials
-    from tuning.table import table
-
-    trials, storage = read_trials(sweep.folder), sweep.folder.parent
-    width = None if sys.stdout.isatty() else 180
-    console = Console(highlight=False, markup=False, width=width)
-    config = sweep.base
-    pixels, method = config.data.image_size, config.method
-    size = f"{sweep.dataset} {pixels}x{pixels}, {method.cells} cells of {method.channels} channels"
-    console.print(
-        table(
-            trials,
-            config.method.total_epochs,
-            f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error",
-        )
-    )
-    ranked = ranking(trials)
-    for line in _synthetic([one.run for one in ranked]):
-        print(line)
-    best = next((one.run for one in ranked if one.rank == 1), None)
-    if best and best.genotype:
-        print(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
-        for kind in ("normal", "reduce"):
-            print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
-    print(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
-    serve = ui_command(storage)
-    print("next:")
-    print(f"  open {sweep.folder / 'report.html'}")
-    if sweep.link:
-        print(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
-        print(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
-    return best is not None
-
-
-def _own_pictures(words: list[str]) -> list[str]:
-    """The command's words with the user's folder in place of its data set."""
-    kept, rest = [], iter(words)
-    for word in rest:
-        if word in ("--dataset", "--data-dir", "--name"):
-            next(rest, None)
-        elif not word.startswith(("--dataset=", "--data-dir=", "--name=")):
-            kept.append(word)
-    return [*kept, "--dataset", "folder", "--data-dir", "YOUR_PICTURES"]
-
-
-def _synthetic(runs: list[Any]) -> list[str]:
-    """What the generated images are worth: of the best run that has a GAN, else of one that was stopped."""
-    for run in runs:
-        accuracy, diversity = run.last("gan/synthetic_accuracy"), run.last("gan/diversity")
-        judge = run.info.get("judge", {})
-        if isinstance(judge.get("accuracy"), float) and accuracy is not None and diversity is not None:
-            return [
-                f"synthetic images of {run.title}: {accuracy:.3f} are what their label says (the judge, a small CNN "
-                f"trained on J_1, has {judge['accuracy']:.3f} on {judge.get('measured_on')}); "
-                f"they vary {diversity:.2f} times as much as real ones"
-            ]
-    return []
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command; exit codes: 0 done, 1 failed, 2 the user's mistake, 130 stopped."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -349,15 +272,19 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), again.line(program), about, BEFORE)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
+    try:
+        options.look_at_grace(chosen.rest)
+    except ValueError as error:
+        fail(error)
     command = again.called(words, "tuning/sweep.py")
-    sweep = Sweep(replace(chosen, config=placed(options.config)), options, options.plan(), command)
+    sweep = Sweep(replace(chosen, config=placed(options.config)), options, options.plan(chosen.given), command)
     if options.then_imagenet:
         from tuning import last_stage
 
         return last_stage.after(sweep, options)
     code = carry_out(sweep)
     if not code and not options.dry_run:
-        print(f"  {again.line([*program, *_own_pictures(words)])}")
+        print(f"  {again.line([*program, *own_pictures(words)])}")
     return code
 
 
@@ -366,7 +293,8 @@ def carry_out(sweep: Sweep) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = sweep.options
     try:
-        return _dry_run(sweep) if options.dry_run else _run(sweep)
+        with answered():
+            return _dry_run(sweep) if options.dry_run else _run(sweep)
     except KeyboardInterrupt:
         print(printable(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}"))
         return 130
@@ -403,6 +331,9 @@ def _dry_run(sweep: Sweep) -> int:
 
     options = sweep.options
     show_config(sweep.base)
+    sweep.compare(pretrained=not options.pretrain)
+    for line in sweep.about_space():
+        print(line)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     slots = max(1, connection.slots_here(workers))
     at_once = min(slots, options.max_concurrent or slots)
@@ -417,8 +348,11 @@ def _run(sweep: Sweep) -> int:
         f"in {lies_at(sweep.folder)}",
         flush=True,
     )
+    ensure_known()
     connection.prepare()  # a user's space may import Ray
-    sweep.plan.space()
+    sweep.compare(pretrained=not options.pretrain)
+    for line in sweep.about_space():
+        print(line, flush=True)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial, wait=options.wait)
     for line in look_at_data(sweep.base, workers, options.pretrain):
         print(line, flush=True)

@@ -29,12 +29,11 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from cluster.connection import Failed
 from cluster.room import Workers, gave_up, given_up, tell, unplaced, waiting
 from cluster.search import AGAIN
-from dasgm.bilevel import seed_of
-from dasgm.config import SearchConfig, key_of, override, to_json
-from dasgm.files import first_line
+from dasgm.config import SearchConfig, override, to_json
 from dasgm.mirror import of, send
 from dasgm.runs import Run, ensure_writable
 from dasgm.storage import lies_at, local
+from tuning.asking import changes_of, searches
 from tuning.plan import Plan
 from tuning.spaces import title
 
@@ -168,7 +167,7 @@ class Proposer(Searcher):
         else:
             return Searcher.FINISHED
         self.numbers[trial_id] = number
-        config = override(self.base, self._changes(number))
+        config = override(self.base, changes_of(self.study, number, self.plan, self.space, self.base))
         name, parameters = f"t{number:03d}", self._trials()[number].params
         about = self.describe(name, title(number, parameters), parameters)
         run = Run(ensure_writable(self.folder / name))
@@ -183,27 +182,6 @@ class Proposer(Searcher):
             "config": json.dumps(to_json(config)),
             "about": json.dumps(about),
         }
-
-    def _changes(self, number: int) -> dict[str, Any]:
-        """What the space makes of a trial; kept in the study, so that it is asked once.
-
-        Raises:
-            ValueError: the space fails, or proposes what is no configuration.
-        """
-        given, place = self.plan.parameters, len(searches(self._trials()[:number]))
-        self.study.sampler = Given(given[place]) if given else sampler(self.base.seed, number)
-        trial = self._trial(number)
-        if "overrides" not in trial.user_attrs:
-            try:
-                changes = self.space(trial, self.base)
-                _fits_checkpoint(self.base, override(self.base, changes))
-                trial.set_user_attr("overrides", changes)
-            except Exception as error:  # a user's space may fail in any way
-                self.study.tell(number, state=TrialState.FAIL)  # no search: another takes its place
-                raise ValueError(f"the space, at trial {number}: {error}") from None
-        if not isinstance(changes := trial.user_attrs["overrides"], dict):
-            raise ValueError(f"study of {self.folder}: the changes of trial {number} are {changes!r:.40}")
-        return changes
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         pass  # intermediate values are read from the folder, so none is lost
@@ -249,16 +227,6 @@ class Proposer(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep goes on from its folder, never from Ray's snapshots")
-
-
-def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
-    """ValueError where a trial is to begin with the pre-trained GAN of another kind, or with one but has no GAN."""
-    one, other = key_of(base.gan), key_of(config.gan)
-    if config.gan_checkpoint and config.gan_checkpoint == base.gan_checkpoint and one != other:
-        raise ValueError(
-            f"gan {other!r} cannot begin with the pre-trained {one!r} of this sweep: let the space set gan_checkpoint "
-            "too (for none freeze_gan as well), or sweep each GAN by itself"
-        )
 
 
 def settle(folder: Path) -> None:
@@ -350,40 +318,3 @@ class Waiter(Callback):
             self.told = True
             for trial in pending:
                 tell(local(trial.config["folder"]), waiting(self.workers))
-
-
-def searches(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """But for those at which the space failed: they never were one, and Optuna cannot forget them."""
-    return [trial for trial in trials if trial.state != TrialState.FAIL or "overrides" in trial.user_attrs]
-
-
-class Given(optuna.samplers.RandomSampler):
-    """Proposes the parameters that it was given."""
-
-    def __init__(self, parameters: dict[str, Any]):
-        super().__init__()
-        self.parameters = parameters
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        return self.parameters[param_name]
-
-
-def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """Of the trial with this number: random at first, then TPE."""
-    return optuna.samplers.TPESampler(seed=seed_of(seed, "sampler", number) % 2**32, n_startup_trials=6)
-
-
-def open_study(folder: Path) -> optuna.Study:
-    """The study of a sweep's folder (study.db; optuna-dashboard opens it), made if need be."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    path = (folder / "study.db").absolute()
-    try:
-        study = optuna.create_study(
-            storage=f"sqlite:///{path}", study_name=folder.name, direction="maximize", load_if_exists=True
-        )
-        study.get_trials(deepcopy=False)
-    except Exception as error:  # SQLAlchemy's and Optuna's, of a file that is no study of ours
-        raise ValueError(
-            f"study {path}: it cannot be read ({first_line(error)[:200]}); restore it, or use another --name"
-        ) from None
-    return study

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dasgm.data._pictures import ensure_pixels
+from dasgm.data import _pictures
 
 MOST_TIMES = 100  # what a file says that it holds, by its size: pictures are compressed already
 PICTURES = ("image", "img")  # what the column of pictures may be called
@@ -115,8 +115,10 @@ def ensure_pictures(name: str, parquet: pq.ParquetFile, picture: str) -> None:
     """ValueError where a column of plain bytes does not begin with an encoded picture."""
     first = next(parquet.iter_batches(1, columns=[picture]), None)
     values = [] if first is None else [one for one in first.column(0).to_pylist() if one is not None]
-    try:
-        for value in values:
-            ensure_pixels(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: column '{picture}' has bytes that are no picture ({error}): convert it") from None
+    for value in values:
+        try:
+            with _pictures.opened(value):
+                pass
+        except Exception as error:  # Pillow raises whatever it stumbles over
+            why = _pictures.reason(error)
+            raise ValueError(f"{name}: column '{picture}' has bytes that are no picture ({why}): convert it") from None

@@ -1,0 +1,73 @@
+"""Where MLflow keeps what is mirrored: $MLFLOW_TRACKING_URI, else SQLite beside the runs. Free of mlflow."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dasgm.config import nearest
+
+DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
+SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
+EXPERIMENT = "dasgm"
+EXAMPLES = "http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db"
+
+
+def store_of(uri: str | None, storage: Path) -> str:
+    """The address of the store for what lies in `storage`."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
+
+
+def experiment_of(name: str | None = None) -> str:
+    """The experiment's name: `name`, else $MLFLOW_EXPERIMENT_NAME, else dasgm."""
+    return name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def ensure_known(uri: str | None = None) -> None:
+    """ValueError where MLflow has no store for `uri`, by default for $MLFLOW_TRACKING_URI.
+
+    MLflow's own import takes seconds, and its error comes once a search runs.
+    """
+    named = "" if uri else "MLFLOW_TRACKING_URI "
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        return
+    try:
+        kind, host = _kind(uri), urlsplit(uri).hostname
+    except ValueError as error:
+        raise ValueError(f"{named}{_shown(uri)}: {error}; expected such as {EXAMPLES}") from None
+    if kind in ("", "file"):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+            raise ValueError(
+                f"{named}{_shown(uri)}: it names a folder, and MLflow no longer writes to folders; name a server or a "
+                f"database, such as {EXAMPLES}"
+            )
+        return
+    plugins = [point.name for point in entry_points(group="mlflow.tracking_store")]
+    if kind not in (*DATABASES, *SERVERS, *plugins):
+        kinds = [*SERVERS, *DATABASES, *plugins]
+        raise ValueError(
+            f"{named}{_shown(uri)}: MLflow has no store of the kind {kind!r}{nearest(kind, kinds)}; there are: "
+            f"{', '.join(kinds)}; expected such as {EXAMPLES}"
+        )
+    if kind in ("http", "https") and not host:
+        raise ValueError(f"{named}{_shown(uri)}: it names no host; expected such as {EXAMPLES}")
+
+
+def _kind(uri: str) -> str:
+    """Its scheme as MLflow takes it: of a database without the driver; '' of a path."""
+    if uri in SERVERS:  # databricks, without an address
+        return uri
+    scheme = urlsplit(uri).scheme.lower()
+    if len(scheme) < 2:  # a path; C:\\...
+        return ""
+    database, plus, _ = scheme.partition("+")
+    return database if plus and database in DATABASES else scheme
+
+
+def _shown(uri: str) -> str:
+    """For people: without a password, and no longer than a line takes."""
+    return repr(re.sub(r"//[^/@]*@", "//...@", uri)[:100])

@@ -1,0 +1,230 @@
+"""A sweep's study, and what its space answers: the changes of each trial, and whether it is still the space it was.
+
+Free of Ray, so that a wrong space is refused before Ray starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, check_distribution_compatibility
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from dasgm.bilevel import seed_of
+from dasgm.config import PARTS, SearchConfig, key_of, override, settings
+from dasgm.files import first_line
+from tuning.plan import Plan
+from tuning.spaces import Space
+
+TRIES = 16  # proposals in which a space that varies a given setting shows it
+MEND = "restore the space, or use another --name"
+
+
+class Conflict(ValueError):
+    """The space contradicts what the user has given, or what it was before."""
+
+
+# ------------------------------------------------------------------------------------------------ the study
+
+
+def open_study(folder: Path) -> optuna.Study:
+    """The study of a sweep's folder (study.db; optuna-dashboard opens it), made if need be."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = (folder / "study.db").absolute()
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{path}", study_name=folder.name, direction="maximize", load_if_exists=True
+        )
+        study.get_trials(deepcopy=False)
+    except Exception as error:  # SQLAlchemy's and Optuna's, of a file that is no study of ours
+        raise ValueError(
+            f"study {path}: it cannot be read ({first_line(error)[:200]}); restore it, or use another --name"
+        ) from None
+    return study
+
+
+def copy_of_study(folder: Path) -> optuna.Study:
+    """A copy in memory of the study of a sweep's folder; empty where there is none."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    copy = optuna.create_study(direction="maximize")
+    if (folder / "study.db").exists():
+        copy.add_trials(open_study(folder).get_trials(deepcopy=False))
+    return copy
+
+
+def searches(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """But for those at which the space failed: they never were one, and Optuna cannot forget them."""
+    return [trial for trial in trials if trial.state != TrialState.FAIL or "overrides" in trial.user_attrs]
+
+
+class Given(optuna.samplers.RandomSampler):
+    """Proposes the parameters that it was given."""
+
+    def __init__(self, parameters: dict[str, Any]):
+        super().__init__()
+        self.parameters = parameters
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        return self.parameters[param_name]
+
+
+def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Of the trial with this number: random at first, then TPE."""
+    return optuna.samplers.TPESampler(seed=seed_of(seed, "sampler", number) % 2**32, n_startup_trials=6)
+
+
+# ------------------------------------------------------------------------------------------------ asking the space
+
+
+def changes_of(study: optuna.Study, number: int, plan: Plan, space: Space, base: SearchConfig) -> dict[str, Any]:
+    """What the space makes of a trial; kept in the study, so that it is asked once.
+
+    Raises:
+        ValueError: the space fails, proposes what is no configuration, or changes a setting that is given.
+    """
+    trials = study.get_trials(deepcopy=False)
+    place = len(searches(trials[:number]))
+    study.sampler = Given(plan.parameters[place]) if plan.parameters else sampler(base.seed, number)
+    trial = _Asked(study, trials[number]._trial_id)
+    if "overrides" not in trial.user_attrs:
+        try:
+            changes = space(trial, base)
+            config = override(base, changes)
+            _fits_checkpoint(base, config)
+            _keeps(plan, base, config)
+            trial.set_user_attr("overrides", changes)
+        except Exception as error:  # a user's space may fail in any way
+            study.tell(number, state=TrialState.FAIL)  # no search: another takes its place
+            raise ValueError(f"the space, at trial {number}: {error}") from None
+    if not isinstance(changes := trial.user_attrs["overrides"], dict):
+        raise ValueError(f"study {study.study_name}: the changes of trial {number} are {changes!r:.40}")
+    return changes
+
+
+def ensure_same_space(folder: Path, plan: Plan, base: SearchConfig, pretrained: bool = True) -> None:
+    """Whether the space is the one that made the trials of a sweep's folder, and can make the next one.
+
+    Nothing is written: it is asked about a copy of the study. `pretrained`: the base configuration has its GAN's file,
+    or needs none; otherwise what the space makes of it cannot be compared yet.
+
+    Raises:
+        ValueError: the space has changed (the parameter or the setting is named), or as of `changes_of`.
+    """
+    study, space = copy_of_study(folder), plan.space()
+    made = searches(study.get_trials(deepcopy=False))
+    if len(made) >= plan.num_trials:
+        return  # none is to be proposed
+    if not plan.parameters:  # rows of a table are compared by their digest
+        for trial in made:
+            if isinstance(trial.user_attrs.get("overrides"), dict):
+                _ensure_asked_alike(trial, plan, space, base, pretrained)
+    changes = changes_of(study, study.ask().number, plan, space, base)
+    if plan.space_name and {path.replace("-", "_") for path in changes} & plan.given:
+        _ensure_kept(plan, space, base)
+
+
+def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
+    """ValueError where a trial is to begin with the pre-trained GAN of another kind, or with one but has no GAN."""
+    one, other = key_of(base.gan), key_of(config.gan)
+    if config.gan_checkpoint and config.gan_checkpoint == base.gan_checkpoint and one != other:
+        raise ValueError(
+            f"gan {other!r} cannot begin with the pre-trained {one!r} of this sweep: let the space set gan_checkpoint "
+            "too (for none freeze_gan as well), or sweep each GAN by itself"
+        )
+
+
+def _keeps(plan: Plan, base: SearchConfig, config: SearchConfig) -> None:
+    """Conflict where a space of the user's own gives a search another value than the given one."""
+    asked, found = settings(base), settings(config)
+    unused = {"freeze_gan"} if config.gan is None else set()  # without a GAN there is nothing to freeze
+    for path in sorted(plan.given - unused) if plan.space_name else ():
+        key = f"{path}.key" if path in PARTS else path
+        if key in asked and key in found and asked[key] != found[key]:
+            raise Conflict(
+                f"{plan.space_name} sets {path} to {found[key]!r}, but {asked[key]!r} is given: leave {path} "
+                "out of the space, or out of the command and its preset file"
+            )
+
+
+def _ensure_kept(plan: Plan, space: Space, base: SearchConfig) -> None:
+    """Conflict where a space that sets a given setting varies it: one proposal may have the given value by chance."""
+    for seed in range(TRIES):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+        try:
+            _keeps(plan, base, override(base, space(study.ask(), base)))
+        except Conflict as error:
+            raise ValueError(f"the space: {error}") from None
+        except Exception:
+            continue  # said where it happens to a trial
+
+
+# ------------------------------------------------------------------------------------------------ the same space?
+
+
+class _Asked(optuna.Trial):
+    """Optuna keeps one kind of distribution a parameter, and one list of choices: names what differs."""
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        for trial in self.study.get_trials(deepcopy=False):
+            if before := trial.distributions.get(name):
+                try:
+                    check_distribution_compatibility(before, distribution)
+                except ValueError:
+                    raise Conflict(f"{_differs(name, before, distribution)}; {MEND}") from None
+                break  # the others are compatible with that one
+        return super()._suggest(name, distribution)
+
+
+class _Again(FixedTrial):
+    """A trial that was proposed before: what the space asks for must be what it asked for then."""
+
+    def __init__(self, trial: FrozenTrial):
+        super().__init__(trial.params, trial.number)
+        self.before = trial.distributions
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self.before:
+            raise Conflict(f"parameter {name!r} is new")
+        if distribution != self.before[name]:
+            raise Conflict(_differs(name, self.before[name], distribution))
+        return super()._suggest(name, distribution)
+
+
+def _ensure_asked_alike(trial: FrozenTrial, plan: Plan, space: Space, base: SearchConfig, pretrained: bool) -> None:
+    """ValueError where the space would make something else of the parameters of a trial than it did."""
+    again = _Again(trial)
+    try:
+        changes = space(again, base)
+        if gone := [name for name in trial.distributions if name not in again.distributions]:
+            raise Conflict(f"parameter {gone[0]!r} is gone")
+        if pretrained:
+            _ensure_changes_alike(trial.user_attrs["overrides"], json.loads(json.dumps(changes)))
+    except Conflict as error:
+        what = f"space {plan.space_name}" if plan.space_name else "the space"
+        raise ValueError(f"{what} has changed since it made trial {trial.number}: {error}; {MEND}") from None
+    except Exception:
+        return  # it asks for what a trial of the past has not, such as its study: it cannot be compared
+
+
+def _ensure_changes_alike(before: dict[str, Any], now: dict[str, Any]) -> None:
+    places = {f.name for f in fields(SearchConfig) if not f.metadata.get("mathematics", True)}
+    for path in [path for path in before | now if path not in places]:
+        if before.get(path) != now.get(path):
+            raise Conflict(f"it sets {path} to {now.get(path)!r}, before to {before.get(path)!r}")
+
+
+def _differs(name: str, before: BaseDistribution, now: BaseDistribution) -> str:
+    return f"parameter {name!r} has {_in_words(now)}, and had {_in_words(before)}"
+
+
+def _in_words(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"the choices {list(distribution.choices)}"
+    its = distribution._asdict()
+    step = f" in steps of {its['step']:g}" if its.get("step") else ""
+    return f"the range {its['low']:g} to {its['high']:g}{step}{' (log)' if its.get('log') else ''}"

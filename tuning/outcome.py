@@ -1,0 +1,75 @@
+"""What a sweep's command prints at its end: the ranking, the best genotype, where to look."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dasgm.storage import lies_at
+
+if TYPE_CHECKING:
+    from tuning.sweep import Sweep
+
+
+def show(sweep: Sweep) -> bool:
+    """The ranking, the best genotype, where everything lies, and what to do next; whether any trial finished."""
+    from rich.console import Console
+
+    from cluster.tracking import CHARTS, address, ui_command
+    from dasgm.report import ranking, read_trials
+    from tuning.table import table
+
+    trials, storage = read_trials(sweep.folder), sweep.folder.parent
+    width = None if sys.stdout.isatty() else 180
+    console = Console(highlight=False, markup=False, width=width)
+    config = sweep.base
+    pixels, method = config.data.image_size, config.method
+    size = f"{sweep.dataset} {pixels}x{pixels}, {method.cells} cells of {method.channels} channels"
+    console.print(
+        table(
+            trials,
+            config.method.total_epochs,
+            f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error",
+        )
+    )
+    ranked = ranking(trials)
+    for line in _synthetic([one.run for one in ranked]):
+        print(line)
+    best = next((one.run for one in ranked if one.rank == 1), None)
+    if best and best.genotype:
+        print(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
+        for kind in ("normal", "reduce"):
+            print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
+    print(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
+    serve = ui_command(storage)
+    print("next:")
+    print(f"  open {sweep.folder / 'report.html'}")
+    if sweep.link:
+        print(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
+        print(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
+    return best is not None
+
+
+def own_pictures(words: list[str]) -> list[str]:
+    """The command's words with the user's folder in place of its data set."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word in ("--dataset", "--data-dir", "--name"):
+            next(rest, None)
+        elif not word.startswith(("--dataset=", "--data-dir=", "--name=")):
+            kept.append(word)
+    return [*kept, "--dataset", "folder", "--data-dir", "YOUR_PICTURES"]
+
+
+def _synthetic(runs: list[Any]) -> list[str]:
+    """What the generated images are worth: of the best run that has a GAN, else of one that was stopped."""
+    for run in runs:
+        accuracy, diversity = run.last("gan/synthetic_accuracy"), run.last("gan/diversity")
+        judge = run.info.get("judge", {})
+        if isinstance(judge.get("accuracy"), float) and accuracy is not None and diversity is not None:
+            return [
+                f"synthetic images of {run.title}: {accuracy:.3f} are what their label says (the judge, a small CNN "
+                f"trained on J_1, has {judge['accuracy']:.3f} on {judge.get('measured_on')}); "
+                f"they vary {diversity:.2f} times as much as real ones"
+            ]
+    return []
