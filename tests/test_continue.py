@@ -58,7 +58,7 @@ def bash(command: str, cwd: Path, *path: Path) -> tuple[str, list[str]]:
     """What a command says that it is called, and what it was given."""
     places = [str(one) for one in (*path, Path(sys.executable).parent)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}", "PATH": ":".join([*places, os.environ["PATH"]])}
-    done = subprocess.run(["bash", "-c", command], cwd=cwd, env=environment, capture_output=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], cwd=cwd, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     said, given = done.stdout.decode().splitlines()
     return said, json.loads(given)

@@ -597,7 +597,15 @@ def test_folders_of_pictures_with_loops_pipes_and_odd_names(tmp_path: Path) -> N
     (tmp_path / odd[0] / "endless.png").symlink_to("/dev/zero")
     words = ("search", "--dataset", "folder", "--data-dir", tmp_path, "--gan", "none", "--dry-run")
     words += ("--batch-size", "4", "--proxy.batch-size", "4", "--storage", tmp_path / "runs")
-    assert command(*words)[0] == 0
+    code, said = command(*words)
+    assert code == 2 and "2 files are no jpg" in said and "pipe.png" in said and "endless.png" in said, said
+    for name in ("pipe.png", "endless.png"):
+        (tmp_path / odd[0] / name).unlink()
+    code, said = command(*words)
+    assert code == 2 and "itself" in said, said
+    assert command(*words, "--data.skip-unreadable")[0] == 0
+    for name in ("loop", "itself"):
+        (tmp_path / odd[0] / name).unlink()
     (tmp_path / odd[0] / "empty.png").write_bytes(b"")
     (tmp_path / odd[1] / f"{TERMINAL}.jpg").write_bytes(b"no picture")
     code, said = command(*words)

@@ -127,7 +127,7 @@ def test_what_befell_a_worker_is_in_the_log_of_who_goes_on_elsewhere(place, mach
 
 def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machine):
     """In the same try: Ray counts a second failure otherwise."""
-    machine("a", 2)
+    machine("a", 4)
     server.client.put_object(Bucket="bucket", Key="r19/x/.claims/dead", Body=b"process 7 on elsewhere")
     run, config = Run("s3://bucket/r19/x"), preset("quickstart").config
     with ExitStack() as stack:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from patience import until
+
 from cluster.patience import told
 
 CODE = """
@@ -26,9 +28,7 @@ def test_a_line_comes_again_and_again_with_what_is_waited_for():
     lines: list[str] = []
     names = iter(["a", "b"])
     with told("starting", lambda: next(names, "c"), lines.append, every=0.05):
-        end = time.monotonic() + 10
-        while len(lines) < 3 and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: len(lines) >= 3, 0.01)
     assert lines[:3] == [f"starting: 0 s so far, waiting for {name}" for name in "abc"]
     said = len(lines)
     time.sleep(0.2)
@@ -39,9 +39,7 @@ def test_nothing_is_said_while_nothing_is_waited_for():
     lines: list[str] = []
     names = iter(["", "", "b"])
     with told("starting", lambda: next(names, "b"), lines.append, every=0.02):
-        end = time.monotonic() + 10
-        while not lines and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: lines, 0.01)
     assert lines[0].endswith("waiting for b")
 
 
@@ -61,4 +59,4 @@ def test_ctrl_c_is_answered_before_c_code_lets_go():
     assert process.stdout.readline() == "heard\n"
     answered = time.monotonic() - begun
     assert process.stdout.readline() == "interrupted\n" and process.wait() == 130
-    assert answered < 1 < time.monotonic() - begun
+    assert answered < (time.monotonic() - begun) / 3
