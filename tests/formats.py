@@ -28,8 +28,8 @@ def segment(file: bytes, marker: int, content: bytes) -> bytes:
 
 
 def exif(orientation: int, order: str = "<", kind: int = 3, more: Sequence[bytes] = (), entries: int = 0) -> bytes:
-    """TIFF's header and first directory. kind: 3 SHORT, 4 LONG; entries: how many it claims to have, 0: the truth."""
-    value = struct.pack(order + ("H2x" if kind == 3 else "I"), orientation)
+    """TIFF's header and first directory. kind: 1 BYTE, 3 SHORT, 4 LONG; entries: how many it claims, 0: the truth."""
+    value = struct.pack(order + {1: "B3x", 3: "H2x", 4: "I"}[kind], orientation)
     tags = [struct.pack(order + "HHI", 0x0112, kind, 1) + value, *more]
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
     return start + struct.pack(order + "H", entries or len(tags)) + b"".join(tags) + bytes(4)

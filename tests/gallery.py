@@ -113,8 +113,10 @@ def turned() -> Iterator[Piece]:
     for name, content in broken.items():
         yield Piece(f"{name}.jpg", segment(files[6], 0xE1, b"Exif\0\0" + content), shown, 3)
     upright = {"exif_0": exif(0), "exif_9": exif(9), "exif_none": b"", "exif_no_tiff": b"not a TIFF directory at all"}
+    upright["exif_byte"] = exif(6, kind=1)  # not EXIF's type
     for name, content in upright.items():
         yield Piece(f"{name}.jpg", segment(files[1], 0xE1, b"Exif\0\0" + content), shown, 3)
+    yield Piece("exif_misnamed.jpg", segment(files[1], 0xE1, b"Exif\0\xff" + exif(6)), shown, 3)
     twice = segment(files[1], 0xE1, b"Exif\0\0" + exif(6))
     yield Piece("exif_twice.jpg", segment(twice, 0xE1, b"Exif\0\0" + exif(1)), shown, 3)
     said = {"attribute": 'tiff:Orientation="8"/>', "quoted": "tiff:Orientation='8'/>"}

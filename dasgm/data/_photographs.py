@@ -47,7 +47,7 @@ def decoded(source: Source) -> Tensor:
     with quiet(), opened(source) as image:
         if isinstance(source, bytes) and is_plain_jpeg(image):
             with suppress(Exception):  # whether it can be read, and why not, Pillow says
-                return decode_image(without_exif(source) if "exif" in image.info else source, mode="RGB")
+                return decode_image(without_exif(source), mode="RGB")
         return from_pillow(upright(image))
 
 

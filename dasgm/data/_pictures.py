@@ -32,6 +32,7 @@ TURNS = {
     8: Transpose.ROTATE_90,
 }  # EXIF's orientation -> what makes the picture upright
 EXIF = b"Exif\0\0"  # what EXIF in a JPEG begins with
+APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG's segments: EXIF or XMP; what the pixels follow
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
 SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # PNG's samples -> Pillow's, where they are not the same
 
@@ -161,8 +162,21 @@ def _opened(picture: bytes) -> Image.Image:
 
 
 def without_exif(jpeg: bytes) -> bytes:
-    """The same JPEG with its first EXIF made unrecognisable."""
-    return jpeg.replace(EXIF, bytes(len(EXIF)), 1)
+    """The same JPEG with its EXIF overwritten by zeros.
+
+    EXIF is told by its content, at byte 6 of an APP1 segment: torchcodec does not look at the segment's name.
+    """
+    cleaned, at = bytearray(jpeg), 2
+    while 0 <= (at := jpeg.find(b"\xff", at)) < len(jpeg) - 4 and jpeg[at + 1] != START_OF_SCAN:
+        marker, size = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker == 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # no segment begins here
+            at += 1
+            continue
+        start, end = at + 4, min(at + 2 + size, len(jpeg))
+        if marker == APP1 and (jpeg[start:end].startswith(EXIF) or jpeg[start + 6 : end].startswith((b"II", b"MM"))):
+            cleaned[start:end] = bytes(end - start)
+        at = end
+    return bytes(cleaned)
 
 
 @contextmanager
