@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def refused(action: Any, *says: str) -> str:
         ("data/valid/part-00000-c000.snappy.parquet", "val", "data", None, None),
         ("cifar10-train-00001-of-00002.parquet", "train", "cifar10", 1, 2),
         ("train_small.parquet", "train", "small", None, None),
-        ("mini/eval.parquet", "val", "mini", None, None),
+        ("mini/eval.parquet", "test", "mini", None, None),
         ("dev-0.parquet", "val", ".", 0, None),
         ("train-2012.parquet", "train", "2012", None, None),
         ("Validation.PARQUET", "val", ".", None, None),
@@ -203,6 +204,15 @@ def test_other_files_are_said(tmp_path: Path) -> None:
     refused(lambda: cifar10.Config().load(str(tmp_path)), "no train.parquet", "extra.parquet tells no part")
 
 
+def test_a_path_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write(tmp_path / "cafe" / f"{part}.parquet", [0, 1], PETS[:2])
+    root = (tmp_path / "cafe").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    for place in (root, tmp_path):
+        train, _ = listings(str(place))
+        assert train.source.read([0, 1]) == [png(0), png(1)] and "caf\\udce9/train.parquet" in train.notes[0]
+
+
 def test_a_folder_is_read_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
     for part in ("train", "val"):
         write(tmp_path / "there" / "data" / f"{part}.parquet", [0, 1])
@@ -307,6 +317,16 @@ def test_cifar_in_another_order_is_aligned(tmp_path: Path) -> None:
 def test_ten_other_classes_are_not_cifar(tmp_path: Path, names: Sequence[str]) -> None:
     cifar(tmp_path, [*range(9)] * 2, names)
     refused(lambda: cifar10.Config().load(str(tmp_path)), "train.parquet")
+
+
+def test_cifars_numbers_without_names_are_said_or_refused(tmp_path: Path) -> None:
+    classes = cifar10.Config.CLASSES
+    cifar(tmp_path, [*range(10)] * 2, None)
+    assert "without class names" in " ".join(cifar10.Config().load(str(tmp_path)).notes)
+    write(tmp_path / "train.parquet", [*range(10)], classes)
+    assert "test.parquet" in next(note for note in cifar10.Config().load(str(tmp_path)).notes if "without" in note)
+    write(tmp_path / "train.parquet", [*range(10)], classes[::-1])
+    refused(lambda: cifar10.Config().load(str(tmp_path)), "test.parquet", "without class names", "another order")
 
 
 def test_cifar100_takes_fine_labels_in_hugging_faces_spelling(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class CifarConfig(DataConfig):
     def _parquet(self, folder: Path, key: str) -> tuple[Part, Part, list[str]] | None:
         """Both parts and lines worth printing; None where there is no Parquet file."""
         from dasgm.data import _shards
-        from dasgm.data._labels import aligned_to
+        from dasgm.data._labels import aligned_to, ensure_order
         from dasgm.data._memory import load
         from dasgm.data._rows import part_of
         from dasgm.data._store import Store
@@ -76,20 +76,23 @@ class CifarConfig(DataConfig):
         found = _shards.find(store, self.config)
         if not found.parts and not found.strangers:
             return None
-        parts: list[Part] = []
-        notes: list[str] = []
         for name in ("train", "test"):
             if name not in found.parts:
                 raise ValueError(
                     f"{folder} has no {name}.parquet, nor shards {name}-00000-of-...{found.besides()}: add them"
                 )
-            part = part_of(store, found.parts[name], self.LABELS, self.skip_unreadable)
+        listed = [part_of(store, found.parts[name], self.LABELS, self.skip_unreadable) for name in ("train", "test")]
+        files = [file for part in listed for file in part.labels]
+        numbered = ensure_order(files, self.CLASSES, key, self.ALIASES)
+        parts: list[Part] = []
+        notes: list[str] = []
+        for part in listed:
             labels = aligned_to(part.labels, self.CLASSES, key, self.ALIASES)
             notes += part.inventory(labels, self.CLASSES).lines()
             images, targets, more = load(part, labels, 32, self.skip_unreadable)
             parts.append((images, targets))
             notes += more
-        return parts[0], parts[1], [*notes, *found.notes(store, "train", "test")]
+        return parts[0], parts[1], [*notes, *numbered, *found.notes(store, "train", "test")]
 
     def _torchvision(self, folder: Path, key: str) -> tuple[Part, Part, list[str]]:
         """torchvision checks the files' MD5 sums before it reads them."""

@@ -174,6 +174,27 @@ def aligned_to(files: Sequence[Labels], classes: Sequence[str], known_as: str, a
     return np.concatenate(found)
 
 
+def ensure_order(files: Sequence[Labels], classes: Sequence[str], known_as: str, aliases: dict[str, str]) -> list[str]:
+    """A line worth printing if files of a data set whose classes are known have numbers without names.
+
+    Raises ValueError if others name the classes in another order, so that the numbers may have two meanings.
+    """
+    unnamed = [one.file for one in files if one.names is None]
+    declared = [one for one in files if one.names is not None and not one.text]
+    if not unnamed:
+        return []
+    for one in declared:
+        if [_spelled(name, aliases) for name in one.names or ()] != list(classes):
+            raise ValueError(
+                f"{first_ten(unnamed)}: labels without class names, and {one.file} has the classes in another order: "
+                "which number is which class is not certain; write all files with names"
+            )
+    return [
+        f"{first_ten(unnamed)}: labels without class names, read as numbers of {known_as}'s classes: "
+        f"{first_ten(f'{i} {name}' for i, name in enumerate(classes))}"
+    ]
+
+
 def _spelled(name: str, aliases: dict[str, str]) -> str:
     """A class's name with the spelling of the data set's own list."""
     plain_name = name.strip().lower().replace(" ", "_").replace("-", "_")

@@ -22,9 +22,9 @@ from dasgm.data._tree import scan
 
 PARTS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}  # what a part may be called
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}  # what a part may be called, as in Hugging Face's datasets
 PART_OF = {word: part for part, words in PARTS.items() for word in words}
 MOST_DEEP, MOST_FOLDERS = 4, 100  # folders below one another, and side by side, in which Parquet files are looked for
 NUMBERED = re.compile(r"(.*?)[-_. ]?(\d+)-of-(\d+)(-[0-9a-f]{16})?", re.IGNORECASE)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -60,7 +61,7 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """All of a file. Raises OSError, and ValueError for more than `MOST_BYTES`."""
-        if self.local is not None:  # pyarrow opens no path that is not UTF-8
+        if self.local is not None:
             size = os.stat(self._at(path)).st_size
             return Path(self._at(path)).read_bytes() if size <= MOST_BYTES else _too_large(size)
         with self._opened[0].open_input_file(self._at(path)) as file:
@@ -88,10 +89,15 @@ class Store:
     @contextmanager
     def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
         with (
-            self._opened[0].open_input_file(self._at(path)) as file,
+            self._input(path) as file,
             _parquet.opened(file, self.name(path), file.size()) as parquet,
         ):
             yield parquet
+
+    def _input(self, path: str) -> pa.NativeFile:
+        if self.local is not None:  # pyarrow's filesystems open no path that is not UTF-8
+            return pa.OSFile(os.fsencode(self._at(path)))
+        return self._opened[0].open_input_file(self._at(path))
 
     def name(self, path: str) -> str:
         """As messages have it: odd characters escaped, the middle of a very long path left out."""
