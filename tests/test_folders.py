@@ -2,85 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from trees import N, both, classes, fill, in_memory, parts, png, refused, streamed
 
-from dasgm.data import folder, imagenet
+from dasgm.data import imagenet
 from dasgm.data._clutter import kind_of
 from dasgm.data._listing import listings
-
-N = 12  # pictures of a class: folder wants 10
-
-
-@cache
-def png(number: int) -> bytes:
-    """A tiny picture of one colour, another for each number."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (3, 3), (number % 256, number // 256 % 256, 90)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-numbers: Iterator[int] = iter(range(10**9))
-
-
-def fill(place: Path | bytes, n: int = N, first: int = 0, ending: str = "png") -> None:
-    """`n` pictures, each another, directly in the folder."""
-    os.makedirs(place, exist_ok=True)
-    for i in range(first, first + n):
-        name = f"{i:03d}.{ending}"
-        with open(os.path.join(place, name.encode() if isinstance(place, bytes) else name), "wb") as file:
-            file.write(png(next(numbers)))
-
-
-def classes(place: Path, *names: str, n: int = N) -> None:
-    for name in names:
-        fill(place / name, n)
-
-
-def parts(root: Path, *names: str, n: int = N) -> Path:
-    for name in names:
-        classes(root / name, "cat", "dog", n=n)
-    return root
-
-
-def in_memory(root: Path, **settings: object) -> tuple[dict[str, int], str]:
-    """Pictures of each class, all parts together, and the notes, joined; of the reader in memory."""
-    data = folder.Config(image_size=16, **settings).load(str(root))
-    labels = [*data.labels.tolist(), *data.test_labels.tolist()]
-    return {name: labels.count(i) for i, name in enumerate(data.classes)}, "\n".join(data.notes)
-
-
-def streamed(root: Path, skip: bool = False) -> tuple[dict[str, int], str]:
-    """The same of the reader that streams."""
-    both = listings(str(root), skip)
-    labels = [*both[0].labels.tolist(), *both[1].labels.tolist()]
-    return {name: labels.count(i) for i, name in enumerate(both[0].classes)}, "\n".join(both[0].notes + both[1].notes)
-
-
-def both(root: Path) -> tuple[dict[str, int], str]:
-    """What both readers agree on, of a data set of two parts; the notes of the streamed one."""
-    counts, notes = in_memory(root)
-    again, others = streamed(root)
-    assert counts == again
-    return counts, notes + "\n" + others
-
-
-def refused(root: Path, *says: str, readers: tuple[Callable, ...] = (in_memory, streamed)) -> None:
-    """Each reader refuses in one line that has all of `says`."""
-    for reader in readers:
-        with pytest.raises(ValueError) as error:
-            reader(root)
-        text = str(error.value)
-        assert text.isprintable() and len(text) < 4000 and "codec" not in text, text
-        assert all(one in text for one in says), text
-
 
 # ---- parts
 
@@ -124,6 +56,18 @@ def test_parts_in_doubt_are_refused(tmp_path: Path, spoil: Callable[[Path], None
     refused(tmp_path, *says)
 
 
+@pytest.mark.parametrize("inside", ["a/train", "a/b/Valid", "dog/test"])
+def test_parts_inside_classes_are_refused(tmp_path: Path, inside: str) -> None:
+    classes(tmp_path, "cat", "dog", inside)
+    refused(tmp_path, f"{tmp_path}/{inside}: ", "names of parts", "--data-dir", readers=(in_memory,))
+
+
+def test_one_folder_is_not_two_parts(tmp_path: Path) -> None:
+    parts(tmp_path, "train")
+    (tmp_path / "test").symlink_to("train")
+    refused(tmp_path, "test, train are one folder", "remove the link")
+
+
 def test_a_part_of_pictures_without_classes_is_refused(tmp_path: Path) -> None:
     parts(tmp_path, "train")
     fill(tmp_path / "test", 3)
@@ -158,6 +102,14 @@ def test_a_part_that_is_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
     parts(tmp_path, "train", "test")
     (tmp_path / "val").symlink_to("nowhere")
     refused(tmp_path, "val", "a link to nowhere")
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_class_folders_in_a_folder_of_images_are_classes(tmp_path: Path, place: str) -> None:
+    classes(tmp_path / place / "images", "cat", "dog")
+    (tmp_path / place / "classes.txt").write_text("1 cat\n2 dog\n")
+    counts, notes = in_memory(tmp_path)
+    assert counts == {"cat": N, "dog": N} and "images is read" in notes and "files about the data 1" in notes
 
 
 def test_classes_one_folder_deeper_are_pointed_out(tmp_path: Path) -> None:
@@ -213,6 +165,29 @@ def test_what_other_programs_leave_is_ignored_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cat", "000.png", "license_plate", "cvs", "notes.txt", "recycle", "test"])
 def test_what_may_be_a_class_or_a_picture_is_not_ignored(name: str) -> None:
     assert kind_of(name) is None
+
+
+def test_what_is_not_downloaded_is_unreadable(tmp_path: Path) -> None:
+    parts(tmp_path, "train", "test")
+    for path in ("train/cat.dvc", "train/fox.dvc", "train/cat/x.png.dvc", "train/dog/.y.png.icloud", "test.dvc"):
+        (tmp_path / path).write_text("")
+    refused(tmp_path, "3 of 27 pictures", "train/fox (only DVC's", "x.png (only DVC's", "dog/y.png (not downloaded")
+    assert in_memory(tmp_path, skip_unreadable=True)[0] == {"cat": 2 * N, "dog": 2 * N}
+    (tmp_path / "val.dvc").write_text("")
+    refused(tmp_path, f"{tmp_path}/val (only DVC's pointer is there: run 'dvc pull'), or remove val.dvc")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git lfs pull"),
+        ("/annex/objects/SHA256E-s5--00.png\n", "git annex get"),
+    ],
+)
+def test_a_pointer_in_a_pictures_place_says_how_to_fetch_it(tmp_path: Path, content: str, says: str) -> None:
+    parts(tmp_path, "train", "test")
+    (tmp_path / "train" / "cat" / "x.png").write_text(content)
+    refused(tmp_path, "x.png (only a pointer of", says, readers=(in_memory,))
 
 
 def test_what_nothing_explains_is_named(tmp_path: Path) -> None:
@@ -332,6 +307,22 @@ def test_a_folder_of_pictures_and_a_table(tmp_path: Path, table: str, place: str
     assert counts == {"beagle": N, "pug": N} and "labels.csv says which class" in notes
     (tmp_path / "labels.csv").write_text("id,breed\n000,pug\n")
     refused(tmp_path, f"{2 * N} pictures in no class folder", readers=(in_memory,))
+
+
+def test_a_table_of_other_pictures_names_no_classes(tmp_path: Path) -> None:
+    """As Kaggle has them: pictures in train/ and test/, a table for train/ and a sample of what is to be handed in."""
+    fill(tmp_path / "train", 2 * N)
+    fill(tmp_path / "test", 4, first=500)
+    (tmp_path / "train.csv").write_text("id,label\n" + "".join(f"{i:03d},{'ab'[i % 2]}\n" for i in range(2 * N)))
+    sample = "id,label\n" + "".join(f"{i:03d},{'ab'[i % 2]}\n" for i in range(500, 504))
+    (tmp_path / "sampleSubmission.csv").write_text(sample)
+    refused(tmp_path, "test holds 4 pictures in no class folder")
+    (tmp_path / "test.csv").write_text(sample)
+    assert both(tmp_path)[0] == {"a": N + 2, "b": N + 2}
+    (tmp_path / "test.csv").unlink()
+    for i in range(500, 504):
+        (tmp_path / "test" / f"{i}.png").rename(tmp_path / "test" / f"{i - 500:03d}.png")
+    refused(tmp_path, "both have pictures called 000, 001", "train.csv", "not certain")
 
 
 def test_validation_pictures_of_imagenet(tmp_path: Path) -> None:

@@ -324,7 +324,9 @@ def test_cifars_numbers_without_names_are_said_or_refused(tmp_path: Path) -> Non
     cifar(tmp_path, [*range(10)] * 2, None)
     assert "without class names" in " ".join(cifar10.Config().load(str(tmp_path)).notes)
     write(tmp_path / "train.parquet", [*range(10)], classes)
-    assert "test.parquet" in next(note for note in cifar10.Config().load(str(tmp_path)).notes if "without" in note)
+    assert "test.parquet" in next(
+        note for note in cifar10.Config().load(str(tmp_path)).notes if "without class" in note
+    )
     write(tmp_path / "train.parquet", [*range(10)], classes[::-1])
     refused(lambda: cifar10.Config().load(str(tmp_path)), "test.parquet", "without class names", "another order")
 

@@ -21,7 +21,6 @@ KINDS: dict[str, tuple[str, ...]] = {  # kind, as it is told -> names in small l
         *(".picasa.ini", "picasa.ini", ".picasaoriginals", "pspbrwse.jbf", ".comments", "albumart*.db"),
         *(".bridgesort", ".bridgecache", ".bridgecachet", ".dtrash", ".xvpics"),
     ),
-    "pictures not downloaded from iCloud": (".*.icloud",),
     "files of editors and notebooks": (
         *(".ipynb_checkpoints", "__pycache__", "*~", "*.swp", "*.swo", "*.swn", "*.bak", "*.orig", "*.tmp", "~$*"),
         *(".#*", "#*#", ".~lock.*", ".idea", ".vscode", "*.code-workspace"),
@@ -61,6 +60,15 @@ def kind_of(name: str, above: bool = False) -> str | None:
 def is_clutter(name: str) -> bool:
     """Whether a file or a folder of this name is never read, wherever it lies."""
     return kind_of(name) is not None
+
+
+def replaced(name: str) -> tuple[str, str] | None:
+    """What a file of this name stands for while that is not downloaded, and why; None where it is no such file."""
+    if name.endswith(".dvc") and name != ".dvc":
+        return name.removesuffix(".dvc"), "only DVC's pointer is there: run 'dvc pull'"
+    if name.startswith(".") and name.endswith(".icloud") and len(name) > len("..icloud"):
+        return name[1:].removesuffix(".icloud"), "not downloaded from iCloud"
+    return None
 
 
 def _pattern(kinds: dict[str, tuple[str, ...]]) -> re.Pattern[str]:

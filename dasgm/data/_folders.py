@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dasgm.data._clutter import DATA, is_clutter, kind_of
+from dasgm.data._clutter import DATA, is_clutter, kind_of, replaced
 from dasgm.data._inventory import Inventory
 from dasgm.data._lists import TABLES, classes_in
 from dasgm.data._pictures import ENDINGS, first_ten
@@ -91,7 +91,9 @@ class Found:
         kind = kind_of(entry.name, above=top and entry.kind == "file")
         if kind is None and entry.kind == "file" and below.endswith("_boxes.txt") and _boxes(below):
             kind = DATA
-        if kind is not None:
+        if lacking := absent(self.store, entry):
+            self.unreadable.append(lacking)
+        elif kind is not None:
             self.ignored[kind] += 1
         elif entry.kind == "again":
             self.ignored[AGAIN] += 1
@@ -114,12 +116,27 @@ def look(store: Store, folder: str, left_out: Collection[str] = ()) -> Found:
     return found
 
 
+def absent(store: Store, entry: Entry) -> str | None:
+    """'NAME (reason)' of the picture or folder that is not there, if `entry` is what stands in its place."""
+    found = replaced(entry.name) if entry.kind == "file" else None
+    if found is None:
+        return None
+    path = entry.path.removesuffix(entry.name) + found[0]
+    return None if store.exists(path) else f"{store.name(path)} ({found[1]})"
+
+
 def tables_in(store: Store, folder: str) -> list[str]:
-    """Paths of the text tables directly in `folder`, which may name the classes of pictures."""
+    """Paths of the text tables directly in `folder`, which may name the classes of pictures.
+
+    Kaggle's samples of a submission are left out: the classes in them are made up.
+    """
     return [
         entry.path
         for entry in scan(store, folder)
-        if entry.kind == "file" and entry.name.lower().endswith(TABLES) and not is_clutter(entry.name)
+        if entry.kind == "file"
+        and entry.name.lower().endswith(TABLES)
+        and "submission" not in entry.name.lower()
+        and not is_clutter(entry.name)
     ]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from dasgm.data._clutter import DATA, is_clutter, kind_of
-from dasgm.data._folders import IMAGES, Part, look, read, tables_in
+from dasgm.data._clutter import DATA, is_clutter, kind_of, replaced
+from dasgm.data._folders import IMAGES, Part, absent, look, read, tables_in
 from dasgm.data._inventory import Inventory
 from dasgm.data._pictures import ENDINGS, first_ten
 from dasgm.data._store import Store
@@ -35,12 +35,14 @@ class Layout:
 
     def __init__(self, store: Store):
         self.store, self.notes, self._ignored = store, list[str](), Counter[str]()
+        self._read = dict[str, Part]()
+        self._ours = list[str]()
         self.root = self._innermost("", (store.local or store.root).rstrip("/").rpartition("/")[2])
         self._top = scan(store, self.root)
         self._ours = [entry.name for entry in self._top if self._is_ours(entry)]
         names = [entry.name for entry in self._folders(self.root) if entry.name not in self._ours]
-        if lost := [e for e in self._top if e.kind == "broken" and e.name.lower() in PART_OF]:
-            raise ValueError(f"{store.name(lost[0].path)} cannot be read ({lost[0].problem}): mend or remove it")
+        for entry in self._top:
+            self._ensure_there(entry)
         found = defaultdict[str, list[str]](list)
         for name in names:
             found[PART_OF.get(name.lower(), "")].append(name)
@@ -48,7 +50,7 @@ class Layout:
         self.divided = bool(found)
         if self.divided:
             self._ensure_certain(found, others)
-            self._count_beside()
+            self._count(self._top)
         self.parts = {part: self._at(some[0]) for part, some in found.items()} or {"train": self.root}
         self._drop_unlabelled()
 
@@ -62,16 +64,18 @@ class Layout:
         if self.divided:
             folder = self._innermost(folder, folder.rpartition("/")[2])
         found = read(self.store, folder, tables, classes, skip_unreadable, self._ours if not self.divided else ())
-        if found.table in tables:  # used after all
-            self._ignored[DATA] -= 1
         if found.table is None:
             self._ensure_classes(found, folder)
+        elif found.table in tables:
+            self._ignored[DATA] -= found.table not in {other.table for other in self._read.values()}
+            self._ensure_distinct(found)
+        self._read[part] = found
         return found
 
     def beside(self) -> list[str]:
         """What lies beside the parts and is ignored, as lines to print."""
         ignored = {kind: n for kind, n in sorted(self._ignored.items()) if n > 0}
-        return Inventory(self.store.name(self.root), ignored=ignored).lines()
+        return Inventory(self.store.name(""), ignored=ignored).lines()
 
     def place(self, part: str) -> str:
         """The part's folder as messages have it."""
@@ -84,15 +88,18 @@ class Layout:
         return [e for e in scan(self.store, folder) if e.kind == "folder" and not is_clutter(e.name)]
 
     def _innermost(self, folder: str, name: str) -> str:
-        """The folder, or what it wraps: one folder of its own name and nothing else, or at the root one of parts."""
+        """The folder, or what it wraps: one folder of its own name, of class folders in images/, or at the root of
+        parts. Pictures beside it must not be there."""
         for _ in range(NESTED):
             folders = self._folders(folder)
             if len(folders) != 1 or any(e.name.lower().endswith(ENDINGS) for e in scan(self.store, folder)):
                 break
             only = folders[0]
             wraps = not folder and only.name.lower() not in PART_OF and self._has_parts(only.path)
-            if not wraps and only.name.lower() != name.lower():
+            of_classes = only.name.lower() in IMAGES and self._folders(only.path)
+            if not (wraps or of_classes) and only.name.lower() != name.lower():
                 break
+            self._count(entry for entry in scan(self.store, folder) if entry != only)
             self.notes.append(f"{self.store.name(only.path)} is read: the only folder in {self.store.name(folder)}")
             folder = only.path
         return folder
@@ -113,11 +120,18 @@ class Layout:
             if len(some) > 1:
                 raise ValueError(f"{root} has {first_ten(some)}, which name the same part: merge them or move one away")
         names = [name for some in parts.values() for name in some]
-        holding = {name: len(look(self.store, self._at(name)).pictures) for name in others}
-        if classes := [name for name, pictures in holding.items() if pictures]:
+        same = Counter(entry.identity for entry in self._top if entry.name in names and entry.identity)
+        if twice := [entry.name for entry in self._top if entry.name in names and same[entry.identity] > 1]:
             raise ValueError(
-                f"{root} has {first_ten(names)} beside {first_ten(classes)}: the former name parts of a data set, the "
-                "latter hold pictures; move the latter into train/, or rename the former if they are classes"
+                f"{root}: {first_ten(twice)} are one folder, by a link: a network must not be tested on the pictures "
+                "that it is trained on; remove the link"
+            )
+        holding = [name for name in others if look(self.store, self._at(name)).pictures]
+        if holding:
+            raise ValueError(
+                f"{root} has parts of a data set ({first_ten(names)}) beside other folders with pictures "
+                f"({first_ten(holding)}): move the others into the training part if they are classes, or elsewhere if "
+                f"they are not to be used; if all of them are classes, rename {first_ten(names)}"
             )
         if "train" not in parts:
             raise ValueError(
@@ -127,19 +141,40 @@ class Layout:
         if others:
             self.notes.append(f"{root}: not used, without pictures: {first_ten(others)}")
 
-    def _count_beside(self) -> None:
-        """What lies at the root beside the parts."""
+    def _ensure_there(self, entry: Entry) -> None:
+        """Raises ValueError for a part that cannot be read, or has not been downloaded."""
+        if entry.kind == "broken" and entry.name.lower() in PART_OF:
+            raise ValueError(f"{self.store.name(entry.path)} cannot be read ({entry.problem}): mend or remove it")
+        lacking = absent(self.store, entry)
+        if lacking and (replaced(entry.name) or ("",))[0].lower() in PART_OF:
+            raise ValueError(f"{lacking}, or remove {entry.name}")
+
+    def _ensure_distinct(self, found: Part) -> None:
+        """Raises ValueError if a table beside the parts may mean pictures of two parts."""
+        names = {_stem(picture.path) for picture in found.pictures}
+        for other in self._read.values():
+            if shared := sorted(names & {_stem(picture.path) for picture in other.pictures}):
+                raise ValueError(
+                    f"{found.place} and {other.place} both have pictures called {first_ten(shared)}: which of them "
+                    f"{self.store.name(found.table or '')} means is not certain; move {found.place}'s pictures into "
+                    "one folder per class, or move the folder elsewhere"
+                )
+
+    def _count(self, entries: Iterable[Entry]) -> None:
+        """What lies beside the parts, or beside the folder that holds all."""
         strange = []
-        for entry in self._top:
+        for entry in entries:
             kind = kind_of(entry.name, above=entry.kind == "file")
             if entry.name in self._ours:
                 self._ignored["results of dasgm"] += 1
+            elif lacking := absent(self.store, entry):
+                strange.append(lacking)
             elif kind is not None:
                 self._ignored[kind] += 1
             elif entry.kind != "folder":
                 strange.append(f"{entry.name} ({entry.problem})" if entry.problem else entry.name)
         if strange:
-            self.notes.append(f"{self.store.name(self.root)}: not used: {first_ten(strange)}")
+            self.notes.append(f"{self.store.name('')}: not used: {first_ten(strange)}")
 
     def _drop_unlabelled(self) -> None:
         """tiny-imagenet's test pictures have no labels."""
@@ -154,6 +189,12 @@ class Layout:
     def _ensure_classes(self, found: Part, folder: str) -> None:
         """No class is called like a part, unless every part has that class."""
         depth = folder.count("/") + 2 if folder else 1  # slashes in the path of a picture that lies in a class's folder
+        if nested := {part for picture in found.pictures if (part := _part_below(picture.path, depth))}:
+            raise ValueError(
+                f"{first_ten(map(self.store.name, sorted(nested)))}: the names of parts, inside class folders; parts "
+                "are train/, val/ and test/ above the class folders: move them there, or give --data-dir the folder "
+                "that holds them, or rename them"
+            )
         direct = {picture.name for picture in found.pictures if picture.path.count("/") == depth}
         if not self.divided:
             alike = [name for name in found.classes if ALIKE.search(name.lower())]
@@ -173,3 +214,16 @@ class Layout:
                     f"{self.store.name(self.root)} if it is one, rename it if it is a class"
                 )
             self.notes.append(f"{found.place}/{name} is taken for a class: every part has a folder of that name")
+
+
+def _part_below(path: str, depth: int) -> str | None:
+    """The first folder on a picture's path, below the first `depth`, that has the name of a part."""
+    if path.count("/") <= depth:
+        return None
+    folders = path.split("/")[:-1]
+    return next(("/".join(folders[: i + 1]) for i in range(depth, len(folders)) if folders[i].lower() in PART_OF), None)
+
+
+def _stem(path: str) -> str:
+    """A picture's name without its ending, which tables may leave out."""
+    return path.rpartition("/")[2].rpartition(".")[0]

@@ -34,6 +34,10 @@ TURNS = {
 EXIF = b"Exif\0\0"  # what EXIF in a JPEG begins with
 APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG's segments: EXIF or XMP; what the pixels follow
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
+POINTERS = {  # what stands in a picture's place until it is fetched -> how to fetch it
+    b"version https://git-lfs": "only a pointer of Git LFS: run 'git lfs pull'",
+    b"/annex/objects/": "only a pointer of git-annex: run 'git annex get'",
+}
 SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # PNG's samples -> Pillow's, where they are not the same
 
 
@@ -152,6 +156,8 @@ def _opened(picture: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(picture), formats=FORMATS)
     except UnidentifiedImageError:
+        if advice := next((POINTERS[begin] for begin in POINTERS if picture.startswith(begin)), None):
+            raise ValueError(advice) from None
         at = picture.find(EXIF)
         if not picture.startswith(b"\xff\xd8") or at < 0:
             raise

@@ -81,6 +81,12 @@ class Store:
         inside = [place for place in places if place.split("/")[0] != ".."]
         return next((place for place in inside if self._is_file(place)), None)
 
+    def exists(self, path: str) -> bool:
+        """Whether there is a file, a folder or a link of this path."""
+        if self.local is not None:
+            return os.path.lexists(self._at(path))
+        return self._opened[0].get_file_info(self._at(path)).type != fs.FileType.NotFound
+
     def _is_file(self, path: str) -> bool:
         if self.local is not None:
             return os.path.isfile(self._at(path))
