@@ -85,13 +85,12 @@ class Found:
         """Pictures directly in the folder."""
         return [entry for entry in self.pictures if "/" not in self.below(entry)]
 
-    def add(self, entry: Entry) -> None:
-        below = self.below(entry)
+    def add(self, entry: Entry, below: str) -> None:
         top = "/" not in below
         kind = kind_of(entry.name, above=top and entry.kind == "file")
         if kind is None and entry.kind == "file" and below.endswith("_boxes.txt") and _boxes(below):
             kind = DATA
-        if lacking := absent(self.store, entry):
+        if kind is not None and (lacking := absent(self.store, entry)):
             self.unreadable.append(lacking)
         elif kind is not None:
             self.ignored[kind] += 1
@@ -111,8 +110,9 @@ def look(store: Store, folder: str, left_out: Collection[str] = ()) -> Found:
     """All that lies below `folder`, but for the folders directly in it that are `left_out`."""
     found = Found(store, folder)
     for entry in walk(store, folder, is_clutter):
-        if found.below(entry).partition("/")[0] not in left_out:
-            found.add(entry)
+        below = found.below(entry)
+        if not left_out or below.partition("/")[0] not in left_out:
+            found.add(entry, below)
     return found
 
 

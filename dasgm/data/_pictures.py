@@ -201,10 +201,11 @@ def is_plain_jpeg(image: Image.Image) -> bool:
 def orientation(image: Image.Image) -> int:
     """1 (upright) to 8, as EXIF counts; of several EXIF comes first, then XMP. Broken metadata count as none."""
     app1 = _raw_profile(image, "APP1")
-    for exif in (image.getexif, lambda: _exif(app1)):
+    for exif in (image.getexif, lambda: _exif(app1)) if app1 else (image.getexif,):
         with suppress(Exception):  # Pillow raises whatever it stumbles over
-            if (number := int(exif()[ExifTags.Base.Orientation])) in range(1, 9):
-                return number
+            number = exif().get(ExifTags.Base.Orientation)
+            if number is not None and int(number) in range(1, 9):
+                return int(number)
     for xmp in (image.info.get("xmp"), image.info.get("XML:com.adobe.xmp"), _raw_profile(image, "xmp"), app1):
         if found := XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp or b""):
             return int(found[1])
@@ -213,8 +214,10 @@ def orientation(image: Image.Image) -> int:
 
 def _raw_profile(image: Image.Image, kind: str) -> bytes:
     """Metadata that ImageMagick wrote into a PNG, as lines of hexadecimal digits below three others."""
-    with suppress(ValueError):
-        return bytes.fromhex("".join(str(image.info.get(f"Raw profile type {kind}", "")).split("\n")[3:]))
+    lines = image.info.get(f"Raw profile type {kind}")
+    if lines is not None:
+        with suppress(ValueError):
+            return bytes.fromhex("".join(str(lines).split("\n")[3:]))
     return b""
 
 

@@ -17,6 +17,9 @@ from dasgm.data._store import Store
 from dasgm.files import first_line
 
 
+KINDS: dict[int, Literal["file", "folder"]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
+
+
 class Entry(NamedTuple):
     """A file or a folder. Links are followed: the entry is what the link leads to."""
 
@@ -90,7 +93,8 @@ def _walk_here(store: Store, root: str, top: Entry, skipped: Callable[[str], boo
             continue
         yield here
         for entry in entries:
-            entry = entry._replace(linked=entry.linked or here.linked)
+            if here.linked:
+                entry = entry._replace(linked=True)
             if entry.kind != "folder" or skipped(entry.name):
                 yield entry
             elif entry.linked:
@@ -133,8 +137,8 @@ def _here(found: os.DirEntry[str], folder: str) -> Entry:
     except OSError as error:
         nowhere = linked and isinstance(error, FileNotFoundError)
         return Entry(path, "broken", linked=linked, problem="a link to nowhere" if nowhere else reason(error))
-    kinds: dict[int, Literal["file", "folder"]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
-    return Entry(path, kinds.get(stat.S_IFMT(status.st_mode), "other"), status.st_size, linked, _identity(status))
+    kind = KINDS.get(stat.S_IFMT(status.st_mode), "other")
+    return Entry(path, kind, status.st_size, linked, _identity(status))
 
 
 def _elsewhere(store: Store, info: fs.FileInfo) -> Entry:
