@@ -16,7 +16,6 @@ from dasgm.data._pictures import reason
 from dasgm.data._store import Store
 from dasgm.files import first_line
 
-
 KINDS: dict[int, Literal["file", "folder"]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
 
 
@@ -137,8 +136,7 @@ def _here(found: os.DirEntry[str], folder: str) -> Entry:
     except OSError as error:
         nowhere = linked and isinstance(error, FileNotFoundError)
         return Entry(path, "broken", linked=linked, problem="a link to nowhere" if nowhere else reason(error))
-    kind = KINDS.get(stat.S_IFMT(status.st_mode), "other")
-    return Entry(path, kind, status.st_size, linked, _identity(status))
+    return Entry(path, KINDS.get(stat.S_IFMT(status.st_mode), "other"), status.st_size, linked, _identity(status))
 
 
 def _elsewhere(store: Store, info: fs.FileInfo) -> Entry:
