@@ -351,6 +351,12 @@ def test_a_uri_is_read_like_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert listings(str(root))[0].notes == here[0].notes
 
 
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("file", "nowhere"):
+        refused(tmp_path / name, f"--data-dir {tmp_path / name} is no folder")
+
+
 def test_many_classes_are_summarised(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for i in range(30):

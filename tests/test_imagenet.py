@@ -452,7 +452,7 @@ def one_class(root: Path) -> None:
         (stray, "notes.txt"),
         (loose, "a.JPEG"),
         (one_class, "1 class folders"),
-        (shutil.rmtree, "neither train/"),
+        (shutil.rmtree, "is no folder"),
     ],
 )
 def test_wrong_folders_are_refused_in_one_line(

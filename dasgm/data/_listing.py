@@ -101,6 +101,10 @@ def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tupl
     Raises ValueError, one line, where a part, a class or a column is missing or files are not what they should be.
     """
     store = Store(root)
+    if store.local is not None and not os.path.isdir(store.local):
+        raise ValueError(
+            f"--data-dir {store.name('')} is no folder: give one, or a URI, with train/ and val/, or Parquet"
+        )
     found = _shards.find(store, config)
     if not found.parts and (layout := Layout(store)).divided:
         return _in_folders(layout, skip_unreadable)
