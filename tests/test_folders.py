@@ -62,10 +62,13 @@ def test_parts_inside_classes_are_refused(tmp_path: Path, inside: str) -> None:
     refused(tmp_path, f"{tmp_path}/{inside}: ", "names of parts", "--data-dir", readers=(in_memory,))
 
 
-def test_one_folder_is_not_two_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["", "/dog"])
+def test_one_folder_is_not_in_two_parts(tmp_path: Path, folder: str) -> None:
     parts(tmp_path, "train")
-    (tmp_path / "test").symlink_to("train")
-    refused(tmp_path, "test, train are one folder", "remove the link")
+    if folder:
+        classes(tmp_path / "test", "cat")
+    (tmp_path / f"test{folder}").symlink_to(tmp_path / f"train{folder}")
+    refused(tmp_path, f"test{folder} and {tmp_path}/train{folder} are one folder", "remove the link")
 
 
 def test_a_part_of_pictures_without_classes_is_refused(tmp_path: Path) -> None:

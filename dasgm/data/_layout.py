@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from dasgm.data._clutter import DATA, is_clutter, kind_of, replaced
 from dasgm.data._folders import IMAGES, Part, absent, look, read, tables_in
@@ -120,12 +120,7 @@ class Layout:
             if len(some) > 1:
                 raise ValueError(f"{root} has {first_ten(some)}, which name the same part: merge them or move one away")
         names = [name for some in parts.values() for name in some]
-        same = Counter(entry.identity for entry in self._top if entry.name in names and entry.identity)
-        if twice := [entry.name for entry in self._top if entry.name in names and same[entry.identity] > 1]:
-            raise ValueError(
-                f"{root}: {first_ten(twice)} are one folder, by a link: a network must not be tested on the pictures "
-                "that it is trained on; remove the link"
-            )
+        self._ensure_apart(names)
         holding = [name for name in others if look(self.store, self._at(name)).pictures]
         if holding:
             raise ValueError(
@@ -140,6 +135,20 @@ class Layout:
             )
         if others:
             self.notes.append(f"{root}: not used, without pictures: {first_ten(others)}")
+
+    def _ensure_apart(self, parts: Collection[str]) -> None:
+        """Raises ValueError if a link makes one folder two parts, or a class of two parts."""
+        if self.store.local is None:  # no links there
+            return
+        seen = dict[int, tuple[str, str]]()
+        for top in (entry for entry in self._top if entry.name in parts):
+            for entry in (top, *self._folders(top.path)):
+                part, path = seen.setdefault(entry.identity, (top.name, entry.path))
+                if part != top.name:
+                    raise ValueError(
+                        f"{self.store.name(path)} and {self.store.name(entry.path)} are one folder, by a link: a "
+                        "network must not be tested on the pictures that it is trained on; remove the link"
+                    )
 
     def _ensure_there(self, entry: Entry) -> None:
         """Raises ValueError for a part that cannot be read, or has not been downloaded."""
