@@ -28,6 +28,7 @@ from dasgm.records import (
     FORMAT,
     amend,
     another,
+    ensure_only,
     first_difference,
     kept_lines,
     kept_record,
@@ -226,6 +227,7 @@ class Run:
                 it began with cannot be read.
         """
         asked, path = mathematics(config) | digests, self.folder / "run.json"
+        ensure_only(self.folder, "run.json")
         with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
             begun = kept_record(path)
             if (kind := begun.get("format", FORMAT)) != FORMAT:
