@@ -196,4 +196,4 @@ def test_a_folder_that_would_not_be_read_is_refused(monkeypatch, capsys, tmp_pat
 @pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "it's"])
 def test_what_came_of_a_search_shows_odd_names_escaped(name, tmp_path):
     said = cli.result_line({"cost/gpu_hours": 1.0}, tmp_path / name)
-    assert len(said.splitlines()) == 4 and all(line.isprintable() for line in said.splitlines())
+    assert len(said.splitlines()) == 5 and all(line.isprintable() for line in said.splitlines())

@@ -265,6 +265,11 @@ def test_mlflow_command_points_at_the_storage(sweep: Path) -> None:
         )
 
 
+def test_pages_name_the_command_that_trains_the_architecture(sweep: Path) -> None:
+    assert f"dasgm evaluate {sweep.resolve() / 't000'}" in Page(report(sweep / "t000")).text
+    assert f"dasgm evaluate {sweep.resolve() / 't001'}" in Page(report(sweep)).text  # the best
+
+
 def test_an_empty_run_and_an_empty_sweep_say_not_yet(tmp_path: Path) -> None:
     put(tmp_path / "run/config.json", CONFIG)
     put(tmp_path / "sweep/sweep.json", {"format": 1, "name": "s", "state": "running", "num_trials": 4})

@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return last_stage.after(sweep, options)
     code = carry_out(sweep)
-    if not code and not options.dry_run:
+    if not code and not options.dry_run and sweep.dataset != "folder":
         print(f"  {again.line([*program, *own_pictures(words)])}")
     return code
 
