@@ -224,7 +224,7 @@ class Run:
 
         Raises:
             ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do. Or what
-                it began with cannot be read.
+                it began with cannot be read. Or it is finished, and its checkpoints are gone.
         """
         asked, path = mathematics(config) | digests, self.folder / "run.json"
         ensure_only(self.folder, "run.json")
@@ -234,6 +234,11 @@ class Run:
                 raise ValueError(f"{path}: format {kind!r:.40}, expected {FORMAT}; use another --name")
             if begun.get("mathematics"):
                 self._ensure_same(begun["mathematics"], asked)
+                if begun.get("state") == "finished" and not any((self.folder / "checkpoints").glob("*.pt*")):
+                    raise ValueError(
+                        f"run {self.folder} is finished, and its checkpoints are gone: it would begin anew and lose "
+                        "its results; use another --name"
+                    )
             elif self.checkpoints():
                 raise ValueError(
                     f"run {self.folder} has checkpoints, and no run.json that says what they are of: put it back, or "
@@ -373,6 +378,8 @@ class Run:
             say("no sound checkpoint is left; beginning anew")
             for old in others:
                 old.unlink()
+        elif self.rows():
+            say(printable(f"no checkpoint is left in {self.folder}; beginning anew"))
         return None
 
 
