@@ -33,7 +33,7 @@ from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
 from dasgm.options import fail, flattened, parse, take
 from dasgm.recipes import EvaluateConfig
-from dasgm.records import FORMAT, amend, another, first_difference, kept_record
+from dasgm.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
 from dasgm.report import read_trials
 from dasgm.runs import Run
 from dasgm.storage import lies_at, local
@@ -154,6 +154,7 @@ class Group:
         """Write sweep.json, or compare with what the folder began with. ValueError names what differs."""
         asked = {name: value for name, value in mathematics(self.config).items() if name != "seed"}
         asked |= {"workers": workers.number, "data": data.digest}
+        ensure_only(self.folder, "sweep.json")
         begun = kept_record(self.folder / "sweep.json")
         if begun and begun.get("kind") != "evaluations":
             raise ValueError(f"{self.folder} is a sweep of searches; use another --name")

@@ -135,13 +135,15 @@ def line_chart(
     first, last = (first, last) if first < last else (first - 1, last + 1)
     x_at, y_at = _scale(first, last, left, right), _scale(low, high, bottom, top)
 
-    def shown(y: float) -> str:
-        return f"{100 * y:.4g} %" if percent else f"{y:.4g}"
+    def shown(y: float, digits: int = 4) -> str:
+        return f"{100 * y:.{digits}g} %" if percent else f"{y:.{digits}g}"
 
-    parts = []
-    for y in ticks(low, high, 5):
+    parts, marks = [], ticks(low, high, 5)
+    # as many digits as tell neighbours apart; the range may be far narrower than its values are large
+    digits = next((n for n in range(4, 9) if len({shown(y, n) for y in marks}) == len(marks)), 9)
+    for y in marks:
         parts.append(_tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
-        parts.append(_tag("text", shown(y), look="end", x=left - 7, y=y_at(y), dy=".32em"))
+        parts.append(_tag("text", shown(y, digits), look="end", x=left - 7, y=y_at(y), dy=".32em"))
     for x in ticks(first, last, 10, whole=True):
         parts.append(_tag("text", f"{x:g}", look="mid", x=x_at(x), y=bottom + 17))
     parts.append(_tag("text", "epoch", look="mid", x=(left + right) / 2, y=height - 3))

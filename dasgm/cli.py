@@ -282,6 +282,7 @@ def result_line(row: dict[str, Any], folder: Path) -> str:
         f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
         f"  genotype  {genotype}",
         f"  page      {folder / 'report.html'}",
+        f"  train it  {line(['dasgm', 'evaluate', folder])}",
         f"  draw it   {line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}",
     )
     return "\n".join(map(printable, lines))

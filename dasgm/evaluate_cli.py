@@ -151,7 +151,7 @@ def evaluate(argv: Sequence[str]) -> int:
     command = called(["evaluate", *argv], "dasgm")
     show_config(config)
     found = recipes.recipe(chosen.recipe)
-    what = f"{lies_at(chosen.source)} by {chosen.recipe} ({found.about})"
+    what = f"{lies_at(chosen.source)} by the recipe {chosen.recipe} on {key_of(config.data)}"
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":

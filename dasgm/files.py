@@ -24,7 +24,10 @@ def contents(path: Path, most: int = LARGEST) -> bytes:
         OSError: it cannot be read.
         ValueError: a device, a pipe, or a file too large to be what it should.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("a folder, where a file is expected")
+    if not stat.S_ISREG(mode):
         raise ValueError("not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

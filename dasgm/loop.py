@@ -265,8 +265,8 @@ class Loop:
             )
         if search.stage.arch_start_epoch >= search.stage.epochs:
             self.seams.say(
-                f"no architecture step is taken: they begin at epoch {search.stage.arch_start_epoch} (from 0) of "
-                f"{search.stage.epochs}, so the architecture stays as it was drawn; lower --method.arch-start-epoch"
+                f"no architecture step is taken: the first is in epoch {search.stage.arch_start_epoch + 1}, after the "
+                f"last ({search.stage.epochs}), so the architecture stays random; lower --method.arch-start-epoch"
             )
 
     def _tell(self, row: Row, epochs: int) -> None:

@@ -23,8 +23,8 @@ from torch import Tensor
 import dasgm
 from dasgm.config import key_of, to_json
 from dasgm.data._images import stack
-from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
-from dasgm.files import first_line, plain, text, write_atomic
+from dasgm.data._pictures import Source, fitted, quiet, reason, shorter_side, upright_rgb
+from dasgm.files import first_line, plain, printable, text, write_atomic
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.mirror import here
@@ -91,8 +91,21 @@ class Model(Network):
         return centred(whole, self.image_size)
 
     def predict(self, images: Sequence[Picture], top: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top` most probable classes of each picture, by name, and their probabilities, the highest first."""
-        return self.named(torch.stack([self.preprocess(image) for image in images]), top) if images else []
+        """The `top` most probable classes of each picture, by name, and their probabilities, the highest first.
+
+        Raises:
+            ValueError: a picture cannot be read: its path or its place in the list is named. Or `images` is one path.
+        """
+        if isinstance(images, str | Path | bytes):
+            raise ValueError(f"one {type(images).__name__} is given: expected a list of pictures, [picture]")
+        return self.named(torch.stack(list(map(self._read, range(len(images)), images))), top) if len(images) else []
+
+    def _read(self, place: int, image: Picture) -> Tensor:
+        try:
+            return self.preprocess(image)
+        except (ValueError, OSError) as error:
+            name = image if isinstance(image, str | Path) else f"picture {place} of the list"
+            raise ValueError(printable(f"{name}: {reason(error)}")) from error
 
     @torch.no_grad()
     def named(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:

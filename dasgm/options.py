@@ -175,7 +175,9 @@ def _unknown(words: Sequence[str], flags: Sequence[str], prog: str) -> str:
     """What is wrong with the first of the words that are no options."""
     word = words[0].partition("=")[0]
     if not word.startswith("-"):
-        return f"{words[0]!r} stands where an option is expected; {prog} --help shows what comes first"
+        first = next((flag for flag in ("--preset", "--recipe") if flag in flags), None)
+        hint = f"if it is a {first[2:]}, write {first} {word}; " if first else ""
+        return f"{words[0]!r} stands where an option is expected; {hint}{prog} --help shows what comes first"
     if word.startswith("--gan.") and not any(flag.startswith("--gan.") for flag in flags):
         return f"{word}: there is no GAN, so no such option; choose one with --gan"
     return f"{word} is not an option{_near(word, flags)}; {prog} --help lists all"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.files import contents, plain, shown, text, write_atomic
+from dasgm.storage import lies_at
 
 FORMAT = 1
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
@@ -76,6 +77,20 @@ def _is(value: Any, kind: Any) -> bool:
 def amend(path: Path, **changes: Any) -> None:
     """Change entries of a JSON object in a file. OSError, ValueError: see `kept_json`; the file stays as it is."""
     write_atomic(path, json.dumps(kept_json(path) | changes, indent=1))
+
+
+def ensure_only(folder: Path, record: str) -> None:
+    """Refuse a folder that belongs to another kind of command.
+
+    Args:
+        record: what the command keeps in the folder: run.json or sweep.json.
+
+    Raises:
+        ValueError: the folder holds the other record, and not this one.
+    """
+    other, owner = ("sweep.json", "a sweep") if record == "run.json" else ("run.json", "a single run")
+    if (folder / other).is_file() and not (folder / record).is_file():
+        raise ValueError(f"{lies_at(folder)} belongs to {owner}: choose another --name")
 
 
 def first_difference(begun: dict[str, Any], asked: dict[str, Any]) -> str | None:

@@ -319,6 +319,7 @@ def _common(
         "config": flat(config),
         "data_notes": info.get("data_notes") or (best.info.get("data_notes") if best else None) or [],
         "path": str(folder.resolve()),
+        "evaluate": again.line(["dasgm", "evaluate", genotype.parent]),
         "draw": again.line(["dasgm", "draw", genotype]),
         "mlflow": mlflow_ui(f"sqlite:///{store}") if store.exists() else None,
         "track": again.line(["python", "-m", "cluster.tracking", str(folder.resolve())]),

@@ -28,6 +28,7 @@ from dasgm.records import (
     FORMAT,
     amend,
     another,
+    ensure_only,
     first_difference,
     kept_lines,
     kept_record,
@@ -223,15 +224,21 @@ class Run:
 
         Raises:
             ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do. Or what
-                it began with cannot be read.
+                it began with cannot be read. Or it is finished, and its checkpoints are gone.
         """
         asked, path = mathematics(config) | digests, self.folder / "run.json"
+        ensure_only(self.folder, "run.json")
         with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
             begun = kept_record(path)
             if (kind := begun.get("format", FORMAT)) != FORMAT:
                 raise ValueError(f"{path}: format {kind!r:.40}, expected {FORMAT}; use another --name")
             if begun.get("mathematics"):
                 self._ensure_same(begun["mathematics"], asked)
+                if begun.get("state") == "finished" and not any((self.folder / "checkpoints").glob("*.pt*")):
+                    raise ValueError(
+                        f"run {self.folder} is finished, and its checkpoints are gone: it would begin anew and lose "
+                        "its results; use another --name"
+                    )
             elif self.checkpoints():
                 raise ValueError(
                     f"run {self.folder} has checkpoints, and no run.json that says what they are of: put it back, or "
@@ -371,6 +378,8 @@ class Run:
             say("no sound checkpoint is left; beginning anew")
             for old in others:
                 old.unlink()
+        elif self.rows():
+            say(printable(f"no checkpoint is left in {self.folder}; beginning anew"))
         return None
 
 

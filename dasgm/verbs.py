@@ -258,9 +258,14 @@ def export(argv: Sequence[str]) -> int:
     sizes = ", ".join(map(str, BATCHES))
     print(
         f"{output}: outputs agree to {worst:.1e} at batches of {sizes}; images are [N, 3, {model.image_size}, "
-        f"{model.image_size}], normalised with mean {list(model.mean)} and std {list(model.std)}"
+        f"{model.image_size}], normalised with mean {_rounded(model.mean)} and std {_rounded(model.std)}"
     )
     return 0
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    """For people; the file has all digits."""
+    return [round(value, 4) for value in values]
 
 
 def report(argv: Sequence[str]) -> int:

@@ -169,6 +169,26 @@ def test_finished_run_called_again_prints_its_result_and_more_epochs_continue(un
     assert code == 2 and "arch_lr" in err and len(err.strip().splitlines()) == 1
 
 
+def test_a_finished_run_without_its_checkpoints_keeps_its_results(undisturbed, storage):
+    shutil.copytree(undisturbed, storage / "run")
+    shutil.rmtree(storage / "run" / "checkpoints")
+    record, metrics = ((storage / "run" / name).read_bytes() for name in ("run.json", "metrics.jsonl"))
+    code, out, err = finish(search(storage))
+    assert code == 2 and err.startswith("error: ") and len(err.splitlines()) == 1
+    assert "is finished, and its checkpoints are gone" in err and "use another --name" in err
+    assert (storage / "run" / "run.json").read_bytes() == record
+    assert (storage / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_an_unfinished_run_without_its_checkpoints_says_that_it_begins_anew(undisturbed, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text((undisturbed / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    said: list[str] = []
+    assert Run(tmp_path).load(said.append) is None
+    assert said == [f"no checkpoint is left in {tmp_path}; beginning anew"]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert Run(tmp_path).load(pytest.fail) is None
+
+
 def test_second_command_on_a_folder_is_refused_and_a_dead_lock_taken_over(storage):
     run = Run(storage / "run")
     for held in (run, run.driven()):  # the second by a driver whose workers are to come

@@ -138,6 +138,22 @@ def test_predict_names_the_classes_and_what_cannot_be_read(folder, trained, tmp_
     assert cli.main(["predict", str(folder), "0.png"]) == 0
 
 
+def test_predict_from_python_names_the_picture_that_cannot_be_read(folder, tmp_path):
+    model = dasgm.load(folder)
+    Image.new("RGB", (20, 30)).save(tmp_path / "good.png")
+    (tmp_path / "text.jpg").write_text("hello")
+    good = tmp_path / "good.png"
+    for pictures, says in (
+        (str(good), r"^one str is given: expected a list"),
+        ([good, tmp_path / "text.jpg"], r"text\.jpg: not a jpeg, png, webp or gif picture$"),
+        ([good, b"x"], r"^picture 1 of the list: not a jpeg"),
+        ([tmp_path], "a folder, where a file is expected$"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            model.predict(pictures)
+    assert model.predict((good,)) == model.predict([good.read_bytes()])
+
+
 @pytest.mark.parametrize("kind", export.FORMATS)
 def test_export_agrees_for_any_batch(folder, trained, tmp_path, capsys, kind):
     path = tmp_path / f"out.{kind}"

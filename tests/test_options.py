@@ -143,7 +143,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["search", "--order", "secnd"], "--order 'secnd': expected first or second, did you mean 'second'?"),
     (["search", "--method.cells", "2"], "method.cells 2: expected at least 3"),
     (["search", "--data.image-size", "30"], "data.image_size is 30: choose a multiple of 4"),
-    (["search", "--seed", "1", "quickstart"], "'quickstart' stands where an option is expected"),
+    (["search", "--seed", "1", "quickstart"], "if it is a preset, write --preset quickstart"),
+    (["evaluate", "DARTS_V2", "--seed", "1", "cifar"], "if it is a recipe, write --recipe cifar"),
     (["search", "--gan", "none", "--gan.warmup", "3"], "there is no GAN"),
     (["search", "--method", "pdarts", "--method.operations", "8", "x", "3"], "--method.operations"),
     (["search", "--name", "a" * 300 + "\x1b[31m", "--sede", "\x1b[31m"], "--sede"),
@@ -196,4 +197,4 @@ def test_a_folder_that_would_not_be_read_is_refused(monkeypatch, capsys, tmp_pat
 @pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "it's"])
 def test_what_came_of_a_search_shows_odd_names_escaped(name, tmp_path):
     said = cli.result_line({"cost/gpu_hours": 1.0}, tmp_path / name)
-    assert len(said.splitlines()) == 4 and all(line.isprintable() for line in said.splitlines())
+    assert len(said.splitlines()) == 5 and all(line.isprintable() for line in said.splitlines())

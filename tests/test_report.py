@@ -265,6 +265,11 @@ def test_mlflow_command_points_at_the_storage(sweep: Path) -> None:
         )
 
 
+def test_pages_name_the_command_that_trains_the_architecture(sweep: Path) -> None:
+    assert f"dasgm evaluate {sweep.resolve() / 't000'}" in Page(report(sweep / "t000")).text
+    assert f"dasgm evaluate {sweep.resolve() / 't001'}" in Page(report(sweep)).text  # the best
+
+
 def test_an_empty_run_and_an_empty_sweep_say_not_yet(tmp_path: Path) -> None:
     put(tmp_path / "run/config.json", CONFIG)
     put(tmp_path / "sweep/sweep.json", {"format": 1, "name": "s", "state": "running", "num_trials": 4})
@@ -441,6 +446,13 @@ def test_ticks_are_round_inside_and_few(low: float, high: float) -> None:
         float(f"{(b - a):.0e}") == pytest.approx(b - a, rel=1e-3) for a, b in zip(marks, marks[1:], strict=False)
     )
     assert all(mark == int(mark) for mark in ticks(1, 3, 10, whole=True))
+
+
+def test_an_axis_tells_its_marks_apart() -> None:
+    """Of the entropy of 8 operations in the first epochs, ln 8 less a little."""
+    chart = line_chart([Series("a", [(i, math.log(8) - 1e-4 * i) for i in range(6)])], "x")
+    marks = re.findall(r'<text class="end"[^>]*>([^<]*)<', chart)
+    assert len(marks) > 2 and len(set(marks)) == len(marks)
 
 
 def test_line_chart_leaves_out_what_is_not_finite_and_places_points() -> None:

@@ -14,6 +14,7 @@ from dasgm.cli import choose
 from dasgm.config import key_of, override
 from dasgm.presets import preset
 from dasgm.records import read_json
+from dasgm.runs import Run
 from tuning import spaces, sweep
 from tuning.asking import ensure_same_space
 from tuning.plan import Plan
@@ -58,6 +59,23 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     said = capsys.readouterr()
     assert end.value.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1, said
     return said.err
+
+
+def test_a_folder_is_a_runs_or_a_sweeps_never_both(monkeypatch, tmp_path):
+    """A search and a sweep of the same preset, data set and seed have the same name by default."""
+    assert choose([]).name() == captured(monkeypatch, []).folder.name
+    one = captured(monkeypatch, [f"--storage={tmp_path}", "--name=x"])
+    one.folder.mkdir(parents=True)
+    one.note(state="running")
+    with Run(one.folder) as run, pytest.raises(ValueError, match="x belongs to a sweep: choose another --name"):
+        run.begin(BASE, {}, {})
+    assert not (one.folder / "run.json").exists()
+    (one.folder / "sweep.json").rename(one.folder / "run.json")
+    with pytest.raises(ValueError, match="x belongs to a single run: choose another --name"):
+        one.compare()
+    one.note(state="running")  # both, as older versions allowed: each goes on
+    with Run(one.folder) as run:
+        run.begin(BASE, {}, {})
 
 
 # ------------------------------------------------------------------------------------------------ what is given

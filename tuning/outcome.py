@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from dasgm import again
 from dasgm.storage import lies_at
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def show(sweep: Sweep) -> bool:
         print(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
         for kind in ("normal", "reduce"):
             print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
+        print(f"  train it: {again.line(['dasgm', 'evaluate', best.folder])}")
     print(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
     serve = ui_command(storage)
     print("next:")

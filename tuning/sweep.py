@@ -31,7 +31,7 @@ from dasgm.cli import BEFORE, Chosen, choose, fail, flattened, parse, parts_help
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.files import printable
 from dasgm.mirror import discard, following
-from dasgm.records import FORMAT, amend, another, first_difference, kept_record
+from dasgm.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
 from dasgm.runs import NOT_WRITTEN, Run, not_written
 from dasgm.storage import lies_at, local
 from tuning import spaces
@@ -61,11 +61,12 @@ class Sweep:
         `pretrained`: whether the file of the GAN to begin with is there already.
 
         Raises:
-            ValueError: it began otherwise, or its space has changed; names what differs.
+            ValueError: it began otherwise, or its space has changed; names what differs. Or the folder holds a run.
         """
         from dasgm.pretrained import read
         from tuning.asking import ensure_same_space
 
+        ensure_only(self.folder, "sweep.json")
         begun = kept_record(self.folder / "sweep.json")
         known = begun.get("mathematics", {})
         if begun and "fixed" in self.plan.identity and "fixed" not in known:
@@ -283,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return last_stage.after(sweep, options)
     code = carry_out(sweep)
-    if not code and not options.dry_run:
+    if not code and not options.dry_run and sweep.dataset != "folder":
         print(f"  {again.line([*program, *own_pictures(words)])}")
     return code
 

@@ -59,8 +59,8 @@ class Part:
         """Raises ValueError where there are fewer than two classes."""
         if len(self.classes) < 2:
             hint = f"; if {self.classes[0]} holds the class folders, give it to --data-dir" if self.classes else ""
-            n = len(self.classes)
-            raise ValueError(f"{self.place} has {n} class folders: give at least 2, one per class{hint}")
+            found = "one class folder" if self.classes else "no class folders"
+            raise ValueError(f"{self.place} has {found}: give at least 2, one per class{hint}")
 
 
 @dataclass
