@@ -17,7 +17,7 @@ from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, ov
 from dasgm.data._base import DataConfig
 from dasgm.files import first_line, printable
 from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
-from dasgm.options import fail, flattened, parse, take
+from dasgm.options import ensure_once, fail, flattened, parse, take
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.storage import lies_at
 
@@ -75,6 +75,7 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
         ValueError: an unknown preset or part (the nearest name is suggested), a given setting without effect.
     """
     values, first, rest = take(argv, BEFORE, int(positional))
+    ensure_once("--preset", values, next(iter(first), None))
     named = values.pop("--preset", None) or next(iter(first), None)
     data_dir = values.pop("--data-dir", None)
     parts = {PARTS[flag]: value for flag, value in values.items()}

@@ -15,7 +15,7 @@ from dasgm.data._base import DataConfig
 from dasgm.files import printable
 from dasgm.genotype import KNOWN, Genotype, itself, name_of
 from dasgm.mirror import here
-from dasgm.options import fail, flattened, parse, take
+from dasgm.options import ensure_once, fail, flattened, parse, take
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.records import read_json
@@ -90,7 +90,8 @@ def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     given, genotype = first[0], Genotype.load(first[0])
     source = name_of(given) if itself(given) else str(here(given))
     if len(first) > 1:
-        values.setdefault("--recipe", first[1])
+        ensure_once("--recipe", values, first[1])
+        values["--recipe"] = first[1]
     recipe, config = configured(values, {} if itself(given) else read_json(run_of(source) / "config.json"))
     return Training(genotype, source, recipe, config), rest
 

@@ -150,8 +150,15 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["evaluate", "DARTS_V2", "--eppochs", "3"], "did you mean '--epochs'?"),
     (["pretrain", "--iteration", "3", "--itrations=4"], "did you mean '--iterations'?"),
     (["runs", "--jsn"], "did you mean '--json'?"),
-    (["measure", "DARTS_V2", "--cells", "x"], "--cells"),
-    (["export", "x", "--format", "onx"], "choose from"),
+    (["measure", "DARTS_V2", "--cells", "x"], "--cells 'x': expected a whole number"),
+    (["measure", "DARTS_V2", "--cells"], "--cells needs a value"),
+    (["measure", "DARTS_V2", "--form", "x\x1b'"], '--form "x\\x1b\'": expected cifar or imagenet'),
+    (["export", "x", "--format", "onx"], "--format 'onx': expected pt2 or onnx, did you mean 'onnx'?"),
+    (["search", "quickstart", "--preset", "darts-1st"], "quickstart and --preset darts-1st: they name the same thing"),
+    (["evaluate", "DARTS_V2", "cifar", "--recipe=imagenet"], "cifar and --recipe imagenet: they name the same thing"),
+    (["draw", ""], "genotype '': expected a name"),
+    (["evaluate", " "], "genotype ' ': expected a name"),
+    (["measure", ""], "'' is no genotype"),
     (["predict"], "model, images"),
     (["--dataset", "digits"], "a verb stands before all options"),
     (["sweep"], "dasgm-sweep"),
@@ -169,6 +176,13 @@ def test_a_mistake_is_one_line(words, says, columns, monkeypatch, capsys, tmp_pa
     (line,) = said.err.splitlines()
     assert end.value.code == 2 and line.startswith("error: ") and says in line, line
     assert line.isprintable() and not any(c in line for c in "│╭╰") and not said.out
+
+
+def test_of_a_long_error_the_beginning_and_the_end_are_shown(capsys):
+    with pytest.raises(SystemExit):
+        options.fail("name 'a" + "b" * 10**5 + "': choose another with --name")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: name 'ab") and line.endswith("choose another with --name") and len(line) < 2000
 
 
 def test_an_error_of_the_system_names_the_file_and_no_number(monkeypatch, capsys, tmp_path):

@@ -152,6 +152,14 @@ def own_space(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str, name: st
     return f"--space={name}:space"
 
 
+@pytest.mark.parametrize("choices", ['["biggan", "contragan"]', '["biggan", "none"]'])
+def test_a_space_that_varies_a_given_gan_is_refused_by_name(choices, tmp_path, monkeypatch, capsys):
+    body = f'{{"gan": trial.suggest_categorical("gan", {choices})}}'
+    words = [own_space(tmp_path, monkeypatch, body, "kinds"), "--gan=biggan", f"--storage={tmp_path / 'runs'}"]
+    said = refused(words, capsys)
+    assert "kinds:space sets gan to " in said and "'biggan' is given" in said
+
+
 @pytest.mark.parametrize(
     ("name", "body"),
     [
@@ -172,7 +180,7 @@ def test_a_space_that_sets_the_given_value_is_none_too_many(tmp_path, monkeypatc
     words = [own_space(tmp_path, monkeypatch, '{"gan": "none", "arch_lr": 0.1}', "agrees"), "--gan=none"]
     one = captured(monkeypatch, [*words, f"--storage={tmp_path}"])
     one.compare()
-    assert one.about_space() == ["varied: what agrees:space varies"]
+    assert one.about_space() == ["varied: the settings that agrees:space proposes; fixed as given: gan none"]
 
 
 def test_a_trial_that_would_change_a_given_setting_fails(tmp_path):
