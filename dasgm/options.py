@@ -68,6 +68,12 @@ def ensure_once(flag: str, values: Mapping[str, str], word: str | None) -> None:
         raise ValueError(f"{word} and {flag} {values[flag]}: they name the same thing; give one of the two")
 
 
+def unread(code: int = 1) -> NoReturn:
+    """End without a word: nobody reads on, as in `--help | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, with mistakes in one line as tyro's have, and the nearest option suggested."""
 
@@ -127,7 +133,10 @@ def _parsed(kind: Any, argv: Sequence[str], default: Any, prog: str, description
         )
 
     if {"-h", "--help"} & set(argv):
-        return run()
+        try:
+            return run()
+        except BrokenPipeError:
+            unread()
     said = io.StringIO()
     try:
         with redirect_stderr(said), _wide():

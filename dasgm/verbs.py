@@ -49,8 +49,8 @@ def random(argv: Sequence[str]) -> int:
 def presets(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="dasgm presets",
-        description="List the presets; with a name (or a JSON file of your own) all of its settings and the choices "
-        "behind them; with --diff what sets two apart.",
+        description="List the presets. With a name, or a JSON file of your own, print all of its settings and the "
+        "choices behind them. With --diff, print the settings in which two presets differ.",
     )
     parser.add_argument("name", nargs="?", help="Preset to explain: a name, or the path of a JSON file of your own.")
     parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="Two presets whose settings are compared.")
@@ -74,12 +74,12 @@ def presets(argv: Sequence[str]) -> int:
     return 0
 
 
-def measure(argv: Sequence[str]) -> int:
+def _measure_parser() -> Parser:
     parser = Parser(
         prog="dasgm measure",
-        description="Parameters and multiply-adds, of one image: of a genotype's network, of the supernets of a "
-        "preset's search, of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and images of 32 "
-        "pixels; in the ImageNet form 14, 48, 1000 and 224.",
+        description="Count the parameters, and the multiply-adds for one image, of a genotype's network, of the "
+        "supernets of a preset's search or of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and "
+        "images of 32 pixels; in the ImageNet form 14, 48, 1000 and 224.",
     )
     parser.add_argument(
         "name",
@@ -111,7 +111,11 @@ def measure(argv: Sequence[str]) -> int:
         help="Data set that gives the number of classes and the size of the images.",
     )
     parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
-    asked = vars(parser.parse_args(list(argv)))
+    return parser
+
+
+def measure(argv: Sequence[str]) -> int:
+    asked = vars(_measure_parser().parse_args(list(argv)))
     name, as_json = asked.pop("name"), asked.pop("json")
     import json
 
@@ -154,7 +158,7 @@ def _measure_tables(found: dict[str, Any]) -> list[Any]:
 
 
 def runs(argv: Sequence[str]) -> int:
-    parser = Parser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
+    parser = Parser(prog="dasgm runs", description="List the runs in a folder: state, epochs, accuracy, size on disk.")
     parser.add_argument(
         "--storage",
         default="runs",
@@ -201,8 +205,8 @@ def runs(argv: Sequence[str]) -> int:
 def predict(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="dasgm predict",
-        description="Name what is on pictures: a line each, its most probable classes first. A picture that cannot be "
-        "read is named, the others are done all the same; the exit code is then 2.",
+        description="Classify pictures: a line for each, with its most probable classes first. A picture that cannot "
+        "be read is named, and the exit code is then 2; the others are classified all the same.",
     )
     parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
     parser.add_argument("images", nargs="+", help="Pictures: JPEG, PNG, WebP or GIF files.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -176,6 +177,17 @@ def test_a_mistake_is_one_line(words, says, columns, monkeypatch, capsys, tmp_pa
     (line,) = said.err.splitlines()
     assert end.value.code == 2 and line.startswith("error: ") and says in line, line
     assert line.isprintable() and not any(c in line for c in "│╭╰") and not said.out
+
+
+@pytest.mark.parametrize("main", [cli.main, cluster_evaluate.main, reproduce.main])
+def test_help_that_nobody_reads_ends_without_a_word(main, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does once it has its lines
+    with open(writer, "w", buffering=1) as out, pytest.raises(SystemExit) as end:
+        monkeypatch.setattr("sys.stdout", out)
+        main(["search", "--help"] if main is cli.main else ["--help"])
+    monkeypatch.undo()
+    assert end.value.code == 1 and not capsys.readouterr().err
 
 
 def test_of_a_long_error_the_beginning_and_the_end_are_shown(capsys):

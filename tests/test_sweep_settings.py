@@ -301,7 +301,7 @@ def test_what_is_fixed_is_part_of_a_sweep(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="val_portion"):
         captured(monkeypatch, [*words, GIVEN[1]]).compare()
     begin(captured(monkeypatch, [*words, "--name=t"]))
-    with pytest.raises(ValueError, match="began with nothing given .*, now classifier_lr is given.*--name"):
+    with pytest.raises(ValueError, match="fixed as given: nothing; now: classifier_lr; .*--name"):
         captured(monkeypatch, [*words, "--name=t", "--classifier-lr=0.05"]).compare()  # the default, but given
 
 

@@ -1,4 +1,4 @@
-"""A table of the paper: each of its rows searched with several seeds, in one sweep and one MLflow experiment.
+"""A table of the paper: each of its rows is searched with several seeds, in one sweep and one MLflow experiment.
 
 python tuning/reproduce.py --table 2 --dataset cifar100            the paper's sizes, for GPUs
 python tuning/reproduce.py --table 2 --small --data-dir FOLDER     the same rows at a size for two cores
@@ -26,6 +26,9 @@ from dasgm.tables import TABLES, markdown, rows
 from tuning.options import Placement
 from tuning.plan import Plan
 from tuning.sweep import Sweep, carry_out, for_a_sweep
+
+ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
+EXAMPLES = "".join(f"\n- {example}" for example in _EXAMPLES.splitlines())
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     prog = "python tuning/reproduce.py"
     try:
-        options = parse(without_config(Options), words, Options(), prog, f"{__doc__}\n{HELP}")
+        options = parse(without_config(Options), words, Options(), prog, f"{ABOUT} {HELP}{EXAMPLES}")
         configs = options.configs()
         first = max(configs.values(), key=lambda config: config.freeze_gan)  # what is to be pre-trained is looked at
         size = "-small" if options.small else ""

@@ -27,10 +27,11 @@ from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_fir
 from cluster.stores import ensure_known
 from dasgm import again
 from dasgm.catalogue import show_config
-from dasgm.cli import BEFORE, Chosen, choose, fail, flattened, parse, parts_help, placed
+from dasgm.cli import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.files import printable
 from dasgm.mirror import discard, following
+from dasgm.options import fail, flattened, parse
 from dasgm.records import FORMAT, amend, another, first_difference, kept_record
 from dasgm.runs import NOT_WRITTEN, Run, not_written
 from dasgm.storage import lies_at, local
@@ -81,8 +82,8 @@ class Sweep:
             if key == "fixed":
                 one, other = (_listed(its["fixed"]) for its in (known, asked))
                 raise ValueError(
-                    f"sweep {self.folder} began with {one} given of what its space varies, now {other} is given: give "
-                    "the same settings, or use another --name"
+                    f"sweep {self.folder}: it began with these settings fixed as given: {one}; now: {other}; give the "
+                    "same ones, or use another --name"
                 )
             raise another(f"sweep {self.folder}", key, known, asked)
         ensure_same_space(self.folder, self.plan, self.base, pretrained)
