@@ -156,7 +156,7 @@ def evaluate(argv: Sequence[str]) -> int:
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
-        print(f"the run {run} is {state}: this is its architecture so far")
+        print(printable(f"the run {run} is {state}: this is its architecture so far"))
     if options.dry_run:
         from dasgm.estimate import describe_training
 

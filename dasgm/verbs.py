@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dasgm.again import line
+from dasgm.files import printable
 from dasgm.mirror import here, refresh
 from dasgm.options import Parser
 
@@ -26,7 +28,7 @@ def draw(argv: Sequence[str]) -> int:
     name = name_of(asked.genotype)
     output = asked.output or Path(f"{name}.png")
     figures.draw(Genotype.load(asked.genotype), output, name)
-    print(output)
+    print(printable(str(output)))
     return 0
 
 
@@ -42,7 +44,8 @@ def random(argv: Sequence[str]) -> int:
     from dasgm.genotype import Genotype
 
     Genotype.random(asked.seed).save(asked.output)
-    print(f"{asked.output}  (train it: dasgm evaluate {asked.output}; draw it: dasgm draw {asked.output})")
+    train, draw = (line(["dasgm", verb, asked.output]) for verb in ("evaluate", "draw"))
+    print(printable(f"{asked.output}  (train it: {train}; draw it: {draw})"))
     return 0
 
 
@@ -127,7 +130,7 @@ def measure(argv: Sequence[str]) -> int:
     if as_json:
         print(json.dumps(found))
     else:
-        Console(highlight=False).print(*_measure_tables(found))
+        Console(highlight=False, markup=False).print(*_measure_tables(found))
     return 0
 
 
@@ -148,7 +151,9 @@ def _measure_tables(found: dict[str, Any]) -> list[Any]:
     stages = found.pop("stages", [])
     table = Table(show_header=False)
     for name, value in found.items():
-        table.add_row(MEASURED.get(name, name.replace("_", " ")), value if isinstance(value, str) else text(value))
+        table.add_row(
+            MEASURED.get(name, name.replace("_", " ")), printable(value) if isinstance(value, str) else text(value)
+        )
     if len(stages) < 2:
         return [table]
     each = Table("stage", "cells", "operations an edge", "parameters", "multiply-adds", title="supernets")
@@ -221,7 +226,6 @@ def predict(argv: Sequence[str]) -> int:
         raise ValueError(f"--top {asked.top}: expected at least 1")
     import dasgm
     from dasgm.data._pictures import reason
-    from dasgm.files import printable
 
     model, unreadable = dasgm.load(asked.model), 0
     for image in asked.images:
@@ -261,8 +265,9 @@ def export(argv: Sequence[str]) -> int:
     worst = export(model, output, asked.format)
     sizes = ", ".join(map(str, BATCHES))
     print(
-        f"{output}: outputs agree to {worst:.1e} at batches of {sizes}; images are [N, 3, {model.image_size}, "
-        f"{model.image_size}], normalised with mean {list(model.mean)} and std {list(model.std)}"
+        f"{printable(str(output))}: outputs agree to {worst:.1e} at batches of {sizes}; images are "
+        f"[N, 3, {model.image_size}, {model.image_size}], normalised with mean {list(model.mean)} and std "
+        f"{list(model.std)}"
     )
     return 0
 
@@ -272,5 +277,5 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
     from dasgm.report import report
 
-    print(report(parser.parse_args(list(argv)).folder))
+    print(printable(str(report(parser.parse_args(list(argv)).folder))))
     return 0

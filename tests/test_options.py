@@ -16,9 +16,11 @@ import cluster.evaluate as cluster_evaluate
 import cluster.pretrain as cluster_pretrain
 import cluster.search as cluster_search
 from cluster import doctor, tracking
-from dasgm import cli, evaluate_cli, options, verbs
+from dasgm import cli, evaluate_cli, figures, options, verbs
 from dasgm.config import PretrainConfig, SearchConfig, from_json, keys, plugin, to_json
+from dasgm.files import printable
 from dasgm.gans._base import GanConfig
+from dasgm.genotype import Genotype
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig, recipe
 from tuning import reproduce, sweep
@@ -217,6 +219,23 @@ def test_a_folder_that_would_not_be_read_is_refused(monkeypatch, capsys, tmp_pat
             cli.main(words)
         (line,) = capsys.readouterr().err.splitlines()
         assert end.value.code == 2 and "--data-dir x" in line and "--dataset folder" in line, line
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "[red]", "it's"])
+def test_commands_show_odd_names_escaped(name, tmp_path, monkeypatch, capsys):
+    """On a terminal that takes UTF-8 and nothing else, as capsys does."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["random", "--output", f"{name}.json"]) == 0
+    assert cli.main(["measure", f"{name}.json"]) == 0
+    assert "label" in figures._dot(Genotype.load(f"{name}.json"), figures.KINDS, name).encode().decode()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://x")  # ends a sweep after its first line
+    with pytest.raises(SystemExit):
+        sweep.main([f"--name={name}", "--storage=runs"])
+    said = capsys.readouterr()
+    escaped = printable(name)
+    assert said.out.startswith(f"{escaped}.json ") and f"sweep {escaped}: 4 searches" in said.out
+    assert f" {escaped}.json " in said.out and all(line.isprintable() for line in said.out.splitlines())
+    assert len(said.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "it's"])

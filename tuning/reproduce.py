@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.handover import HELP, hand_over
+from cluster.patience import say_now
 from cluster.room import Workers
 from cluster.search import pretrained_first
 from dasgm.again import called
@@ -170,7 +171,8 @@ def _show(sweep: Sweep, options: Options) -> None:
         f"Accuracy on {measured} after {sweep.base.proxy.epochs} epochs from scratch on J_1, mean ± standard deviation "
         f"over seeds.\n\n`{sweep.command}`\n\n{table}",
     )
-    print(f"\n{table}\nthe same in {path}")
+    print(f"\n{table}")
+    say_now(f"the same in {path}")
 
 
 if __name__ == "__main__":
