@@ -143,6 +143,13 @@ def test_a_portion_without_a_gan_is_refused(words, tmp_path, capsys):
     assert "val-portion" in refused([f"--preset={own}", "--gan=none", f"--storage={tmp_path}"], capsys)
 
 
+@pytest.mark.parametrize("words", [["--name=a\udcff"], ["--dry-run", "--name=a\udcff"]])
+def test_a_name_that_no_database_holds_is_refused(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    said = refused([*words, f"--storage={tmp_path}"], capsys)
+    assert "a\\udcff: its path has bytes that are no UTF-8" in said and not (tmp_path / "a\udcff").exists()
+
+
 # ------------------------------------------------------------------------------------------------ a space of one's own
 
 

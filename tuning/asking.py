@@ -48,6 +48,17 @@ def open_study(folder: Path) -> optuna.Study:
     return study
 
 
+def _ensure_nameable(folder: Path) -> None:
+    """ValueError where Optuna's and MLflow's databases cannot hold the folder's name."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"sweep {folder}: its path has bytes that are no UTF-8, which a sweep's databases cannot hold; use another "
+            "--name or --storage"
+        ) from None
+
+
 def copy_of_study(folder: Path) -> optuna.Study:
     """A copy in memory of the study of a sweep's folder; empty where there is none."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -115,6 +126,7 @@ def ensure_same_space(folder: Path, plan: Plan, base: SearchConfig, pretrained: 
     Raises:
         ValueError: the space has changed (the parameter or the setting is named), or as of `changes_of`.
     """
+    _ensure_nameable(folder)
     study, space = copy_of_study(folder), plan.space()
     made = searches(study.get_trials(deepcopy=False))
     if len(made) >= plan.num_trials:

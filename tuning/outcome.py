@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster.patience import say_now
+from dasgm.files import printable
 from dasgm.storage import lies_at
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def show(sweep: Sweep) -> bool:
         table(
             trials,
             config.method.total_epochs,
-            f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error",
+            f"{printable(sweep.folder.name)} ({size}): proxy is accuracy on J_val ± standard error",
         )
     )
     ranked = ranking(trials)
