@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from cluster import connection, job
 from cluster.handover import HELP, hand_over
-from cluster.patience import answered
+from cluster.patience import answered, say_now
 from cluster.room import Workers, gave_up
 from cluster.search import attempt, payload
 from cluster.stores import ensure_known
@@ -28,7 +28,7 @@ from dasgm.catalogue import show_config
 from dasgm.cli import check_time_budget
 from dasgm.config import digest, key_of, mathematics, to_json
 from dasgm.evaluate_cli import OF_WHAT, configured, recipes_help
-from dasgm.files import first_line, printable, write_atomic
+from dasgm.files import first_line, write_atomic
 from dasgm.genotype import KNOWN
 from dasgm.mirror import discard, following, refresh
 from dasgm.options import fail, flattened, parse, take
@@ -352,9 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except connection.Failed as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        print(
-            printable(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
-        )
+        say_now(f"stopped; every whole epoch is saved in {lies_at(group.folder)}. To continue: {group.command}")
         return 130
 
 
@@ -371,20 +369,20 @@ def _dry_run(group: Group) -> int:
 def _run(group: Group, begun: float) -> int:
     ensure_known()
     budget = group.options.time_budget
-    print(f"{len(group.evaluations)} evaluations by {group.recipe}, in {lies_at(group.folder)}", flush=True)
+    say_now(f"{len(group.evaluations)} evaluations by {group.recipe}, in {lies_at(group.folder)}")
     for one in group.candidates:
-        print(f"  {one.name}: {one.source}")
+        say_now(f"  {one.name}: {one.source}")
     workers = group.workers()
     data = group.look_at_data(workers)
     for line in (data.describe(), *data.notes):
-        print(line, flush=True)
+        say_now(line)
     with Run(group.folder):
         refresh(group.folder, 1)
         group.begin(data, workers)
         complete = group.run(workers, math.inf if budget is None else begun + budget)
     _show(group)
     if not complete:
-        print(f"not every evaluation came to its end. To continue: {group.command}")
+        say_now(f"not every evaluation came to its end. To continue: {group.command}")
         return 0 if budget is not None and time.monotonic() - begun >= budget else 1
     return 1 if any(group.state(one) == "failed" for one in group.evaluations) else 0
 
@@ -393,16 +391,17 @@ def _show(group: Group) -> None:
     from cluster.tracking import address, ui_command
 
     storage = group.folder.parent
-    print(f"\n{group.table()}\nthe same in {group.folder / 'table.md'}")
-    print(f"everything lies in {lies_at(group.folder)}")
+    print(f"\n{group.table()}")
+    say_now(f"the same in {group.folder / 'table.md'}")
+    say_now(f"everything lies in {lies_at(group.folder)}")
     done = [one for one in group.evaluations if group.state(one) == "finished"]
     for one in done:
-        print(f"  {one.name}: {group.folder / one.name / 'report.html'}")
+        say_now(f"  {one.name}: {group.folder / one.name / 'report.html'}")
     if done:
-        print(f"try one: {again.line(['dasgm', 'predict', group.folder / done[0].name, 'PICTURE'])}")
+        say_now(f"try one: {again.line(['dasgm', 'predict', group.folder / done[0].name, 'PICTURE'])}")
     if group.link:
         serve = ui_command(storage)
-        print(f"  {serve + ' & ' if serve else ''}# then open {address(group.link, storage)}")
+        say_now(f"  {serve + ' & ' if serve else ''}# then open {address(group.link, storage)}")
 
 
 if __name__ == "__main__":

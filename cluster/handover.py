@@ -26,7 +26,7 @@ from cluster.connection import joined, prepare
 from cluster.patience import told
 from dasgm.again import PROGRAM, program
 from dasgm.files import first_line
-from dasgm.options import fail
+from dasgm.options import fail, unread
 from dasgm.storage import checked
 
 if TYPE_CHECKING:
@@ -180,9 +180,8 @@ def _follow(client: JobSubmissionClient, job: str) -> int:
     except KeyboardInterrupt:
         print(f"\nno longer following: job {job} goes on. Look again: --follow {job}; end it: --cancel {job}")
         return 130
-    except BrokenPipeError:  # nobody reads: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 130
+    except BrokenPipeError:
+        unread(130)
     except RuntimeError as error:
         raise ValueError(f"lost sight of job {job} ({error}), it may go on; look again: --follow {job}") from None
 

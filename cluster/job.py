@@ -66,11 +66,14 @@ def ensure_device(config: Any, workers: Workers) -> None:
     """ValueError where `config.device` is none that these workers have: Ray gives each worker its GPU."""
     kind, _, index = config.device.partition(":")
     if kind == "cuda" and not workers.gpus:
-        raise ValueError(f"device {config.device!r}: the workers have no GPU; ask for some, or leave --device out")
+        raise ValueError(
+            f"device {config.device!r}: the workers have no GPU; give them some (--gpus, of a sweep --gpus-per-trial), "
+            "or leave --device out"
+        )
     if index:
         raise ValueError(f"device {config.device!r}: Ray chooses each worker's GPU; leave --device out")
     if kind == "mps" and workers.number > 1:
-        raise ValueError("device 'mps': it takes one worker; leave --device out, or ask for one worker")
+        raise ValueError("device 'mps': only one worker can use it; ask for one, or leave --device out")
 
 
 def leave_for_data(workers: Workers, cpus: float) -> None:

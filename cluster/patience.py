@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dasgm.files import printable
+
 EVERY = 5.0
 """Seconds between lines."""
 STOPPING = (
@@ -18,8 +20,8 @@ STOPPING = (
 
 
 def say_now(line: str) -> None:
-    """Print a line; a pipe gets it at once too."""
-    print(line, flush=True)
+    """Print a line, odd characters in it escaped; a pipe gets it at once too."""
+    print(printable(line), flush=True)
 
 
 @contextmanager

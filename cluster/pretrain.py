@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from cluster.handover import HELP, hand_over
 from cluster.job import ensure_device, workers_for
 from cluster.job import pretrain as work
+from cluster.patience import say_now
 from cluster.search import ended, payload, run
 from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
-from dasgm.files import printable
 from dasgm.storage import lies_at
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         from dasgm.pretrain import fits
 
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
-        print(printable(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}"), flush=True)
+        say_now(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}")
         ensure_device(config, workers)
         fits(config, config.data.load(config.data_dir, "cpu"), workers.number)
         about = {"name": folder.name, "title": folder.name, "command": command}

@@ -18,14 +18,13 @@ from cluster.connection import Failed, connected
 from cluster.handover import HELP, hand_over
 from cluster.job import ControllerLost, ensure_device, launch, workers_for
 from cluster.job import search as work
-from cluster.patience import answered, told
+from cluster.patience import answered, say_now, told
 from cluster.room import Workers
 from cluster.stores import ensure_known
 from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
-from dasgm.files import printable
 from dasgm.mirror import discard, following, send
 from dasgm.options import fail
 from dasgm.runs import Run
@@ -176,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     def job() -> None:
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
         what = f"{chosen.preset} on {chosen.dataset}"
-        print(printable(f"{what}: starting Ray; the run's folder is {lies_at(folder)}"), flush=True)
+        say_now(f"{what}: starting Ray; the run's folder is {lies_at(folder)}")
         look_at_data(config, workers, options.pretrain)
         begun = pretrained_first(config, options.storage, workers, command) if options.pretrain else config
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
@@ -199,7 +198,7 @@ def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, comm
         about = {"name": folder.name, "title": folder.name, "command": command}
         run(pretrain, payload(wanted, folder, storage / "cache", about), workers, "pre-training")
 
-    return of_search(config, storage, first, lambda line: print(line, flush=True))
+    return of_search(config, storage, first, say_now)
 
 
 def ended(job: Callable[[], None], folder: Path, command: str) -> int:
@@ -214,7 +213,7 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     except Failed as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        print(printable(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}"))
+        say_now(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")
         return 130
     return 0
 

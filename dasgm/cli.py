@@ -17,7 +17,7 @@ from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, ov
 from dasgm.data._base import DataConfig
 from dasgm.files import first_line, printable
 from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
-from dasgm.options import fail, flattened, parse, take
+from dasgm.options import ensure_once, fail, flattened, parse, take, unread
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.storage import lies_at
 
@@ -33,7 +33,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm random --seed N       a random architecture: the baseline
   dasgm draw GENOTYPE         draw both cells to a PNG, SVG or PDF file
   dasgm measure NAME          parameters and multiply-adds of a genotype, a preset's supernet, a GAN
-  dasgm runs                  what ran here: state, epoch, best, disk
+  dasgm runs                  the runs in a folder: state, epochs, accuracy, disk
   dasgm report FOLDER         write the result page of a run or a sweep again
 
   dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
@@ -75,6 +75,7 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
         ValueError: an unknown preset or part (the nearest name is suggested), a given setting without effect.
     """
     values, first, rest = take(argv, BEFORE, int(positional))
+    ensure_once("--preset", values, next(iter(first), None))
     named = values.pop("--preset", None) or next(iter(first), None)
     data_dir = values.pop("--data-dir", None)
     parts = {PARTS[flag]: value for flag, value in values.items()}
@@ -358,9 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(_no_verb(words[0]))
     try:
         return verb(words[1:])
-    except BrokenPipeError:  # nobody reads on: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        unread()
     except (ValueError, OSError) as error:
         fail(error)
     except (RuntimeError, MemoryError) as error:

@@ -111,8 +111,7 @@ class SearchConfig:
     """End a stage once the mean entropy of the normal cell's edges is below this number of nats; 0 never does.
     The entropy is at most 2.08 with 8 operations an edge, and 1.10 with 3."""
     hessian_every: int = field(default=0, metadata=PLACEMENT)
-    """Number of epochs between estimates of the dominant eigenvalue of A's Hessian on J_2; 0 makes none.
-    The indicator of collapse is that of Zela et al. (2020)."""
+    """Number of epochs between estimates of the largest eigenvalue of A's Hessian (Zela et al., 2020); 0 makes none."""
     sync_batch_norm: bool = False
     """Take batch norm's statistics over the batches of all workers, which need GPUs.
     Otherwise each worker takes those of its own batch."""

@@ -15,7 +15,7 @@ from dasgm.data._base import DataConfig
 from dasgm.files import printable
 from dasgm.genotype import KNOWN, Genotype, itself, name_of
 from dasgm.mirror import here
-from dasgm.options import fail, flattened, parse, take
+from dasgm.options import ensure_once, fail, flattened, parse, take
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.records import read_json
@@ -90,7 +90,8 @@ def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     given, genotype = first[0], Genotype.load(first[0])
     source = name_of(given) if itself(given) else str(here(given))
     if len(first) > 1:
-        values.setdefault("--recipe", first[1])
+        ensure_once("--recipe", values, first[1])
+        values["--recipe"] = first[1]
     recipe, config = configured(values, {} if itself(given) else read_json(run_of(source) / "config.json"))
     return Training(genotype, source, recipe, config), rest
 
@@ -155,7 +156,7 @@ def evaluate(argv: Sequence[str]) -> int:
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
-        print(f"the run {run} is {state}: this is its architecture so far")
+        print(printable(f"the run {run} is {state}: this is its architecture so far"))
     if options.dry_run:
         from dasgm.estimate import describe_training
 

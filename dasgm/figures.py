@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dasgm.files import printable
 from dasgm.genotype import Edge, Genotype
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -136,7 +137,8 @@ def _cell(kind: str, edges: tuple[Edge, ...], concat: tuple[int, ...]) -> list[s
 
 
 def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    lines = "\n".join(map(printable, text.split("\n")))
+    return lines.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 # In a process of its own: graphviz is not thread-safe, and fontconfig is told about fonts by the environment.

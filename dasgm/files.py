@@ -101,7 +101,7 @@ def write_atomic(path: Path, content: str | bytes, microseconds: int | None = No
 
 
 def first_line(error: BaseException) -> str:
-    """The gist of an error that others tell over many lines; its name where it tells nothing."""
+    """The first line of an error's message; the error's type where there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -134,7 +134,7 @@ def short(value: Any, most: int = 60) -> str:
         found = repr(value)
     except (ValueError, RecursionError):  # a number of too many digits, too many brackets
         found = type(value).__name__
-    return found if len(found) <= most else found[: most - 3] + "..."
+    return cut(found, most)
 
 
 def shown(value: Any) -> Any:

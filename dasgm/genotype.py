@@ -91,6 +91,8 @@ class Genotype:
         """
         if str(source) in KNOWN:
             return KNOWN[str(source)]
+        if not str(source).strip():
+            raise ValueError(f"genotype {str(source)!r}: expected a name, a file, a run's folder or a genotype's text")
         name = printable(str(source)) if len(str(source)) <= 200 else short(str(source), 200)
         if written := itself(source):
             name = "text"

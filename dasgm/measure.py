@@ -227,9 +227,10 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
         return preset(name).config
     if name in keys("gans"):
         return plugin("gans", name)()
-    if os.path.isdir(path) and not (path / "genotype.json").is_file():
+    there = bool(name.strip()) and os.path.exists(path)  # Path("") is the current folder
+    if there and os.path.isdir(path) and not (path / "genotype.json").is_file():
         raise ValueError(f"{name}: no run with a genotype.json; name a finished run's folder, or a file")
-    if os.path.exists(path):
+    if there:
         return Genotype.load(path)
     known = [*KNOWN, *PRESETS, *keys("gans")]
     raise ValueError(f"{short(name, 200)} is no genotype, preset, GAN, file or run{nearest(name, known)}")

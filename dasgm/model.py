@@ -24,7 +24,7 @@ import dasgm
 from dasgm.config import key_of, to_json
 from dasgm.data._images import stack
 from dasgm.data._pictures import Source, fitted, quiet, reason, shorter_side, upright_rgb
-from dasgm.files import first_line, plain, printable, text, write_atomic
+from dasgm.files import first_line, plain, printable, short, text, write_atomic
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.mirror import here
@@ -196,7 +196,7 @@ def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         names = set(file.keys())
         if odd := sorted(names ^ expected.keys()):
             raise ValueError(
-                f"{len(odd)} tensors too many or too few for the network of its description: {odd[0]!r:.80}"
+                f"{len(odd)} tensors too many or too few for the network of its description: {short(odd[0])}"
             )
         for name, tensor in expected.items():
             found = file.get_slice(name)
@@ -214,26 +214,26 @@ def _described(path: Path) -> dict[str, Any]:
         raise ValueError(f"no JSON ({error})") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
-        raise ValueError(f"format {found!r:.40}, expected {FORMAT}")
+        raise ValueError(f"format {short(found)}, expected {FORMAT}")
     for name, most in MOST.items():
         value = about.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise ValueError(f"{name} {value!r:.40}: expected a whole number from 1 to {most}")
+            raise ValueError(f"{name} {short(value)}: expected a whole number from 1 to {most}")
     classes = about.get("classes")
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
-        raise ValueError(f"classes {classes!r:.40}: expected a list of at least two names")
+        raise ValueError(f"classes {short(classes)}: expected a list of at least two names")
     if len(set(classes)) < len(classes):
-        raise ValueError(f"classes {classes!r:.40}: expected names that differ")
+        raise ValueError(f"classes {short(classes)}: expected names that differ")
     for name in ("mean", "std"):
         value = about.get(name)
         if not isinstance(value, list) or len(value) != 3 or not all(_finite(v, name == "std") for v in value):
-            raise ValueError(f"{name} {value!r:.40}: expected three numbers")
+            raise ValueError(f"{name} {short(value)}: expected three numbers")
     if about.get("form") not in tuple(SHRINKS):
-        raise ValueError(f"form {about.get('form')!r:.40}: expected {' or '.join(SHRINKS)}")
+        raise ValueError(f"form {short(about.get('form'))}: expected {' or '.join(SHRINKS)}")
     check_image_size(about["form"], about["image_size"])
     size = about["image_size"]
     if about.get("resize", size) not in (size, shorter_side(size)):
-        raise ValueError(f"resize {about['resize']!r:.40}: expected {size} or {shorter_side(size)}")
+        raise ValueError(f"resize {short(about['resize'])}: expected {size} or {shorter_side(size)}")
     if not isinstance(about.get("genotype"), dict) or not isinstance(about.get("sha256"), str):
         raise ValueError("genotype or sha256 is missing")
     return about

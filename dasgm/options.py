@@ -13,30 +13,28 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from dasgm.config import SearchConfig, nearest
-from dasgm.files import gist, printable
+from dasgm.files import cut, gist, printable
 from dasgm.mirror import NO_RUNS, ensure_writable
 from dasgm.storage import local
 
 LONGEST = 1500  # characters of an error: a file's words may be in it
 TAKEN = (*NO_RUNS, "mlartifacts", "mlflow.db")  # what lies in runs, and beside them
-KINDS = {"int()": "a whole number", "float": "a number", "INT": "a whole number", "FLOAT": "a number", "{None}": "None"}
+KINDS = {"int": "a whole number", "float": "a number", "INT": "a whole number", "FLOAT": "a number", "{None}": "None"}
 """What an option takes, by the names that Python and tyro have for it."""
-
-
-WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+UNBROKEN: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def fail(why: str | Exception, code: int = 2) -> NoReturn:
     """A user's mistake: one line, no traceback."""
     line = printable(why if isinstance(why, str) else gist(why))
-    print(f"error: {line if len(line) < LONGEST else line[:LONGEST] + '...'}", file=sys.stderr)
+    print(f"error: {cut(line, LONGEST)}", file=sys.stderr)  # the end says how to mend it
     raise SystemExit(code)
 
 
@@ -64,10 +62,29 @@ def take(argv: Sequence[str], flags: Sequence[str], places: int) -> tuple[dict[s
     return values, first, rest
 
 
+def ensure_once(flag: str, values: Mapping[str, str], word: str | None) -> None:
+    """ValueError where both `flag` and `word`, which stands before all options, name the same thing."""
+    if word is not None and flag in values:
+        raise ValueError(f"{word} and {flag} {values[flag]}: they name the same thing; give one of the two")
+
+
+def unread(code: int = 1) -> NoReturn:
+    """End without a word: nobody reads on, as in `--help | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse's, with mistakes in one line and the nearest option suggested."""
+    """argparse's, with mistakes in one line as tyro's have, and the nearest option suggested."""
 
     def error(self, message: str) -> NoReturn:
+        if odd := re.fullmatch(r"argument (\S+): invalid (\w+) value: (.*)", message):
+            fail(f"{odd[1]} {odd[3]}: expected {KINDS.get(odd[2], odd[2])}")
+        if odd := re.fullmatch(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
+            known = odd[3].replace("'", "").split(", ")
+            fail(f"{odd[1]} {odd[2]}: expected {' or '.join(known)}{nearest(odd[2][1:-1], known)}")
+        if odd := re.fullmatch(r"argument (\S+): expected one argument", message):
+            fail(f"{odd[1]} needs a value")
         unknown = re.fullmatch(r"unrecognized arguments: (.*)", message)
         word = next(iter(unknown[1].split()), "") if unknown else ""
         near = _near(word.partition("=")[0], list(self._option_string_actions)) if word.startswith("-") else ""
@@ -116,7 +133,10 @@ def _parsed(kind: Any, argv: Sequence[str], default: Any, prog: str, description
         )
 
     if {"-h", "--help"} & set(argv):
-        return run()
+        try:
+            return run()
+        except BrokenPipeError:
+            unread()
     said = io.StringIO()
     try:
         with redirect_stderr(said), _wide():
@@ -129,7 +149,7 @@ def _wrapped(description: str) -> str:
     """Each line broken as the terminal is wide; tyro leaves that to the terminal, which breaks words."""
     width = shutil.get_terminal_size().columns - 1
     lines = description.split("\n")
-    return "\n".join(textwrap.fill(x, width, subsequent_indent="  " * x.startswith("-"), **WHOLE) for x in lines)
+    return "\n".join(textwrap.fill(x, width, subsequent_indent="  " * x.startswith("-"), **UNBROKEN) for x in lines)
 
 
 @contextmanager
@@ -151,7 +171,7 @@ def _in_a_line(box: str) -> str:
     said = " ".join(itertools.takewhile(lambda line: not _is_rule(line), body))
     if found := re.fullmatch(r"Error parsing (\S+): (.*)", said):
         flag, why = found.groups()
-        if odd := re.fullmatch(r"(?:invalid literal for|could not convert string to) (int\(\)|float)[^:]*: (.*)", why):
+        if odd := re.fullmatch(r"(?:invalid literal for|could not convert string to) (int|float)\b[^:]*: (.*)", why):
             return f"{flag} {odd[2]}: expected {KINDS[odd[1]]}"
         if odd := re.match(r"no type matching (\S+) could be instantiated from \[(.*?)\]", why):
             return f"{flag} {odd[2]}: expected {' or '.join(KINDS.get(kind, kind) for kind in odd[1].split('|'))}"

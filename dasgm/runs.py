@@ -21,7 +21,7 @@ from typing import IO, Any
 from dasgm import mirror
 from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest, mathematics, to_json
-from dasgm.files import contents, exclusive, printable, reason, text, write_atomic
+from dasgm.files import contents, exclusive, printable, reason, short, text, write_atomic
 from dasgm.holding import Held, holding
 from dasgm.records import (
     ENDS,
@@ -231,7 +231,7 @@ class Run:
         with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
             begun = kept_record(path)
             if (kind := begun.get("format", FORMAT)) != FORMAT:
-                raise ValueError(f"{path}: format {kind!r:.40}, expected {FORMAT}; use another --name")
+                raise ValueError(f"{path}: format {short(kind)}, expected {FORMAT}; use another --name")
             if begun.get("mathematics"):
                 self._ensure_same(begun["mathematics"], asked)
                 if begun.get("state") == "finished" and not any((self.folder / "checkpoints").glob("*.pt*")):
@@ -363,7 +363,7 @@ class Run:
                 try:
                     state = unpacked(path)
                     if state.get("format") != FORMAT:
-                        raise ValueError(f"format {state.get('format')!r:.40}, expected {FORMAT}")
+                        raise ValueError(f"format {short(state.get('format'))}, expected {FORMAT}")
                 except ValueError as error:
                     raise ValueError(f"checkpoint {path}: {error}; remove it to go on without") from None
                 for old in torn:

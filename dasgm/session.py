@@ -125,7 +125,7 @@ def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if there["cuda"] else "cpu"
     if not there.get(kind, False):
-        raise ValueError(f"device {short(name)}: PyTorch finds none here; use --device cpu")
+        raise ValueError(f"device {short(name)}: PyTorch finds no such device here; use --device cpu")
     if kind == "cuda" and index:
         if int(index) >= (count := torch.cuda.device_count()):
             found = "one GPU here, cuda:0" if count == 1 else f"{count} GPUs here, cuda:0 to cuda:{count - 1}"
@@ -175,11 +175,7 @@ def conduct(
         about = _about(config, device) | seams.about
         try:
             _together(lambda: _begin(stack, run, config, about, digests, seams))
-            told = [printable(note) for note in (data.describe(), *data.notes)]
-            for note in told:
-                seams.say(note)
-            if rank() == 0:
-                run.note(data_notes=told)
+            _tell_of(data, run, seams)
             return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
         except SearchFailed as error:
             if rank() == 0:
@@ -193,6 +189,15 @@ def conduct(
             raise OutOfTime(*asked.args) from None
         except OSError as error:
             raise not_written(folder, error) from None
+
+
+def _tell_of(data: Any, run: Run, seams: Seams) -> None:
+    """Say what the data set holds and what was left out of it, and keep these lines for the result page."""
+    told = [printable(note) for note in (data.describe(), *data.notes)]
+    for note in told:
+        seams.say(note)
+    if rank() == 0:
+        run.note(data_notes=told)
 
 
 def _note_end(run: Run, seams: Seams, state: str, reason: str) -> None:

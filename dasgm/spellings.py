@@ -34,6 +34,7 @@ SKIPS = 2  # skip connections that P-DARTS's authors leave in a normal cell
 LONGEST = 2**20  # characters of one genotype
 MOST = 10_000  # genotypes in one text
 
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _CALL = re.compile(r"\bGenotype\w*[ \t]*\(")
 _TOKEN = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|#[^\n]*|[()\[\]{}]")
 _LIMIT = re.compile(r"Number of skip-connect: (\d+)")
@@ -45,7 +46,7 @@ _SAME |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 def is_text(source: str) -> bool:
     """Whether `source` looks like a genotype itself, not like its name or file."""
-    return bool(_CALL.search(source) or re.match(r"\s*[\[({]", source))
+    return bool(_CALL.search(_COLOUR.sub("", source)) or re.match(r"\s*[\[({]", source))
 
 
 def read(written: str) -> tuple[dict[str, Any], str]:
@@ -59,6 +60,9 @@ def read(written: str) -> tuple[dict[str, Any], str]:
     Raises:
         ValueError: in one line, with the place: there is none, or it is not clear which one is meant.
     """
+    written = _COLOUR.sub("", written)  # of a terminal's log
+    if not written.strip():
+        raise ValueError(f"it is empty; expected {EXAMPLE} or JSON")
     if calls := _calls(written):
         call, said = _chosen(calls)
         return _fields(_parsed(call), said)
@@ -123,7 +127,7 @@ def _chosen(calls: Sequence[_Call]) -> tuple[_Call, str]:
     if len({call.written for call in calls}) == 1:
         return last, ""
     if len({call.name for call in calls}) > 1:
-        named = ", ".join(f"{call.name or 'one'} in line {call.line}" for call in calls[:8])
+        named = ", ".join(f"{call.name or 'without a name'} in line {call.line}" for call in calls[:8])
         more = ", ..." if len(calls) > 8 else ""
         raise ValueError(
             f"{len(calls)} genotypes ({named}{more}): keep one in the file, or give its text itself as the argument"

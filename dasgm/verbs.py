@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dasgm.again import line
+from dasgm.files import printable
 from dasgm.mirror import here, refresh
 from dasgm.options import Parser
 
@@ -26,7 +28,7 @@ def draw(argv: Sequence[str]) -> int:
     name = name_of(asked.genotype)
     output = asked.output or Path(f"{name}.png")
     figures.draw(Genotype.load(asked.genotype), output, name)
-    print(output)
+    print(printable(str(output)))
     return 0
 
 
@@ -42,15 +44,16 @@ def random(argv: Sequence[str]) -> int:
     from dasgm.genotype import Genotype
 
     Genotype.random(asked.seed).save(asked.output)
-    print(f"{asked.output}  (train it: dasgm evaluate {asked.output}; draw it: dasgm draw {asked.output})")
+    train, draw = (line(["dasgm", verb, asked.output]) for verb in ("evaluate", "draw"))
+    print(printable(f"{asked.output}  (train it: {train}; draw it: {draw})"))
     return 0
 
 
 def presets(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="dasgm presets",
-        description="List the presets; with a name (or a JSON file of your own) all of its settings and the choices "
-        "behind them; with --diff what sets two apart.",
+        description="List the presets. With a name, or a JSON file of your own, print all of its settings and the "
+        "choices behind them. With --diff, print the settings in which two presets differ.",
     )
     parser.add_argument("name", nargs="?", help="Preset to explain: a name, or the path of a JSON file of your own.")
     parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="Two presets whose settings are compared.")
@@ -74,12 +77,12 @@ def presets(argv: Sequence[str]) -> int:
     return 0
 
 
-def measure(argv: Sequence[str]) -> int:
+def _measure_parser() -> Parser:
     parser = Parser(
         prog="dasgm measure",
-        description="Parameters and multiply-adds, of one image: of a genotype's network, of the supernets of a "
-        "preset's search, of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and images of 32 "
-        "pixels; in the ImageNet form 14, 48, 1000 and 224.",
+        description="Count the parameters, and the multiply-adds for one image, of a genotype's network, of the "
+        "supernets of a preset's search or of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and "
+        "images of 32 pixels; in the ImageNet form 14, 48, 1000 and 224.",
     )
     parser.add_argument(
         "name",
@@ -111,7 +114,11 @@ def measure(argv: Sequence[str]) -> int:
         help="Data set that gives the number of classes and the size of the images.",
     )
     parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
-    asked = vars(parser.parse_args(list(argv)))
+    return parser
+
+
+def measure(argv: Sequence[str]) -> int:
+    asked = vars(_measure_parser().parse_args(list(argv)))
     name, as_json = asked.pop("name"), asked.pop("json")
     import json
 
@@ -123,7 +130,7 @@ def measure(argv: Sequence[str]) -> int:
     if as_json:
         print(json.dumps(found))
     else:
-        Console(highlight=False).print(*_measure_tables(found))
+        Console(highlight=False, markup=False).print(*_measure_tables(found))
     return 0
 
 
@@ -144,7 +151,9 @@ def _measure_tables(found: dict[str, Any]) -> list[Any]:
     stages = found.pop("stages", [])
     table = Table(show_header=False)
     for name, value in found.items():
-        table.add_row(MEASURED.get(name, name.replace("_", " ")), value if isinstance(value, str) else text(value))
+        table.add_row(
+            MEASURED.get(name, name.replace("_", " ")), printable(value) if isinstance(value, str) else text(value)
+        )
     if len(stages) < 2:
         return [table]
     each = Table("stage", "cells", "operations an edge", "parameters", "multiply-adds", title="supernets")
@@ -154,7 +163,7 @@ def _measure_tables(found: dict[str, Any]) -> list[Any]:
 
 
 def runs(argv: Sequence[str]) -> int:
-    parser = Parser(prog="dasgm runs", description="What ran here: state, epoch, best, disk.")
+    parser = Parser(prog="dasgm runs", description="List the runs in a folder: state, epochs, accuracy, size on disk.")
     parser.add_argument(
         "--storage",
         default="runs",
@@ -201,8 +210,8 @@ def runs(argv: Sequence[str]) -> int:
 def predict(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="dasgm predict",
-        description="Name what is on pictures: a line each, its most probable classes first. A picture that cannot be "
-        "read is named, the others are done all the same; the exit code is then 2.",
+        description="Classify pictures: a line for each, with its most probable classes first. A picture that cannot "
+        "be read is named, and the exit code is then 2; the others are classified all the same.",
     )
     parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
     parser.add_argument("images", nargs="+", help="Pictures: JPEG, PNG, WebP or GIF files.")
@@ -217,7 +226,6 @@ def predict(argv: Sequence[str]) -> int:
         raise ValueError(f"--top {asked.top}: expected at least 1")
     import dasgm
     from dasgm.data._pictures import reason
-    from dasgm.files import printable
 
     model, unreadable = dasgm.load(asked.model), 0
     for image in asked.images:
@@ -257,7 +265,7 @@ def export(argv: Sequence[str]) -> int:
     worst = export(model, output, asked.format)
     sizes = ", ".join(map(str, BATCHES))
     print(
-        f"{output}: outputs agree to {worst:.1e} at batches of {sizes}; images are [N, 3, {model.image_size}, "
+        f"{printable(str(output))}: outputs agree to {worst:.1e} at batches of {sizes}; images are [N, 3, {model.image_size}, "
         f"{model.image_size}], normalised with mean {_rounded(model.mean)} and std {_rounded(model.std)}"
     )
     return 0
@@ -273,5 +281,5 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
     from dasgm.report import report
 
-    print(report(parser.parse_args(list(argv)).folder))
+    print(printable(str(report(parser.parse_args(list(argv)).folder))))
     return 0

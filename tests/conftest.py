@@ -9,8 +9,14 @@ from cluster import connection  # noqa: E402
 
 connection.prepare()
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+hypothesis.settings.register_profile(  # a busy machine is no failure: a test has one limit, `patience`'s
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 pytest_plugins = ("patience", "leftovers", "scheduling")
 LONGEST = ("test_sweep", "test_loop")

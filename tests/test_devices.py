@@ -49,7 +49,7 @@ def test_a_gpu_that_is_not_there_is_refused(gpus: list[int], monkeypatch: pytest
         device_of("cuda:5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("cuda", "cuda:0"):
-        with pytest.raises(ValueError, match=f"device '{name}': PyTorch finds none here; use --device cpu"):
+        with pytest.raises(ValueError, match=f"device '{name}': PyTorch finds no such device here; use --device cpu"):
             device_of(name)
 
 

@@ -89,6 +89,7 @@ SPELLINGS = {
     "NNI": json.dumps(NNI),
     "model.json": json.dumps({"format": 1, "genotype": json.loads(DARTS_V2.to_json())}),
     "names run together": re.sub(r"(\w+)_(conv|pool|connect)_?", lambda found: "".join(found.groups()), IN_RANGE),
+    "a coloured log": f"\x1b[32m2024-01-01 INFO\x1b[0m arch = \x1b[1;33m{IN_RANGE}\x1b[0m\n",
     "the same twice": IN_RANGE + "\n" + IN_RANGE,
 }
 
@@ -104,6 +105,13 @@ def test_spellings_of_other_programs(spelling: str) -> None:
 def test_byte_order_marks(written: str, encoding: str, tmp_path: Path) -> None:
     (tmp_path / "g").write_bytes(b"\xfe\xff" * (encoding == "utf-16-be") + written.encode(encoding))
     assert Genotype.load(tmp_path / "g") == DARTS_V2
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", "\ufeff"])
+def test_an_empty_file_is_called_empty(nothing: str, tmp_path: Path) -> None:
+    (tmp_path / "g").write_text(nothing, encoding="utf-8")
+    with pytest.raises(ValueError, match="g: it is empty; expected"):
+        Genotype.load(tmp_path / "g")
 
 
 def test_a_missing_concat_is_said() -> None:
@@ -140,6 +148,7 @@ def test_of_a_log_of_pdarts_the_one_with_two_skip_connections_is_taken(skips: in
     ("text", "message"),
     [
         ("A = " + IN_RANGE + "\nB = " + IN_RANGE.replace("sep", "dil"), "2 genotypes (A in line 1, B in line 2)"),
+        (IN_RANGE + "\nB = " + IN_RANGE.replace("sep", "dil"), "(without a name in line 1, B in line 2)"),
         ("\n x = " + IN_RANGE.replace("0), ('sep", "0) ('sep"), "line 2, column 23: "),
         ("\n\n" + DARTS_V2_TEXT.format(concat="open(1)"), f"line 3, column {IN_RANGE.index('range') + 1}: only lists"),
         ("{'normal': 1,\n 'reduce': open('x')}", "line 2, column 12: only lists"),

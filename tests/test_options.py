@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,9 +16,11 @@ import cluster.evaluate as cluster_evaluate
 import cluster.pretrain as cluster_pretrain
 import cluster.search as cluster_search
 from cluster import doctor, tracking
-from dasgm import cli, evaluate_cli, options, verbs
+from dasgm import cli, evaluate_cli, figures, options, verbs
 from dasgm.config import PretrainConfig, SearchConfig, from_json, keys, plugin, to_json
+from dasgm.files import printable
 from dasgm.gans._base import GanConfig
+from dasgm.genotype import Genotype
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig, recipe
 from tuning import reproduce, sweep
@@ -151,8 +154,15 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["evaluate", "DARTS_V2", "--eppochs", "3"], "did you mean '--epochs'?"),
     (["pretrain", "--iteration", "3", "--itrations=4"], "did you mean '--iterations'?"),
     (["runs", "--jsn"], "did you mean '--json'?"),
-    (["measure", "DARTS_V2", "--cells", "x"], "--cells"),
-    (["export", "x", "--format", "onx"], "choose from"),
+    (["measure", "DARTS_V2", "--cells", "x"], "--cells 'x': expected a whole number"),
+    (["measure", "DARTS_V2", "--cells"], "--cells needs a value"),
+    (["measure", "DARTS_V2", "--form", "x\x1b'"], '--form "x\\x1b\'": expected cifar or imagenet'),
+    (["export", "x", "--format", "onx"], "--format 'onx': expected pt2 or onnx, did you mean 'onnx'?"),
+    (["search", "quickstart", "--preset", "darts-1st"], "quickstart and --preset darts-1st: they name the same thing"),
+    (["evaluate", "DARTS_V2", "cifar", "--recipe=imagenet"], "cifar and --recipe imagenet: they name the same thing"),
+    (["draw", ""], "genotype '': expected a name"),
+    (["evaluate", " "], "genotype ' ': expected a name"),
+    (["measure", ""], "'' is no genotype"),
     (["predict"], "model, images"),
     (["--dataset", "digits"], "a verb stands before all options"),
     (["sweep"], "dasgm-sweep"),
@@ -170,6 +180,24 @@ def test_a_mistake_is_one_line(words, says, columns, monkeypatch, capsys, tmp_pa
     (line,) = said.err.splitlines()
     assert end.value.code == 2 and line.startswith("error: ") and says in line, line
     assert line.isprintable() and not any(c in line for c in "│╭╰") and not said.out
+
+
+@pytest.mark.parametrize("main", [cli.main, cluster_evaluate.main, reproduce.main])
+def test_help_that_nobody_reads_ends_without_a_word(main, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does once it has its lines
+    with open(writer, "w", buffering=1) as out, pytest.raises(SystemExit) as end:
+        monkeypatch.setattr("sys.stdout", out)
+        main(["search", "--help"] if main is cli.main else ["--help"])
+    monkeypatch.undo()
+    assert end.value.code == 1 and not capsys.readouterr().err
+
+
+def test_of_a_long_error_the_beginning_and_the_end_are_shown(capsys):
+    with pytest.raises(SystemExit):
+        options.fail("name 'a" + "b" * 10**5 + "': choose another with --name")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: name 'ab") and line.endswith("choose another with --name") and len(line) < 2000
 
 
 def test_an_error_of_the_system_names_the_file_and_no_number(monkeypatch, capsys, tmp_path):
@@ -192,6 +220,23 @@ def test_a_folder_that_would_not_be_read_is_refused(monkeypatch, capsys, tmp_pat
             cli.main(words)
         (line,) = capsys.readouterr().err.splitlines()
         assert end.value.code == 2 and "--data-dir x" in line and "--dataset folder" in line, line
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "[red]", "it's"])
+def test_commands_show_odd_names_escaped(name, tmp_path, monkeypatch, capsys):
+    """On a terminal that takes UTF-8 and nothing else, as capsys does."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["random", "--output", f"{name}.json"]) == 0
+    assert cli.main(["measure", f"{name}.json"]) == 0
+    assert "label" in figures._dot(Genotype.load(f"{name}.json"), figures.KINDS, name).encode().decode()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://x")  # ends a sweep after its first line
+    with pytest.raises(SystemExit):
+        sweep.main([f"--name={name}", "--storage=runs"])
+    said = capsys.readouterr()
+    escaped = printable(name)
+    assert said.out.startswith(f"{escaped}.json ") and f"sweep {escaped}: 4 searches" in said.out
+    assert f" {escaped}.json " in said.out and all(line.isprintable() for line in said.out.splitlines())
+    assert len(said.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "it's"])

@@ -54,13 +54,21 @@ def test_an_address_without_a_host_is_refused():
             stores.ensure_known(uri)
 
 
-@pytest.mark.parametrize("command", ["tuning.sweep", "tuning.reproduce", "cluster.search", "cluster.pretrain"])
-def test_every_command_refuses_it_before_anything_starts(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tuning.sweep"],
+        ["tuning.sweep", "--then-imagenet=nowhere"],  # before ImageNet's files are looked for
+        ["tuning.reproduce", "--rows=darts-1st", "--small"],
+        ["cluster.search"],
+        ["cluster.pretrain"],
+    ],
+)
+def test_every_command_refuses_it_before_anything_starts(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://x")
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
-    more = ["--rows=darts-1st", "--small"] if command == "tuning.reproduce" else []
     with pytest.raises(SystemExit) as end:
-        import_module(command).main([*more, f"--storage={tmp_path}", "--name=s"])
+        import_module(words[0]).main([*words[1:], f"--storage={tmp_path}", "--name=s"])
     said = capsys.readouterr()
     assert end.value.code == 2 and re.fullmatch("error: MLFLOW_TRACKING_URI 'foo://x': .*\n", said.err)
     assert not (tmp_path / "s").exists()
@@ -78,9 +86,9 @@ def test_evaluations_and_the_mirrors_own_command_refuse_it_too(tmp_path, monkeyp
     assert not list(tmp_path.glob("DARTS*"))
 
 
-def test_ended_is_where_a_job_refuses_it(monkeypatch, tmp_path):
+def test_an_empty_variable_counts_as_none(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert search.ended(lambda: None, tmp_path, "command") == 0  # as if it were not set
+    assert search.ended(lambda: None, tmp_path, "command") == 0
 
 
 def test_a_deleted_experiment_is_restored_or_another_is_named(storage, monkeypatch):  # noqa: F811

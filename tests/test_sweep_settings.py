@@ -161,6 +161,13 @@ def test_a_portion_without_a_gan_is_refused(words, tmp_path, capsys):
     assert "val-portion" in refused([f"--preset={own}", "--gan=none", f"--storage={tmp_path}"], capsys)
 
 
+@pytest.mark.parametrize("words", [["--name=a\udcff"], ["--dry-run", "--name=a\udcff"]])
+def test_a_name_that_no_database_holds_is_refused(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    said = refused([*words, f"--storage={tmp_path}"], capsys)
+    assert "a\\udcff: its path has bytes that are no UTF-8" in said and not (tmp_path / "a\udcff").exists()
+
+
 # ------------------------------------------------------------------------------------------------ a space of one's own
 
 
@@ -168,6 +175,14 @@ def own_space(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str, name: st
     (folder / f"{name}.py").write_text(f"def space(trial, base):\n    return {body}\n")
     monkeypatch.syspath_prepend(str(folder))
     return f"--space={name}:space"
+
+
+@pytest.mark.parametrize("choices", ['["biggan", "contragan"]', '["biggan", "none"]'])
+def test_a_space_that_varies_a_given_gan_is_refused_by_name(choices, tmp_path, monkeypatch, capsys):
+    body = f'{{"gan": trial.suggest_categorical("gan", {choices})}}'
+    words = [own_space(tmp_path, monkeypatch, body, "kinds"), "--gan=biggan", f"--storage={tmp_path / 'runs'}"]
+    said = refused(words, capsys)
+    assert "kinds:space sets gan to " in said and "'biggan' is given" in said
 
 
 @pytest.mark.parametrize(
@@ -190,7 +205,7 @@ def test_a_space_that_sets_the_given_value_is_none_too_many(tmp_path, monkeypatc
     words = [own_space(tmp_path, monkeypatch, '{"gan": "none", "arch_lr": 0.1}', "agrees"), "--gan=none"]
     one = captured(monkeypatch, [*words, f"--storage={tmp_path}"])
     one.compare()
-    assert one.about_space() == ["varied: what agrees:space varies"]
+    assert one.about_space() == ["varied: the settings that agrees:space proposes; fixed as given: gan none"]
 
 
 def test_a_trial_that_would_change_a_given_setting_fails(tmp_path):
@@ -311,7 +326,7 @@ def test_what_is_fixed_is_part_of_a_sweep(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="val_portion"):
         captured(monkeypatch, [*words, GIVEN[1]]).compare()
     begin(captured(monkeypatch, [*words, "--name=t"]))
-    with pytest.raises(ValueError, match="began with nothing given .*, now classifier_lr is given.*--name"):
+    with pytest.raises(ValueError, match="fixed as given: nothing; now: classifier_lr; .*--name"):
         captured(monkeypatch, [*words, "--name=t", "--classifier-lr=0.05"]).compare()  # the default, but given
 
 

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from dasgm.bilevel import seed_of
 from dasgm.config import PARTS, SearchConfig, key_of, override, settings
-from dasgm.files import first_line
+from dasgm.files import first_line, short
 from tuning.plan import Plan
 from tuning.spaces import Space
 
@@ -48,6 +48,17 @@ def open_study(folder: Path) -> optuna.Study:
     return study
 
 
+def _ensure_nameable(folder: Path) -> None:
+    """ValueError where Optuna's and MLflow's databases cannot hold the folder's name."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"sweep {folder}: its path has bytes that are no UTF-8, which a sweep's databases cannot hold; use another "
+            "--name or --storage"
+        ) from None
+
+
 def copy_of_study(folder: Path) -> optuna.Study:
     """A copy in memory of the study of a sweep's folder; empty where there is none."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -62,7 +73,7 @@ def searches(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state != TrialState.FAIL or "overrides" in trial.user_attrs]
 
 
-class Given(optuna.samplers.RandomSampler):
+class Prescribed(optuna.samplers.RandomSampler):
     """Proposes the parameters that it was given."""
 
     def __init__(self, parameters: dict[str, Any]):
@@ -89,7 +100,7 @@ def changes_of(study: optuna.Study, number: int, plan: Plan, space: Space, base:
     """
     trials = study.get_trials(deepcopy=False)
     place = len(searches(trials[:number]))
-    study.sampler = Given(plan.parameters[place]) if plan.parameters else sampler(base.seed, number)
+    study.sampler = Prescribed(plan.parameters[place]) if plan.parameters else sampler(base.seed, number)
     trial = _Asked(study, trials[number]._trial_id)
     if "overrides" not in trial.user_attrs:
         try:
@@ -102,7 +113,7 @@ def changes_of(study: optuna.Study, number: int, plan: Plan, space: Space, base:
             study.tell(number, state=TrialState.FAIL)  # no search: another takes its place
             raise ValueError(f"the space, at trial {number}: {error}") from None
     if not isinstance(changes := trial.user_attrs["overrides"], dict):
-        raise ValueError(f"study {study.study_name}: the changes of trial {number} are {changes!r:.40}")
+        raise ValueError(f"study {study.study_name}: the changes of trial {number} are {short(changes)}")
     return changes
 
 
@@ -115,6 +126,7 @@ def ensure_same_space(folder: Path, plan: Plan, base: SearchConfig, pretrained: 
     Raises:
         ValueError: the space has changed (the parameter or the setting is named), or as of `changes_of`.
     """
+    _ensure_nameable(folder)
     study, space = copy_of_study(folder), plan.space()
     made = searches(study.get_trials(deepcopy=False))
     if len(made) >= plan.num_trials:
@@ -140,15 +152,19 @@ def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
 
 def _keeps(plan: Plan, base: SearchConfig, config: SearchConfig) -> None:
     """Conflict where a space of the user's own gives a search another value than the given one."""
-    asked, found = settings(base), settings(config)
+    asked, found = _values(base), _values(config)
     unused = {"freeze_gan"} if config.gan is None else set()  # without a GAN there is nothing to freeze
     for path in sorted(plan.given - unused) if plan.space_name else ():
-        key = f"{path}.key" if path in PARTS else path
-        if key in asked and key in found and asked[key] != found[key]:
+        if path in asked and path in found and asked[path] != found[path]:
             raise Conflict(
-                f"{plan.space_name} sets {path} to {found[key]!r}, but {asked[key]!r} is given: leave {path} "
+                f"{plan.space_name} sets {path} to {found[path]!r}, but {asked[path]!r} is given: leave {path} "
                 "out of the space, or out of the command and its preset file"
             )
+
+
+def _values(config: SearchConfig) -> dict[str, Any]:
+    """Settings by their paths; a part's is its key, of no GAN `none`."""
+    return settings(config) | {part: key_of(getattr(config, part)) for part in PARTS}
 
 
 def _ensure_kept(plan: Plan, space: Space, base: SearchConfig) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster import evaluate
+from cluster.stores import ensure_known
 from dasgm.again import line, part_of, script
-from dasgm.cli import fail
+from dasgm.options import fail
 from dasgm.records import read_json
 from dasgm.storage import lies_at
 from tuning.sweep import carry_out
@@ -25,6 +26,7 @@ def after(sweep: Sweep, options: Options) -> int:
         if options.top > options.num_trials:
             raise ValueError(f"top {options.top}: expected at most the {options.num_trials} searches there are")
         stage = words(sweep, options)
+        ensure_known()  # before ImageNet's files are listed, which takes minutes
         group = evaluate.asked(["DARTS_V2", *stage])  # any genotype
         group.look_at_data(group.workers())
     except (ValueError, OSError) as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cluster.patience import say_now
 from dasgm import again
+from dasgm.files import printable
 from dasgm.storage import lies_at
 
 if TYPE_CHECKING:
@@ -30,25 +32,25 @@ def show(sweep: Sweep) -> bool:
         table(
             trials,
             config.method.total_epochs,
-            f"{sweep.folder.name} ({size}): proxy is accuracy on J_val ± standard error",
+            f"{printable(sweep.folder.name)} ({size}): proxy is accuracy on J_val ± standard error",
         )
     )
     ranked = ranking(trials)
     for line in _synthetic([one.run for one in ranked]):
-        print(line)
+        say_now(line)
     best = next((one.run for one in ranked if one.rank == 1), None)
     if best and best.genotype:
-        print(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
+        say_now(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
         for kind in ("normal", "reduce"):
-            print(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
-        print(f"  train it: {again.line(['dasgm', 'evaluate', best.folder])}")
-    print(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
+            say_now(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
+        say_now(f"  train it: {again.line(['dasgm', 'evaluate', best.folder])}")
+    say_now(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
     serve = ui_command(storage)
-    print("next:")
-    print(f"  open {sweep.folder / 'report.html'}")
+    say_now("next:")
+    say_now(f"  open {sweep.folder / 'report.html'}")
     if sweep.link:
-        print(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
-        print(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
+        say_now(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
+        say_now(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
     return best is not None
 
 

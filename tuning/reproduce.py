@@ -1,4 +1,4 @@
-"""A table of the paper: each of its rows searched with several seeds, in one sweep and one MLflow experiment.
+"""A table of the paper: each of its rows is searched with several seeds, in one sweep and one MLflow experiment.
 
 python tuning/reproduce.py --table 2 --dataset cifar100            the paper's sizes, for GPUs
 python tuning/reproduce.py --table 2 --small --data-dir FOLDER     the same rows at a size for two cores
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.handover import HELP, hand_over
+from cluster.patience import say_now
 from cluster.room import Workers
 from cluster.search import pretrained_first
 from dasgm.again import called
@@ -26,6 +27,9 @@ from dasgm.tables import TABLES, markdown, rows
 from tuning.options import Placement
 from tuning.plan import Plan
 from tuning.sweep import Sweep, carry_out, for_a_sweep
+
+ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
+EXAMPLES = "".join(f"\n- {example}" for example in _EXAMPLES.splitlines())
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     prog = "python tuning/reproduce.py"
     try:
-        options = parse(without_config(Options), words, Options(), prog, f"{__doc__}\n{HELP}")
+        options = parse(without_config(Options), words, Options(), prog, f"{ABOUT} {HELP}{EXAMPLES}")
         configs = options.configs()
         first = max(configs.values(), key=lambda config: config.freeze_gan)  # what is to be pre-trained is looked at
         size = "-small" if options.small else ""
@@ -167,7 +171,8 @@ def _show(sweep: Sweep, options: Options) -> None:
         f"Accuracy on {measured} after {sweep.base.proxy.epochs} epochs from scratch on J_1, mean ± standard deviation "
         f"over seeds.\n\n`{sweep.command}`\n\n{table}",
     )
-    print(f"\n{table}\nthe same in {path}")
+    print(f"\n{table}")
+    say_now(f"the same in {path}")
 
 
 if __name__ == "__main__":

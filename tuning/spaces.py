@@ -75,10 +75,9 @@ def varied(base: SearchConfig, given: Given) -> list[str]:
 
 def described(name: str, base: SearchConfig, given: Given) -> str:
     """A line that says what the space `name` varies, and what is fixed because it is given."""
-    if name:
-        return f"varied: what {name} varies"
-    kept = ", ".join(f"{name} {value}" for name, value in fixed(base, given).items())
-    return f"varied: {', '.join(varied(base, given)) or 'nothing'}" + (f"; fixed as given: {kept}" if kept else "")
+    proposed = f"the settings that {name} proposes" if name else ", ".join(varied(base, given)) or "nothing"
+    kept = ", ".join(f"{parameter} {value}" for parameter, value in fixed(base, given).items())
+    return f"varied: {proposed}" + (f"; fixed as given: {kept}" if kept else "")
 
 
 def gans(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:

@@ -21,16 +21,17 @@ from typing import Any
 
 from cluster import connection, job
 from cluster.handover import HELP, hand_over
-from cluster.patience import answered, told
+from cluster.patience import answered, say_now, told
 from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from cluster.stores import ensure_known
 from dasgm import again
 from dasgm.catalogue import show_config
-from dasgm.cli import BEFORE, Chosen, choose, fail, flattened, parse, parts_help, placed
+from dasgm.cli import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.files import printable
 from dasgm.mirror import discard, following
+from dasgm.options import fail, flattened, parse
 from dasgm.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
 from dasgm.runs import NOT_WRITTEN, Run, not_written
 from dasgm.storage import lies_at, local
@@ -82,8 +83,8 @@ class Sweep:
             if key == "fixed":
                 one, other = (_listed(its["fixed"]) for its in (known, asked))
                 raise ValueError(
-                    f"sweep {self.folder} began with {one} given of what its space varies, now {other} is given: give "
-                    "the same settings, or use another --name"
+                    f"sweep {self.folder}: it began with these settings fixed as given: {one}; now: {other}; give the "
+                    "same ones, or use another --name"
                 )
             raise another(f"sweep {self.folder}", key, known, asked)
         ensure_same_space(self.folder, self.plan, self.base, pretrained)
@@ -297,7 +298,7 @@ def carry_out(sweep: Sweep) -> int:
         with answered():
             return _dry_run(sweep) if options.dry_run else _run(sweep)
     except KeyboardInterrupt:
-        print(printable(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}"))
+        say_now(f"stopped; what is done is in {lies_at(sweep.folder)}. To continue: {sweep.command}")
         return 130
     except connection.Failed as error:
         fail(error, 1)
@@ -334,7 +335,7 @@ def _dry_run(sweep: Sweep) -> int:
     show_config(sweep.base)
     sweep.compare(pretrained=not options.pretrain)
     for line in sweep.about_space():
-        print(line)
+        say_now(line)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
     slots = max(1, connection.slots_here(workers))
     at_once = min(slots, options.max_concurrent or slots)
@@ -344,19 +345,18 @@ def _dry_run(sweep: Sweep) -> int:
 
 def _run(sweep: Sweep) -> int:
     options, begun = sweep.options, time.monotonic()
-    print(
+    say_now(
         f"sweep {sweep.folder.name}: {sweep.plan.num_trials} searches, preset {sweep.preset} on {sweep.dataset}, "
-        f"in {lies_at(sweep.folder)}",
-        flush=True,
+        f"in {lies_at(sweep.folder)}"
     )
     ensure_known()
     connection.prepare()  # a user's space may import Ray
     sweep.compare(pretrained=not options.pretrain)
     for line in sweep.about_space():
-        print(line, flush=True)
+        say_now(line)
     workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial, wait=options.wait)
     for line in look_at_data(sweep.base, workers, options.pretrain):
-        print(line, flush=True)
+        say_now(line)
     if options.pretrain:
         sweep.pretrain(workers)
     with Run(sweep.folder):
@@ -364,12 +364,12 @@ def _run(sweep: Sweep) -> int:
         complete = sweep.run(workers)
     finished = show(sweep)
     if not complete:
-        print(f"not every search came to its end. To continue: {sweep.command}")
+        say_now(f"not every search came to its end. To continue: {sweep.command}")
         if options.time_budget and time.monotonic() - begun >= options.time_budget:
             return 0
         if sweep.interrupted:
             return 130
-        print(f"error: {sweep.why() or 'it ended before its searches; see their logs'}", file=sys.stderr)
+        print(printable(f"error: {sweep.why() or 'it ended before its searches; see their logs'}"), file=sys.stderr)
         return 1
     return 0 if finished else 1
 
