@@ -265,8 +265,9 @@ def export(argv: Sequence[str]) -> int:
     worst = export(model, output, asked.format)
     sizes = ", ".join(map(str, BATCHES))
     print(
-        f"{printable(str(output))}: outputs agree to {worst:.1e} at batches of {sizes}; images are [N, 3, {model.image_size}, "
-        f"{model.image_size}], normalised with mean {_rounded(model.mean)} and std {_rounded(model.std)}"
+        f"{printable(str(output))}: outputs agree to {worst:.1e} at batches of {sizes}; images are "
+        f"[N, 3, {model.image_size}, {model.image_size}], normalised with mean {_rounded(model.mean)} and "
+        f"std {_rounded(model.std)}"
     )
     return 0
 
