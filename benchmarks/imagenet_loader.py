@@ -28,10 +28,9 @@ from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
 from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
+from dasgm.device import device_of, hardware
 from dasgm.genotype import KNOWN
 from dasgm.networks.network import Network
-from dasgm.runs import hardware
-from dasgm.session import device_of
 
 GPUS = 8
 WARM = 2  # batches, or steps, that are not timed

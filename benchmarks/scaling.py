@@ -14,9 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dasgm.device import device_of, hardware
 from dasgm.report import read_run
-from dasgm.runs import hardware
-from dasgm.session import device_of
 
 
 def speeds(workers: int, words: list[str], storage: Path, name: str) -> list[float]:

@@ -15,9 +15,8 @@ import torch
 from dasgm.bilevel import replay
 from dasgm.cli import choose
 from dasgm.config import SearchConfig, override
-from dasgm.runs import hardware
+from dasgm.device import device_of, hardware
 from dasgm.search import Search
-from dasgm.session import device_of
 
 TIMED = 7
 STEPS: list[tuple[str, dict[str, Any], bool]] = [

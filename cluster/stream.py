@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dasgm.data._listing import Listing
 from dasgm.data._loader import Loader, Photographs, Recipe
+from dasgm.device import device_of
 from dasgm.distributed import rank, world_size
 from dasgm.recipes import EvaluateConfig
-from dasgm.session import device_of
 
 
 class RayLoader(Loader):

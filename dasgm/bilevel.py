@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from dasgm.checkpoints import ensure_moments
 from dasgm.distributed import average
 
 Tensors = dict[str, Tensor]
 Response = Callable[[Tensors], Tensors]
+MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
+"""What an optimiser's state holds of each parameter."""
 
 
 class NotFinite(ArithmeticError):
@@ -238,13 +240,24 @@ class Player(Point):
         """Go back to where `state_dict` was taken; the learning rate, which is no state, stays as it is."""
         self.module.load_state_dict(state["module"])
         if self.optimizer and state["optimizer"]:
-            ensure_moments(moments := state["optimizer"]["state"], self.optimizer, list(self.params.values()))
+            _ensure_moments(moments := state["optimizer"]["state"], self.optimizer, list(self.params.values()))
             groups = self.optimizer.state_dict()["param_groups"]  # settings are the configuration's, not the state's
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.steps = int(state["steps"])
         if self.mean is not None and state["mean"] is not None:
             for k, t in state["mean"].items():
                 self.mean[k].copy_(t)
+
+
+def _ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:
+    """ValueError where they are not this optimiser's, of these parameters: it would take whatever it is given."""
+    wanted = MOMENTS[type(optimizer).__name__]
+    for i, entry in moments.items():
+        if entry and set(entry) != wanted:
+            raise ValueError(f"moments {sorted(entry)} of another optimiser")
+        for name, t in entry.items():
+            if t is not None and tuple(t.shape) != (() if name == "step" else tuple(params[i].shape)):
+                raise ValueError(f"{name} of shape {list(t.shape)} for a parameter of {list(params[i].shape)}")
 
 
 class _Fixed(Point):

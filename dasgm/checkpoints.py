@@ -16,9 +16,7 @@ from dasgm.mirror import shared
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.optim import Optimizer
 
-MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
 REBUILT = "torch._utils _rebuild_tensor_v2"
 NAMED = {"collections OrderedDict", REBUILT, *(f"torch {kind}Storage" for kind in ("Float", "Double", "Long", "Bool"))}
 """All that our files name. `weights_only` would also call constructors, such as bytearray(10**12)."""
@@ -44,7 +42,7 @@ def unpacked(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    from dasgm.memory import is_out_of_memory
+    from dasgm.device import is_out_of_memory
 
     try:
         _check(path)
@@ -94,7 +92,7 @@ def cached(
 
 def _unloaded(path: Path, state: Callable[[], dict[str, Any]], load: Callable[[dict[str, Any]], Any]) -> str:
     """Load a file; '' or why it is none that can be, with everything as it was before."""
-    from dasgm.memory import is_out_of_memory
+    from dasgm.device import is_out_of_memory
 
     before = with_tensors(state(), lambda t: t.clone())
     try:
@@ -105,17 +103,6 @@ def _unloaded(path: Path, state: Callable[[], dict[str, Any]], load: Callable[[d
         load(before)
         return first_line(error)[:100]
     return ""
-
-
-def ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:
-    """ValueError where they are not this optimiser's, of these parameters: it would take whatever it is given."""
-    wanted = MOMENTS[type(optimizer).__name__]
-    for i, entry in moments.items():
-        if entry and set(entry) != wanted:
-            raise ValueError(f"moments {sorted(entry)} of another optimiser")
-        for name, t in entry.items():
-            if t is not None and tuple(t.shape) != (() if name == "step" else tuple(params[i].shape)):
-                raise ValueError(f"{name} of shape {list(t.shape)} for a parameter of {list(params[i].shape)}")
 
 
 def _check(path: Path) -> None:

@@ -364,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         fail(error)
     except (RuntimeError, MemoryError) as error:
-        from dasgm.memory import is_out_of_memory
+        from dasgm.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

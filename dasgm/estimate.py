@@ -14,6 +14,7 @@ import torch
 
 from dasgm import evaluate
 from dasgm.config import PretrainConfig, SearchConfig
+from dasgm.device import device_of, hardware
 from dasgm.evaluate import proxy
 from dasgm.files import printable
 from dasgm.genotype import Genotype
@@ -22,9 +23,7 @@ from dasgm.pretrain import Pretraining, wanted_by
 from dasgm.pretrain import fits as fits_alone
 from dasgm.pretrained import chosen
 from dasgm.recipes import EvaluateConfig
-from dasgm.runs import hardware
 from dasgm.search import Search
-from dasgm.session import device_of
 from dasgm.training import Batches, Training
 from dasgm.warmup import train
 

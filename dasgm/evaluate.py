@@ -17,10 +17,11 @@ from dasgm import model
 from dasgm.config import ProxyConfig, digest
 from dasgm.data._base import DataConfig
 from dasgm.data._pictures import first_ten
+from dasgm.device import device_of, ensure_room
 from dasgm.distributed import average, barrier, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
 from dasgm.measure import measure_genotype
-from dasgm.memory import batch_advice, ensure_room
+from dasgm.memory import batch_advice
 from dasgm.networks.network import check_image_size
 from dasgm.recipes import EvaluateConfig
 from dasgm.records import FORMAT, is_row
@@ -34,7 +35,6 @@ from dasgm.session import (
     Seams,
     called_again,
     conduct,
-    device_of,
     of_first,
     restoring,
     steady_threads,

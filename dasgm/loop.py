@@ -13,13 +13,14 @@ from torch import Tensor
 from dasgm.adversary import Adversary, sample
 from dasgm.bilevel import NotFinite, Point, seed_of
 from dasgm.config import SearchConfig
+from dasgm.device import device_of, ensure_room
 from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
 from dasgm.evaluate import proxy
 from dasgm.fidelity import Fidelity, inception, quantised
 from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.judge import Judge, collapse, judge
-from dasgm.memory import advice, ensure_gan, ensure_room
+from dasgm.memory import advice, ensure_gan
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
@@ -34,7 +35,6 @@ from dasgm.session import (
     Seams,
     called_again,
     conduct,
-    device_of,
     of_first,
     restoring,
     steady_threads,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,36 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from dasgm.bilevel import replay
 from dasgm.config import GanConfig, SearchConfig, override
+from dasgm.device import ensure_room, is_out_of_memory
 from dasgm.search import Search
 
-SIGNS = (
-    *("out of memory", "not enough memory", "an't allocate memory", "annot allocate memory", "bad_alloc"),
-    *("_ALLOC_FAILED", "_ALLOCATION_FAILED"),  # CUBLAS_STATUS_, CUDNN_STATUS_, CUFFT_, ...
-    *("could not create a primitive", "could not create a memory"),
-)
 LARGE = 10**8  # weights of a GAN: fewer have room anywhere
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of the GPU or of the machine, whichever library says so: beside PyTorch's allocators CUDA itself, cuBLAS, cuDNN,
-    cuFFT, NCCL, the system, and oneDNN (which says only that it could not create what it needs)."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in SIGNS)
-
-
-def ensure_room(network: str, parameters: int, device: str) -> None:
-    """ValueError where weights, their gradients and one moment of each are more than the device's memory, before the
-    system ends whatever it likes to make room."""
-    if device.startswith("cuda"):
-        there = torch.cuda.get_device_properties(device).total_memory
-    else:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 12 * parameters > there:
-        raise ValueError(
-            f"{network} of {parameters:,} weights needs {12 * parameters / 2**30:,.0f} GiB at least, here are "
-            f"{there / 2**30:,.0f}: choose fewer channels or cells"
-        )
 
 
 def ensure_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:

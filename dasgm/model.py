@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as packed
 from torch import Tensor
 
-import dasgm
+from dasgm._version import __version__
 from dasgm.config import key_of, to_json
 from dasgm.data._images import stack
 from dasgm.data._pictures import Source, fitted, quiet, reason, shorter_side, upright_rgb
@@ -133,7 +133,7 @@ def save(
     content = packed(tensors, {"format": "pt"})
     about = {
         "format": FORMAT,
-        "dasgm": dasgm.__version__,
+        "dasgm": __version__,
         "genotype": json.loads(genotype.to_json()),
         "form": config.form,
         "cells": config.cells,

@@ -12,6 +12,7 @@ from typing import Any
 from dasgm.adversary import Adversary, networks
 from dasgm.bilevel import Point, Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
+from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.fidelity import inception
 from dasgm.files import exclusive, printable
@@ -23,7 +24,7 @@ from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report
 from dasgm.runs import Run, ensure_writable, state_of
 from dasgm.search import Means, SearchFailed, batch
-from dasgm.session import Go, Interrupted, Row, Seams, conduct, device_of, of_first
+from dasgm.session import Go, Interrupted, Row, Seams, conduct, of_first
 from dasgm.storage import lies_at
 from dasgm.warmup import iterate
 

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import socket
 import time
 from collections.abc import Iterator
@@ -73,19 +72,6 @@ def not_written(folder: Path, error: OSError) -> OSError:
 
 def who_am_i() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid()}
-
-
-def hardware(device: str) -> str:
-    """The device's name, for the record of the cost."""
-    if device.startswith("cuda"):
-        import torch
-
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    try:
-        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{device} ({names[0] if names else platform.processor() or platform.machine()})"
 
 
 def _take(lock: IO[str]) -> bool:

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from dasgm.config import MOST_THREADS
+from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
-from dasgm.files import gist, printable, short
-from dasgm.memory import is_out_of_memory
+from dasgm.files import gist, printable
 from dasgm.mirror import speak
 from dasgm.records import kept_record
 from dasgm.report import report as write_report
-from dasgm.runs import Locked, Run, Unwritable, hardware, not_written
+from dasgm.runs import Locked, Run, Unwritable, not_written
 from dasgm.search import SearchFailed
 
 Row = dict[str, Any]
@@ -112,26 +112,6 @@ def called_again(run: Run, row: Row) -> None:
         run.note(state="finished", reason="", ended=row["time"])
         if not (run.folder / "report.html").exists():
             write_report(run.folder)
-
-
-def device_of(name: str) -> str:
-    """The device that `auto` means here. `cuda:N` becomes torch's current device, so that what asks about memory or
-    waits for the GPU without naming one means this one.
-
-    ValueError: there is no such device.
-    """
-    kind, _, index = name.partition(":")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if not there.get(kind, False):
-        raise ValueError(f"device {short(name)}: PyTorch finds no such device here; use --device cpu")
-    if kind == "cuda" and index:
-        if int(index) >= (count := torch.cuda.device_count()):
-            found = "one GPU here, cuda:0" if count == 1 else f"{count} GPUs here, cuda:0 to cuda:{count - 1}"
-            raise ValueError(f"device {short(name)}: PyTorch finds {found}")
-        torch.cuda.set_device(int(index))
-    return name
 
 
 def conduct(

@@ -18,12 +18,11 @@ from cluster.search import payload
 from dasgm import cli
 from dasgm.config import override
 from dasgm.data import digits
+from dasgm.device import device_of, is_out_of_memory
 from dasgm.evaluate import in_memory
 from dasgm.genotype import KNOWN
-from dasgm.memory import is_out_of_memory
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
-from dasgm.session import device_of
 from dasgm.training import Training
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dasgm import memory
+from dasgm import device, memory
 from dasgm.networks.supernet import Supernet
 from dasgm.presets import preset
 
@@ -61,7 +61,7 @@ def test_weights_of_a_large_gan_are_counted_before_they_take_memory(monkeypatch)
     """BigGAN at 32 pixels and 10 classes has 4,373,251 and 4,207,361 weights; each needs 12 bytes."""
     config, weights = preset("dasgm-darts").config.gan, 4_373_251 + 4_207_361
     pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 12 * weights - 1}
-    monkeypatch.setattr(memory.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(device.os, "sysconf", pages.__getitem__)
     monkeypatch.setattr(memory, "LARGE", weights // 2)
     with pytest.raises(ValueError, match=f"a GAN of {weights:,} weights .* choose fewer channels"):
         memory.ensure_gan(config, 10, 32, False, "cpu")

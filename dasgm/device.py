@@ -1,0 +1,70 @@
+"""The device that computes: which one a name means, what it is called, and whether its memory suffices."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+
+import torch
+
+from dasgm.files import short
+
+SIGNS = (
+    *("out of memory", "not enough memory", "an't allocate memory", "annot allocate memory", "bad_alloc"),
+    *("_ALLOC_FAILED", "_ALLOCATION_FAILED"),  # CUBLAS_STATUS_, CUDNN_STATUS_, CUFFT_, ...
+    *("could not create a primitive", "could not create a memory"),
+)
+
+
+def device_of(name: str) -> str:
+    """The device that `auto` means here. `cuda:N` becomes torch's current device, so that what asks about memory or
+    waits for the GPU without naming one means this one.
+
+    ValueError: there is no such device.
+    """
+    kind, _, index = name.partition(":")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there.get(kind, False):
+        raise ValueError(f"device {short(name)}: PyTorch finds no such device here; use --device cpu")
+    if kind == "cuda" and index:
+        if int(index) >= (count := torch.cuda.device_count()):
+            found = "one GPU here, cuda:0" if count == 1 else f"{count} GPUs here, cuda:0 to cuda:{count - 1}"
+            raise ValueError(f"device {short(name)}: PyTorch finds {found}")
+        torch.cuda.set_device(int(index))
+    return name
+
+
+def hardware(device: str) -> str:
+    """The device's name, for the record of the cost."""
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    try:
+        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{device} ({names[0] if names else platform.processor() or platform.machine()})"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the GPU or of the machine, whichever library says so: beside PyTorch's allocators CUDA itself, cuBLAS, cuDNN,
+    cuFFT, NCCL, the system, and oneDNN (which says only that it could not create what it needs)."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+def ensure_room(network: str, parameters: int, device: str) -> None:
+    """ValueError where weights, their gradients and one moment of each are more than the device's memory, before the
+    system ends whatever it likes to make room."""
+    if device.startswith("cuda"):
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 12 * parameters > there:
+        raise ValueError(
+            f"{network} of {parameters:,} weights needs {12 * parameters / 2**30:,.0f} GiB at least, here are "
+            f"{there / 2**30:,.0f}: choose fewer channels or cells"
+        )
