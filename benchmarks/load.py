@@ -31,7 +31,7 @@ from cluster.room import Workers
 from dasgm.cli import choose
 from dasgm.config import override
 from dasgm.report import RunView
-from dasgm.runs import Run
+from dasgm.store.run import Run
 from tuning import sweep
 from tuning.sweep import Options, Sweep
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster.patience import say_now, told
 from cluster.room import Workers, wait_for_room
-from dasgm.files import first_line
+from dasgm.store.files import first_line
 
 # Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
 QUIET = {

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dasgm.files import LARGEST, text, version
-from dasgm.records import ENDED, ENDS, FORMAT, read_metrics, read_record
+from dasgm.store.files import LARGEST, text, version
+from dasgm.store.records import ENDED, ENDS, FORMAT, read_metrics, read_record
 
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, schema
-from dasgm import mirror, runs
 from dasgm.config import key_of, keys, nearest
-from dasgm.files import first_line
 from dasgm.options import Parser, fail
 from dasgm.presets import preset, with_dataset
-from dasgm.storage import checked, lies_at, local
+from dasgm.store import replica as mirror
+from dasgm.store import run as runs
+from dasgm.store.bucket import checked, lies_at, local
+from dasgm.store.files import first_line
 
 LOOPBACK = ("127.", "::1", "::ffff:127.")
 TOKEN = "~/.ray/auth_token"

@@ -28,15 +28,15 @@ from dasgm.catalogue import show_config
 from dasgm.cli import check_time_budget
 from dasgm.config import digest, key_of, mathematics, to_json
 from dasgm.evaluate_cli import OF_WHAT, configured, recipes_help
-from dasgm.files import first_line, write_atomic
 from dasgm.genotype import KNOWN
-from dasgm.mirror import discard, following, refresh
 from dasgm.options import fail, flattened, parse, take
 from dasgm.recipes import EvaluateConfig
-from dasgm.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
 from dasgm.report import read_trials
-from dasgm.runs import Run
-from dasgm.storage import lies_at, local
+from dasgm.store.bucket import lies_at, local
+from dasgm.store.files import first_line, write_atomic
+from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
+from dasgm.store.replica import discard, following, refresh
+from dasgm.store.run import Run
 from dasgm.tables import errors
 
 PLACES = ("--recipe", "--dataset", "--data-dir", "--storage", "--workers", "--from-sweep", "--top")

@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 from cluster.connection import joined, prepare
 from cluster.patience import told
 from dasgm.again import PROGRAM, program
-from dasgm.files import first_line
 from dasgm.options import fail, unread
-from dasgm.storage import checked
+from dasgm.store.bucket import checked
+from dasgm.store.files import first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -17,8 +17,8 @@ from typing import Any
 from cluster import connection
 from cluster.connection import ASKED_ANEW, Failed, joined, last_line, signals_kept
 from cluster.room import Workers, waiter
-from dasgm.mirror import age, discard, for_ray, of
-from dasgm.storage import local
+from dasgm.store.bucket import local
+from dasgm.store.replica import age, discard, for_ray, of
 
 
 class ControllerLost(Failed):
@@ -157,7 +157,7 @@ def _teller(folder: Path) -> Any:
     """Writes into a run's log why its workers had to be started again."""
     import ray.train
 
-    from dasgm.runs import Run
+    from dasgm.store.run import Run
 
     class Teller(ray.train.UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -228,7 +228,7 @@ def evaluate(payload: dict[str, Any]) -> str | None:
     from dasgm.evaluate import local, main
     from dasgm.genotype import Genotype
     from dasgm.recipes import EvaluateConfig
-    from dasgm.runs import Run
+    from dasgm.store.run import Run
 
     if fatal := Run(payload["folder"]).about.get("fatal"):  # to the workers before these, and it would be again
         return str(fatal)
@@ -247,9 +247,9 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
 
     from dasgm.config import from_json
     from dasgm.distributed import world_size
-    from dasgm.runs import Locked, Run, Unwritable
     from dasgm.search import SearchFailed
     from dasgm.session import Refused, Seams
+    from dasgm.store.run import Locked, Run, Unwritable
 
     group = ray.util.get_current_placement_group()
     mark = {"placement_group": group.id.hex()} if group else {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.config import nearest
-from dasgm.files import first_line, text
+from dasgm.store.files import first_line, text
 
 Finding = tuple[bool | None, str]
 """True and what is well; False and what to do; None and what was not looked at."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dasgm.files import printable
+from dasgm.store.files import printable
 
 EVERY = 5.0
 """Seconds between lines."""

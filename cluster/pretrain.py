@@ -13,7 +13,7 @@ from cluster.search import ended, payload, run
 from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
-from dasgm.storage import lies_at
+from dasgm.store.bucket import lies_at
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasgm.mirror import refresh, send
+from dasgm.store.replica import refresh, send
 
 Resources = Mapping[str, float]  # of a machine, by Ray's names
 STARTS = 5  # of workers that die as they begin, before a run fails
@@ -160,7 +160,7 @@ def driver(workers: Workers) -> dict[str, float]:
 
 def tell(folder: Path, line: str) -> None:
     """Write into a run's log while no worker has it."""
-    from dasgm.runs import Run
+    from dasgm.store.run import Run
 
     refresh(folder)  # in a bucket nobody else writes now, and the next worker goes on with what lies there
     with suppress(OSError):

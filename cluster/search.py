@@ -25,10 +25,10 @@ from dasgm.again import called
 from dasgm.catalogue import show_config
 from dasgm.cli import SearchOptions, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
-from dasgm.mirror import discard, following, send
 from dasgm.options import fail
-from dasgm.runs import Run
-from dasgm.storage import lies_at, local
+from dasgm.store.bucket import lies_at, local
+from dasgm.store.replica import discard, following, send
+from dasgm.store.run import Run
 
 AGAIN = "to continue, run the same command"
 

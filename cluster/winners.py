@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dasgm.evaluate_cli import run_of
-from dasgm.files import text
 from dasgm.genotype import LARGEST, Genotype, itself, name_of
-from dasgm.mirror import here
-from dasgm.records import read_json, read_record
 from dasgm.report import OBJECTIVE, ranking, read_trials
-from dasgm.runs import Run
+from dasgm.store.files import text
+from dasgm.store.records import read_json, read_record
+from dasgm.store.replica import here
+from dasgm.store.run import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

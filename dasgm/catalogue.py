@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dasgm.config import key_of, to_json
-from dasgm.files import printable, shown
 from dasgm.presets import PRESETS, difference, preset
+from dasgm.store.files import printable, shown
 
 
 def presets() -> Table:

@@ -15,11 +15,11 @@ from dasgm import verbs
 from dasgm.again import called, line
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.data._base import DataConfig
-from dasgm.files import first_line, printable
 from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
 from dasgm.options import ensure_once, fail, flattened, parse, take, unread
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
-from dasgm.storage import lies_at
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import first_line, printable
 
 USAGE = """\
 dasgm: differentiable architecture search with a generative model

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from dasgm.data._base import DataConfig
-from dasgm.files import short
 from dasgm.gans._base import GanConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig
+from dasgm.store.files import short
 
 PARTS = {"method": "methods", "gan": "gans", "data": "data"}  # field of a configuration -> folder of its plug-ins
 LARGEST_BATCH, MOST_THREADS = 2**20, 1024

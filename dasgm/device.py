@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from dasgm.files import short
+from dasgm.store.files import short
 
 SIGNS = (
     *("out of memory", "not enough memory", "an't allocate memory", "annot allocate memory", "bad_alloc"),

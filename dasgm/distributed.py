@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from dasgm.checkpoints import with_tensors
+from dasgm.store.tensors import with_tensors
 
 PATIENCE = timedelta(days=1)  # for what rank 0 alone does: FID of 50,000 images takes hours on a CPU
 _alone = False

@@ -16,7 +16,6 @@ from dasgm import evaluate
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of, hardware
 from dasgm.evaluate import proxy
-from dasgm.files import printable
 from dasgm.genotype import Genotype
 from dasgm.loop import fits
 from dasgm.pretrain import Pretraining, wanted_by
@@ -24,6 +23,7 @@ from dasgm.pretrain import fits as fits_alone
 from dasgm.pretrained import chosen
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import Search
+from dasgm.store.files import printable
 from dasgm.training import Batches, Training
 from dasgm.warmup import train
 

@@ -24,9 +24,7 @@ from dasgm.measure import measure_genotype
 from dasgm.memory import batch_advice
 from dasgm.networks.network import check_image_size
 from dasgm.recipes import EvaluateConfig
-from dasgm.records import FORMAT, is_row
 from dasgm.report import report as write_report
-from dasgm.runs import Run
 from dasgm.search import SearchFailed
 from dasgm.session import (
     Go,
@@ -40,6 +38,8 @@ from dasgm.session import (
     steady_threads,
     tell_of_workers,
 )
+from dasgm.store.records import FORMAT, is_row
+from dasgm.store.run import Run
 from dasgm.training import TOP, Batches, InMemory, Training
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from dasgm.again import called, line
 from dasgm.cli import absolute, check_time_budget, ending, ensure_meant, progress
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
-from dasgm.files import printable
 from dasgm.genotype import KNOWN, Genotype, itself, name_of
-from dasgm.mirror import here
 from dasgm.options import ensure_once, fail, flattened, parse, take
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
-from dasgm.records import read_json
-from dasgm.runs import state_of
-from dasgm.storage import lies_at
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import printable
+from dasgm.store.records import read_json
+from dasgm.store.replica import here
+from dasgm.store.run import state_of
 
 
 @dataclass(frozen=True)

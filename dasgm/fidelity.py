@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
-from dasgm.checkpoints import packed, unpacked
 from dasgm.config import PretrainConfig, SearchConfig
-from dasgm.files import contents, exclusive, printable, write_atomic
 from dasgm.judge import Judge
+from dasgm.store.files import contents, exclusive, printable, write_atomic
+from dasgm.store.tensors import packed, unpacked
 
 SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: every few epochs, at the end, for fd_proxy
 BATCH, SPLITS = 50, 10  # of G and of Inception; of IS

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dasgm.files import printable
 from dasgm.genotype import Edge, Genotype
+from dasgm.store.files import printable
 
 FORMATS = (".png", ".svg", ".pdf")
 FONT = "DejaVu Sans,Helvetica,Arial,sans-serif"

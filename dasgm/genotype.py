@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasgm.files import plain, printable, short, text, write_atomic
-from dasgm.mirror import here
 from dasgm.spellings import CHOOSABLE, EXAMPLE, FIELDS, is_text, read
 from dasgm.spellings import PRIMITIVES as PRIMITIVES
+from dasgm.store.files import plain, printable, short, text, write_atomic
+from dasgm.store.replica import here
 
 NODES = 4
 LARGEST = 2**20  # bytes of a genotype.json

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel import replay
-from dasgm.checkpoints import cached
 from dasgm.config import digest
+from dasgm.store.tensors import cached
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data

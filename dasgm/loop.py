@@ -24,9 +24,7 @@ from dasgm.memory import advice, ensure_gan
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pretrained import Pretrained, chosen
-from dasgm.records import FORMAT
 from dasgm.report import report as write_report
-from dasgm.runs import Run
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
 from dasgm.session import (
     Go,
@@ -40,6 +38,8 @@ from dasgm.session import (
     steady_threads,
     tell_of_workers,
 )
+from dasgm.store.records import FORMAT
+from dasgm.store.run import Run
 from dasgm.warmup import warm_up
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from dasgm.bilevel import replay
 from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
 from dasgm.data._base import DataConfig
-from dasgm.files import plain, short, text
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, itself, name_of
 from dasgm.methods._base import EDGES, Stage
@@ -27,6 +26,7 @@ from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
 from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import PRESETS, preset, with_dataset
+from dasgm.store.files import plain, short, text
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 Counts = dict[str, Any]  # plain data: what `dasgm measure --json` prints

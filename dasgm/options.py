@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from dasgm.config import SearchConfig, nearest
-from dasgm.files import cut, gist, printable
-from dasgm.mirror import NO_RUNS, ensure_writable
-from dasgm.storage import local
+from dasgm.store.bucket import local
+from dasgm.store.files import cut, gist, printable
+from dasgm.store.replica import NO_RUNS, ensure_writable
 
 LONGEST = 1500  # characters of an error: a file's words may be in it
 TAKEN = (*NO_RUNS, "mlartifacts", "mlflow.db")  # what lies in runs, and beside them

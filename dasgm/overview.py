@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from dasgm.files import printable
-from dasgm.records import read_record
-from dasgm.runs import Run, runs, state_of
-from dasgm.storage import lies_at
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import printable
+from dasgm.store.records import read_record
+from dasgm.store.run import Run, runs, state_of
 
 
 def overview(storage: Path) -> list[dict[str, Any]]:

@@ -21,10 +21,10 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from dasgm import again, charts
-from dasgm.files import contents, printable, text, version, write_atomic
 from dasgm.genotype import LARGEST, Genotype
-from dasgm.records import ENDED, read_json, read_lines, read_metrics, read_record
-from dasgm.runs import state_of
+from dasgm.store.files import contents, printable, text, version, write_atomic
+from dasgm.store.records import ENDED, read_json, read_lines, read_metrics, read_record
+from dasgm.store.run import state_of
 from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"

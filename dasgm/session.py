@@ -18,12 +18,12 @@ import torch
 from dasgm.config import MOST_THREADS
 from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
-from dasgm.files import gist, printable
-from dasgm.mirror import speak
-from dasgm.records import kept_record
 from dasgm.report import report as write_report
-from dasgm.runs import Locked, Run, Unwritable, not_written
 from dasgm.search import SearchFailed
+from dasgm.store.files import gist, printable
+from dasgm.store.records import kept_record
+from dasgm.store.replica import speak
+from dasgm.store.run import Locked, Run, Unwritable, not_written
 
 Row = dict[str, Any]
 

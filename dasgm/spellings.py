@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from dasgm.files import plain, short
+from dasgm.store.files import plain, short
 
 PRIMITIVES = (
     "none",

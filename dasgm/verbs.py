@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.again import line
-from dasgm.files import printable
-from dasgm.mirror import here, refresh
 from dasgm.options import Parser
+from dasgm.store.files import printable
+from dasgm.store.replica import here, refresh
 
 
 def draw(argv: Sequence[str]) -> int:

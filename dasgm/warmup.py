@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import Tensors, replay, seed_of
-from dasgm.checkpoints import cached
 from dasgm.config import SearchConfig, digest, mathematics
 from dasgm.distributed import alone
 from dasgm.search import Search, SearchFailed
+from dasgm.store.tensors import cached
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data

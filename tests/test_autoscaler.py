@@ -6,8 +6,8 @@ import pytest
 import yaml
 from apart import ROOT, apart
 
-from dasgm.records import read_json
-from dasgm.runs import Run
+from dasgm.store.records import read_json
+from dasgm.store.run import Run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1600)]
 DECLARED = yaml.safe_load((ROOT / "cluster" / "gpu.yaml").read_text())["available_node_types"]["gpu8"]

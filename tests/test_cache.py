@@ -13,12 +13,12 @@ import torch
 
 from dasgm import fidelity, pretrain
 from dasgm import judge as judging
-from dasgm.checkpoints import packed, unpacked
 from dasgm.config import PretrainConfig, override
 from dasgm.presets import preset
 from dasgm.pretrained import read
 from dasgm.search import Search
 from dasgm.session import Seams
+from dasgm.store.tensors import packed, unpacked
 from dasgm.warmup import warm_up
 
 SMALL = {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 16, "gan.warmup": 2, "method.channels": 2}

@@ -20,8 +20,8 @@ from commands import TESTS, TINY, Simulated, finish, start, wait_for
 
 from cluster import connection, doctor, handover, job, launcher, room
 from cluster.room import Workers
-from dasgm.records import read_json
-from dasgm.runs import Run
+from dasgm.store.records import read_json
+from dasgm.store.run import Run
 
 ROOT = TESTS.parent
 FILES = {name: ROOT / "cluster" / f"{name}.yaml" for name in ("gpu", "local")}

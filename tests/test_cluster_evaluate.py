@@ -35,10 +35,10 @@ from dasgm.data._loader import TorchLoader
 from dasgm.evaluate import _for_all, main
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.recipes import recipe
-from dasgm.records import read_lines
 from dasgm.report import read_run, read_trials
-from dasgm.runs import Run
 from dasgm.session import Seams
+from dasgm.store.records import read_lines
+from dasgm.store.run import Run
 from dasgm.tables import errors
 from tuning import last_stage, sweep
 

@@ -28,10 +28,10 @@ from dasgm.evaluate_cli import choose_training
 from dasgm.genotype import KNOWN
 from dasgm.memory import batch_advice
 from dasgm.recipes import RECIPES, EvaluateConfig, per_worker, recipe
-from dasgm.records import read_lines
-from dasgm.runs import Run, state_of
 from dasgm.search import SearchFailed
 from dasgm.session import Seams
+from dasgm.store.records import read_lines
+from dasgm.store.run import Run, state_of
 from dasgm.training import InMemory, Training
 
 TINY = EvaluateConfig(

@@ -26,14 +26,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cluster import job
-from dasgm import files, records, runs
 from dasgm.config import SearchConfig, override
 from dasgm.loop import main
 from dasgm.presets import preset
-from dasgm.records import amend, kept_json, read_lines
-from dasgm.runs import Run, Unwritable, state_of
 from dasgm.search import Search
 from dasgm.session import Seams
+from dasgm.store import files, records
+from dasgm.store import run as runs
+from dasgm.store.records import amend, kept_json, read_lines
+from dasgm.store.run import Run, Unwritable, state_of
 
 TIMES = ("time", "speed/", "cost/")
 TINY = {"gan": "none", "method.epochs": 3, "method.arch_start_epoch": 1, "method.channels": 2, "batch_size": 8}

@@ -26,9 +26,9 @@ from dasgm.judge import Judge, JudgeNetwork
 from dasgm.loop import fits, main
 from dasgm.presets import PRESETS, preset
 from dasgm.pretrain import main as pretrain
-from dasgm.records import read_json, read_lines
 from dasgm.report import report
 from dasgm.search import Search
+from dasgm.store.records import read_json, read_lines
 
 TINY = {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 16, "gan.warmup": 0, "method.channels": 2}
 

@@ -31,7 +31,6 @@ from PIL import Image
 
 from cluster import contents, tracking
 from dasgm import loop, model, pretrained
-from dasgm.checkpoints import packed
 from dasgm.config import PretrainConfig, from_json, to_json
 from dasgm.data import _listing, _memory, _parquet, _pictures, digits
 from dasgm.evaluate_cli import choose_training
@@ -40,10 +39,11 @@ from dasgm.methods import darts
 from dasgm.networks.network import Network
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
-from dasgm.records import read_lines
-from dasgm.runs import Run
 from dasgm.search import Search
 from dasgm.session import Seams
+from dasgm.store.records import read_lines
+from dasgm.store.run import Run
+from dasgm.store.tensors import packed
 
 TEXT = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], normal_concat=range(2, 3), "
@@ -439,7 +439,7 @@ CHECKPOINTS = {
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from dasgm.runs import Run
+from dasgm.store.run import Run
 pages = int(open("/proc/self/statm").read().split()[0])
 import torch
 torch.zeros(1)

@@ -25,9 +25,9 @@ from dasgm import distributed
 from dasgm.config import SearchConfig, to_json
 from dasgm.genotype import Genotype
 from dasgm.presets import preset
-from dasgm.records import read_lines
-from dasgm.runs import Locked, Run, Unwritable
 from dasgm.session import Refused
+from dasgm.store.records import read_lines
+from dasgm.store.run import Locked, Run, Unwritable
 
 ROOT = Path(__file__).parents[1]
 SEARCH = str(ROOT / "cluster" / "search.py")

@@ -19,9 +19,9 @@ from dasgm import loop, session
 from dasgm.config import override
 from dasgm.judge import collapse
 from dasgm.presets import preset
-from dasgm.records import read_lines
-from dasgm.runs import Run, state_of
 from dasgm.search import SearchFailed
+from dasgm.store.records import read_lines
+from dasgm.store.run import Run, state_of
 
 TIMES = ("time", "speed/", "cost/")
 SMALL = [

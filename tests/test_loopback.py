@@ -12,8 +12,8 @@ import pytest
 from apart import apart
 from loopback import SECRET
 
-from dasgm.records import read_json
-from dasgm.runs import Run
+from dasgm.store.records import read_json
+from dasgm.store.run import Run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 NEEDED = ("ssh", "ssh-keygen", "rsync", "curl", "pkill", "/usr/sbin/sshd")

@@ -18,8 +18,8 @@ from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import EDGES, Relaxation
 from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import preset
-from dasgm.records import read_lines
 from dasgm.search import Search, architecture_metrics
+from dasgm.store.records import read_lines
 
 INPUTS = (2, 3, 4, 5)
 

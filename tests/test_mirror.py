@@ -18,14 +18,15 @@ from patience import now, rest, until
 
 from cluster import job, room
 from cluster.room import Workers
-from dasgm import cli, mirror, session
+from dasgm import cli, session
 from dasgm.config import SearchConfig, to_json
-from dasgm.files import version
-from dasgm.mirror import CLAIMS, here, refresh
 from dasgm.presets import preset
-from dasgm.records import read_json, read_lines
-from dasgm.runs import Locked, Run, runs
-from dasgm.storage import Storage, lies_at, local, storage
+from dasgm.store import replica as mirror
+from dasgm.store.bucket import Storage, lies_at, local, storage
+from dasgm.store.files import version
+from dasgm.store.records import read_json, read_lines
+from dasgm.store.replica import CLAIMS, here, refresh
+from dasgm.store.run import Locked, Run, runs
 
 server = pytest.fixture(scope="module")(serve)
 TIMES = ("time", "speed/", "cost/")
@@ -210,7 +211,7 @@ def test_who_was_out_of_reach_while_another_went_on_and_ended_spoils_nothing(ser
 
 
 def test_storage_that_goes_away_is_told_once_and_gets_all_afterwards(server, machine, monkeypatch):
-    monkeypatch.setattr("dasgm.storage.RETRY", 0.5)
+    monkeypatch.setattr("dasgm.store.bucket.RETRY", 0.5)
     told: list[str] = []
     monkeypatch.setattr(storage("s3://bucket/r8"), "say", told.append)
     local("s3://bucket/r8")

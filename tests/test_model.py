@@ -24,8 +24,8 @@ from dasgm.evaluate import main
 from dasgm.genotype import KNOWN
 from dasgm.networks.network import Network
 from dasgm.recipes import EvaluateConfig
-from dasgm.runs import Run
 from dasgm.session import Seams
+from dasgm.store.run import Run
 
 CONFIG = EvaluateConfig(data=digits.Config(limit=200), cells=3, channels=4, epochs=1, batch_size=32, threads=1)
 PDARTS = KNOWN["PDARTS"]  # with dilated convolutions and pools

@@ -11,8 +11,8 @@ from commands import TESTS, TINY, Simulated, finish, wait_for
 from test_job import rows_of
 from test_sweep import ASYNCHRONOUS, DRIVER_GONE, once_and_as_alone, saved, trials_of, twice_saved, went_on
 
-from dasgm.records import read_lines
-from dasgm.runs import Run
+from dasgm.store.records import read_lines
+from dasgm.store.run import Run
 
 SCRIPTS = ("cluster/search.py", "cluster/evaluate.py", "tuning/sweep.py")
 SEARCH, EVALUATE, SWEEP = (str(TESTS.parent / name) for name in SCRIPTS)

@@ -18,11 +18,11 @@ import cluster.search as cluster_search
 from cluster import doctor, tracking
 from dasgm import cli, evaluate_cli, figures, options, verbs
 from dasgm.config import PretrainConfig, SearchConfig, from_json, keys, plugin, to_json
-from dasgm.files import printable
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig, recipe
+from dasgm.store.files import printable
 from tuning import reproduce, sweep
 
 Parser = argparse.ArgumentParser

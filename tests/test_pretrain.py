@@ -23,10 +23,10 @@ from dasgm.config import PretrainConfig, SearchConfig, from_json, key_of, overri
 from dasgm.presets import PRESETS, SMALL_GANS, preset
 from dasgm.pretrain import Pretraining, first_half, of_search
 from dasgm.pretrained import at_average, chosen, read
-from dasgm.records import read_lines
-from dasgm.runs import Run, state_of
 from dasgm.search import Search, SearchFailed
 from dasgm.session import Seams
+from dasgm.store.records import read_lines
+from dasgm.store.run import Run, state_of
 
 ROOT = Path(__file__).parents[1]
 TIMES = ("time", "speed/", "cost/")

@@ -28,7 +28,7 @@ from dasgm.report import (
     read_trials,
     report,
 )
-from dasgm.runs import Run
+from dasgm.store.run import Run
 
 OPERATIONS = [
     "none",

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from test_tracking import environment, new_store, storage, write_run  # noqa: F401 (fixtures)
 
 from cluster import search, stores, tracking
-from dasgm.runs import Run
+from dasgm.store.run import Run
 
 URIS = [
     *("http://127.0.0.1:5000", "https://host/path", "HTTP://host", "databricks", "databricks://profile", "uc"),

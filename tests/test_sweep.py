@@ -23,9 +23,9 @@ from test_faults import mount, unmounted
 
 from dasgm.config import from_json, override
 from dasgm.loop import main
-from dasgm.records import read_json, read_lines
-from dasgm.runs import Run
 from dasgm.session import Seams
+from dasgm.store.records import read_json, read_lines
+from dasgm.store.run import Run
 
 ROOT = Path(__file__).parents[1]
 SWEEP = str(ROOT / "tuning" / "sweep.py")

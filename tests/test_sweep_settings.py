@@ -13,8 +13,8 @@ from test_tuning import end, propose
 from dasgm.cli import choose
 from dasgm.config import key_of, override
 from dasgm.presets import preset
-from dasgm.records import read_json
-from dasgm.runs import Run
+from dasgm.store.records import read_json
+from dasgm.store.run import Run
 from tuning import spaces, sweep
 from tuning.asking import ensure_same_space
 from tuning.plan import Plan

@@ -9,9 +9,9 @@ from buckets import Server, serve
 from commands import TINY, Simulated, family, finish, left_over, start, wait_for
 from test_sweep import SWEEP, outcome
 
-from dasgm.mirror import here
-from dasgm.records import read_json
-from dasgm.runs import Run
+from dasgm.store.records import read_json
+from dasgm.store.replica import here
+from dasgm.store.run import Run
 
 server = pytest.fixture(scope="module")(serve)
 WORDS = ["--name=s", *TINY, "--gan=none", "--num-trials=3", "--max-concurrent=1", "--grace=4", "--seed=3"]

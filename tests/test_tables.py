@@ -16,8 +16,8 @@ from test_tuning import end
 
 from dasgm.config import from_json, key_of, mathematics, override
 from dasgm.presets import PRESETS, preset
-from dasgm.records import read_json
 from dasgm.report import RunView
+from dasgm.store.records import read_json
 from dasgm.tables import TABLES, compared, markdown, rows, welch
 from tuning.asking import open_study
 from tuning.reproduce import Options, _everything

@@ -26,10 +26,10 @@ from patience import now, rest, stretched, until
 from PIL import Image
 
 from cluster import tracking
-from dasgm import mirror
-from dasgm.files import write_atomic
-from dasgm.records import amend, read_lines
-from dasgm.storage import local
+from dasgm.store import replica as mirror
+from dasgm.store.bucket import local
+from dasgm.store.files import write_atomic
+from dasgm.store.records import amend, read_lines
 
 START = 1_790_000_000.0
 POINTS = {"loss/classifier": 2.0, "val/accuracy": 0.3, "arch/entropy_normal": 1.9, "speed/images_per_s": 900.0}

@@ -19,7 +19,7 @@ from dasgm.config import key_of, keys, override
 from dasgm.methods import darts, pdarts
 from dasgm.presets import preset
 from dasgm.report import RunView
-from dasgm.runs import Run
+from dasgm.store.run import Run
 from tuning import spaces, sweep
 from tuning.asking import open_study
 from tuning.plan import Plan, rungs

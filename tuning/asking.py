@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from dasgm.bilevel import seed_of
 from dasgm.config import PARTS, SearchConfig, key_of, override, settings
-from dasgm.files import first_line, short
+from dasgm.store.files import first_line, short
 from tuning.plan import Plan
 from tuning.spaces import Space
 

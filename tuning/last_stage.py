@@ -8,8 +8,8 @@ from cluster import evaluate
 from cluster.stores import ensure_known
 from dasgm.again import line, part_of, script
 from dasgm.options import fail
-from dasgm.records import read_json
-from dasgm.storage import lies_at
+from dasgm.store.bucket import lies_at
+from dasgm.store.records import read_json
 from tuning.sweep import carry_out
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.patience import say_now
 from dasgm import again
-from dasgm.files import printable
-from dasgm.storage import lies_at
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import printable
 
 if TYPE_CHECKING:
     from tuning.sweep import Sweep

@@ -20,9 +20,9 @@ from cluster.search import pretrained_first
 from dasgm.again import called
 from dasgm.cli import Chosen, absolute
 from dasgm.config import SearchConfig, digest, override, settings
-from dasgm.files import write_atomic
 from dasgm.options import fail, parse, without_config
 from dasgm.presets import preset, small, with_dataset, with_gan
+from dasgm.store.files import write_atomic
 from dasgm.tables import TABLES, markdown, rows
 from tuning.options import Placement
 from tuning.plan import Plan

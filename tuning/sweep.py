@@ -29,12 +29,12 @@ from dasgm import again
 from dasgm.catalogue import show_config
 from dasgm.cli import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
-from dasgm.files import printable
-from dasgm.mirror import discard, following
 from dasgm.options import fail, flattened, parse
-from dasgm.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
-from dasgm.runs import NOT_WRITTEN, Run, not_written
-from dasgm.storage import lies_at, local
+from dasgm.store.bucket import lies_at, local
+from dasgm.store.files import printable
+from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
+from dasgm.store.replica import discard, following
+from dasgm.store.run import NOT_WRITTEN, Run, not_written
 from tuning import spaces
 from tuning.options import Options, Placement
 from tuning.outcome import own_pictures, show

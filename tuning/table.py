@@ -10,10 +10,10 @@ from statistics import median
 from typing import Any
 
 from cluster.room import WAITS
-from dasgm.files import version
-from dasgm.records import ENDED
 from dasgm.report import RunView, Trials, ranking
-from dasgm.runs import Run
+from dasgm.store.files import version
+from dasgm.store.records import ENDED
+from dasgm.store.run import Run
 
 METRIC = "val/accuracy"
 

@@ -30,9 +30,9 @@ from cluster.connection import Failed
 from cluster.room import Workers, gave_up, given_up, tell, unplaced, waiting
 from cluster.search import AGAIN
 from dasgm.config import SearchConfig, override, to_json
-from dasgm.mirror import of, send
-from dasgm.runs import Run, ensure_writable
-from dasgm.storage import lies_at, local
+from dasgm.store.bucket import lies_at, local
+from dasgm.store.replica import of, send
+from dasgm.store.run import Run, ensure_writable
 from tuning.asking import changes_of, searches
 from tuning.plan import Plan
 from tuning.spaces import title

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dasgm.data._base import YOUNGER, DataConfig
-from dasgm.files import first_line
+from dasgm.store.files import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from dasgm.data._lists import TABLES, classes_in
 from dasgm.data._pictures import ENDINGS, first_ten
 from dasgm.data._store import Store
 from dasgm.data._tree import Entry, scan, walk
-from dasgm.files import printable
+from dasgm.store.files import printable
 
 IMAGES = ("images", "image", "imgs", "img", "pictures", "jpegimages")  # pictures of all classes, which a list names
 AGAIN = "links to what is read already"

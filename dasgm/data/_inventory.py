@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dasgm.data._pictures import first_ten
-from dasgm.files import printable
+from dasgm.store.files import printable
 
 MOST_CLASSES = 10  # classes that are listed one by one; more are summarised
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dasgm.data._pictures import first_ten
-from dasgm.files import plain
+from dasgm.store.files import plain
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dasgm.data._listing import Listing, listings
 from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
 from dasgm.data._pictures import reason, shorter_side
 from dasgm.data._split import share
-from dasgm.files import first_line
+from dasgm.store.files import first_line
 
 if TYPE_CHECKING:
     from dasgm.data.imagenet import Config

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from dasgm.files import contents, cut, first_line, printable
+from dasgm.store.files import contents, cut, first_line, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")

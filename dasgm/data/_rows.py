@@ -17,7 +17,7 @@ from dasgm.data._labels import Labels, labels_of
 from dasgm.data._pictures import first_ten
 from dasgm.data._shards import Shard
 from dasgm.data._store import Store
-from dasgm.files import first_line
+from dasgm.store.files import first_line
 
 MIXED = 4  # row groups whose rows are mixed: a batch has rows of them all
 KEPT = 200  # rows of a row group that a process keeps for its next batch: some 20 MB

@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from dasgm.data import _parquet
 from dasgm.data._pictures import MOST_BYTES
-from dasgm.files import cut, printable
+from dasgm.store.files import cut, printable
 
 
 @lru_cache(maxsize=8)

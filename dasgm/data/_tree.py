@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from dasgm.data._pictures import reason
 from dasgm.data._store import Store
-from dasgm.files import first_line
+from dasgm.store.files import first_line
 
 KINDS: dict[int, Literal["file", "folder"]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
 

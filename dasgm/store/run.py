@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dasgm import mirror
-from dasgm.checkpoints import packed, unpacked
 from dasgm.config import digest, mathematics, to_json
-from dasgm.files import contents, exclusive, printable, reason, short, text, write_atomic
-from dasgm.holding import Held, holding
-from dasgm.records import (
+from dasgm.store import replica as mirror
+from dasgm.store.bucket import lies_at, local
+from dasgm.store.files import contents, exclusive, printable, reason, short, text, write_atomic
+from dasgm.store.lease import Held, holding
+from dasgm.store.records import (
     ENDS,
     FORMAT,
     amend,
@@ -34,7 +34,7 @@ from dasgm.records import (
     read_metrics,
     read_record,
 )
-from dasgm.storage import lies_at, local
+from dasgm.store.tensors import packed, unpacked
 
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PROBE = 16 * 2**10  # bytes: on a full disk an empty file can be made

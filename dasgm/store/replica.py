@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dasgm.files import exclusive, plain
-from dasgm.records import ENDED, read_record
-from dasgm.storage import Storage, local, place_file, root_of, storage
+from dasgm.store.bucket import Storage, local, place_file, root_of, storage
+from dasgm.store.files import exclusive, plain
+from dasgm.store.records import ENDED, read_record
 
 PAUSE = 5.0  # seconds between two looks at what is new
 ABOUT, MANIFEST, CLAIMS, SESSION = "run.json", ".manifest", ".claims", ".session"

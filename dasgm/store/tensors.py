@@ -11,8 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.files import DEEPEST, exclusive, first_line, printable, write_atomic
-from dasgm.mirror import shared
+from dasgm.store.files import DEEPEST, exclusive, first_line, printable, write_atomic
+from dasgm.store.replica import shared
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from dasgm.files import write_atomic
+from dasgm.store.files import write_atomic
 
 NOTE = ".mirror"  # in the folder that stands for an address: that address
 RETRY = 10.0  # seconds for which a storage that did not answer is left alone

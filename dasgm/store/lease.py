@@ -11,8 +11,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from dasgm.mirror import ABOUT, CLAIMS, PAUSE, SESSION, Mirror, age, held, of, text
-from dasgm.storage import Storage, place_file
+from dasgm.store.bucket import Storage, place_file
+from dasgm.store.replica import ABOUT, CLAIMS, PAUSE, SESSION, Mirror, age, held, of, text
 
 
 def holding(folder: Path) -> Held | None:

@@ -10,8 +10,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dasgm.files import contents, plain, shown, text, write_atomic
-from dasgm.storage import lies_at
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import contents, plain, shown, text, write_atomic
 
 FORMAT = 1
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
