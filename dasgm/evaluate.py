@@ -20,7 +20,7 @@ from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import average, barrier, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
-from dasgm.measure import measure_genotype
+from dasgm.measures.counts import measure_genotype
 from dasgm.memory import batch_advice
 from dasgm.networks.network import check_image_size
 from dasgm.recipes import EvaluateConfig

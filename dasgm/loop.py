@@ -16,10 +16,10 @@ from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
 from dasgm.evaluate import proxy
-from dasgm.fidelity import Fidelity, inception, quantised
 from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
-from dasgm.judge import Judge, collapse, judge
+from dasgm.measures.fidelity import Fidelity, inception, quantised
+from dasgm.measures.judge import Judge, collapse, judge
 from dasgm.memory import advice, ensure_gan
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet

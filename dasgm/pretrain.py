@@ -14,9 +14,9 @@ from dasgm.bilevel import Point, Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
-from dasgm.fidelity import inception
-from dasgm.judge import collapse
 from dasgm.loop import Loop
+from dasgm.measures.fidelity import inception
+from dasgm.measures.judge import collapse
 from dasgm.memory import ensure_gan
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.report import report as write_report

@@ -124,7 +124,7 @@ def measure(argv: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from dasgm.measure import Asked, measure
+    from dasgm.measures.counts import Asked, measure
 
     found = measure(name, Asked(**asked))
     if as_json:

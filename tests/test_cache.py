@@ -11,9 +11,10 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from dasgm import fidelity, pretrain
-from dasgm import judge as judging
+from dasgm import pretrain
 from dasgm.config import PretrainConfig, override
+from dasgm.measures import fidelity
+from dasgm.measures import judge as judging
 from dasgm.presets import preset
 from dasgm.pretrained import read
 from dasgm.search import Search

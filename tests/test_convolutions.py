@@ -20,7 +20,7 @@ from convolutions import convolution, recorded, write
 from dasgm.config import keys, override
 from dasgm.gans._base import SIZES
 from dasgm.genotype import KNOWN
-from dasgm.judge import JudgeNetwork
+from dasgm.measures.judge import JudgeNetwork
 from dasgm.networks.network import Network
 from dasgm.presets import preset, with_dataset, with_gan
 from dasgm.recipes import RECIPES

@@ -16,14 +16,22 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from dasgm import fidelity
 from dasgm.config import PretrainConfig, SearchConfig, override
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
-from dasgm.fidelity import Fidelity, frechet_distance, generated, inception, inception_score, moments, quantised
 from dasgm.figures import nearest, nearest_grid
-from dasgm.judge import Judge, JudgeNetwork
 from dasgm.loop import fits, main
+from dasgm.measures import fidelity
+from dasgm.measures.fidelity import (
+    Fidelity,
+    frechet_distance,
+    generated,
+    inception,
+    inception_score,
+    moments,
+    quantised,
+)
+from dasgm.measures.judge import Judge, JudgeNetwork
 from dasgm.presets import PRESETS, preset
 from dasgm.pretrain import main as pretrain
 from dasgm.report import report

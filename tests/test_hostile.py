@@ -474,7 +474,7 @@ WEIGHTS = """
 import resource, sys
 from pathlib import Path
 import torch_fidelity.feature_extractor_inceptionv3
-from dasgm.fidelity import inception
+from dasgm.measures.fidelity import inception
 limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 400 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sys.argv[1:]:

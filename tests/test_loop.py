@@ -17,7 +17,7 @@ from patience import rest
 
 from dasgm import loop, session
 from dasgm.config import override
-from dasgm.judge import collapse
+from dasgm.measures.judge import collapse
 from dasgm.presets import preset
 from dasgm.search import SearchFailed
 from dasgm.store.records import read_lines
@@ -250,7 +250,8 @@ def test_out_of_memory_is_one_line_that_says_what_fits(tmp_path):
     code = """
 import resource, sys, torch
 from pathlib import Path
-from dasgm import judge, loop, report, search
+from dasgm import loop, report, search
+from dasgm.measures import judge
 from dasgm.config import override
 from dasgm.presets import preset
 config = override(preset("quickstart").config, {"gan": "none", "batch_size": 512, "method.channels": 32})

@@ -16,7 +16,7 @@ from dasgm import cli
 from dasgm.config import SearchConfig
 from dasgm.gans import biggan
 from dasgm.genotype import KNOWN, PRIMITIVES
-from dasgm.measure import Asked, count, layer_costs, measure, measure_gan, measure_genotype, measure_search
+from dasgm.measures.counts import Asked, count, layer_costs, measure, measure_gan, measure_genotype, measure_search
 from dasgm.methods import darts
 from dasgm.methods._base import MethodConfig, Stage
 from dasgm.networks.network import AuxiliaryHead, Network

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
 from dasgm.config import PretrainConfig, SearchConfig
-from dasgm.judge import Judge
+from dasgm.measures.judge import Judge
 from dasgm.store.files import contents, exclusive, printable, write_atomic
 from dasgm.store.tensors import packed, unpacked
 

@@ -1,0 +1,1 @@
+"""What is measured: the judge, FID and IS, parameters and multiply-adds."""
