@@ -30,14 +30,14 @@ from dasgm.config import digest, key_of, mathematics, to_json
 from dasgm.evaluate_cli import OF_WHAT, configured, recipes_help
 from dasgm.genotype import KNOWN
 from dasgm.options import fail, flattened, parse, take
+from dasgm.pages.report import read_trials
+from dasgm.pages.tables import errors
 from dasgm.recipes import EvaluateConfig
-from dasgm.report import read_trials
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import first_line, write_atomic
 from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
 from dasgm.store.replica import discard, following, refresh
 from dasgm.store.run import Run
-from dasgm.tables import errors
 
 PLACES = ("--recipe", "--dataset", "--data-dir", "--storage", "--workers", "--from-sweep", "--top")
 IMAGENET_WORKERS = 8

@@ -97,7 +97,7 @@ def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
 
     Nor where the workers that ran, or run, are another driver's.
     """
-    from dasgm.report import report
+    from dasgm.pages.report import report
 
     its = Run(asked["folder"])
     its.refresh()

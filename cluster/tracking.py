@@ -40,7 +40,7 @@ from cluster.contents import (
 from cluster.stores import EXPERIMENT, ensure_known, experiment_of, store_of
 from dasgm.again import line
 from dasgm.options import Parser
-from dasgm.report import MOST_PIXELS, mlflow_ui
+from dasgm.pages.report import MOST_PIXELS, mlflow_ui
 from dasgm.store.files import exclusive, printable
 from dasgm.store.replica import here
 

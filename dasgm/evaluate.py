@@ -23,8 +23,8 @@ from dasgm.genotype import Genotype
 from dasgm.measures.counts import measure_genotype
 from dasgm.memory import batch_advice
 from dasgm.networks.network import check_image_size
+from dasgm.pages.report import report as write_report
 from dasgm.recipes import EvaluateConfig
-from dasgm.report import report as write_report
 from dasgm.search import SearchFailed
 from dasgm.session import (
     Go,

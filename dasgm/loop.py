@@ -16,15 +16,15 @@ from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
 from dasgm.evaluate import proxy
-from dasgm.figures import draw, nearest, nearest_grid, sample_grid
 from dasgm.genotype import KNOWN
 from dasgm.measures.fidelity import Fidelity, inception, quantised
 from dasgm.measures.judge import Judge, collapse, judge
 from dasgm.memory import advice, ensure_gan
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
+from dasgm.pages.figures import draw, nearest, nearest_grid, sample_grid
+from dasgm.pages.report import report as write_report
 from dasgm.pretrained import Pretrained, chosen
-from dasgm.report import report as write_report
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
 from dasgm.session import (
     Go,

@@ -18,8 +18,8 @@ from dasgm.loop import Loop
 from dasgm.measures.fidelity import inception
 from dasgm.measures.judge import collapse
 from dasgm.memory import ensure_gan
+from dasgm.pages.report import report as write_report
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
-from dasgm.report import report as write_report
 from dasgm.search import Means, SearchFailed, batch
 from dasgm.session import Go, Interrupted, Row, Seams, conduct, of_first
 from dasgm.store.bucket import lies_at

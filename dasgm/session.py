@@ -18,7 +18,7 @@ import torch
 from dasgm.config import MOST_THREADS
 from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
-from dasgm.report import report as write_report
+from dasgm.pages.report import report as write_report
 from dasgm.search import SearchFailed
 from dasgm.store.files import gist, printable
 from dasgm.store.records import kept_record

@@ -22,8 +22,8 @@ def draw(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--output", type=Path, help="File to write: .png, .svg or .pdf (default: <name>.png).")
     asked = parser.parse_args(list(argv))
-    from dasgm import figures
     from dasgm.genotype import Genotype, name_of
+    from dasgm.pages import figures
 
     name = name_of(asked.genotype)
     output = asked.output or Path(f"{name}.png")
@@ -183,7 +183,7 @@ def runs(argv: Sequence[str]) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from dasgm.overview import as_json, as_table
+    from dasgm.pages.overview import as_json, as_table
 
     storage = here(asked.storage, depth=2)
     if not storage.is_dir():
@@ -280,7 +280,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
 def report(argv: Sequence[str]) -> int:
     parser = Parser(prog="dasgm report", description="Write the result page of a run or a sweep.")
     parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
-    from dasgm.report import report
+    from dasgm.pages.report import report
 
     print(printable(str(report(parser.parse_args(list(argv)).folder))))
     return 0

@@ -34,12 +34,12 @@ from dasgm.data import imagenet
 from dasgm.data._loader import TorchLoader
 from dasgm.evaluate import _for_all, main
 from dasgm.genotype import KNOWN, Genotype
+from dasgm.pages.report import read_run, read_trials
+from dasgm.pages.tables import errors
 from dasgm.recipes import recipe
-from dasgm.report import read_run, read_trials
 from dasgm.session import Seams
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run
-from dasgm.tables import errors
 from tuning import last_stage, sweep
 
 SCRIPT, SWEEP = (str(Path(__file__).parents[1] / name) for name in ("cluster/evaluate.py", "tuning/sweep.py"))

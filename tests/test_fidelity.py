@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from dasgm.config import PretrainConfig, SearchConfig, override
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
-from dasgm.figures import nearest, nearest_grid
 from dasgm.loop import fits, main
 from dasgm.measures import fidelity
 from dasgm.measures.fidelity import (
@@ -32,9 +31,10 @@ from dasgm.measures.fidelity import (
     quantised,
 )
 from dasgm.measures.judge import Judge, JudgeNetwork
+from dasgm.pages.figures import nearest, nearest_grid
+from dasgm.pages.report import report
 from dasgm.presets import PRESETS, preset
 from dasgm.pretrain import main as pretrain
-from dasgm.report import report
 from dasgm.search import Search
 from dasgm.store.records import read_json, read_lines
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dasgm.figures import cell_svg, draw, sample_grid
 from dasgm.genotype import KNOWN
+from dasgm.pages.figures import cell_svg, draw, sample_grid
 
 
 def texts(svg: str) -> list[str]:

@@ -250,7 +250,8 @@ def test_out_of_memory_is_one_line_that_says_what_fits(tmp_path):
     code = """
 import resource, sys, torch
 from pathlib import Path
-from dasgm import loop, report, search
+from dasgm import loop, search
+from dasgm.pages import report
 from dasgm.measures import judge
 from dasgm.config import override
 from dasgm.presets import preset

@@ -16,10 +16,11 @@ import cluster.evaluate as cluster_evaluate
 import cluster.pretrain as cluster_pretrain
 import cluster.search as cluster_search
 from cluster import doctor, tracking
-from dasgm import cli, evaluate_cli, figures, options, verbs
+from dasgm import cli, evaluate_cli, options, verbs
 from dasgm.config import PretrainConfig, SearchConfig, from_json, keys, plugin, to_json
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype
+from dasgm.pages import figures
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig, recipe
 from dasgm.store.files import printable

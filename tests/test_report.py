@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from dasgm import charts
-from dasgm.charts import Series, line_chart, ticks
-from dasgm.report import (
+from dasgm.pages import charts
+from dasgm.pages.charts import Series, line_chart, ticks
+from dasgm.pages.report import (
     MOST_FRAMES,
     Trials,
     duration,

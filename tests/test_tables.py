@@ -15,10 +15,10 @@ from scipy import integrate, special
 from test_tuning import end
 
 from dasgm.config import from_json, key_of, mathematics, override
+from dasgm.pages.report import RunView
+from dasgm.pages.tables import TABLES, compared, markdown, rows, welch
 from dasgm.presets import PRESETS, preset
-from dasgm.report import RunView
 from dasgm.store.records import read_json
-from dasgm.tables import TABLES, compared, markdown, rows, welch
 from tuning.asking import open_study
 from tuning.reproduce import Options, _everything
 from tuning.trials import Halving, Proposer

@@ -21,9 +21,9 @@ from dasgm.again import called
 from dasgm.cli import Chosen, absolute
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.options import fail, parse, without_config
+from dasgm.pages.tables import TABLES, markdown, rows
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.store.files import write_atomic
-from dasgm.tables import TABLES, markdown, rows
 from tuning.options import Placement
 from tuning.plan import Plan
 from tuning.sweep import Sweep, carry_out, for_a_sweep
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show(sweep: Sweep, options: Options) -> None:
-    from dasgm.report import read_trials
+    from dasgm.pages.report import read_trials
 
     table = markdown(rows(read_trials(sweep.folder), options.names, options.seeds))
     path = sweep.folder / "table.md"

@@ -138,7 +138,7 @@ class Sweep:
 
     def why(self) -> str:
         """What kept a search from its end, in one line."""
-        from dasgm.report import read_trials
+        from dasgm.pages.report import read_trials
 
         cut = (run for run in read_trials(self.folder) if run.state == "interrupted" and run.info.get("reason"))
         return next((f"{run.title}: {run.info['reason']}" for run in cut), "")
@@ -162,7 +162,7 @@ class Sweep:
     def run(self, workers: Workers) -> bool:
         """Run what is left; whether every trial came to its end."""
         from cluster.tracking import ENVIRONMENT, Mirror
-        from dasgm.report import report
+        from dasgm.pages.report import report
         from tuning.asking import open_study, searches
         from tuning.trials import settle
 

@@ -20,12 +20,13 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from dasgm import again, charts
+from dasgm import again
 from dasgm.genotype import LARGEST, Genotype
+from dasgm.pages import charts
+from dasgm.pages.words import breakable, duration, moment, number, percent
 from dasgm.store.files import contents, printable, text, version, write_atomic
 from dasgm.store.records import ENDED, read_json, read_lines, read_metrics, read_record
 from dasgm.store.run import state_of
-from dasgm.words import breakable, duration, moment, number, percent
 
 OBJECTIVE = "best/proxy"
 STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
@@ -204,7 +205,9 @@ def report(folder: str | Path) -> Path:
         raise ValueError(
             f"{folder}: no results here; expected a run folder (with run.json) or a sweep folder (with sweep.json)"
         )
-    environment = Environment(loader=PackageLoader("dasgm", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("dasgm.pages", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(percent=percent, number=number, moment=moment, duration=duration, breakable=breakable)
     page = environment.get_template(template).render(content, style=charts.STYLE, written=datetime.now().timestamp())
     target = folder / "report.html"
@@ -371,7 +374,7 @@ def _cells(run: RunView) -> list[tuple[str, Markup]]:
     if run.genotype is None:
         return []
     try:
-        from dasgm.figures import cell_svg
+        from dasgm.pages.figures import cell_svg
 
         # safe as it is: a genotype is validated, and nothing else is written in its picture
         return [(title, Markup(cell_svg(run.genotype, kind))) for kind, title in CELLS.items()]
