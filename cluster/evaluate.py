@@ -141,7 +141,7 @@ class Group:
 
     def look_at_data(self, workers: Workers) -> Any:
         """The data set, read once here, so that what is wrong with it is said before anything starts."""
-        from dasgm.evaluate import enough, fits
+        from dasgm.jobs.evaluate import enough, fits
 
         job.ensure_device(self.config, workers)
         data = self.config.data.open(self.config.data_dir, "cpu")

@@ -210,7 +210,7 @@ def search(payload: dict[str, Any]) -> str | None:
     says why.
     """
     from dasgm.config import SearchConfig
-    from dasgm.loop import main
+    from dasgm.jobs.search import main
 
     return _work(payload, SearchConfig, main)
 
@@ -218,15 +218,15 @@ def search(payload: dict[str, Any]) -> str | None:
 def pretrain(payload: dict[str, Any]) -> str | None:
     """The same for a pre-training."""
     from dasgm.config import PretrainConfig
-    from dasgm.pretrain import main
+    from dasgm.jobs.pretrain import main
 
     return _work(payload, PretrainConfig, main)
 
 
 def evaluate(payload: dict[str, Any]) -> str | None:
     """The same for an evaluation, whose photographs, if it has any, Ray Data or torch's DataLoader loads."""
-    from dasgm.evaluate import local, main
     from dasgm.genotype import Genotype
+    from dasgm.jobs.evaluate import local, main
     from dasgm.recipes import EvaluateConfig
     from dasgm.store.run import Run
 
@@ -247,8 +247,8 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
 
     from dasgm.config import from_json
     from dasgm.distributed import world_size
+    from dasgm.jobs.session import Refused, Seams
     from dasgm.search import SearchFailed
-    from dasgm.session import Refused, Seams
     from dasgm.store.run import Locked, Run, Unwritable
 
     group = ray.util.get_current_placement_group()

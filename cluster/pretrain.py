@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     def job() -> None:
-        from dasgm.pretrain import fits
+        from dasgm.jobs.pretrain import fits
 
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
         say_now(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}")

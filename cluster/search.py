@@ -54,8 +54,8 @@ def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> di
 def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False) -> list[str]:
     """Load the data set once here, so that what is wrong with it, or with the pre-trained GAN, is said before anything
     starts; what it is. `pretrain`: that GAN is still to be made."""
-    from dasgm.loop import can_synchronise, fits
-    from dasgm.pretrain import wanted_by
+    from dasgm.jobs.pretrain import wanted_by
+    from dasgm.jobs.search import can_synchronise, fits
     from dasgm.pretrained import chosen
 
     ensure_device(config, workers)
@@ -192,7 +192,7 @@ def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, comm
         ValueError, Failed, KeyboardInterrupt: see `run`.
     """
     from cluster.job import pretrain
-    from dasgm.pretrain import of_search
+    from dasgm.jobs.pretrain import of_search
 
     def first(wanted: PretrainConfig, folder: Path) -> None:
         about = {"name": folder.name, "title": folder.name, "command": command}

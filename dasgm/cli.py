@@ -201,8 +201,9 @@ def _search(argv: Sequence[str]) -> int:
 
         print(describe(config, pretrain=options.pretrain))
         return 0
-    from dasgm import loop, pretrain
-    from dasgm.session import Seams
+    from dasgm.jobs import pretrain
+    from dasgm.jobs import search as loop
+    from dasgm.jobs.session import Seams
 
     about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
     with progress() as (say, watch):
@@ -225,8 +226,8 @@ def ending(
     what: str, folder: Path, command: str, say: Callable[[str], None], saved: str = "everything"
 ) -> Iterator[None]:
     """Tells of a run that does not come to its end, and what of it is `saved`."""
+    from dasgm.jobs.session import Interrupted, OutOfTime
     from dasgm.search import SearchFailed
-    from dasgm.session import Interrupted, OutOfTime
 
     try:
         yield
@@ -252,8 +253,8 @@ def _pretrain(argv: Sequence[str]) -> int:
 
         print(describe_pretraining(config))
         return 0
-    from dasgm.pretrain import main
-    from dasgm.session import Seams
+    from dasgm.jobs.pretrain import main
+    from dasgm.jobs.session import Seams
 
     about = {"name": folder.name, "title": folder.name, "command": command}
     with progress() as (say, watch):

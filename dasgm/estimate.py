@@ -12,20 +12,20 @@ from typing import Any
 
 import torch
 
-from dasgm import evaluate
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of, hardware
-from dasgm.evaluate import proxy
 from dasgm.genotype import Genotype
-from dasgm.loop import fits
-from dasgm.pretrain import Pretraining, wanted_by
-from dasgm.pretrain import fits as fits_alone
+from dasgm.jobs import evaluate
+from dasgm.jobs.evaluate import proxy
+from dasgm.jobs.pretrain import Pretraining, wanted_by
+from dasgm.jobs.pretrain import fits as fits_alone
+from dasgm.jobs.search import fits
+from dasgm.jobs.training import Batches, Training
+from dasgm.jobs.warmup import train
 from dasgm.pretrained import chosen
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import Search
 from dasgm.store.files import printable
-from dasgm.training import Batches, Training
-from dasgm.warmup import train
 
 TIMED = 3  # iterations, after one that is not counted
 

@@ -164,8 +164,8 @@ def evaluate(argv: Sequence[str]) -> int:
             print(f"  - {choice}")
         print(describe_training(chosen.genotype, config))
         return 0
-    from dasgm.evaluate import main
-    from dasgm.session import Seams
+    from dasgm.jobs.evaluate import main
+    from dasgm.jobs.session import Seams
 
     about = {"name": folder.name, "title": folder.name, "command": command}
     about |= {"recipe": chosen.recipe, "genotype": lies_at(chosen.source)}

@@ -11,16 +11,16 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from dasgm import pretrain
 from dasgm.config import PretrainConfig, override
+from dasgm.jobs import pretrain
+from dasgm.jobs.session import Seams
+from dasgm.jobs.warmup import warm_up
 from dasgm.measures import fidelity
 from dasgm.measures import judge as judging
 from dasgm.presets import preset
 from dasgm.pretrained import read
 from dasgm.search import Search
-from dasgm.session import Seams
 from dasgm.store.tensors import packed, unpacked
-from dasgm.warmup import warm_up
 
 SMALL = {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 16, "gan.warmup": 2, "method.channels": 2}
 CONFIG = override(preset("quickstart").config, SMALL | {"data.limit": 200, "data.holdout": 0.2})

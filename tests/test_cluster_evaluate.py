@@ -32,12 +32,12 @@ from cluster.room import Workers
 from cluster.winners import named, of_sweep
 from dasgm.data import imagenet
 from dasgm.data._loader import TorchLoader
-from dasgm.evaluate import _for_all, main
 from dasgm.genotype import KNOWN, Genotype
+from dasgm.jobs.evaluate import _for_all, main
+from dasgm.jobs.session import Seams
 from dasgm.pages.report import read_run, read_trials
 from dasgm.pages.tables import errors
 from dasgm.recipes import recipe
-from dasgm.session import Seams
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run
 from tuning import last_stage, sweep
@@ -319,7 +319,7 @@ def test_unreadable_pictures_end_a_run_that_goes_on_without_them_and_names_them(
 
 
 def test_what_one_of_several_workers_cannot_read_is_not_tried_again(tmp_path, photographs, monkeypatch):
-    monkeypatch.setattr("dasgm.evaluate.world_size", lambda: 2)
+    monkeypatch.setattr("dasgm.jobs.evaluate.world_size", lambda: 2)
     config, one = replace(STREAMED, data_dir=str(photographs)), evaluate.named(["PDARTS"])[0]
     group = evaluate.asked(["PDARTS", "--dataset=digits", "--name=g", f"--storage={tmp_path}"])
     asked = group._payload(evaluate.Evaluation(one, config), 0)

@@ -19,11 +19,11 @@ from dasgm import cli
 from dasgm.config import override
 from dasgm.data import digits
 from dasgm.device import device_of, is_out_of_memory
-from dasgm.evaluate import in_memory
 from dasgm.genotype import KNOWN
+from dasgm.jobs.evaluate import in_memory
+from dasgm.jobs.training import Training
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
-from dasgm.training import Training
 
 ROOT = Path(__file__).parents[1]
 

@@ -25,10 +25,10 @@ from dasgm.bilevel import replay, seed_of
 from dasgm.config import mathematics, override
 from dasgm.data import folder as data_folder
 from dasgm.distributed import SynchronisedNorm, average, disagreeing, ready
-from dasgm.loop import main
+from dasgm.jobs.search import main
+from dasgm.jobs.session import Elsewhere, Seams, of_first
 from dasgm.presets import preset
 from dasgm.search import Search
-from dasgm.session import Elsewhere, Seams, of_first
 
 __all__ = ["float64"]
 STEPS = 3

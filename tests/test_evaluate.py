@@ -18,21 +18,22 @@ from commands import finish, start, wait_for
 from test_distributed import join
 from torch.nn import functional as F
 
-from dasgm import cli, training
+from dasgm import cli
 from dasgm.config import from_json, to_json
 from dasgm.data import digits
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
-from dasgm.evaluate import everything, in_memory, main
 from dasgm.evaluate_cli import choose_training
 from dasgm.genotype import KNOWN
-from dasgm.memory import batch_advice
+from dasgm.jobs import training
+from dasgm.jobs.evaluate import everything, in_memory, main
+from dasgm.jobs.memory import batch_advice
+from dasgm.jobs.session import Seams
+from dasgm.jobs.training import InMemory, Training
 from dasgm.recipes import RECIPES, EvaluateConfig, per_worker, recipe
 from dasgm.search import SearchFailed
-from dasgm.session import Seams
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run, state_of
-from dasgm.training import InMemory, Training
 
 TINY = EvaluateConfig(
     data=digits.Config(limit=120, cutout=4), cells=3, channels=2, epochs=3, batch_size=32, drop_path=0.3, threads=1

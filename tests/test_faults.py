@@ -27,10 +27,10 @@ import torch.multiprocessing as mp
 
 from cluster import job
 from dasgm.config import SearchConfig, override
-from dasgm.loop import main
+from dasgm.jobs.search import main
+from dasgm.jobs.session import Seams
 from dasgm.presets import preset
 from dasgm.search import Search
-from dasgm.session import Seams
 from dasgm.store import files, records
 from dasgm.store import run as runs
 from dasgm.store.records import amend, kept_json, read_lines

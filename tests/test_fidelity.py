@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from dasgm.config import PretrainConfig, SearchConfig, override
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
-from dasgm.loop import fits, main
+from dasgm.jobs.pretrain import main as pretrain
+from dasgm.jobs.search import fits, main
 from dasgm.measures import fidelity
 from dasgm.measures.fidelity import (
     Fidelity,
@@ -34,7 +35,6 @@ from dasgm.measures.judge import Judge, JudgeNetwork
 from dasgm.pages.figures import nearest, nearest_grid
 from dasgm.pages.report import report
 from dasgm.presets import PRESETS, preset
-from dasgm.pretrain import main as pretrain
 from dasgm.search import Search
 from dasgm.store.records import read_json, read_lines
 
@@ -264,7 +264,7 @@ class Fake(nn.Module):
 
 def test_a_run_has_its_figures_protocols_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fidelity, "inception", lambda path: (Fake(), "a fake"))
-    monkeypatch.setattr("dasgm.loop.inception", lambda path: None)
+    monkeypatch.setattr("dasgm.jobs.search.inception", lambda path: None)
     monkeypatch.setattr("torchmetrics.image.fid._compute_fid", frechet_tensor)
     monkeypatch.setattr(fidelity.Fidelity, "report", lambda self, give_way: {"best/fid": 7.25, "best/is": 2.5})
     small = {"method.epochs": 2, "proxy.epochs": 0, "data.limit": 120, "fidelity_every": 2, "inception_weights": "x"}
@@ -287,7 +287,7 @@ def test_a_run_has_its_figures_protocols_and_pictures(tmp_path: Path, monkeypatc
 @pytest.mark.slow
 def test_a_pretraining_has_its_figures_and_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fidelity, "inception", lambda path: (Fake(), "a fake"))
-    monkeypatch.setattr("dasgm.pretrain.inception", lambda path: None)
+    monkeypatch.setattr("dasgm.jobs.pretrain.inception", lambda path: None)
     monkeypatch.setattr("torchmetrics.image.fid._compute_fid", frechet_tensor)
     monkeypatch.setattr(fidelity.Fidelity, "report", lambda self, give_way: {"best/fid": 7.25, "best/is": 2.5})
     small = {"data.limit": 120, "fidelity_every": 2, "inception_weights": "x", "gan.pretrain_iterations": 210}

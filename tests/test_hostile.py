@@ -30,17 +30,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cluster import contents, tracking
-from dasgm import loop, model, pretrained
+from dasgm import model, pretrained
 from dasgm.config import PretrainConfig, from_json, to_json
 from dasgm.data import _listing, _memory, _parquet, _pictures, digits
 from dasgm.evaluate_cli import choose_training
 from dasgm.genotype import KNOWN, Genotype
+from dasgm.jobs import search as loop
+from dasgm.jobs.session import Seams
 from dasgm.methods import darts
 from dasgm.networks.network import Network
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import Search
-from dasgm.session import Seams
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run
 from dasgm.store.tensors import packed

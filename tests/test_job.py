@@ -24,8 +24,8 @@ from cluster.room import Workers
 from dasgm import distributed
 from dasgm.config import SearchConfig, to_json
 from dasgm.genotype import Genotype
+from dasgm.jobs.session import Refused
 from dasgm.presets import preset
-from dasgm.session import Refused
 from dasgm.store.records import read_lines
 from dasgm.store.run import Locked, Run, Unwritable
 

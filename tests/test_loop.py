@@ -15,8 +15,9 @@ import torch
 from commands import finish, start, wait_for
 from patience import rest
 
-from dasgm import loop, session
 from dasgm.config import override
+from dasgm.jobs import search as loop
+from dasgm.jobs import session
 from dasgm.measures.judge import collapse
 from dasgm.presets import preset
 from dasgm.search import SearchFailed
@@ -250,7 +251,8 @@ def test_out_of_memory_is_one_line_that_says_what_fits(tmp_path):
     code = """
 import resource, sys, torch
 from pathlib import Path
-from dasgm import loop, search
+from dasgm import search
+from dasgm.jobs import search as loop
 from dasgm.pages import report
 from dasgm.measures import judge
 from dasgm.config import override

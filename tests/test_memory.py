@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from dasgm import device, memory
+from dasgm import device
+from dasgm.jobs import memory
 from dasgm.networks.supernet import Supernet
 from dasgm.presets import preset
 
@@ -48,7 +49,7 @@ def test_gan_is_looked_at_without_torchs_compiler():
     """Each search and each driver does it when it starts: the compiler's import takes longer than all the rest."""
     code = """
 import sys
-from dasgm.memory import ensure_gan
+from dasgm.jobs.memory import ensure_gan
 from dasgm.presets import SMALL_GANS
 for gan in SMALL_GANS.values():
     ensure_gan(gan, 10, 16, True, "cpu")

@@ -13,7 +13,7 @@ from torch import nn
 from dasgm.bilevel import Player, dominant_eigenvalue
 from dasgm.config import SearchConfig, mathematics, override
 from dasgm.genotype import PRIMITIVES
-from dasgm.loop import Seams, main
+from dasgm.jobs.search import Seams, main
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import EDGES, Relaxation
 from dasgm.networks.supernet import Architecture, Supernet

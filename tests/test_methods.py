@@ -12,7 +12,7 @@ from test_data import cifar_like, png, random_pictures, write_parquet
 
 from dasgm.config import keys, override, plugin
 from dasgm.genotype import Genotype
-from dasgm.loop import fits
+from dasgm.jobs.search import fits
 from dasgm.presets import preset, with_dataset
 from dasgm.search import LOSSES, Search, _tuples
 

@@ -18,8 +18,9 @@ from patience import now, rest, until
 
 from cluster import job, room
 from cluster.room import Workers
-from dasgm import cli, session
+from dasgm import cli
 from dasgm.config import SearchConfig, to_json
+from dasgm.jobs import session
 from dasgm.presets import preset
 from dasgm.store import replica as mirror
 from dasgm.store.bucket import Storage, lies_at, local, storage

@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 import dasgm
 from dasgm import cli, export
 from dasgm.data import digits
-from dasgm.evaluate import main
 from dasgm.genotype import KNOWN
+from dasgm.jobs.evaluate import main
+from dasgm.jobs.session import Seams
 from dasgm.networks.network import Network
 from dasgm.recipes import EvaluateConfig
-from dasgm.session import Seams
 from dasgm.store.run import Run
 
 CONFIG = EvaluateConfig(data=digits.Config(limit=200), cells=3, channels=4, epochs=1, batch_size=32, threads=1)

@@ -17,14 +17,15 @@ import torch.multiprocessing as mp
 from commands import TINY, finish, start, wait_for
 from safetensors.torch import load_file, save_file
 
-from dasgm import loop, pretrain
 from dasgm.bilevel import grad, replay, seed_of
 from dasgm.config import PretrainConfig, SearchConfig, from_json, key_of, override, to_json
+from dasgm.jobs import pretrain
+from dasgm.jobs import search as loop
+from dasgm.jobs.pretrain import Pretraining, first_half, of_search
+from dasgm.jobs.session import Seams
 from dasgm.presets import PRESETS, SMALL_GANS, preset
-from dasgm.pretrain import Pretraining, first_half, of_search
 from dasgm.pretrained import at_average, chosen, read
 from dasgm.search import Search, SearchFailed
-from dasgm.session import Seams
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run, state_of
 

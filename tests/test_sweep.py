@@ -22,8 +22,8 @@ from patience import now
 from test_faults import mount, unmounted
 
 from dasgm.config import from_json, override
-from dasgm.loop import main
-from dasgm.session import Seams
+from dasgm.jobs.search import main
+from dasgm.jobs.session import Seams
 from dasgm.store.records import read_json, read_lines
 from dasgm.store.run import Run
 

@@ -20,13 +20,8 @@ from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import average, barrier, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
-from dasgm.measures.counts import measure_genotype
-from dasgm.memory import batch_advice
-from dasgm.networks.network import check_image_size
-from dasgm.pages.report import report as write_report
-from dasgm.recipes import EvaluateConfig
-from dasgm.search import SearchFailed
-from dasgm.session import (
+from dasgm.jobs.memory import batch_advice
+from dasgm.jobs.session import (
     Go,
     Interrupted,
     Row,
@@ -38,9 +33,14 @@ from dasgm.session import (
     steady_threads,
     tell_of_workers,
 )
+from dasgm.jobs.training import TOP, Batches, InMemory, Training
+from dasgm.measures.counts import measure_genotype
+from dasgm.networks.network import check_image_size
+from dasgm.pages.report import report as write_report
+from dasgm.recipes import EvaluateConfig
+from dasgm.search import SearchFailed
 from dasgm.store.records import FORMAT, is_row
 from dasgm.store.run import Run
-from dasgm.training import TOP, Batches, InMemory, Training
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data

@@ -14,19 +14,19 @@ from dasgm.bilevel import Point, Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
-from dasgm.loop import Loop
+from dasgm.jobs.memory import ensure_gan
+from dasgm.jobs.search import Loop
+from dasgm.jobs.session import Go, Interrupted, Row, Seams, conduct, of_first
+from dasgm.jobs.warmup import iterate
 from dasgm.measures.fidelity import inception
 from dasgm.measures.judge import collapse
-from dasgm.memory import ensure_gan
 from dasgm.pages.report import report as write_report
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
 from dasgm.search import Means, SearchFailed, batch
-from dasgm.session import Go, Interrupted, Row, Seams, conduct, of_first
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import exclusive, printable
 from dasgm.store.replica import refresh
 from dasgm.store.run import Run, ensure_writable, state_of
-from dasgm.warmup import iterate
 
 LEAST = 100  # iterations of an epoch: of small data several passes, or checkpoints would come one upon the other
 

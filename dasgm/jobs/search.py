@@ -15,18 +15,10 @@ from dasgm.bilevel import NotFinite, Point, seed_of
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
-from dasgm.evaluate import proxy
 from dasgm.genotype import KNOWN
-from dasgm.measures.fidelity import Fidelity, inception, quantised
-from dasgm.measures.judge import Judge, collapse, judge
-from dasgm.memory import advice, ensure_gan
-from dasgm.networks.network import Network, check_image_size
-from dasgm.networks.supernet import Supernet
-from dasgm.pages.figures import draw, nearest, nearest_grid, sample_grid
-from dasgm.pages.report import report as write_report
-from dasgm.pretrained import Pretrained, chosen
-from dasgm.search import Means, Search, SearchFailed, architecture_metrics
-from dasgm.session import (
+from dasgm.jobs.evaluate import proxy
+from dasgm.jobs.memory import advice, ensure_gan
+from dasgm.jobs.session import (
     Go,
     Interrupted,
     Row,
@@ -38,9 +30,17 @@ from dasgm.session import (
     steady_threads,
     tell_of_workers,
 )
+from dasgm.jobs.warmup import warm_up
+from dasgm.measures.fidelity import Fidelity, inception, quantised
+from dasgm.measures.judge import Judge, collapse, judge
+from dasgm.networks.network import Network, check_image_size
+from dasgm.networks.supernet import Supernet
+from dasgm.pages.figures import draw, nearest, nearest_grid, sample_grid
+from dasgm.pages.report import report as write_report
+from dasgm.pretrained import Pretrained, chosen
+from dasgm.search import Means, Search, SearchFailed, architecture_metrics
 from dasgm.store.records import FORMAT
 from dasgm.store.run import Run
-from dasgm.warmup import warm_up
 
 
 def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
