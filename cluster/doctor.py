@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, schema
+from dasgm.cli.arguments import Parser, fail
 from dasgm.config import key_of, keys, nearest
-from dasgm.options import Parser, fail
 from dasgm.presets import preset, with_dataset
 from dasgm.store import replica as mirror
 from dasgm.store import run as runs

@@ -23,13 +23,13 @@ from cluster.room import Workers, gave_up
 from cluster.search import attempt, payload
 from cluster.stores import ensure_known
 from cluster.winners import Candidate, named, of_sweep
-from dasgm import again
-from dasgm.catalogue import show_config
-from dasgm.cli import check_time_budget
+from dasgm.cli import again
+from dasgm.cli.arguments import fail, flattened, parse, take
+from dasgm.cli.catalogue import show_config
+from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
+from dasgm.cli.main import check_time_budget
 from dasgm.config import digest, key_of, mathematics, to_json
-from dasgm.evaluate_cli import OF_WHAT, configured, recipes_help
 from dasgm.genotype import KNOWN
-from dasgm.options import fail, flattened, parse, take
 from dasgm.pages.report import read_trials
 from dasgm.pages.tables import errors
 from dasgm.recipes import EvaluateConfig
@@ -357,7 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dry_run(group: Group) -> int:
-    from dasgm.estimate import describe_training
+    from dasgm.cli.estimate import describe_training
 
     workers = group.workers()
     at_once = group.at_once(workers, max(1, connection.slots_here(workers)), connection.cpus())

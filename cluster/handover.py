@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 
 from cluster.connection import joined, prepare
 from cluster.patience import told
-from dasgm.again import PROGRAM, program
-from dasgm.options import fail, unread
+from dasgm.cli.again import PROGRAM, program
+from dasgm.cli.arguments import fail, unread
 from dasgm.store.bucket import checked
 from dasgm.store.files import first_line
 

@@ -10,9 +10,9 @@ from cluster.job import ensure_device, workers_for
 from cluster.job import pretrain as work
 from cluster.patience import say_now
 from cluster.search import ended, payload, run
-from dasgm.again import called
-from dasgm.catalogue import show_config
-from dasgm.cli import PretrainOptions, pretrain_options, pretrained_line
+from dasgm.cli.again import called
+from dasgm.cli.catalogue import show_config
+from dasgm.cli.main import PretrainOptions, pretrain_options, pretrained_line
 from dasgm.store.bucket import lies_at
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     command = called(words, "cluster/pretrain.py")
     show_config(config)
     if options.dry_run:
-        from dasgm.estimate import describe_pretraining
+        from dasgm.cli.estimate import describe_pretraining
 
         print(describe_pretraining(config, options.workers))
         return 0

@@ -21,11 +21,11 @@ from cluster.job import search as work
 from cluster.patience import answered, say_now, told
 from cluster.room import Workers
 from cluster.stores import ensure_known
-from dasgm.again import called
-from dasgm.catalogue import show_config
-from dasgm.cli import SearchOptions, result_line, search_options
+from dasgm.cli.again import called
+from dasgm.cli.arguments import fail
+from dasgm.cli.catalogue import show_config
+from dasgm.cli.main import SearchOptions, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
-from dasgm.options import fail
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.replica import discard, following, send
 from dasgm.store.run import Run
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     command = called(words, "cluster/search.py")
     show_config(config)
     if options.dry_run:
-        from dasgm.estimate import describe
+        from dasgm.cli.estimate import describe
 
         print(describe(config, workers=options.workers, pretrain=options.pretrain))
         return 0

@@ -38,8 +38,8 @@ from cluster.contents import (
     root_of,
 )
 from cluster.stores import EXPERIMENT, ensure_known, experiment_of, store_of
-from dasgm.again import line
-from dasgm.options import Parser
+from dasgm.cli.again import line
+from dasgm.cli.arguments import Parser
 from dasgm.pages.report import MOST_PIXELS, mlflow_ui
 from dasgm.store.files import exclusive, printable
 from dasgm.store.replica import here

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.evaluate_cli import run_of
+from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, itself, name_of
 from dasgm.pages.report import OBJECTIVE, ranking, read_trials
 from dasgm.store.files import text

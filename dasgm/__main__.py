@@ -1,5 +1,5 @@
 """python -m dasgm"""
 
-from dasgm.cli import main
+from dasgm.cli.main import main
 
 raise SystemExit(main())

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from dasgm import cli
+from dasgm.cli import main as cli
 
 TERMINAL = "\x1b]0;owned\x07\x1b[31m\x9b2J\u202e"  # title, colour, erasing (in 8 bits), right to left
 NAMES = ("", "a", "key", "x\ny", TERMINAL, "[/red]", "../../etc/passwd", "\ud800", "none", "cifar10", "long" * 30_000)

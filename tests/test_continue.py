@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dasgm.again import PROGRAM, called, line, part_of
+from dasgm.cli.again import PROGRAM, called, line, part_of
 
 ROOT = Path(__file__).parents[1]
 PRINTS = """
 import json, os, sys
-from dasgm.again import called
+from dasgm.cli.again import called
 print(called(sys.argv[1:], "dasgm"))
 print(json.dumps([os.path.abspath(sys.argv[0]), sys.argv[1:], os.getcwd(), sys.orig_argv[:1]]))
 """

@@ -15,7 +15,7 @@ import yaml
 from cluster import connection, job
 from cluster.room import Workers
 from cluster.search import payload
-from dasgm import cli
+from dasgm.cli import main as cli
 from dasgm.config import override
 from dasgm.data import digits
 from dasgm.device import device_of, is_out_of_memory

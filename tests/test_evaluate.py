@@ -18,12 +18,12 @@ from commands import finish, start, wait_for
 from test_distributed import join
 from torch.nn import functional as F
 
-from dasgm import cli
+from dasgm.cli import main as cli
+from dasgm.cli.evaluate import choose_training
 from dasgm.config import from_json, to_json
 from dasgm.data import digits
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
-from dasgm.evaluate_cli import choose_training
 from dasgm.genotype import KNOWN
 from dasgm.jobs import training
 from dasgm.jobs.evaluate import everything, in_memory, main

@@ -15,7 +15,7 @@ from gallery import JPEG_ROUNDING, SIZE, Piece, levels, model, pieces, recipes, 
 from PIL import Image, ImageOps
 
 import dasgm
-from dasgm import cli
+from dasgm.cli import main as cli
 from dasgm.data import _pictures
 from dasgm.data._loader import PAD
 from dasgm.data._photographs import augmented, centred

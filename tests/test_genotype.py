@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.winners import named
-from dasgm.cli import main
-from dasgm.evaluate_cli import choose_training
+from dasgm.cli.evaluate import choose_training
+from dasgm.cli.main import main
 from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, derive
 
 DARTS_V2_TEXT = (

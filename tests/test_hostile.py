@@ -31,9 +31,9 @@ from PIL import Image
 
 from cluster import contents, tracking
 from dasgm import model, pretrained
+from dasgm.cli.evaluate import choose_training
 from dasgm.config import PretrainConfig, from_json, to_json
 from dasgm.data import _listing, _memory, _parquet, _pictures, digits
-from dasgm.evaluate_cli import choose_training
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.jobs import search as loop
 from dasgm.jobs.session import Seams

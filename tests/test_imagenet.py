@@ -22,7 +22,7 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 
-from dasgm import cli
+from dasgm.cli import main as cli
 from dasgm.config import keys, override
 from dasgm.data import _rows, imagenet
 from dasgm.data._listing import listings

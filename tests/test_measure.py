@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dasgm import cli
+from dasgm.cli import main as cli
 from dasgm.config import SearchConfig
 from dasgm.gans import biggan
 from dasgm.genotype import KNOWN, PRIMITIVES

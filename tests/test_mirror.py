@@ -18,7 +18,7 @@ from patience import now, rest, until
 
 from cluster import job, room
 from cluster.room import Workers
-from dasgm import cli
+from dasgm.cli import main as cli
 from dasgm.config import SearchConfig, to_json
 from dasgm.jobs import session
 from dasgm.presets import preset

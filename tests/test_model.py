@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import dasgm
-from dasgm import cli, export
+from dasgm import export
+from dasgm.cli import main as cli
 from dasgm.data import digits
 from dasgm.genotype import KNOWN
 from dasgm.jobs.evaluate import main

@@ -16,7 +16,10 @@ import cluster.evaluate as cluster_evaluate
 import cluster.pretrain as cluster_pretrain
 import cluster.search as cluster_search
 from cluster import doctor, tracking
-from dasgm import cli, evaluate_cli, options, verbs
+from dasgm.cli import arguments as options
+from dasgm.cli import evaluate as evaluate_cli
+from dasgm.cli import main as cli
+from dasgm.cli import verbs
 from dasgm.config import PretrainConfig, SearchConfig, from_json, keys, plugin, to_json
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype

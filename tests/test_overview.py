@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dasgm import cli
+from dasgm.cli import main as cli
 
 
 def write(folder: Path, rows: list[dict[str, object]], **about: object) -> Path:

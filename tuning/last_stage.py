@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from cluster import evaluate
 from cluster.stores import ensure_known
-from dasgm.again import line, part_of, script
-from dasgm.options import fail
+from dasgm.cli.again import line, part_of, script
+from dasgm.cli.arguments import fail
 from dasgm.store.bucket import lies_at
 from dasgm.store.records import read_json
 from tuning.sweep import carry_out

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster.patience import say_now
-from dasgm import again
+from dasgm.cli import again
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable
 

@@ -17,10 +17,10 @@ from cluster.handover import HELP, hand_over
 from cluster.patience import say_now
 from cluster.room import Workers
 from cluster.search import pretrained_first
-from dasgm.again import called
-from dasgm.cli import Chosen, absolute
+from dasgm.cli.again import called
+from dasgm.cli.arguments import fail, parse, without_config
+from dasgm.cli.main import Chosen, absolute
 from dasgm.config import SearchConfig, digest, override, settings
-from dasgm.options import fail, parse, without_config
 from dasgm.pages.tables import TABLES, markdown, rows
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.store.files import write_atomic

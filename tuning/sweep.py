@@ -25,11 +25,11 @@ from cluster.patience import answered, say_now, told
 from cluster.room import Workers, driver
 from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from cluster.stores import ensure_known
-from dasgm import again
-from dasgm.catalogue import show_config
-from dasgm.cli import BEFORE, Chosen, choose, parts_help, placed
+from dasgm.cli import again
+from dasgm.cli.arguments import fail, flattened, parse
+from dasgm.cli.catalogue import show_config
+from dasgm.cli.main import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
-from dasgm.options import fail, flattened, parse
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import printable
 from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
@@ -329,7 +329,7 @@ def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
 
 
 def _dry_run(sweep: Sweep) -> int:
-    from dasgm.estimate import describe
+    from dasgm.cli.estimate import describe
 
     options = sweep.options
     show_config(sweep.base)

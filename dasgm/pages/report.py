@@ -20,7 +20,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from dasgm import again
+from dasgm.cli import again
 from dasgm.genotype import LARGEST, Genotype
 from dasgm.pages import charts
 from dasgm.pages.words import breakable, duration, moment, number, percent

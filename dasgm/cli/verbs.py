@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dasgm.again import line
-from dasgm.options import Parser
+from dasgm.cli.again import line
+from dasgm.cli.arguments import Parser
 from dasgm.store.files import printable
 from dasgm.store.replica import here, refresh
 
@@ -62,7 +62,7 @@ def presets(argv: Sequence[str]) -> int:
         raise ValueError(f"{asked.name} --diff: name one preset, or --diff two")
     from rich.console import Console
 
-    from dasgm import catalogue
+    from dasgm.cli import catalogue
     from dasgm.presets import preset
 
     console = Console(highlight=False)

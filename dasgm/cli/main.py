@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import dasgm
-from dasgm import verbs
-from dasgm.again import called, line
+from dasgm.cli import verbs
+from dasgm.cli.again import called, line
+from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take, unread
 from dasgm.config import PretrainConfig, SearchConfig, key_of, keys, nearest, override
 from dasgm.data._base import DataConfig
 from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
-from dasgm.options import ensure_once, fail, flattened, parse, take, unread
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import first_line, printable
@@ -189,7 +189,7 @@ def pretrain_options(
 
 
 def _search(argv: Sequence[str]) -> int:
-    from dasgm.catalogue import show_config
+    from dasgm.cli.catalogue import show_config
 
     chosen, options = search_options(argv, "dasgm search")
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
@@ -197,7 +197,7 @@ def _search(argv: Sequence[str]) -> int:
     show_config(config)
     print(printable(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
-        from dasgm.estimate import describe
+        from dasgm.cli.estimate import describe
 
         print(describe(config, pretrain=options.pretrain))
         return 0
@@ -240,7 +240,7 @@ def ending(
 
 
 def _pretrain(argv: Sequence[str]) -> int:
-    from dasgm.catalogue import show_config
+    from dasgm.cli.catalogue import show_config
 
     chosen, options = pretrain_options(argv, "dasgm pretrain")
     config, folder = options.config, options.storage / (options.name or options.config.name)
@@ -249,7 +249,7 @@ def _pretrain(argv: Sequence[str]) -> int:
     what = f"{key_of(config.gan)} on {key_of(config.data)}"
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
-        from dasgm.estimate import describe_pretraining
+        from dasgm.cli.estimate import describe_pretraining
 
         print(describe_pretraining(config))
         return 0
@@ -317,7 +317,7 @@ def progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int,
 
 
 def _evaluate(argv: Sequence[str]) -> int:
-    from dasgm.evaluate_cli import evaluate
+    from dasgm.cli.evaluate import evaluate
 
     return evaluate(argv)
 

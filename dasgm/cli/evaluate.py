@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dasgm import recipes
-from dasgm.again import called, line
-from dasgm.cli import absolute, check_time_budget, ending, ensure_meant, progress
+from dasgm.cli.again import called, line
+from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take
+from dasgm.cli.main import absolute, check_time_budget, ending, ensure_meant, progress
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype, itself, name_of
-from dasgm.options import ensure_once, fail, flattened, parse, take
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at
@@ -145,7 +145,7 @@ def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    from dasgm.catalogue import show_config
+    from dasgm.cli.catalogue import show_config
 
     chosen, options = evaluate_options(argv)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
@@ -158,7 +158,7 @@ def evaluate(argv: Sequence[str]) -> int:
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
         print(printable(f"the run {run} is {state}: this is its architecture so far"))
     if options.dry_run:
-        from dasgm.estimate import describe_training
+        from dasgm.cli.estimate import describe_training
 
         for choice in found.choices:
             print(f"  - {choice}")
