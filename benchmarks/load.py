@@ -28,7 +28,7 @@ import psutil
 
 from cluster import connection, job
 from cluster.room import Workers
-from dasgm.cli.main import choose
+from dasgm.cli.settings import choose
 from dasgm.config import override
 from dasgm.pages.report import RunView
 from dasgm.store.run import Run

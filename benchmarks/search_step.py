@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dasgm.bilevel import replay
-from dasgm.cli.main import choose
+from dasgm.cli.settings import choose
 from dasgm.config import SearchConfig, override
 from dasgm.device import device_of, hardware
 from dasgm.search import Search

@@ -27,7 +27,7 @@ from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
-from dasgm.cli.main import check_time_budget
+from dasgm.cli.settings import check_time_budget
 from dasgm.config import digest, key_of, mathematics, to_json
 from dasgm.genotype import KNOWN
 from dasgm.pages.report import read_trials

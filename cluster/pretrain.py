@@ -12,7 +12,7 @@ from cluster.patience import say_now
 from cluster.search import ended, payload, run
 from dasgm.cli.again import called
 from dasgm.cli.catalogue import show_config
-from dasgm.cli.main import PretrainOptions, pretrain_options, pretrained_line
+from dasgm.cli.pretrain import PretrainOptions, pretrain_options, pretrained_line
 from dasgm.store.bucket import lies_at
 
 

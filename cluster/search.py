@@ -24,7 +24,7 @@ from cluster.stores import ensure_known
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail
 from dasgm.cli.catalogue import show_config
-from dasgm.cli.main import SearchOptions, result_line, search_options
+from dasgm.cli.search import SearchOptions, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.replica import discard, following, send

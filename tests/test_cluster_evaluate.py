@@ -40,7 +40,7 @@ from dasgm.pages.tables import errors
 from dasgm.recipes import recipe
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run
-from tuning import last_stage, sweep
+from tuning import sweep
 
 SCRIPT, SWEEP = (str(Path(__file__).parents[1] / name) for name in ("cluster/evaluate.py", "tuning/sweep.py"))
 TIMES = ("time", "speed/", "cost/")
@@ -365,7 +365,7 @@ def test_mlflow_gets_the_model_and_the_search_that_it_came_from(tmp_path, photog
 def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch, capsys):
     asked: list[list[str]] = []
     search_sweep(tmp_path / "found")
-    monkeypatch.setattr(last_stage, "carry_out", lambda sweep: 0)
+    monkeypatch.setattr(sweep, "carry_out", lambda sweep: 0)
     monkeypatch.setattr(evaluate, "main", lambda words: asked.append(words) or 0)
     monkeypatch.setattr(connection, "cpus", lambda: 2)
     words = ["--gan=none", f"--storage={tmp_path}", "--name=found", "--top=2", "--then-imagenet"]

@@ -19,7 +19,9 @@ from cluster import doctor, tracking
 from dasgm.cli import arguments as options
 from dasgm.cli import evaluate as evaluate_cli
 from dasgm.cli import main as cli
-from dasgm.cli import verbs
+from dasgm.cli import pretrain as pretrain_cli
+from dasgm.cli import search as search_cli
+from dasgm.cli import settings, verbs
 from dasgm.config import PretrainConfig, SearchConfig, from_json, keys, plugin, to_json
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype
@@ -73,9 +75,9 @@ def tyros() -> Iterator[tuple[str, Parser]]:
         kind = options.flattened(cluster_search.Options)
         yield "cluster/search.py", of_tyro(kind, cluster_search.Options(config))
     config = preset("quickstart").config
-    yield "dasgm search", of_tyro(options.flattened(cli.SearchOptions), cli.SearchOptions(config))
+    yield "dasgm search", of_tyro(options.flattened(search_cli.SearchOptions), search_cli.SearchOptions(config))
     trained = PretrainConfig.of(config)
-    for kind in (cli.PretrainOptions, cluster_pretrain.Options):
+    for kind in (pretrain_cli.PretrainOptions, cluster_pretrain.Options):
         yield "pretrain", of_tyro(options.flattened(kind, PretrainConfig), kind(trained))
     for name in ("cifar", "imagenet"):
         for kind in (evaluate_cli.EvaluateOptions, cluster_evaluate.Options):
@@ -129,8 +131,8 @@ def test_every_option_has_a_sentence(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
-        (cli.parts_help(), cli.BEFORE),
-        (cli.parts_help(positional=False), cli.BEFORE),
+        (settings.parts_help(), settings.BEFORE),
+        (settings.parts_help(positional=False), settings.BEFORE),
         (evaluate_cli.recipes_help(positional=True), evaluate_cli.BEFORE),
     ],
 )
@@ -245,5 +247,5 @@ def test_commands_show_odd_names_escaped(name, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["a\nb", "\udcff", "\x1b[31m", "it's"])
 def test_what_came_of_a_search_shows_odd_names_escaped(name, tmp_path):
-    said = cli.result_line({"cost/gpu_hours": 1.0}, tmp_path / name)
+    said = search_cli.result_line({"cost/gpu_hours": 1.0}, tmp_path / name)
     assert len(said.splitlines()) == 5 and all(line.isprintable() for line in said.splitlines())

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from test_tuning import end, propose
 
-from dasgm.cli.main import choose
+from dasgm.cli.settings import choose
 from dasgm.config import key_of, override
 from dasgm.presets import preset
 from dasgm.store.records import read_json

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dasgm.cli.main import check_time_budget
+from dasgm.cli.settings import check_time_budget
 from dasgm.given import NOTHING, Given, flags
 from tuning import spaces
 from tuning.plan import Plan, rungs

@@ -19,7 +19,7 @@ from cluster.room import Workers
 from cluster.search import pretrained_first
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
-from dasgm.cli.main import Chosen, absolute
+from dasgm.cli.settings import Chosen, absolute
 from dasgm.config import SearchConfig, digest, override, settings
 from dasgm.pages.tables import TABLES, markdown, rows
 from dasgm.presets import preset, small, with_dataset, with_gan

@@ -28,11 +28,11 @@ from cluster.stores import ensure_known
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.catalogue import show_config
-from dasgm.cli.main import BEFORE, Chosen, choose, parts_help, placed
+from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import printable
-from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
+from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record, read_json
 from dasgm.store.replica import discard, following
 from dasgm.store.run import NOT_WRITTEN, Run, not_written
 from tuning import spaces
@@ -276,18 +276,31 @@ def main(argv: list[str] | None = None) -> int:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
     try:
         options.look_at_grace(chosen.rest)
-    except ValueError as error:
+        last = last_stage_of(options)
+    except (ValueError, OSError) as error:
         fail(error)
     command = again.called(words, "tuning/sweep.py")
     sweep = Sweep(replace(chosen, config=placed(options.config)), options, options.plan(chosen.given), command)
+    code = carry_out(sweep)
+    if code or options.dry_run:
+        return code
     if options.then_imagenet:
         from tuning import last_stage
 
-        return last_stage.after(sweep, options)
-    code = carry_out(sweep)
-    if not code and not options.dry_run and sweep.dataset != "folder":
+        finished = read_json(sweep.folder / "sweep.json").get("state") == "finished"
+        return last_stage.train(sweep.folder, options.top, last, command) if finished else code
+    if sweep.dataset != "folder":
         print(f"  {again.line([*program, *own_pictures(words)])}")
     return code
+
+
+def last_stage_of(options: Options) -> list[str]:
+    """The settings of the training on ImageNet that follows, [] if there is none. ValueError: what is wrong with it."""
+    if not options.then_imagenet:
+        return []
+    from tuning import last_stage  # with what it trains, seconds to import
+
+    return last_stage.settings(options)
 
 
 def carry_out(sweep: Sweep) -> int:

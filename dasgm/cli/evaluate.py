@@ -10,7 +10,8 @@ from typing import Any, Literal
 from dasgm import recipes
 from dasgm.cli.again import called, line
 from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take
-from dasgm.cli.main import absolute, check_time_budget, ending, ensure_meant, progress
+from dasgm.cli.progress import ending, progress
+from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype, itself, name_of

@@ -1,0 +1,55 @@
+"""What a person sees while a job runs, and when it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dasgm.cli.arguments import fail
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import printable
+
+
+@contextmanager
+def ending(
+    what: str, folder: Path, command: str, say: Callable[[str], None], saved: str = "everything"
+) -> Iterator[None]:
+    """Tells of a run that does not come to its end, and what of it is `saved`."""
+    from dasgm.jobs.session import Interrupted, OutOfTime
+    from dasgm.search import SearchFailed
+
+    try:
+        yield
+    except Interrupted as asked:
+        but = f", but for {asked}, which begins anew" if str(asked) else ""
+        say(printable(f"stopped; {saved} is saved in {lies_at(folder)}{but}. To continue: {command}"))
+        raise SystemExit(0 if isinstance(asked, OutOfTime) else 130) from None
+    except SearchFailed as error:
+        fail(f"the {what} failed: {error}; what came before is in {lies_at(folder)}", 1)
+
+
+@contextmanager
+def progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int, int], None]]]:
+    """(say, watch): a bar under the lines on a terminal, lines alone elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield lambda line: print(line, flush=True), lambda *_: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("search", total=None)
+
+        def watch(epoch: int, epochs: int, iteration: int, iterations: int) -> None:
+            done, total = (epoch - 1) * iterations + iteration, epochs * iterations
+            bar.update(task, completed=done, total=total, description=f"epoch {epoch}/{epochs}")
+
+        yield lambda line: console.print(line, markup=False), watch

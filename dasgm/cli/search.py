@@ -1,0 +1,89 @@
+"""`dasgm search`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dasgm.cli.again import called, line
+from dasgm.cli.arguments import fail, flattened, parse
+from dasgm.cli.progress import ending, progress
+from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
+from dasgm.config import PretrainConfig
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import printable
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Where a search lies, and its settings."""
+
+    config: Any
+    storage: Path = Path("runs")
+    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
+    name: str = ""
+    """Name of the run; by default <preset>-<dataset>-s<seed>. A run of the same name is continued."""
+    pretrain: bool = False
+    """Begin with a pre-trained GAN, and pre-train it first if that has not been done."""
+    dry_run: bool = False
+    """Print the configuration and what the search would cost, and start nothing."""
+
+
+def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions, more: str = "") -> tuple[Chosen, Any]:
+    """The command line of one search, alone or under Ray Train: its parts, then its settings; `more` for --help."""
+    try:
+        chosen = choose(argv)
+    except ValueError as error:
+        fail(error)
+    about = f"Search an architecture. To continue, run the same command. {more} {parts_help()}"
+    found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about, BEFORE)
+    return replace(chosen, config=placed(found.config)), found
+
+
+def search(argv: Sequence[str]) -> int:
+    from dasgm.cli.catalogue import show_config
+
+    chosen, options = search_options(argv, "dasgm search")
+    config, folder = chosen.config, options.storage / (options.name or chosen.name())
+    command = called(["search", *argv], "dasgm")
+    show_config(config)
+    print(printable(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}"), flush=True)
+    if options.dry_run:
+        from dasgm.cli.estimate import describe
+
+        print(describe(config, pretrain=options.pretrain))
+        return 0
+    from dasgm.jobs import pretrain
+    from dasgm.jobs import search as loop
+    from dasgm.jobs.session import Seams
+
+    about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
+    with progress() as (say, watch):
+        if options.pretrain:
+
+            def first(wanted: PretrainConfig, place: Path) -> None:
+                named = {"name": place.name, "title": place.name, "command": command}
+                with ending("pre-training", place, command, say):
+                    pretrain.main(wanted, place, Seams(say=say, watch=watch, about=named, stoppable=True))
+
+            config = pretrain.of_search(config, options.storage, first, say)
+        with ending("search", folder, command, say):
+            row = loop.main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+        say(result_line(row, folder))
+    return 0
+
+
+def result_line(row: dict[str, Any], folder: Path) -> str:
+    """What a search came to, by its last row, and where it lies."""
+    proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
+    genotype = folder / "genotype.json"
+    lines = (
+        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
+        f"  genotype  {genotype}",
+        f"  page      {folder / 'report.html'}",
+        f"  train it  {line(['dasgm', 'evaluate', folder])}",
+        f"  draw it   {line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}",
+    )
+    return "\n".join(map(printable, lines))
