@@ -28,14 +28,14 @@ from dasgm.cli.arguments import fail, flattened, parse, take
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
 from dasgm.cli.settings import check_time_budget
-from dasgm.config import digest, key_of, mathematics, to_json
+from dasgm.config import key_of, mathematics, to_json
 from dasgm.genotype import KNOWN
 from dasgm.pages.report import read_trials
 from dasgm.pages.tables import errors
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at, local
-from dasgm.store.files import first_line, write_atomic
-from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
+from dasgm.store.files import first_line, shell_line, write_atomic
+from dasgm.store.records import FORMAT, amend, another, digest, ensure_only, first_difference, kept_record
 from dasgm.store.replica import discard, following, refresh
 from dasgm.store.run import Run
 
@@ -398,7 +398,7 @@ def _show(group: Group) -> None:
     for one in done:
         say_now(f"  {one.name}: {group.folder / one.name / 'report.html'}")
     if done:
-        say_now(f"try one: {again.line(['dasgm', 'predict', group.folder / done[0].name, 'PICTURE'])}")
+        say_now(f"try one: {shell_line(['dasgm', 'predict', group.folder / done[0].name, 'PICTURE'])}")
     if group.link:
         serve = ui_command(storage)
         say_now(f"  {serve + ' & ' if serve else ''}# then open {address(group.link, storage)}")

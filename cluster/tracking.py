@@ -38,10 +38,9 @@ from cluster.contents import (
     root_of,
 )
 from cluster.stores import EXPERIMENT, ensure_known, experiment_of, store_of
-from dasgm.cli.again import line
 from dasgm.cli.arguments import Parser
 from dasgm.pages.report import MOST_PIXELS, mlflow_ui
-from dasgm.store.files import exclusive, printable
+from dasgm.store.files import exclusive, printable, shell_line
 from dasgm.store.replica import here
 
 if TYPE_CHECKING:
@@ -154,8 +153,8 @@ class Mirror:
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
         where = store_of(self.uri, root_of(self.folder).parent)
-        to = f"--uri {line([where])} " if where.startswith("http") else ""
-        later = f"`python -m cluster.tracking {to}{line([self.folder])}` sends what is missing"
+        to = f"--uri {shell_line([where])} " if where.startswith("http") else ""
+        later = f"`python -m cluster.tracking {to}{shell_line([self.folder])}` sends what is missing"
         return f"MLflow at {where}: {error}; {later}" if error else ""
 
     def _run(self) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import json
 import math
 import pkgutil
 import re
@@ -19,6 +17,7 @@ from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig
 from dasgm.store.files import short
+from dasgm.store.records import digest
 
 PARTS = {"method": "methods", "gan": "gans", "data": "data"}  # field of a configuration -> folder of its plug-ins
 LARGEST_BATCH, MOST_THREADS = 2**20, 1024
@@ -393,8 +392,3 @@ def mathematics(config: Any) -> dict[str, Any]:
     else:
         left_out = ()
     return {path: value for path, value in settings(config).items() if not path.startswith(left_out)}
-
-
-def digest(value: Any) -> str:
-    """sha256 of plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

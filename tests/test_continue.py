@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dasgm.cli.again import PROGRAM, called, line, part_of
+from dasgm.cli.again import PROGRAM, called, part_of
+from dasgm.store.files import shell_line
 
 ROOT = Path(__file__).parents[1]
 PRINTS = """
@@ -87,11 +88,11 @@ def test_the_line_runs_the_same_program_with_the_same_words(place, typed, where)
 
 
 def test_words_survive_the_shell_in_one_line():
-    said = line(WORDS)
+    said = shell_line(WORDS)
     assert said.isprintable()
     code = "import os, sys; sys.stdout.buffer.write(b'\\0'.join(os.fsencode(w) for w in sys.argv[1:]))"
     done = subprocess.run(
-        ["bash", "-c", f"{line([sys.executable, '-c', code])} {said}"], capture_output=True, check=True
+        ["bash", "-c", f"{shell_line([sys.executable, '-c', code])} {said}"], capture_output=True, check=True
     )
     assert done.stdout.split(b"\0") == [os.fsencode(word) for word in WORDS]
 

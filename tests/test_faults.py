@@ -26,7 +26,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cluster import job
-from dasgm.config import SearchConfig, override
+from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.jobs.search import main
 from dasgm.jobs.session import Seams
 from dasgm.presets import preset
@@ -259,7 +259,7 @@ def test_what_cannot_be_read_for_a_moment_is_not_written_back_as_nothing(
     changes: tuple[Callable[[], Any], ...] = (
         lambda: run.cut(1),
         lambda: run.note(reason="x"),
-        lambda: run.begin(config(), {}, {}),
+        lambda: run.begin(to_json(config()), mathematics(config()), {}),
         lambda: amend(run.folder / "run.json", reason="x"),
     )
     for change in changes:
@@ -290,7 +290,7 @@ def test_what_cannot_be_understood_is_refused_and_stays(
     path, lines = run.folder / "run.json", run.folder / "metrics.jsonl"
     for torn in (path.read_bytes()[:-20], b"", b"[1]"):
         path.write_bytes(torn)
-        for change in (lambda: run.note(state="x"), lambda: run.begin(config(), {}, {})):
+        for change in (lambda: run.note(state="x"), lambda: run.begin(to_json(config()), mathematics(config()), {})):
             with pytest.raises(ValueError, match="run.json: .*; mend it, or begin anew under another --name$") as error:
                 change()
             assert len(str(error.value).splitlines()) == 1 and path.read_bytes() == torn
@@ -302,7 +302,7 @@ def test_what_cannot_be_understood_is_refused_and_stays(
         if content:
             path.write_text(content)
         with pytest.raises(ValueError, match=says):
-            run.begin(config(), {}, {})
+            run.begin(to_json(config()), mathematics(config()), {})
     before = lines.read_bytes()
     monkeypatch.setattr(records, "LONGEST", len(before) - 1)
     with pytest.raises(ValueError, match="metrics.jsonl: larger than"):
@@ -313,7 +313,7 @@ def test_what_cannot_be_understood_is_refused_and_stays(
 def test_what_is_noted_as_a_worker_begins_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ASHA may stop a trial just as its worker begins anew."""
     run = Run(tmp_path)
-    run.begin(config(), {"driver": "a"}, {})
+    run.begin(to_json(config()), mathematics(config()), {"driver": "a"})
     notes = threading.Thread(target=lambda: run.note(state="stopped", reason="rung 2: 0.1 < 0.2", rung=2))
 
     def meanwhile(*_: Any) -> None:
@@ -321,15 +321,15 @@ def test_what_is_noted_as_a_worker_begins_is_kept(tmp_path: Path, monkeypatch: p
         notes.join(0.3)
 
     monkeypatch.setattr(Run, "_ensure_same", meanwhile)
-    run.begin(config(), {"driver": "a"}, {})
+    run.begin(to_json(config()), mathematics(config()), {"driver": "a"})
     notes.join()
     assert (run.about["state"], run.about["rung"]) == ("stopped", 2)
     monkeypatch.undo()
-    run.begin(config(), {"driver": "a"}, {})
+    run.begin(to_json(config()), mathematics(config()), {"driver": "a"})
     assert (run.about["state"], run.about["reason"]) == ("stopped", "rung 2: 0.1 < 0.2"), (
         "the worker is taken away soon"
     )
-    run.begin(config(), {"driver": "b"}, {})
+    run.begin(to_json(config()), mathematics(config()), {"driver": "b"})
     assert (run.about["state"], run.about["reason"]) == ("running", "")
 
 

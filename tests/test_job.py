@@ -22,7 +22,7 @@ from cluster import connection, job
 from cluster.job import workers_for
 from cluster.room import Workers
 from dasgm import distributed
-from dasgm.config import SearchConfig, to_json
+from dasgm.config import SearchConfig, mathematics, to_json
 from dasgm.genotype import Genotype
 from dasgm.jobs.session import Refused
 from dasgm.presets import preset
@@ -71,7 +71,7 @@ def test_a_driver_notes_the_end_of_its_own_workers_only(tmp_path):
     config, run = preset("quickstart").config, Run(tmp_path)
     ours, other = (payload(config, tmp_path, tmp_path / "cache", {}) for _ in range(2))
     with run:
-        run.begin(config, ours["about"], {})
+        run.begin(to_json(config), mathematics(config), ours["about"])
     _not_to_its_end(other, connection.Failed("no room"))
     assert run.about["state"] == "running"  # killed, to be continued: or it runs on another machine
     _not_to_its_end(ours, connection.Failed("no room"))

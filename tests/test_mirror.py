@@ -19,7 +19,7 @@ from patience import now, rest, until
 from cluster import job, room
 from cluster.room import Workers
 from dasgm.cli import main as cli
-from dasgm.config import SearchConfig, to_json
+from dasgm.config import SearchConfig, mathematics, to_json
 from dasgm.jobs import session
 from dasgm.presets import preset
 from dasgm.store import replica as mirror
@@ -122,7 +122,7 @@ def test_what_befell_a_worker_is_in_the_log_of_who_goes_on_elsewhere(place, mach
         Run(place).befell("worker 0 failed: lost")
     machine("b")
     with Run(place) as run:
-        run.begin(preset("quickstart").config, {}, {})
+        run.begin(to_json(config := preset("quickstart").config), mathematics(config), {})
         run.say("going on")
         assert run.said() == ["epoch 1", "worker 0 failed: lost", "going on"] and "befell" not in run.about
 

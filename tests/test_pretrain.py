@@ -18,7 +18,7 @@ from commands import TINY, finish, start, wait_for
 from safetensors.torch import load_file, save_file
 
 from dasgm.bilevel import grad, replay, seed_of
-from dasgm.config import PretrainConfig, SearchConfig, from_json, key_of, override, to_json
+from dasgm.config import PretrainConfig, SearchConfig, from_json, key_of, mathematics, override, to_json
 from dasgm.jobs import pretrain
 from dasgm.jobs import search as loop
 from dasgm.jobs.pretrain import Pretraining, first_half, of_search
@@ -412,9 +412,11 @@ def test_file_is_part_of_the_identity_and_its_place_is_not(made, tmp_path):
         loop.main(replace(config, gan_checkpoint=str(copy)), folder, QUIET)
     assert about["sha256"][:8] in str(error.value) and new[:8] in str(error.value)
     (tmp_path / "other").mkdir()
-    Run(tmp_path / "other").begin(small(), {}, {"data": "d"})
+    Run(tmp_path / "other").begin(to_json(small()), mathematics(small()) | {"data": "d"}, {})
     with pytest.raises(ValueError, match=r"began with a GAN of its own, asked is a pre-trained GAN \(01234567\)"):
-        Run(tmp_path / "other").begin(small(), {}, {"data": "d", "gan_checkpoint": "0123456789"})
+        Run(tmp_path / "other").begin(
+            to_json(small()), mathematics(small()) | {"data": "d", "gan_checkpoint": "0123456789"}, {}
+        )
 
 
 # one command

@@ -11,7 +11,7 @@ import pytest
 from test_tuning import end, propose
 
 from dasgm.cli.settings import choose
-from dasgm.config import key_of, override
+from dasgm.config import key_of, mathematics, override, to_json
 from dasgm.presets import preset
 from dasgm.store.records import read_json
 from dasgm.store.run import Run
@@ -68,14 +68,14 @@ def test_a_folder_is_a_runs_or_a_sweeps_never_both(monkeypatch, tmp_path):
     one.folder.mkdir(parents=True)
     one.note(state="running")
     with Run(one.folder) as run, pytest.raises(ValueError, match="x belongs to a sweep: choose another --name"):
-        run.begin(BASE, {}, {})
+        run.begin(to_json(BASE), mathematics(BASE), {})
     assert not (one.folder / "run.json").exists()
     (one.folder / "sweep.json").rename(one.folder / "run.json")
     with pytest.raises(ValueError, match="x belongs to a single run: choose another --name"):
         one.compare()
     one.note(state="running")  # both, as older versions allowed: each goes on
     with Run(one.folder) as run:
-        run.begin(BASE, {}, {})
+        run.begin(to_json(BASE), mathematics(BASE), {})
 
 
 # ------------------------------------------------------------------------------------------------ what is given

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from cluster import evaluate
 from cluster.stores import ensure_known
-from dasgm.cli.again import line, part_of, script
+from dasgm.cli.again import part_of, script
 from dasgm.store.bucket import lies_at
+from dasgm.store.files import shell_line
 from tuning.options import Options
 
 
@@ -36,6 +37,6 @@ def settings(options: Options) -> list[str]:
 def train(folder: Path, top: int, settings: list[str], command: str) -> int:
     """Train the `top` best genotypes of the finished sweep in `folder`; the exit code. `command` continues it all."""
     words = [f"--from-sweep={folder.name}", f"--top={top}", *settings]
-    print(f"the last stage: {line([*script('cluster/evaluate.py'), *words])}", flush=True)
+    print(f"the last stage: {shell_line([*script('cluster/evaluate.py'), *words])}", flush=True)
     with part_of(command):
         return evaluate.main(words)

@@ -6,9 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster.patience import say_now
-from dasgm.cli import again
 from dasgm.store.bucket import lies_at
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line
 
 if TYPE_CHECKING:
     from tuning.sweep import Sweep
@@ -43,7 +42,7 @@ def show(sweep: Sweep) -> bool:
         say_now(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
         for kind in ("normal", "reduce"):
             say_now(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
-        say_now(f"  train it: {again.line(['dasgm', 'evaluate', best.folder])}")
+        say_now(f"  train it: {shell_line(['dasgm', 'evaluate', best.folder])}")
     say_now(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
     serve = ui_command(storage)
     say_now("next:")

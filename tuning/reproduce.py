@@ -20,10 +20,11 @@ from cluster.search import pretrained_first
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
 from dasgm.cli.settings import Chosen, absolute
-from dasgm.config import SearchConfig, digest, override, settings
+from dasgm.config import SearchConfig, override, settings
 from dasgm.pages.tables import TABLES, markdown, rows
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.store.files import write_atomic
+from dasgm.store.records import digest
 from tuning.options import Placement
 from tuning.plan import Plan
 from tuning.sweep import Sweep, carry_out, for_a_sweep

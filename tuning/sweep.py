@@ -31,7 +31,7 @@ from dasgm.cli.catalogue import show_config
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.store.bucket import lies_at, local
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line
 from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record, read_json
 from dasgm.store.replica import discard, following
 from dasgm.store.run import NOT_WRITTEN, Run, not_written
@@ -271,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     about = f"Sweep searches with Ray Tune and Optuna. To continue, run the same command. {HELP}"
     about += parts_help(positional=False)
     program = again.program(words, "tuning/sweep.py")
-    options = parse(flattened(Options), chosen.rest, Options(chosen.config), again.line(program), about, BEFORE)
+    options = parse(flattened(Options), chosen.rest, Options(chosen.config), shell_line(program), about, BEFORE)
     if not options.config.proxy.epochs:
         fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
     try:
@@ -290,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         finished = read_json(sweep.folder / "sweep.json").get("state") == "finished"
         return last_stage.train(sweep.folder, options.top, last, command) if finished else code
     if sweep.dataset != "folder":
-        print(f"  {again.line([*program, *own_pictures(words)])}")
+        print(f"  {shell_line([*program, *own_pictures(words)])}")
     return code
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+
+from dasgm.store.files import shell_line
 
 PROGRAM = "DASGM_PROGRAM"
 """Set for a process that runs the user's command elsewhere, such as a cluster's job: `program` there, as JSON."""
@@ -41,7 +42,7 @@ def script(usual: str) -> list[str]:
 
 def called(words: Sequence[str], usual: str) -> str:
     """The whole command, for a shell: a line to copy. Arguments as in `program`."""
-    return _outer.get() or line([*program(words, usual), *words])
+    return _outer.get() or shell_line([*program(words, usual), *words])
 
 
 @contextmanager
@@ -52,11 +53,6 @@ def part_of(command: str) -> Iterator[None]:
         yield
     finally:
         _outer.reset(token)
-
-
-def line(words: Sequence[str | Path]) -> str:
-    """Words as one printable line that bash and zsh read as the same words."""
-    return " ".join(map(_quoted, map(str, words)))
 
 
 def _starts(python: str, script: Path) -> bool:
@@ -72,17 +68,3 @@ def _script(path: Path) -> list[str]:
     """By its name alone where that finds it on a shell's PATH, else by its path, with the slash that a shell needs."""
     found = shutil.which(path.name)
     return [path.name if found and os.path.samefile(found, path) else os.path.join(path.parent, path.name)]
-
-
-def _quoted(word: str) -> str:
-    """As shlex does; what cannot be printed as its bytes: a newline, a terminal's escape, a name that is no UTF-8."""
-    if word.isprintable():
-        return shlex.quote(word)
-    plain = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
-    octal = "".join(plain.get(c) or (c if c.isprintable() else _octal(c)) for c in word)
-    return f"$'{octal}'"
-
-
-def _octal(character: str) -> str:
-    """Always three digits: what follows is no part of it."""
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dasgm import recipes
-from dasgm.cli.again import called, line
+from dasgm.cli.again import called
 from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
@@ -18,7 +18,7 @@ from dasgm.genotype import KNOWN, Genotype, itself, name_of
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line
 from dasgm.store.records import read_json
 from dasgm.store.replica import here
 from dasgm.store.run import state_of
@@ -186,7 +186,7 @@ def _trained(row: dict[str, Any], folder: Path) -> str:
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
         f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
         f"  page      {folder / 'report.html'}",
-        f"  try it    {line(['dasgm', 'predict', folder, 'PICTURE'])}",
+        f"  try it    {shell_line(['dasgm', 'predict', folder, 'PICTURE'])}",
         f"  load it   import dasgm; model = dasgm.load({str(folder)!r})",
     )
     return "\n".join(map(printable, lines))

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dasgm.cli.again import called, line
+from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import PretrainConfig, key_of, override
 from dasgm.store.bucket import lies_at
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,6 @@ def pretrained_line(folder: Path) -> str:
     return (
         f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
         f"says (of real ones {found.about['judge']:.3f})\n"
-        f"  use it    dasgm search PRESET --gan-checkpoint {line([lies_at(folder)])} [--freeze-gan --val-portion 0.5]"
+        f"  use it    dasgm search PRESET --gan-checkpoint {shell_line([lies_at(folder)])} "
+        "[--freeze-gan --val-portion 0.5]"
     )

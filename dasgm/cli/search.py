@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dasgm.cli.again import called, line
+from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import PretrainConfig
 from dasgm.store.bucket import lies_at
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def result_line(row: dict[str, Any], folder: Path) -> str:
         f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
         f"  genotype  {genotype}",
         f"  page      {folder / 'report.html'}",
-        f"  train it  {line(['dasgm', 'evaluate', folder])}",
-        f"  draw it   {line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}",
+        f"  train it  {shell_line(['dasgm', 'evaluate', folder])}",
+        f"  draw it   {shell_line(['dasgm', 'draw', genotype, '--output', 'cells.pdf'])}",
     )
     return "\n".join(map(printable, lines))

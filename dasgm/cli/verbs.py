@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dasgm.cli.again import line
 from dasgm.cli.arguments import Parser
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line
 from dasgm.store.replica import here, refresh
 
 
@@ -44,7 +43,7 @@ def random(argv: Sequence[str]) -> int:
     from dasgm.genotype import Genotype
 
     Genotype.random(asked.seed).save(asked.output)
-    train, draw = (line(["dasgm", verb, asked.output]) for verb in ("evaluate", "draw"))
+    train, draw = (shell_line(["dasgm", verb, asked.output]) for verb in ("evaluate", "draw"))
     print(printable(f"{asked.output}  (train it: {train}; draw it: {draw})"))
     return 0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dasgm import model
-from dasgm.config import ProxyConfig, digest
+from dasgm.config import ProxyConfig
 from dasgm.data._base import DataConfig
 from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_room
@@ -39,7 +39,7 @@ from dasgm.networks.network import check_image_size
 from dasgm.pages.report import report as write_report
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import SearchFailed
-from dasgm.store.records import FORMAT, is_row
+from dasgm.store.records import FORMAT, digest, is_row
 from dasgm.store.run import Run
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dasgm.config import MOST_THREADS
+from dasgm.config import MOST_THREADS, mathematics, to_json
 from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
 from dasgm.pages.report import report as write_report
@@ -216,7 +216,7 @@ def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[st
             if time.monotonic() >= end:
                 raise
             time.sleep(seams.patience / 20)
-    run.begin(config, about, digests)
+    run.begin(to_json(config), mathematics(config) | digests, about)
 
 
 def _together(begin: Callable[[], None]) -> None:

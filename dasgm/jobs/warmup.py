@@ -13,9 +13,10 @@ from torch import Tensor
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import Tensors, replay, seed_of
-from dasgm.config import SearchConfig, digest, mathematics
+from dasgm.config import SearchConfig, mathematics
 from dasgm.distributed import alone
 from dasgm.search import Search, SearchFailed
+from dasgm.store.records import digest
 from dasgm.store.tensors import cached
 
 if TYPE_CHECKING:

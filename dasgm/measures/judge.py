@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel import replay
-from dasgm.config import digest
+from dasgm.store.records import digest
 from dasgm.store.tensors import cached
 
 if TYPE_CHECKING:

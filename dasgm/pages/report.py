@@ -20,11 +20,10 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from dasgm.cli import again
 from dasgm.genotype import LARGEST, Genotype
 from dasgm.pages import charts
 from dasgm.pages.words import breakable, duration, moment, number, percent
-from dasgm.store.files import contents, printable, text, version, write_atomic
+from dasgm.store.files import contents, printable, shell_line, text, version, write_atomic
 from dasgm.store.records import ENDED, read_json, read_lines, read_metrics, read_record
 from dasgm.store.run import state_of
 
@@ -144,7 +143,7 @@ def read_trials(folder: str | Path) -> list[RunView]:
 def mlflow_ui(store: str) -> str:
     """The command that serves a store at 127.0.0.1:5000, lightly: else it is 15 processes and 2.4 GiB."""
     light = "DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-    return f"{light} mlflow ui --workers 1 --port 5000 --backend-store-uri {again.line([store])}"
+    return f"{light} mlflow ui --workers 1 --port 5000 --backend-store-uri {shell_line([store])}"
 
 
 class Trials:
@@ -292,7 +291,7 @@ def _evaluation(folder: Path) -> Json:
         "epochs": run.config.get("epochs", "?"),
         "curves": charts.line_chart([test, train], "error", percent=True, width=820, height=300),
         "cost": run.last("cost/gpu_hours"),
-        "predict": again.line(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
+        "predict": shell_line(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
     }
 
 
@@ -322,10 +321,10 @@ def _common(
         "config": flat(config),
         "data_notes": info.get("data_notes") or (best.info.get("data_notes") if best else None) or [],
         "path": str(folder.resolve()),
-        "evaluate": again.line(["dasgm", "evaluate", genotype.parent]),
-        "draw": again.line(["dasgm", "draw", genotype]),
+        "evaluate": shell_line(["dasgm", "evaluate", genotype.parent]),
+        "draw": shell_line(["dasgm", "draw", genotype]),
         "mlflow": mlflow_ui(f"sqlite:///{store}") if store.exists() else None,
-        "track": again.line(["python", "-m", "cluster.tracking", str(folder.resolve())]),
+        "track": shell_line(["python", "-m", "cluster.tracking", str(folder.resolve())]),
     }
 
 

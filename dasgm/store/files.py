@@ -7,8 +7,9 @@ import codecs
 import fcntl
 import json
 import os
+import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,22 @@ def exclusive(path: Path) -> Iterator[None]:
     with open(path, "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def shell_line(words: Sequence[str | Path]) -> str:
+    """Words as one printable line that bash and zsh read as the same words."""
+    return " ".join(map(_quoted, map(str, words)))
+
+
+def _quoted(word: str) -> str:
+    """As shlex does; what cannot be printed as its bytes: a newline, a terminal's escape, a name that is no UTF-8."""
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
+    octal = "".join(plain.get(c) or (c if c.isprintable() else _octal(c)) for c in word)
+    return f"$'{octal}'"
+
+
+def _octal(character: str) -> str:
+    """Always three digits: what follows is no part of it."""
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))

@@ -5,6 +5,7 @@ Free of torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -147,3 +148,8 @@ def is_row(row: dict[str, Any]) -> bool:
     return all(_is(row.get(key), kind) for key, kind in kinds.items()) and all(
         isinstance(value, int | float) for value in values
     )
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data, as hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

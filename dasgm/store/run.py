@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dasgm.config import digest, mathematics, to_json
 from dasgm.store import replica as mirror
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import contents, exclusive, printable, reason, short, text, write_atomic
@@ -27,6 +26,7 @@ from dasgm.store.records import (
     FORMAT,
     amend,
     another,
+    digest,
     ensure_only,
     first_difference,
     kept_lines,
@@ -201,25 +201,27 @@ class Run:
         with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
             amend(path, **changes)
 
-    def begin(self, config: Any, about: dict[str, Any], digests: dict[str, str]) -> None:
+    def begin(self, settings: dict[str, Any], identity: dict[str, Any], about: dict[str, Any]) -> None:
         """Write down what is asked, or compare it with what this folder began with.
 
         Args:
-            config: of a search, a pre-training or an evaluation.
-            digests: of what is read besides, which the identity includes: "data", "genotype", "gan_checkpoint".
+            settings: all of them, as config.json keeps them.
+            identity: those that change the mathematics, and the digests of what is read: "data", "genotype",
+                "gan_checkpoint".
+            about: more entries of run.json.
 
         Raises:
             ValueError: a setting that changes the mathematics differs; it is named, and more epochs never do. Or what
                 it began with cannot be read. Or it is finished, and its checkpoints are gone.
         """
-        asked, path = mathematics(config) | digests, self.folder / "run.json"
+        path = self.folder / "run.json"
         ensure_only(self.folder, "run.json")
         with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
             begun = kept_record(path)
             if (kind := begun.get("format", FORMAT)) != FORMAT:
                 raise ValueError(f"{path}: format {short(kind)}, expected {FORMAT}; use another --name")
             if begun.get("mathematics"):
-                self._ensure_same(begun["mathematics"], asked)
+                self._ensure_same(begun["mathematics"], identity)
                 if begun.get("state") == "finished" and not any((self.folder / "checkpoints").glob("*.pt*")):
                     raise ValueError(
                         f"run {self.folder} is finished, and its checkpoints are gone: it would begin anew and lose "
@@ -231,13 +233,14 @@ class Run:
                     "use another --name"
                 )
             else:
-                begun |= {"format": FORMAT, "started": time.time(), "identity": digest(asked), "mathematics": asked}
+                begun |= {"format": FORMAT, "started": time.time()}
+                begun |= {"identity": digest(identity), "mathematics": identity}
             for line in begun.pop("befell", []):
                 self.say(str(line))
             fresh: dict[str, Any] = {"state": "running", "reason": "", "ended": None}
             if begun.get("state") == "stopped" and begun.get("driver") == about.get("driver"):
                 fresh = {}  # its sweep has just stopped it, and is about to take this worker away
-            write_atomic(self.folder / "config.json", json.dumps(to_json(config), indent=1))
+            write_atomic(self.folder / "config.json", json.dumps(settings, indent=1))
             write_atomic(path, json.dumps(begun | about | fresh | who_am_i(), indent=1))
 
     def _ensure_same(self, begun: dict[str, Any], asked: dict[str, Any]) -> None:
