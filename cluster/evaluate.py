@@ -186,10 +186,10 @@ class Group:
 
     def run(self, workers: Workers, deadline: float) -> bool:
         """Run what is left until `deadline`; whether all came to their end."""
-        from cluster.tracking import Mirror
+        from cluster.tracking import MlflowSync
 
         left = [one for one in self.evaluations if self.state(one) != "finished"]
-        mirror = Mirror(self.folder).start()
+        mirror = MlflowSync(self.folder).start()
         try:
             with following(self.folder):
                 if left:

@@ -163,7 +163,7 @@ def _teller(folder: Path) -> Any:
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
             with suppress(OSError, ValueError):  # where that cannot be written, neither can this
-                Run(folder).befell(f"worker {rank} failed: {last_line(error)}")
+                Run(folder).note_incident(f"worker {rank} failed: {last_line(error)}")
 
     return Teller()
 
@@ -238,7 +238,7 @@ def evaluate(payload: dict[str, Any]) -> str | None:
         from cluster.stream import streamed
 
         batches = streamed(payload["prefetch"])
-    return _work(payload, EvaluateConfig, lambda config, folder, seams: main(genotype, config, folder, seams, batches))
+    return _work(payload, EvaluateConfig, lambda config, folder, hooks: main(genotype, config, folder, hooks, batches))
 
 
 def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str | None:
@@ -247,7 +247,7 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
 
     from dasgm.config import from_json
     from dasgm.distributed import world_size
-    from dasgm.jobs.session import Refused, Seams
+    from dasgm.jobs.session import Hooks, Refused
     from dasgm.search import SearchFailed
     from dasgm.store.run import Locked, Run, Unwritable
 
@@ -265,9 +265,9 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
     # of a machine that is gone the last sign of life, or a file server's lease, counts for more: no failure of this try
     patience = 2 * age() if of(folder) or payload.get("shared") else 0.0
-    seams = Seams(report=report, say=run.say, about=payload["about"], cache=cache, patience=patience)
+    hooks = Hooks(report=report, say=run.say, about=payload["about"], cache=cache, patience=patience)
     try:
-        main(config, folder, seams)
+        main(config, folder, hooks)
     except SearchFailed:
         pass  # run.json says what and where
     except Locked:  # by a worker that is just being killed: the next try comes later

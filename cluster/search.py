@@ -123,7 +123,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
         Failed: why the run, called `what`, failed.
         KeyboardInterrupt: stopped.
     """
-    from cluster.tracking import Mirror
+    from cluster.tracking import MlflowSync
 
     folder = local(asked["folder"])
     scratch = folder / ".ray"  # Ray's own notes while it runs, and what one that was killed left
@@ -131,7 +131,7 @@ def run(work: Callable[[dict[str, Any]], Any], asked: dict[str, Any], workers: W
     with Run(folder).driven():  # of two such commands at once one is refused before its workers are there
         with Run(folder):  # refused here if another process has it
             pass
-        mirror = Mirror(folder).start()
+        mirror = MlflowSync(folder).start()
         follower = threading.Thread(target=_follow, args=(folder / "log.txt", over, mirror.kick), daemon=True)
         follower.start()
         try:

@@ -123,10 +123,10 @@ def address(link: str, storage: str | Path, uri: str | None = None) -> str:
     return (uri.rstrip("/") if uri.startswith("http") else LOCAL) + link
 
 
-class Mirror:
+class MlflowSync:
     """A thread that keeps MLflow up to date with a folder. It never raises into the caller and never holds it up.
 
-    `mirror = Mirror(folder).start()`, `mirror.kick()` after each epoch, `mirror.stop(10)` at the end. `link` is
+    `mirror = MlflowSync(folder).start()`, `mirror.kick()` after each epoch, `mirror.stop(10)` at the end. `link` is
     sync()'s, `error` one line about the last attempt, empty if all went well.
     """
 
@@ -138,7 +138,7 @@ class Mirror:
         self._wake, self._last = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
-    def start(self) -> Mirror:
+    def start(self) -> MlflowSync:
         self._thread.start()
         return self
 

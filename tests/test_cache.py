@@ -13,7 +13,7 @@ import torch
 
 from dasgm.config import PretrainConfig, override
 from dasgm.jobs import pretrain
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures import fidelity
 from dasgm.measures import judge as judging
@@ -167,12 +167,12 @@ def test_the_torn_file_of_a_pre_training_is_written_again(data, tmp_path, monkey
     monkeypatch.setattr(judging, "ITERATIONS", 3)
     config = override(PretrainConfig.of(CONFIG), {"gan.pretrain_iterations": 2, "batch_size": 8, "threads": 1})
     folder, said = tmp_path / "gan", []
-    seams = Seams(say=said.append)
-    pretrain.main(config, folder, seams)
+    hooks = Hooks(say=said.append)
+    pretrain.main(config, folder, hooks)
     sound = read(folder)
     (folder / name).write_bytes((folder / name).read_bytes()[:40])
     said.clear()
-    pretrain.main(config, folder, seams)
+    pretrain.main(config, folder, hooks)
     again = read(folder)
     assert again.digest == sound.digest and again.about["iterations"] == 2
     assert sum("it is written again" in line for line in said) == 1, said

@@ -34,7 +34,7 @@ from dasgm.data import imagenet
 from dasgm.data._loader import TorchLoader
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.jobs.evaluate import _for_all, main
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.pages.report import read_run, read_trials
 from dasgm.pages.tables import errors
 from dasgm.recipes import recipe
@@ -271,8 +271,8 @@ def test_dry_run_counts_all(tmp_path, monkeypatch, capsys):
 # a streamed evaluation, in this process
 
 
-def quiet(**more: Any) -> Seams:
-    return Seams(say=lambda line: None, **more)
+def quiet(**more: Any) -> Hooks:
+    return Hooks(say=lambda line: None, **more)
 
 
 def outcome(folder: Path) -> Any:
@@ -313,7 +313,7 @@ def test_unreadable_pictures_end_a_run_that_goes_on_without_them_and_names_them(
         main(KNOWN["PDARTS"], config, tmp_path / "run", quiet())
     said: list[str] = []
     skipping = replace(config, data=replace(config.data, skip_unreadable=True))
-    main(KNOWN["PDARTS"], skipping, tmp_path / "run", Seams(say=said.append))
+    main(KNOWN["PDARTS"], skipping, tmp_path / "run", Hooks(say=said.append))
     (line,) = [line for line in said if line.startswith("left out, 2 unreadable: ")]
     assert all(file.name in line for file in broken)
 

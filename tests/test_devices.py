@@ -115,7 +115,7 @@ def test_a_worker_without_a_gpu_of_its_own_takes_none(
     found: list[str] = []
     its = payload(config, tmp_path / "run", tmp_path, {}) | {"gpus": reserved}
     assert json.loads(its["config"])["device"] == asked
-    assert job._work(its, type(config), lambda config, folder, seams: found.append(config.device)) is None
+    assert job._work(its, type(config), lambda config, folder, hooks: found.append(config.device)) is None
     assert found == [taken]
 
 

@@ -26,7 +26,7 @@ from dasgm.config import mathematics, override
 from dasgm.data import folder as data_folder
 from dasgm.distributed import SynchronisedNorm, average, disagreeing, ready
 from dasgm.jobs.search import main
-from dasgm.jobs.session import Elsewhere, Seams, of_first
+from dasgm.jobs.session import Hooks, WorkerMachineError, of_first
 from dasgm.presets import preset
 from dasgm.search import Search
 
@@ -183,7 +183,7 @@ def test_batch_norm_is_of_each_worker_and_synchronised_where_asked(tmp_path):
 def test_synchronised_batch_norm_is_refused_on_a_cpu_and_part_of_what_a_search_is(tmp_path):
     plain, synchronised = (override(preset("quickstart").config, {"sync_batch_norm": on}) for on in (False, True))
     with pytest.raises(ValueError, match="^sync-batch-norm: expected workers on GPUs; leave it out") as error:
-        main(synchronised, tmp_path / "run", Seams(say=lambda line: None))
+        main(synchronised, tmp_path / "run", Hooks(say=lambda line: None))
     assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "run").exists()
     assert "sync_batch_norm" not in mathematics(plain) and mathematics(synchronised)["sync_batch_norm"]
 
@@ -229,7 +229,7 @@ def with_pictures_of_its_own(rank: int, folder: str, workers: int, says: str) ->
     join(rank, folder, workers)
     small = {"gan": "none", "method.channels": 2, "batch_size": 4, "proxy.epochs": 0}
     own = {"data": data_folder.Config(image_size=16), "data_dir": f"{folder}/{rank}"}
-    with pytest.raises(Elsewhere, match=says):
+    with pytest.raises(WorkerMachineError, match=says):
         main(replace(override(preset("quickstart").config, small), **own), Path(folder) / "run")
     dist.destroy_process_group()
 

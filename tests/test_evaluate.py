@@ -28,7 +28,7 @@ from dasgm.genotype import KNOWN
 from dasgm.jobs import training
 from dasgm.jobs.evaluate import everything, in_memory, main
 from dasgm.jobs.memory import batch_advice
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.jobs.training import InMemory, Training
 from dasgm.recipes import RECIPES, EvaluateConfig, per_worker, recipe
 from dasgm.search import SearchFailed
@@ -229,8 +229,8 @@ def test_bfloat16_trains_float32_weights():
 # a run
 
 
-def quiet(**more: Any) -> Seams:
-    return Seams(say=lambda line: None, **more)
+def quiet(**more: Any) -> Hooks:
+    return Hooks(say=lambda line: None, **more)
 
 
 def test_last_epoch_is_the_result_though_an_earlier_one_was_better(tmp_path, monkeypatch):

@@ -28,12 +28,12 @@ import torch.multiprocessing as mp
 from cluster import job
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.jobs.search import main
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.presets import preset
 from dasgm.search import Search
 from dasgm.store import files, records
 from dasgm.store import run as runs
-from dasgm.store.records import amend, kept_json, read_lines
+from dasgm.store.records import amend, read_json_strict, read_lines
 from dasgm.store.run import Run, Unwritable, state_of
 
 TIMES = ("time", "speed/", "cost/")
@@ -49,7 +49,7 @@ def config() -> SearchConfig:
 def search(folder: Path, at_epoch: Callable[[int], None] = lambda epoch: None) -> list[str]:
     """Begin or continue it; what it said. `at_epoch` is called once an epoch is saved."""
     said: list[str] = []
-    main(config(), folder, Seams(say=said.append, report=lambda row: at_epoch(row["epoch"])))
+    main(config(), folder, Hooks(say=said.append, report=lambda row: at_epoch(row["epoch"])))
     return said
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_read_for_a_moment_is_not_written_back_as_nothing(
             change()
         assert {path.name: path.read_bytes() for path in run.folder.glob("*.json*")} == before
     amend(tmp_path / "none.json", reason="x")  # where there is none, it begins
-    assert kept_json(tmp_path / "none.json") == {"reason": "x"}
+    assert read_json_strict(tmp_path / "none.json") == {"reason": "x"}
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "no answer"), MemoryError(), torch.OutOfMemoryError("x")])
@@ -357,7 +357,7 @@ def worker(rank: int, folder: str, workers: int, ends: int) -> None:
             os._exit(9)
 
     run = Run(Path(folder) / "run")
-    main(override(config(), {"threads": 1}), run.folder, Seams(say=run.say, report=report))
+    main(override(config(), {"threads": 1}), run.folder, Hooks(say=run.say, report=report))
 
 
 def odd_worker(rank: int, folder: str, workers: int, odd: int, value: float) -> None:
@@ -374,7 +374,7 @@ def odd_worker(rank: int, folder: str, workers: int, odd: int, value: float) -> 
     Search.iterate = moved  # type: ignore[method-assign]
     run = Run(Path(folder) / "run")
     with pytest.raises(RuntimeError, match=f"^epoch 2: worker {odd} holds another A than the others$"):
-        main(override(config(), {"threads": 1}), run.folder, Seams(say=run.say))
+        main(override(config(), {"threads": 1}), run.folder, Hooks(say=run.say))
 
 
 def on(folder: Path, workers: int, ends: int = 0) -> None:

@@ -36,7 +36,7 @@ from dasgm.config import PretrainConfig, from_json, to_json
 from dasgm.data import _listing, _memory, _parquet, _pictures, digits
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.jobs import search as loop
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.methods import darts
 from dasgm.networks.network import Network
 from dasgm.presets import preset
@@ -252,7 +252,7 @@ class Hunts:
                 holder[key] = value
             again = loop.Loop(SEARCH, data)
             again.run, again.search = Run(sealed(self.folder, packed(changed))), search
-            again.seams = Seams(say=lambda line: None)
+            again.hooks = Hooks(say=lambda line: None)
             found = again.run.load()
             if found and not one_line(lambda: again._restore(found)):
                 again.search.iterate()

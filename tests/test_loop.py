@@ -221,7 +221,7 @@ def test_collapsed_generator_is_named_and_ends_the_run_as_failed(storage, monkey
     small = {"method.epochs": 4, "method.channels": 2, "gan.channels": 2, "gan.warmup": 0, "data.limit": 300}
     config = override(preset("quickstart").config, small)
     with pytest.raises(SearchFailed, match=r"^epoch 3: the generator has collapsed: .* \d\.\d %"):
-        loop.main(config, storage / "run", loop.Seams(say=lambda line: None))
+        loop.main(config, storage / "run", loop.Hooks(say=lambda line: None))
     about, rows = Run(storage / "run").about, read_lines(storage / "run" / "metrics.jsonl")
     assert about["state"] == "failed" and "lower --gan.generator-lr" in about["reason"]
     assert [row["epoch"] for row in rows] == [1, 2, 3], "two epochs to get going; the last is on the page"
@@ -237,7 +237,7 @@ def test_why_a_run_failed_is_told_without_its_page_too(storage, monkeypatch, err
     said = []
     small = {"method.channels": 2, "gan": "none", "data.limit": 300, "classifier_lr": 1e30, "classifier_clip": 1e30}
     with pytest.raises(SearchFailed, match="^epoch 1, stage "):
-        loop.main(override(preset("quickstart").config, small), storage / "run", loop.Seams(say=said.append))
+        loop.main(override(preset("quickstart").config, small), storage / "run", loop.Hooks(say=said.append))
     assert said[-1].startswith("how it ended is not written down: ") and Run(storage / "run").about["state"] == "failed"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from dasgm.bilevel import Player, dominant_eigenvalue
 from dasgm.config import SearchConfig, mathematics, override
 from dasgm.genotype import PRIMITIVES
-from dasgm.jobs.search import Seams, main
+from dasgm.jobs.search import Hooks, main
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import EDGES, Relaxation
 from dasgm.networks.supernet import Architecture, Supernet
@@ -324,7 +324,7 @@ def run(folder, kill: tuple[int, int] | None = None):
         if (epoch, iteration) == kill:
             raise Killed
 
-    row = main(staged(), folder, Seams(say=said.append, watch=watch))
+    row = main(staged(), folder, Hooks(say=said.append, watch=watch))
     lines = read_lines(folder / "metrics.jsonl")
     plain = [{k: v for k, v in line.items() if not k.startswith(("time", "speed/", "cost/"))} for line in lines]
     return (plain, (folder / "genotype.json").read_text(), row["best/proxy"]), said
@@ -355,20 +355,20 @@ def test_collapse_ends_every_stage_and_the_search_ends_once(tmp_path):
     method = pdarts.Config(epochs=3, cells=3, channels=2, arch_start_epoch=1, added_cells=(0, 0, 0))
     config = replace(config, method=method)
     said: list[str] = []
-    row = main(config, tmp_path / "run", Seams(say=said.append))
+    row = main(config, tmp_path / "run", Hooks(say=said.append))
     phases = [line["phase"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert phases == [*(f"search {s}" for s in (1, 1, 2, 2, 3, 3)), "best"]
     assert [line.split(":")[0] for line in said if "stopped early" in line] == [
         f"stopped early after epoch {epoch}" for epoch in (2, 4, 6)
     ]
     assert not any("no architecture step" in line for line in said)
-    assert main(config, tmp_path / "run", Seams(say=said.append)) == row
+    assert main(config, tmp_path / "run", Hooks(say=said.append)) == row
 
 
 def test_a_stage_without_architecture_steps_says_so(tmp_path):
     config = small(**{"proxy.epochs": 0, "data.limit": 80, "method.epochs": 1, "method.arch_start_epoch": 1})
     said: list[str] = []
-    main(config, tmp_path / "run", Seams(say=said.append))
+    main(config, tmp_path / "run", Hooks(say=said.append))
     assert (
         sum("no architecture step is taken: the first is in epoch 2, after the last (1)" in line for line in said) == 1
     )
@@ -382,5 +382,5 @@ def test_more_epochs_of_a_stage_are_another_search():
 def test_without_a_gan_any_size_the_cells_can_halve_twice(tmp_path):
     changes = {"data.image_size": 20, "data.limit": 80, "method.epochs": 1, "method.arch_start_epoch": 0}
     said: list[str] = []
-    row = main(small(**{"proxy.epochs": 0, **changes}), tmp_path / "run", Seams(say=said.append))
+    row = main(small(**{"proxy.epochs": 0, **changes}), tmp_path / "run", Hooks(say=said.append))
     assert any("20x20 pixels" in line for line in said) and row["phase"] == "best"

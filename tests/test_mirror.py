@@ -119,7 +119,7 @@ def test_what_befell_a_worker_is_in_the_log_of_who_goes_on_elsewhere(place, mach
         run.say("epoch 1")
         if "://" in str(place):
             machine("head")
-        Run(place).befell("worker 0 failed: lost")
+        Run(place).note_incident("worker 0 failed: lost")
     machine("b")
     with Run(place) as run:
         run.begin(to_json(config := preset("quickstart").config), mathematics(config), {})
@@ -134,13 +134,13 @@ def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machi
     run, config = Run("s3://bucket/r19/x"), preset("quickstart").config
     with ExitStack() as stack:
         with pytest.raises(Locked):
-            session._begin(stack, run, config, {}, {}, session.Seams())
-        session._begin(stack, run, config, {}, {}, session.Seams(patience=2 * mirror.age()))
+            session._begin(stack, run, config, {}, {}, session.Hooks())
+        session._begin(stack, run, config, {}, {}, session.Hooks(patience=2 * mirror.age()))
         assert run.about["state"] == "running"
         machine("b", 2)
         begun = now()
         with pytest.raises(Locked):  # he lives
-            session._begin(stack, Run("s3://bucket/r19/x"), config, {}, {}, session.Seams(patience=3))
+            session._begin(stack, Run("s3://bucket/r19/x"), config, {}, {}, session.Hooks(patience=3))
         assert now() - begun < 10
 
 
@@ -151,7 +151,7 @@ def test_ray_workers_are_patient_with_a_bucket_only(machine, tmp_path, monkeypat
     for place in ("s3://bucket/r20/x", str(tmp_path / "x")):
         asked = {"config": json.dumps(to_json(preset("quickstart").config)), "about": {}}
         asked |= {"folder": place, "cache": str(tmp_path / "cache")}
-        job._work(asked, SearchConfig, lambda config, folder, seams: seen.append(seams.patience))
+        job._work(asked, SearchConfig, lambda config, folder, hooks: seen.append(hooks.patience))
     assert seen == [2 * mirror.age(), 0]
 
 

@@ -23,7 +23,7 @@ from dasgm.cli import main as cli
 from dasgm.data import digits
 from dasgm.genotype import KNOWN
 from dasgm.jobs.evaluate import main
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.networks.network import Network
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.run import Run
@@ -36,7 +36,7 @@ PDARTS = KNOWN["PDARTS"]  # with dilated convolutions and pools
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "trained"
     threads = torch.get_num_threads()
-    main(PDARTS, CONFIG, folder, Seams(say=lambda line: None))
+    main(PDARTS, CONFIG, folder, Hooks(say=lambda line: None))
     torch.set_num_threads(threads)
     return folder
 

@@ -22,7 +22,7 @@ from dasgm.config import PretrainConfig, SearchConfig, from_json, key_of, mathem
 from dasgm.jobs import pretrain
 from dasgm.jobs import search as loop
 from dasgm.jobs.pretrain import Pretraining, first_half, of_search
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.presets import PRESETS, SMALL_GANS, preset
 from dasgm.pretrained import at_average, chosen, read
 from dasgm.search import Search, SearchFailed
@@ -51,7 +51,7 @@ CHANGES: dict[str, Any] = {
 }
 WORDS = [f"--{k.replace('_', '-')}={v}" for k, v in CHANGES.items()]
 OWN = [w for w in WORDS if not w.startswith(("--method", "--proxy", "--val"))]  # of these, what a pre-training has
-QUIET = Seams(say=lambda line: None)
+QUIET = Hooks(say=lambda line: None)
 
 
 def small(**changes: Any) -> SearchConfig:

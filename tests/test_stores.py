@@ -119,5 +119,5 @@ def test_a_deleted_experiment_is_restored_or_another_is_named(storage, monkeypat
 def test_the_mirror_says_so_in_one_line(storage):  # noqa: F811
     folder, client = write_run(storage / "s", 2), MlflowClient(f"sqlite:///{storage}/mlflow.db")
     client.delete_experiment(client.create_experiment("dasgm"))
-    missing = tracking.Mirror(Run(folder).folder).start().stop(60)
+    missing = tracking.MlflowSync(Run(folder).folder).start().stop(60)
     assert "mlflow experiments restore" in missing and "MLFLOW_EXPERIMENT_NAME" in missing and "\n" not in missing

@@ -23,7 +23,7 @@ from test_faults import mount, unmounted
 
 from dasgm.config import from_json, override
 from dasgm.jobs.search import main
-from dasgm.jobs.session import Seams
+from dasgm.jobs.session import Hooks
 from dasgm.store.records import read_json, read_lines
 from dasgm.store.run import Run
 
@@ -409,7 +409,7 @@ def once_and_as_alone(folder: Path, elsewhere: Path) -> bool:
     """Each epoch of a trial is there once, with what its configuration gives alone in this process."""
     alone = elsewhere / f"{folder.name}-alone"
     config = from_json(json.loads((folder / "config.json").read_text()))
-    main(override(config, {"threads": 1}), alone, Seams(say=lambda line: None))
+    main(override(config, {"threads": 1}), alone, Hooks(say=lambda line: None))
     found, truth = (
         [
             [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(run / "metrics.jsonl")],

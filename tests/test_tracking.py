@@ -382,7 +382,7 @@ def closed() -> str:
 
 def test_mirror_follows_a_folder(storage: Path) -> None:
     folder = storage / "search"
-    mirror = tracking.Mirror(folder, pause=0.1).start()
+    mirror = tracking.MlflowSync(folder, pause=0.1).start()
     mirror.kick()  # before there is anything to send
     took = []
     for epoch in range(1, 5):
@@ -411,7 +411,7 @@ def test_a_bad_server_costs_no_time_and_what_it_missed_arrives_later(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     uri = request.getfixturevalue(kind)
     folder = write_run(storage / "search", 3, best=0.9)
-    mirror = tracking.Mirror(folder, uri).start()
+    mirror = tracking.MlflowSync(folder, uri).start()
     mirror.kick()
     rest(0.5)
     began = now()
@@ -428,7 +428,7 @@ def test_a_bad_server_costs_no_time_and_what_it_missed_arrives_later(
 
 def test_a_process_with_a_silent_server_ends(storage: Path, silent: str) -> None:
     folder = write_run(storage / "search", 3)
-    code = f"from cluster.tracking import Mirror; print(Mirror({str(folder)!r}, {silent!r}).start().stop(2))"
+    code = f"from cluster.tracking import MlflowSync; print(MlflowSync({str(folder)!r}, {silent!r}).start().stop(2))"
     command, root = [sys.executable, "-c", code], Path(__file__).parents[1]
     began = now()
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
@@ -554,7 +554,7 @@ def test_a_server_that_is_killed_and_comes_back_has_all_once(
 ) -> None:
     """Gone while epochs are reported; the mirror goes on, says so in one line, and makes up for it."""
     folder = write_run(storage / "search", 1, "running")
-    mirror = tracking.Mirror(folder, served.uri, pause=0.1).start()
+    mirror = tracking.MlflowSync(folder, served.uri, pause=0.1).start()
 
     until(lambda: mirror.kick() or mirror.link)
     served.kill()
@@ -579,7 +579,7 @@ def test_a_real_server_holds_the_same(server: str, storage: Path, monkeypatch: p
     folder = write_sweep(storage / "sweep")
     tracking.sync(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    mirror = tracking.Mirror(folder).start()
+    mirror = tracking.MlflowSync(folder).start()
     assert mirror.stop(stretched(30)) == ""
     assert tracking.address(str(mirror.link), storage).startswith(f"{server}/#/experiments/1/runs?")
     assert tracking.ui_command(storage) == ""

@@ -161,14 +161,14 @@ class Sweep:
 
     def run(self, workers: Workers) -> bool:
         """Run what is left; whether every trial came to its end."""
-        from cluster.tracking import ENVIRONMENT, Mirror
+        from cluster.tracking import ENVIRONMENT, MlflowSync
         from dasgm.pages.report import report
         from tuning.asking import open_study, searches
         from tuning.trials import settle
 
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)  # Tune imports mlflow too, and earlier
-        study, mirror = open_study(self.folder), Mirror(self.folder).start()
+        study, mirror = open_study(self.folder), MlflowSync(self.folder).start()
 
         def begun() -> list[bool]:
             return [trial.state.is_finished() for trial in searches(study.get_trials(deepcopy=False))]

@@ -287,7 +287,7 @@ class Janitor(Callback):
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Its driver is gone, with its machine perhaps; another is started, and what the workers held is free."""
         with suppress(OSError, ValueError):
-            Run(trial.config["folder"]).befell(
+            Run(trial.config["folder"]).note_incident(
                 "the search's driver, or its controller, is gone; another goes on with it"
             )
         self._free(trial)

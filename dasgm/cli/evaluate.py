@@ -166,14 +166,14 @@ def evaluate(argv: Sequence[str]) -> int:
         print(describe_training(chosen.genotype, config))
         return 0
     from dasgm.jobs.evaluate import main
-    from dasgm.jobs.session import Seams
+    from dasgm.jobs.session import Hooks
 
     about = {"name": folder.name, "title": folder.name, "command": command}
     about |= {"recipe": chosen.recipe, "genotype": lies_at(chosen.source)}
     with progress() as (say, watch):
         with ending("training", folder, command, say, "every whole epoch"):
-            seams = Seams(say=say, watch=watch, about=about, stoppable=True, time_budget=options.time_budget)
-            row = main(chosen.genotype, config, folder, seams)
+            hooks = Hooks(say=say, watch=watch, about=about, stoppable=True, time_budget=options.time_budget)
+            row = main(chosen.genotype, config, folder, hooks)
         say(_trained(row, folder))
     return 0
 

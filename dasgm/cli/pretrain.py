@@ -65,12 +65,12 @@ def pretrain(argv: Sequence[str]) -> int:
         print(describe_pretraining(config))
         return 0
     from dasgm.jobs.pretrain import main
-    from dasgm.jobs.session import Seams
+    from dasgm.jobs.session import Hooks
 
     about = {"name": folder.name, "title": folder.name, "command": command}
     with progress() as (say, watch):
         with ending("pre-training", folder, command, say):
-            main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+            main(config, folder, Hooks(say=say, watch=watch, about=about, stoppable=True))
         say(pretrained_line(folder))
     return 0
 

@@ -57,7 +57,7 @@ def search(argv: Sequence[str]) -> int:
         return 0
     from dasgm.jobs import pretrain
     from dasgm.jobs import search as loop
-    from dasgm.jobs.session import Seams
+    from dasgm.jobs.session import Hooks
 
     about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
     with progress() as (say, watch):
@@ -66,11 +66,11 @@ def search(argv: Sequence[str]) -> int:
             def first(wanted: PretrainConfig, place: Path) -> None:
                 named = {"name": place.name, "title": place.name, "command": command}
                 with ending("pre-training", place, command, say):
-                    pretrain.main(wanted, place, Seams(say=say, watch=watch, about=named, stoppable=True))
+                    pretrain.main(wanted, place, Hooks(say=say, watch=watch, about=named, stoppable=True))
 
             config = pretrain.of_search(config, options.storage, first, say)
         with ending("search", folder, command, say):
-            row = loop.main(config, folder, Seams(say=say, watch=watch, about=about, stoppable=True))
+            row = loop.main(config, folder, Hooks(say=say, watch=watch, about=about, stoppable=True))
         say(result_line(row, folder))
     return 0
 

@@ -22,14 +22,14 @@ from dasgm.distributed import average, barrier, broadcast, gather, rank, world_s
 from dasgm.genotype import Genotype
 from dasgm.jobs.memory import batch_advice
 from dasgm.jobs.session import (
-    Go,
+    Hooks,
     Interrupted,
+    JobBody,
     Row,
-    Seams,
     called_again,
-    conduct,
     of_first,
     restoring,
+    run_job,
     steady_threads,
     tell_of_workers,
 )
@@ -126,7 +126,7 @@ def main(
     genotype: Genotype,
     config: EvaluateConfig,
     folder: Path,
-    seams: Seams | None = None,
+    hooks: Hooks | None = None,
     batches: Callable[[Any, EvaluateConfig], Batches] = local,
 ) -> Row:
     """Run or continue the evaluation of `folder`; returns the last row, with `result/...`; leaves the model's files.
@@ -142,10 +142,10 @@ def main(
         SearchFailed: a loss is not finite, or memory does not suffice; the run is marked failed.
         Interrupted: stopped on request.
     """
-    seams = seams or Seams()
-    seams.about = {"kind": "evaluation", "measured_on": "the test set"} | seams.about
+    hooks = hooks or Hooks()
+    hooks.about = {"kind": "evaluation", "measured_on": "the test set"} | hooks.about
 
-    def prepare(data: Any) -> tuple[Go, dict[str, str]]:
+    def prepare(data: Any) -> tuple[JobBody, dict[str, str]]:
         fits(genotype, config, data)
         enough(data, config, world_size())
         loop = _Loop(genotype, config, data, batches(data, config))
@@ -159,7 +159,7 @@ def main(
 
         return batch_advice(config.batch_size, f"{config.cells} cells and {config.channels} channels", step)
 
-    return conduct(config, folder, seams, prepare, advice, lambda device: config.data.open(config.data_dir, device))
+    return run_job(config, folder, hooks, prepare, advice, lambda device: config.data.open(config.data_dir, device))
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def _for_all(run: Run) -> Iterator[None]:
 
 class _Loop:
     run: Run
-    seams: Seams
+    hooks: Hooks
     stop: list[int]
 
     def __init__(self, genotype: Genotype, config: EvaluateConfig, data: Any, batches: Batches):
@@ -187,9 +187,9 @@ class _Loop:
         self.last: Row = {}
         self.told: set[str] = set()  # pictures that are left out
 
-    def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
-        self.run, self.seams, self.stop = run, seams, stop
-        state: Row | None = of_first(lambda: run.load(seams.say))
+    def go(self, run: Run, hooks: Hooks, stop: list[int]) -> Row:
+        self.run, self.hooks, self.stop = run, hooks, stop
+        state: Row | None = of_first(lambda: run.load(hooks.say))
         steady_threads(run, self.config)
         device, config = device_of(self.config.device), self.config
         self.training = Training(self.genotype, config, len(self.data.classes), device, config.seed, "evaluate")
@@ -214,7 +214,7 @@ class _Loop:
             self.best, self.best_epoch, workers = float(state["best"]), int(state["best_epoch"]), int(state["workers"])
             if not is_row(self.last) or "test/error" not in self.last:
                 raise ValueError("no row of an epoch")
-        tell_of_workers(workers, self.config.batch_size, self.seams.say)
+        tell_of_workers(workers, self.config.batch_size, self.hooks.say)
 
     def _finished(self) -> Row | None:
         """The result, where there is one already; else what is after the checkpoint is dropped."""
@@ -223,7 +223,7 @@ class _Loop:
             called_again(self.run, rows[-1])
             return rows[-1]
         of_first(lambda: self.run.cut(self.epoch))
-        self.seams.say(f"going on after epoch {self.epoch} of {self.run.folder}")
+        self.hooks.say(f"going on after epoch {self.epoch} of {self.run.folder}")
         return None
 
     def _epoch(self) -> None:
@@ -232,7 +232,7 @@ class _Loop:
         iterations = self.batches.iterations
         with _for_all(self.run):
             for i, (x, y) in enumerate(self.batches.training(self.epoch)):
-                self.seams.watch(self.epoch + 1, config.epochs, i, iterations)
+                self.hooks.watch(self.epoch + 1, config.epochs, i, iterations)
                 loss, missed = training.step(x, y, self.epoch, i)
                 losses.append(loss)
                 wrong.append(missed / len(y))
@@ -262,9 +262,9 @@ class _Loop:
         if rank() == 0:
             self.run.log("metrics", row)
             self._save(better)
-        self.seams.report(row)
+        self.hooks.report(row)
         self._tell_of_unreadable()
-        self.seams.say(
+        self.hooks.say(
             f"epoch {epoch}/{config.epochs}  loss {row['loss/train']:.3f}  training error {row['train/error']:.1%}  "
             f"test error {error:.2%}  {seconds:.1f} s"
         )
@@ -276,7 +276,7 @@ class _Loop:
         found = dict.fromkeys(name for names in gather(list(self.batches.unreadable)) for name in names)
         if new := [name for name in found if name not in self.told]:
             self.told.update(new)
-            self.seams.say(f"left out, {len(new)} unreadable: {first_ten(new)}")
+            self.hooks.say(f"left out, {len(new)} unreadable: {first_ten(new)}")
 
     def _save(self, better: bool) -> None:
         """Rank 0's state is the truth: gradients and floating buffers are averaged."""

@@ -16,7 +16,7 @@ from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.jobs.memory import ensure_gan
 from dasgm.jobs.search import Loop
-from dasgm.jobs.session import Go, Interrupted, Row, Seams, conduct, of_first
+from dasgm.jobs.session import Hooks, Interrupted, JobBody, Row, of_first, run_job
 from dasgm.jobs.warmup import iterate
 from dasgm.measures.fidelity import inception
 from dasgm.measures.judge import collapse
@@ -31,19 +31,19 @@ from dasgm.store.run import Run, ensure_writable, state_of
 LEAST = 100  # iterations of an epoch: of small data several passes, or checkpoints would come one upon the other
 
 
-def main(config: PretrainConfig, folder: Path, seams: Seams | None = None) -> Row:
+def main(config: PretrainConfig, folder: Path, hooks: Hooks | None = None) -> Row:
     """Run or continue the pre-training of `folder`, which then has gan.safetensors and gan.json; returns the last row.
 
     Raises:
         ValueError, SearchFailed, Interrupted: as a search does (loop.main).
     """
 
-    def prepare(data: Any) -> tuple[Go, dict[str, str]]:
+    def prepare(data: Any) -> tuple[JobBody, dict[str, str]]:
         fits(config, data, world_size())
         return _Pretraining(config, data).go, {}
 
-    seams = seams or Seams()
-    return conduct(config, folder, replace(seams, about={"kind": "pretrain"} | seams.about), prepare, _advice)
+    hooks = hooks or Hooks()
+    return run_job(config, folder, replace(hooks, about={"kind": "pretrain"} | hooks.about), prepare, _advice)
 
 
 def fits(config: PretrainConfig, data: Any, workers: int) -> None:
@@ -170,7 +170,7 @@ class _Pretraining(Loop):
         self.search = Pretraining(self.config, self.data)
         length = self.config.gan.pretraining_length
         if (old := first_half(self.search.gan.gan.average_decay, length)) > 0.5:
-            self.seams.say(
+            self.hooks.say(
                 f"the moving average is slow for {length} iterations: {old:.0%} of it will be what the first half "
                 "left; name more --iterations or a smaller --gan.average-decay"
             )
@@ -208,7 +208,7 @@ class _Pretraining(Loop):
         try:
             return int(read(self.run.folder).about["iterations"])
         except ValueError as error:
-            self.seams.say(printable(f"{error}; it is written again"))
+            self.hooks.say(printable(f"{error}; it is written again"))
             return -1
 
     def _epoch(self) -> None:
@@ -216,7 +216,7 @@ class _Pretraining(Loop):
         epoch, batches = self.epoch + 1, min(search.batches, self._left)
         epochs = self.epoch + -(-self._left // search.batches)
         for i in range(before, batches):
-            self.seams.watch(epoch, epochs, i, search.batches)
+            self.hooks.watch(epoch, epochs, i, search.batches)
             self.means.add(search.iterate())
             if self.stop and i + 1 < batches:
                 self.spent += time.monotonic() - begun
@@ -237,13 +237,13 @@ class _Pretraining(Loop):
         if line := collapse(epoch, row["gan/diversity"]):
             raise SearchFailed(line)
         self._save(False)
-        self.seams.report(row)
+        self.hooks.report(row)
         self._tell(row, epochs)
         if self.stop:
             raise Interrupted
 
     def _tell(self, row: Row, epochs: int) -> None:
-        self.seams.say(
+        self.hooks.say(
             f"epoch {row['epoch']}/{epochs}  iteration {row['iteration']}  generator {row['loss/generator']:.3f}  "
             f"discriminator {row['loss/discriminator']:.3f}  synthetic {row['gan/synthetic_accuracy']:.3f}  "
             f"fd_proxy {row['gan/fd_proxy']:.2f}  {row['speed/seconds']:.1f} s"
@@ -282,7 +282,7 @@ class _Pretraining(Loop):
             samples = self._samples()
             assert samples is not None and self.judge is not None and self.fidelity is not None
             measured = self.judge.measure(*samples, self.data) | self.fidelity.proxy()
-            measured |= self.fidelity.report(self._giving_way("what is measured at the end"))
+            measured |= self.fidelity.report(self._interrupt_check("what is measured at the end"))
         worth = {_leaf(name): value for name, value in measured.items()}
         protocols = {_leaf(name): words for name, words in self.fidelity.protocols.items() if name in measured}
         about = {"iterations": self.search.iteration, "workers": workers, "judge": self.judge.accuracy}

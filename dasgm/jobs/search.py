@@ -19,14 +19,14 @@ from dasgm.genotype import KNOWN
 from dasgm.jobs.evaluate import proxy
 from dasgm.jobs.memory import advice, ensure_gan
 from dasgm.jobs.session import (
-    Go,
+    Hooks,
     Interrupted,
+    JobBody,
     Row,
-    Seams,
     called_again,
-    conduct,
     of_first,
     restoring,
+    run_job,
     steady_threads,
     tell_of_workers,
 )
@@ -43,7 +43,7 @@ from dasgm.store.records import FORMAT
 from dasgm.store.run import Run
 
 
-def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
+def main(config: SearchConfig, folder: Path, hooks: Hooks | None = None) -> Row:
     """Run or continue the search of `folder`; returns the last row, with `best/...`.
 
     Raises:
@@ -52,14 +52,14 @@ def main(config: SearchConfig, folder: Path, seams: Seams | None = None) -> Row:
         Interrupted: stopped on request after saving.
     """
 
-    def prepare(data: Any) -> tuple[Go, dict[str, str]]:
+    def prepare(data: Any) -> tuple[JobBody, dict[str, str]]:
         fits(config, data, world_size())
         can_synchronise(config, data.images.device.type == "cuda")
         pretrained = chosen(config, data)
         digests = {"gan_checkpoint": pretrained.digest} if pretrained else {}
         return Loop(config, data, pretrained).go, digests
 
-    return conduct(config, folder, seams or Seams(), prepare, advice)
+    return run_job(config, folder, hooks or Hooks(), prepare, advice)
 
 
 def can_synchronise(config: SearchConfig, gpus: bool) -> None:
@@ -100,7 +100,7 @@ class Loop:
 
     search: Any  # Search, or what stands in for it
     run: Run
-    seams: Seams
+    hooks: Hooks
     stop: list[int]
 
     def __init__(self, config: Any, data: Any, pretrained: Pretrained | None = None):
@@ -113,10 +113,10 @@ class Loop:
         self.judge: Judge | None = None
         self.fidelity: Fidelity | None = None  # of rank 0
 
-    def go(self, run: Run, seams: Seams, stop: list[int]) -> Row:
+    def go(self, run: Run, hooks: Hooks, stop: list[int]) -> Row:
         """Begin or continue in the run's folder; `stop` is filled when somebody asks for it. Returns the last row."""
-        self.run, self.seams, self.stop = run, seams, stop
-        self.cache = seams.cache or run.folder.parent / "cache"
+        self.run, self.hooks, self.stop = run, hooks, stop
+        self.cache = hooks.cache or run.folder.parent / "cache"
         return self._go()
 
     def _go(self) -> Row:
@@ -133,7 +133,9 @@ class Loop:
         else:
             of_first(lambda: self.run.cut(-1))
             if self.pretrained is None:
-                self.warmup_seconds = warm_up(search, self.cache, self.seams.say, self._giving_way("the GAN's warm-up"))
+                self.warmup_seconds = warm_up(
+                    search, self.cache, self.hooks.say, self._interrupt_check("the GAN's warm-up")
+                )
             search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
             self._record(0)
         if self.judge:
@@ -154,19 +156,19 @@ class Loop:
 
     def _last(self) -> Row | None:
         """The last checkpoint."""
-        state: Row | None = of_first(lambda: self.run.load(self.seams.say))
+        state: Row | None = of_first(lambda: self.run.load(self.hooks.say))
         steady_threads(self.run, self.config)
         return state
 
     def _call_judge(self) -> None:
-        self.judge = judge(self.data, self.cache, self.seams.say)
+        self.judge = judge(self.data, self.cache, self.hooks.say)
         self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
-        self.seams.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
+        self.hooks.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
 
     def _call_fidelity(self) -> None:
         assert self.judge is not None
         if rank() == 0:
-            self.fidelity = Fidelity(self.config, self.data, self.search.gan, self.judge, self.seams.say)
+            self.fidelity = Fidelity(self.config, self.data, self.search.gan, self.judge, self.hooks.say)
             self.run.note(protocols=self.fidelity.protocols)
 
     def _restore(self, state: Row) -> None:
@@ -179,10 +181,10 @@ class Loop:
     def _go_on(self) -> None:
         of_first(lambda: self.run.cut(self.epoch))
         where = f", iteration {self.means.iterations}" if self.means.iterations else ""
-        self.seams.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
-        tell_of_workers(self.workers, self.config.batch_size, self.seams.say)
+        self.hooks.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
+        tell_of_workers(self.workers, self.config.batch_size, self.hooks.say)
 
-    def _giving_way(self, what: str) -> Callable[[], None]:
+    def _interrupt_check(self, what: str) -> Callable[[], None]:
         """To be called between two steps of `what` is not checkpointed: it begins anew when the run goes on."""
 
         def give_way() -> None:
@@ -202,7 +204,7 @@ class Loop:
         search.schedule()
         epoch, epochs = self.epoch + 1, self.config.method.total_epochs
         for i in range(before, search.batches):
-            self.seams.watch(epoch, epochs, i, search.batches)
+            self.hooks.watch(epoch, epochs, i, search.batches)
             try:
                 self.means.add(search.iterate())
             except NotFinite as error:
@@ -238,10 +240,10 @@ class Loop:
         if "gan/diversity" in row and (line := collapse(epoch, row["gan/diversity"])):
             raise SearchFailed(line)
         self._save(better)
-        self.seams.report(row)
+        self.hooks.report(row)
         self._tell(row, epochs)
         if collapsed:
-            self.seams.say(f"stopped early after epoch {epoch}: {collapsed}")
+            self.hooks.say(f"stopped early after epoch {epoch}: {collapsed}")
         if self.stop:
             raise Interrupted
 
@@ -259,19 +261,19 @@ class Loop:
         search, stages = self.search, len(self.config.method.outline())
         if stages > 1:
             stage, operations = search.stage, len(search.stage.normal_operations[0])
-            self.seams.say(
+            self.hooks.say(
                 f"stage {stage.index + 1} of {stages}: {stage.cells} cells, {operations} operations an edge, "
                 f"{search.size:,} weights in the supernet"
             )
         if search.stage.arch_start_epoch >= search.stage.epochs:
-            self.seams.say(
+            self.hooks.say(
                 f"no architecture step is taken: the first is in epoch {search.stage.arch_start_epoch + 1}, after the "
                 f"last ({search.stage.epochs}), so the architecture stays random; lower --method.arch-start-epoch"
             )
 
     def _tell(self, row: Row, epochs: int) -> None:
         gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""
-        self.seams.say(
+        self.hooks.say(
             f"epoch {row['epoch']}/{epochs}  loss {row['loss/classifier']:.3f}  "
             f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}  "
             f"{row['speed/seconds']:.1f} s"
@@ -347,15 +349,15 @@ class Loop:
         row: Row = {"epoch": self.epoch, "phase": "best"}
         begun = time.monotonic()
         if config.proxy.epochs:
-            self.seams.say(f"proxy: training the found network from scratch, {config.proxy.epochs} epochs on J_1")
+            self.hooks.say(f"proxy: training the found network from scratch, {config.proxy.epochs} epochs on J_1")
             row["best/proxy"], row["best/proxy_error"] = proxy(
-                genotype, self.data, config.proxy, config.seed, self._giving_way("the proxy")
+                genotype, self.data, config.proxy, config.seed, self._interrupt_check("the proxy")
             )
         hours = world_size() / 3600
         row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
         if self.judge:
             row |= broadcast(
-                self.fidelity.report(self._giving_way("what is measured at the end")) if self.fidelity else None
+                self.fidelity.report(self._interrupt_check("what is measured at the end")) if self.fidelity else None
             )
         row["cost/gpu_hours"] = self.hours
         row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours

@@ -32,7 +32,7 @@ class Refused(ValueError):
     """What the user did wrong, on every worker at once: none of them waits for another."""
 
 
-class Elsewhere(RuntimeError):
+class WorkerMachineError(RuntimeError):
     """What is wrong on the machine of one worker, told by all: another try may find another machine."""
 
 
@@ -45,7 +45,7 @@ class OutOfTime(Interrupted):
 
 
 @dataclass
-class Seams:
+class Hooks:
     """What a launcher hands to `main`; the defaults are a quiet lone process."""
 
     report: Callable[[Row], None] = lambda row: None
@@ -66,7 +66,7 @@ class Seams:
     """Seconds for which a folder that another holds is waited for: a lost machine's sign of life counts for some."""
 
 
-Go = Callable[[Run, Seams, list[int]], Row]
+JobBody = Callable[[Run, Hooks, list[int]], Row]
 
 
 def steady_threads(run: Run, config: Any) -> None:
@@ -114,11 +114,11 @@ def called_again(run: Run, row: Row) -> None:
             write_report(run.folder)
 
 
-def conduct(
+def run_job(
     config: Any,
     folder: Path,
-    seams: Seams,
-    prepare: Callable[[Any], tuple[Go, dict[str, str]]],
+    hooks: Hooks,
+    prepare: Callable[[Any], tuple[JobBody, dict[str, str]]],
     advice: Callable[[Any, Any], str],
     read: Callable[[str], Any] | None = None,
 ) -> Row:
@@ -135,13 +135,13 @@ def conduct(
     ready()
     folder = Path(folder)
     if rank() != 0:
-        seams.say = lambda line: None
+        hooks.say = lambda line: None
     device = device_of(config.device)
     read = read or (lambda device: config.data.load(config.data_dir, device))
     found: list[Any] = []
     _together(lambda: found.append(read(device)))  # first rank 0: it may download
 
-    def own() -> tuple[Any, Go, dict[str, str]]:
+    def own() -> tuple[Any, JobBody, dict[str, str]]:
         data = found[0] if found else read(device)
         go, digests = prepare(data)
         return data, go, {"data": data.digest} | digests
@@ -149,21 +149,21 @@ def conduct(
     data, go, digests = _each(own)
     _ensure_alike(digests)
     run = Run(folder)
-    speak(folder, seams.say)
+    speak(folder, hooks.say)
     with ExitStack() as stack:
-        stop = stack.enter_context(_stopping(seams))
-        about = _about(config, device) | seams.about
+        stop = stack.enter_context(_stopping(hooks))
+        about = _about(config, device) | hooks.about
         try:
-            _together(lambda: _begin(stack, run, config, about, digests, seams))
-            _tell_of(data, run, seams)
-            return _with_advice(lambda: go(run, seams, stop), lambda: advice(config, data))
+            _together(lambda: _begin(stack, run, config, about, digests, hooks))
+            _tell_of(data, run, hooks)
+            return _with_advice(lambda: go(run, hooks, stop), lambda: advice(config, data))
         except SearchFailed as error:
             if rank() == 0:
-                _note_end(run, seams, "failed", str(error))
+                _note_end(run, hooks, "failed", str(error))
             raise
         except Interrupted as asked:
             reason = "stopped on request" if any(stop) else "the time budget is used up"
-            _note_end(run, seams, "interrupted", reason)
+            _note_end(run, hooks, "interrupted", reason)
             if any(stop):
                 raise
             raise OutOfTime(*asked.args) from None
@@ -171,22 +171,22 @@ def conduct(
             raise not_written(folder, error) from None
 
 
-def _tell_of(data: Any, run: Run, seams: Seams) -> None:
+def _tell_of(data: Any, run: Run, hooks: Hooks) -> None:
     """Say what the data set holds and what was left out of it, and keep these lines for the result page."""
     told = [printable(note) for note in (data.describe(), *data.notes)]
     for note in told:
-        seams.say(note)
+        hooks.say(note)
     if rank() == 0:
         run.note(data_notes=told)
 
 
-def _note_end(run: Run, seams: Seams, state: str, reason: str) -> None:
+def _note_end(run: Run, hooks: Hooks, state: str, reason: str) -> None:
     """A run that ends before its time: what its record and its page have no room for is told all the same."""
     try:
         run.note(state=state, reason=reason, ended=time.time())
         write_report(run.folder)
     except (MemoryError, OSError, ValueError) as error:
-        seams.say(f"how it ended is not written down: {gist(error) or 'out of memory'}")
+        hooks.say(f"how it ended is not written down: {gist(error) or 'out of memory'}")
 
 
 def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
@@ -204,10 +204,10 @@ def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
     raise SearchFailed(line)
 
 
-def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[str, str], seams: Seams) -> None:
-    if seams.stoppable:  # nobody else starts it
+def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[str, str], hooks: Hooks) -> None:
+    if hooks.stoppable:  # nobody else starts it
         stack.enter_context(run.driven())
-    end = time.monotonic() + seams.patience
+    end = time.monotonic() + hooks.patience
     while True:
         try:
             stack.enter_context(run)
@@ -215,7 +215,7 @@ def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[st
         except Locked:
             if time.monotonic() >= end:
                 raise
-            time.sleep(seams.patience / 20)
+            time.sleep(hooks.patience / 20)
     run.begin(to_json(config), mathematics(config) | digests, about)
 
 
@@ -243,17 +243,17 @@ def _each(work: Callable[[], Any]) -> Any:
     errors = gather((socket.gethostname(), error))
     for number, (host, error) in enumerate(errors):
         if error:
-            raise Elsewhere(f"worker {number}, on {host}: {error}") if number else Refused(error)
+            raise WorkerMachineError(f"worker {number}, on {host}: {error}") if number else Refused(error)
     return found
 
 
 def _ensure_alike(digests: dict[str, str]) -> None:
-    """Elsewhere, where the workers' machines do not hold the same files: averaged gradients would hide it."""
+    """WorkerMachineError, where the workers' machines do not hold the same files: averaged gradients would hide it."""
     (first, those), *others = gather((socket.gethostname(), digests))
     for number, (host, these) in enumerate(others, start=1):
         if these != those:
             name = next(name for name in those if these.get(name) != those[name])
-            raise Elsewhere(
+            raise WorkerMachineError(
                 f"worker {number}, on {host}, reads other {name} than worker 0, on {first}: copy the same files to "
                 "every machine"
             )
@@ -272,11 +272,11 @@ def _about(config: Any, device: str) -> Row:
 
 
 @contextmanager
-def _stopping(seams: Seams) -> Iterator[list[int]]:
+def _stopping(hooks: Hooks) -> Iterator[list[int]]:
     """A list that the first Ctrl-C or SIGTERM fills, or with 0 the end of the time budget; a second signal ends the
     process at once."""
     asked: list[int] = []
-    if not seams.stoppable:
+    if not hooks.stoppable:
         yield asked
         return
 
@@ -284,17 +284,17 @@ def _stopping(seams: Seams) -> Iterator[list[int]]:
         if any(asked):
             os._exit(130)  # checkpoints are renamed into place: nothing is half-written
         asked.append(number)
-        seams.say("stopping after this step; once more ends at once")
+        hooks.say("stopping after this step; once more ends at once")
 
     def over() -> None:
         if not asked:
             asked.append(0)
-            seams.say(f"the time budget of {seams.time_budget:g} s is used up: stopping after this step")
+            hooks.say(f"the time budget of {hooks.time_budget:g} s is used up: stopping after this step")
 
     old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    timer = threading.Timer(min(seams.time_budget or 0.0, threading.TIMEOUT_MAX), over)
+    timer = threading.Timer(min(hooks.time_budget or 0.0, threading.TIMEOUT_MAX), over)
     try:
-        if seams.time_budget:
+        if hooks.time_budget:
             timer.start()
         yield asked
     finally:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dasgm.store.bucket import Storage, place_file
-from dasgm.store.replica import ABOUT, CLAIMS, PAUSE, SESSION, Mirror, age, held, of, text
+from dasgm.store.replica import ABOUT, CLAIMS, PAUSE, SESSION, Replica, age, held, of, text
 
 
 def holding(folder: Path) -> Held | None:
@@ -21,7 +21,7 @@ def holding(folder: Path) -> Held | None:
     return Held(folder, found.storage, found.prefix) if found else None
 
 
-class Held(Mirror):
+class Held(Replica):
     """A folder and its like there, held by this process between `hold` and `let_go`."""
 
     def __init__(self, folder: Path, storage: Storage, prefix: str):

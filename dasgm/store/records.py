@@ -33,12 +33,12 @@ ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, for who only looks: {} where there is none, or it cannot be read."""
     try:
-        return kept_json(path)
+        return read_json_strict(path)
     except (OSError, ValueError):
         return {}
 
 
-def kept_json(path: Path) -> dict[str, Any]:
+def read_json_strict(path: Path) -> dict[str, Any]:
     """The same for who writes it back: {} only where there is no such file.
 
     Raises:
@@ -62,8 +62,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def kept_record(path: Path) -> dict[str, Any]:
-    """The same for who goes on with it. OSError, ValueError: see `kept_json`."""
-    return _record(kept_json(path))
+    """The same for who goes on with it. OSError, ValueError: see `read_json_strict`."""
+    return _record(read_json_strict(path))
 
 
 def _record(found: dict[str, Any]) -> dict[str, Any]:
@@ -76,8 +76,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def amend(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON object in a file. OSError, ValueError: see `kept_json`; the file stays as it is."""
-    write_atomic(path, json.dumps(kept_json(path) | changes, indent=1))
+    """Change entries of a JSON object in a file. OSError, ValueError: see `read_json_strict`; the file stays as it is."""
+    write_atomic(path, json.dumps(read_json_strict(path) | changes, indent=1))
 
 
 def ensure_only(folder: Path, record: str) -> None:

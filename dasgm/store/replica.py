@@ -37,7 +37,7 @@ ORDER = ("checkpoints/*.pt", "*.jsonl", "*", "checkpoints/best", "pictures/*")
 """Here a checkpoint's rows are written before it: who looks for checkpoints first, then reads the rows, has both."""
 
 
-held: dict[Path, Mirror] = {}
+held: dict[Path, Replica] = {}
 """Folders that this process holds (holding.py)."""
 _worked: dict[Path, float] = {}
 """When somebody was last seen to work in a folder."""
@@ -48,7 +48,7 @@ def age() -> float:
     return float(os.environ.get("DASGM_LOCK_AGE", 60))
 
 
-def of(folder: Path) -> Mirror | None:
+def of(folder: Path) -> Replica | None:
     """What a folder stands for, if it stands for something."""
     if found := held.get(folder.absolute()):
         return found
@@ -56,7 +56,7 @@ def of(folder: Path) -> Mirror | None:
     if not root:
         return None
     below = folder.absolute().relative_to(root).as_posix()
-    return Mirror(folder, storage(uri), "" if below == "." else f"{below}/")
+    return Replica(folder, storage(uri), "" if below == "." else f"{below}/")
 
 
 def here(place: str | Path, depth: int = 0) -> Path:
@@ -168,7 +168,7 @@ def for_ray(folder: Path) -> tuple[str, Any]:
     return (f"{mirror.storage.path}/{mirror.prefix[:-1]}", mirror.storage.system) if mirror else (str(folder), None)
 
 
-class Mirror:
+class Replica:
     """A folder here and its like there, of which this process may hold neither: then only what is light is fetched."""
 
     session = ""
@@ -224,7 +224,7 @@ class Mirror:
         for name, made in below.items() if depth else ():
             if made is not None or name in NO_RUNS or name.startswith("."):
                 continue
-            its = Mirror(self.folder / name, self.storage, f"{self.prefix}{name}/")
+            its = Replica(self.folder / name, self.storage, f"{self.prefix}{name}/")
             if name in ended and its._ended():  # it may have been taken up again from here
                 continue
             its.refresh(depth - 1)

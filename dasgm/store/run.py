@@ -278,7 +278,7 @@ class Run:
         with open(self.folder / "log.txt", "a") as log:
             print(line, file=log)
 
-    def befell(self, line: str) -> None:
+    def note_incident(self, line: str) -> None:
         """A line for the log, of what happened to a worker, who may still hold the folder: where that is object storage
         only who holds it next can write it."""
         path = self.folder / "run.json"
