@@ -76,7 +76,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def amend(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON object in a file. OSError, ValueError: see `read_json_strict`; the file stays as it is."""
+    """Change entries of a JSON object in a file, which stays as it is after an OSError or ValueError of
+    `read_json_strict`."""
     write_atomic(path, json.dumps(read_json_strict(path) | changes, indent=1))
 
 
