@@ -117,7 +117,7 @@ def test_class_folders_in_a_folder_of_images_are_classes(tmp_path: Path, place: 
 
 def test_classes_one_folder_deeper_are_pointed_out(tmp_path: Path) -> None:
     classes(tmp_path / "PetImages", "cat", "dog")
-    refused(tmp_path, "1 class folders", "PetImages", "--data-dir", readers=(in_memory,))
+    refused(tmp_path, "one class folder", "PetImages", "--data-dir", readers=(in_memory,))
 
 
 # ---- what others leave

@@ -451,7 +451,7 @@ def one_class(root: Path) -> None:
         (stranger, "n77777777"),
         (stray, "notes.txt"),
         (loose, "a.JPEG"),
-        (one_class, "1 class folders"),
+        (one_class, "one class folder"),
         (shutil.rmtree, "is no folder"),
     ],
 )
