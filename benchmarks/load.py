@@ -30,7 +30,7 @@ from cluster import connection, job
 from cluster.room import Workers
 from dasgm.cli.settings import choose
 from dasgm.config import override
-from dasgm.pages.report import RunView
+from dasgm.pages.view import RunView
 from dasgm.store.run import Run
 from tuning import sweep
 from tuning.sweep import Options, Sweep
@@ -191,7 +191,8 @@ def worked(view: RunView) -> float:
 
 def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
     from cluster.tracking import sync
-    from dasgm.pages.report import Trials, read_trials, report
+    from dasgm.pages.report import report
+    from dasgm.pages.view import Trials, read_trials
     from tuning.trials import open_study
 
     chosen = choose(["--preset", "quickstart"], positional=False)
@@ -245,7 +246,7 @@ def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
 
 def looks(trials: int, epochs: int = 50) -> None:
     """CPU seconds of looks at folders of trials of so many epochs, of which all but four have ended."""
-    from dasgm.pages.report import Trials, read_trials
+    from dasgm.pages.view import Trials, read_trials
 
     edges = {kind: [[0.123456789] * 8] * 14 for kind in ("normal", "reduce")}
     figures = {f"loss/figure-{i}": 0.123456789 for i in range(25)}

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from dasgm.device import device_of, hardware
-from dasgm.pages.report import read_run
+from dasgm.pages.view import read_run
 
 
 def speeds(workers: int, words: list[str], storage: Path, name: str) -> list[float]:

@@ -30,8 +30,8 @@ from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
 from dasgm.cli.settings import check_time_budget
 from dasgm.config import key_of, mathematics, to_json
 from dasgm.genotype import KNOWN
-from dasgm.pages.report import read_trials
 from dasgm.pages.tables import errors
+from dasgm.pages.view import read_trials
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import first_line, shell_line, write_atomic

@@ -39,7 +39,7 @@ from cluster.contents import (
 )
 from cluster.stores import EXPERIMENT, ensure_known, experiment_of, store_of
 from dasgm.cli.arguments import Parser
-from dasgm.pages.report import MOST_PIXELS, mlflow_ui
+from dasgm.pages.view import MOST_PIXELS, mlflow_ui
 from dasgm.store.files import exclusive, printable, shell_line
 from dasgm.store.replica import here
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, itself, name_of
-from dasgm.pages.report import OBJECTIVE, ranking, read_trials
+from dasgm.pages.view import OBJECTIVE, ranking, read_trials
 from dasgm.store.files import text
 from dasgm.store.records import read_json, read_record
 from dasgm.store.replica import here

@@ -35,8 +35,8 @@ from dasgm.data._loader import TorchLoader
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.jobs.evaluate import _for_all, main
 from dasgm.jobs.session import Hooks
-from dasgm.pages.report import read_run, read_trials
 from dasgm.pages.tables import errors
+from dasgm.pages.view import read_run, read_trials
 from dasgm.recipes import recipe
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import family, finish, left_over, start, wait_for
 
-from dasgm.pages.report import ranking, read_trials
+from dasgm.pages.view import ranking, read_trials
 from dasgm.store.records import read_json
 
 SWEEP = str(Path(__file__).parents[1] / "tuning" / "sweep.py")

@@ -16,18 +16,8 @@ from PIL import Image
 
 from dasgm.pages import charts
 from dasgm.pages.charts import Series, line_chart, ticks
-from dasgm.pages.report import (
-    MOST_FRAMES,
-    Trials,
-    duration,
-    embedded,
-    flat,
-    percent,
-    ranking,
-    read_run,
-    read_trials,
-    report,
-)
+from dasgm.pages.report import MOST_FRAMES, duration, embedded, percent, report
+from dasgm.pages.view import Trials, flat, ranking, read_run, read_trials
 from dasgm.store.run import Run
 
 OPERATIONS = [

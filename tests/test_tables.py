@@ -15,8 +15,8 @@ from scipy import integrate, special
 from test_tuning import end
 
 from dasgm.config import from_json, key_of, mathematics, override
-from dasgm.pages.report import RunView
 from dasgm.pages.tables import TABLES, compared, markdown, rows, welch
+from dasgm.pages.view import RunView
 from dasgm.presets import PRESETS, preset
 from dasgm.store.records import read_json
 from tuning.asking import open_study

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from dasgm.config import key_of, keys, override
 from dasgm.methods import darts, pdarts
-from dasgm.pages.report import RunView
+from dasgm.pages.view import RunView
 from dasgm.presets import preset
 from dasgm.store.run import Run
 from tuning import spaces, sweep

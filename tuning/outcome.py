@@ -18,7 +18,7 @@ def show(sweep: Sweep) -> bool:
     from rich.console import Console
 
     from cluster.tracking import CHARTS, address, ui_command
-    from dasgm.pages.report import ranking, read_trials
+    from dasgm.pages.view import ranking, read_trials
     from tuning.table import table
 
     trials, storage = read_trials(sweep.folder), sweep.folder.parent

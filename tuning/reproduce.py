@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show(sweep: Sweep, options: Options) -> None:
-    from dasgm.pages.report import read_trials
+    from dasgm.pages.view import read_trials
 
     table = markdown(rows(read_trials(sweep.folder), options.names, options.seeds))
     path = sweep.folder / "table.md"

@@ -138,7 +138,7 @@ class Sweep:
 
     def why(self) -> str:
         """What kept a search from its end, in one line."""
-        from dasgm.pages.report import read_trials
+        from dasgm.pages.view import read_trials
 
         cut = (run for run in read_trials(self.folder) if run.state == "interrupted" and run.info.get("reason"))
         return next((f"{run.title}: {run.info['reason']}" for run in cut), "")

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from cluster.room import WAITS
-from dasgm.pages.report import RunView, Trials, ranking
+from dasgm.pages.view import RunView, Trials, ranking
 from dasgm.store.files import version
 from dasgm.store.records import ENDED
 from dasgm.store.run import Run

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dasgm.pages.report import OBJECTIVE, RunView
+from dasgm.pages.view import OBJECTIVE, RunView
 
 TABLES: dict[str, tuple[str, ...]] = {
     "2": (
