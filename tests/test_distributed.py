@@ -70,7 +70,7 @@ def own_batches(rank: int, folder: str, workers: int, radius: float | None) -> N
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("workers", "radius"), [(2, None), (2, 0.01), (4, None)])
+@pytest.mark.parametrize(("workers", "radius"), [(2, None), (2, 0.01), pytest.param(4, None, marks=pytest.mark.slow)])
 def test_workers_give_the_gradients_of_one_that_averages(tmp_path, workers, radius):
     mp.spawn(own_batches, (str(tmp_path), workers, radius), nprocs=workers)
     first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(workers))
@@ -154,7 +154,7 @@ def one_step(rank: int, workers: int, shares: int, normed: bool) -> Gradients:
     return {name: found[-1] for name, found in handed.items()} | {f"{k}'s buffers": v for k, v in buffers.items()}
 
 
-@pytest.mark.parametrize(("workers", "normed"), [(2, False), (4, False), (4, True)])
+@pytest.mark.parametrize(("workers", "normed"), [(2, False), (2, True), pytest.param(4, False, marks=pytest.mark.slow)])
 def test_workers_with_shares_give_the_gradients_of_the_whole_batch(tmp_path, workers, normed):
     mp.spawn(shared_batch, (str(tmp_path), workers, normed), nprocs=workers)
     found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1, workers, normed)
