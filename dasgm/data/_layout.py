@@ -40,7 +40,7 @@ class Layout:
         self.root = self._innermost("", (store.local or store.root).rstrip("/").rpartition("/")[2])
         self._top = scan(store, self.root)
         self._ours = [entry.name for entry in self._top if self._is_ours(entry)]
-        names = [entry.name for entry in self._folders(self.root) if entry.name not in self._ours]
+        names = [entry.name for entry in _folders(self._top) if entry.name not in self._ours]
         for entry in self._top:
             self._ensure_there(entry)
         found = defaultdict[str, list[str]](list)
@@ -85,21 +85,22 @@ class Layout:
         return f"{self.root}/{name}".lstrip("/")
 
     def _folders(self, folder: str) -> list[Entry]:
-        return [e for e in scan(self.store, folder) if e.kind == "folder" and not is_clutter(e.name)]
+        return _folders(scan(self.store, folder))
 
     def _innermost(self, folder: str, name: str) -> str:
         """The folder, or what it wraps: one folder of its own name, of class folders in images/, or at the root of
         parts. Pictures beside it must not be there."""
         for _ in range(NESTED):
-            folders = self._folders(folder)
-            if len(folders) != 1 or any(e.name.lower().endswith(ENDINGS) for e in scan(self.store, folder)):
+            entries = scan(self.store, folder)
+            folders = _folders(entries)
+            if len(folders) != 1 or any(entry.name.lower().endswith(ENDINGS) for entry in entries):
                 break
             only = folders[0]
             wraps = not folder and only.name.lower() not in PART_OF and self._has_parts(only.path)
             of_classes = only.name.lower() in IMAGES and self._folders(only.path)
             if not (wraps or of_classes) and only.name.lower() != name.lower():
                 break
-            self._count(entry for entry in scan(self.store, folder) if entry != only)
+            self._count(entry for entry in entries if entry != only)
             self.notes.append(f"{self.store.name(only.path)} is read: the only folder in {self.store.name(folder)}")
             folder = only.path
         return folder
@@ -223,6 +224,11 @@ class Layout:
                     f"{self.store.name(self.root)} if it is one, rename it if it is a class"
                 )
             self.notes.append(f"{found.place}/{name} is taken for a class: every part has a folder of that name")
+
+
+def _folders(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that may be parts or classes."""
+    return [entry for entry in entries if entry.kind == "folder" and not is_clutter(entry.name)]
 
 
 def _part_below(path: str, depth: int) -> str | None:

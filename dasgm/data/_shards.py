@@ -16,15 +16,13 @@ from pathlib import PurePosixPath
 
 from dasgm.data._clutter import is_clutter, kind_of
 from dasgm.data._inventory import Inventory
+from dasgm.data._layout import PARTS as FOLDERS
 from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
 from dasgm.data._tree import scan
 
-PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}  # what a part may be called, as in Hugging Face's datasets
+# what a part may be called: as folders are, and two words more that Hugging Face's datasets knows
+PARTS = FOLDERS | {"val": (*FOLDERS["val"], "dev"), "test": (*FOLDERS["test"], "evaluation")}
 PART_OF = {word: part for part, words in PARTS.items() for word in words}
 MOST_DEEP, MOST_FOLDERS = 4, 100  # folders below one another, and side by side, in which Parquet files are looked for
 NUMBERED = re.compile(r"(.*?)[-_. ]?(\d+)-of-(\d+)(-[0-9a-f]{16})?", re.IGNORECASE)
