@@ -88,8 +88,7 @@ WORK = {
     "ImageNet, small": partial(train_found, "imagenet-small", "PDARTS", 4),
 }
 WORK |= {f"{gan}, larger images": partial(larger_images, gan) for gan in keys("gans")}
-# StyleGAN2-ADA's at full width takes more memory than 24 GiB: R1's second derivative has kernels as large as its images
-WORK |= {f"{gan}, full width": partial(full_gan, gan) for gan in ("biggan", "contragan")}
+WORK |= {f"{gan}, full width": partial(full_gan, gan) for gan in keys("gans")}
 
 
 def limit() -> None:
