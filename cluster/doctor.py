@@ -27,7 +27,7 @@ from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, sche
 from dasgm.cli.arguments import Parser, fail
 from dasgm.config import key_of, keys, nearest
 from dasgm.presets import preset, with_dataset
-from dasgm.store import replica as mirror
+from dasgm.store import replica
 from dasgm.store import run as runs
 from dasgm.store.bucket import checked, lies_at, local
 from dasgm.store.files import first_line
@@ -160,7 +160,7 @@ def look_at_storage(storage: str) -> Iterator[Finding]:
             runs.ensure_writable(path)
             if made:
                 path.rmdir()
-        mirror.ensure_writable(path)
+        replica.ensure_writable(path)
         yield True, f"storage {storage}: written and read"
     except ValueError as error:
         yield False, str(error)

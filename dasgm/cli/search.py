@@ -56,7 +56,7 @@ def search(argv: Sequence[str]) -> int:
         print(describe(config, pretrain=options.pretrain))
         return 0
     from dasgm.jobs import pretrain
-    from dasgm.jobs import search as loop
+    from dasgm.jobs import search as job
     from dasgm.jobs.session import Hooks
 
     about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
@@ -70,7 +70,7 @@ def search(argv: Sequence[str]) -> int:
 
             config = pretrain.of_search(config, options.storage, first, say)
         with ending("search", folder, command, say):
-            row = loop.main(config, folder, Hooks(say=say, watch=watch, about=about, stoppable=True))
+            row = job.main(config, folder, Hooks(say=say, watch=watch, about=about, stoppable=True))
         say(result_line(row, folder))
     return 0
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dasgm.store import replica as mirror
+from dasgm.store import replica
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import contents, exclusive, printable, reason, short, text, write_atomic
 from dasgm.store.lease import Held, holding
@@ -170,12 +170,12 @@ class Run:
 
     def refresh(self) -> None:
         """Fetch what another machine has done in the folder, but for checkpoints."""
-        mirror.refresh(self.folder)
+        replica.refresh(self.folder)
 
     @property
     def busy(self) -> bool:
         """Whether a process holds the lock, here or on another machine."""
-        return self._busy_here or mirror.claimed(self.folder)
+        return self._busy_here or replica.claimed(self.folder)
 
     @property
     def _busy_here(self) -> bool:
@@ -198,7 +198,7 @@ class Run:
     def note(self, **changes: Any) -> None:
         """Change entries of run.json; a sweep and its worker may both."""
         path = self.folder / "run.json"
-        with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
+        with exclusive(self.folder / "run.json.lock"), replica.shared(path):
             amend(path, **changes)
 
     def begin(self, settings: dict[str, Any], identity: dict[str, Any], about: dict[str, Any]) -> None:
@@ -216,7 +216,7 @@ class Run:
         """
         path = self.folder / "run.json"
         ensure_only(self.folder, "run.json")
-        with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
+        with exclusive(self.folder / "run.json.lock"), replica.shared(path):
             begun = kept_record(path)
             if (kind := begun.get("format", FORMAT)) != FORMAT:
                 raise ValueError(f"{path}: format {short(kind)}, expected {FORMAT}; use another --name")
@@ -282,10 +282,10 @@ class Run:
         """A line for the log, of what happened to a worker, who may still hold the folder: where that is object storage
         only who holds it next can write it."""
         path = self.folder / "run.json"
-        if not mirror.of(self.folder):
+        if not replica.of(self.folder):
             self.say(line)
             return
-        with exclusive(self.folder / "run.json.lock"), mirror.shared(path):
+        with exclusive(self.folder / "run.json.lock"), replica.shared(path):
             amend(path, befell=[*kept_record(path).get("befell", []), line])
 
     def said(self) -> list[str]:
@@ -389,7 +389,7 @@ def state_of(folder: Path) -> str:
     state = read_record(folder / "run.json").get("state", "unknown")
     if state != "running" or Run(folder).busy:
         return state
-    mirror.refresh(folder)  # it may have ended on another machine since
+    replica.refresh(folder)  # it may have ended on another machine since
     state = read_record(folder / "run.json").get("state", "unknown")
     return "interrupted" if state == "running" else state
 
