@@ -2,7 +2,7 @@
 
 `digits.parquet` is the "Optical Recognition of Handwritten Digits" test set of the UCI repository (E. Alpaydin and
 C. Kaynak, 1998; https://doi.org/10.24432/C50P49; CC BY 4.0) as scikit-learn ships it, its levels 0 to 16 stretched to
-0 to 255, in Hugging Face's layout. It was made by `python tests/test_data.py dasgm/data/digits.parquet`.
+0 to 255, in Hugging Face's layout. It was made by `python tests/tools/pictures.py dasgm/data/digits.parquet`.
 """
 
 from __future__ import annotations
