@@ -24,7 +24,7 @@ from dasgm.config import PretrainConfig, from_json, to_json
 from dasgm.data import _listing, _memory, _pictures, digits
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.jobs import search as loop
-from dasgm.jobs.session import Hooks
+from dasgm.jobs.session import Hooks, Session
 from dasgm.networks.network import Network
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
@@ -195,10 +195,9 @@ class Hunts:
             for place, value in changes:
                 holder, key = places[place % len(places)]
                 holder[key] = value
-            again = loop.Loop(SEARCH, data)
-            again.run, again.search = Run(sealed(self.folder, packed(changed))), search
-            again.hooks = Hooks(say=lambda line: None)
-            found = again.run.load()
+            run = Run(sealed(self.folder, packed(changed)))
+            again = loop.SearchLoop(Session(run, Hooks(say=lambda line: None), []), SEARCH, data)
+            again.search, found = search, run.load()
             if found and not one_line(lambda: again._restore(found)):
                 again.search.iterate()
 

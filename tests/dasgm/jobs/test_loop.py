@@ -16,8 +16,8 @@ from commands import finish, start, wait_for
 from patience import rest
 
 from dasgm.config import override
+from dasgm.jobs import inspection, session
 from dasgm.jobs import search as loop
-from dasgm.jobs import session
 from dasgm.measures.judge import collapse
 from dasgm.presets import preset
 from dasgm.search import SearchFailed
@@ -217,7 +217,7 @@ def test_collapsed_generator_is_named_and_ends_the_run_as_failed(storage, monkey
         noise = torch.rand(len(labels), 3, 16, 16, generator=torch.Generator().manual_seed(0))
         return 0.3 * (labels - 4.5).view(-1, 1, 1, 1) / 4.5 + 0.01 * noise
 
-    monkeypatch.setattr(loop, "sample", collapsed)
+    monkeypatch.setattr(inspection, "sample", collapsed)
     small = {"method.epochs": 4, "method.channels": 2, "gan.channels": 2, "gan.warmup": 0, "data.limit": 300}
     config = override(preset("quickstart").config, small)
     with pytest.raises(SearchFailed, match=r"^epoch 3: the generator has collapsed: .* \d\.\d %"):

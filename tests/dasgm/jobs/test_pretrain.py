@@ -16,8 +16,7 @@ from processes import spawn
 
 from dasgm.bilevel import grad, replay, seed_of
 from dasgm.config import PretrainConfig, from_json, key_of, override, to_json
-from dasgm.jobs import pretrain
-from dasgm.jobs import search as loop
+from dasgm.jobs import inspection, pretrain
 from dasgm.jobs.pretrain import Pretraining, first_half, of_search
 from dasgm.presets import PRESETS, SMALL_GANS, preset
 from dasgm.pretrained import read
@@ -80,7 +79,7 @@ def test_collapse_is_named(tmp_path, made, monkeypatch):
     """All images of a class are one picture."""
     shutil.copytree(made.parent / "cache", tmp_path / "cache")
     one = lambda gan, G, labels, seed: (labels / 5 - 1).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)  # noqa: E731
-    monkeypatch.setattr(loop, "sample", one)
+    monkeypatch.setattr(inspection, "sample", one)
     config = PretrainConfig.of(small(**{"gan.pretrain_iterations": 400}))
     with pytest.raises(SearchFailed, match=r"^epoch 3: the generator has collapsed: .* 0\.\d %"):
         pretrain.main(config, tmp_path / "gan", QUIET)

@@ -64,13 +64,13 @@ def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machi
     run, config = Run("s3://bucket/r19/x"), preset("quickstart").config
     with ExitStack() as stack:
         with pytest.raises(Locked):
-            session._begin(stack, run, config, {}, {}, session.Hooks())
-        session._begin(stack, run, config, {}, {}, session.Hooks(patience=2 * mirror.age()))
+            session._begin(stack, run, config, {}, session.Hooks())
+        session._begin(stack, run, config, {}, session.Hooks(patience=2 * mirror.age()))
         assert run.about["state"] == "running"
         machine("b", 2)
         begun = now()
         with pytest.raises(Locked):  # he lives
-            session._begin(stack, Run("s3://bucket/r19/x"), config, {}, {}, session.Hooks(patience=3))
+            session._begin(stack, Run("s3://bucket/r19/x"), config, {}, session.Hooks(patience=3))
         assert now() - begun < 10
 
 
