@@ -16,9 +16,9 @@ from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of, hardware
 from dasgm.genotype import Genotype
 from dasgm.jobs import evaluate
-from dasgm.jobs.evaluate import proxy
 from dasgm.jobs.pretrain import Pretraining, wanted_by
 from dasgm.jobs.pretrain import fits as fits_alone
+from dasgm.jobs.proxy import proxy
 from dasgm.jobs.search import fits
 from dasgm.jobs.training import Batches, Training
 from dasgm.jobs.warmup import train

@@ -16,10 +16,10 @@ from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
 from dasgm.genotype import KNOWN
-from dasgm.jobs.evaluate import proxy
 from dasgm.jobs.inspection import Inspection
 from dasgm.jobs.loop import Loop
 from dasgm.jobs.memory import advice, ensure_gan
+from dasgm.jobs.proxy import proxy
 from dasgm.jobs.session import Hooks, Interrupted, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
