@@ -197,7 +197,7 @@ class EvaluateLoop(Loop):
 
     def close(self, means: Means) -> Row:
         values = means.plain()  # which waits for the device
-        seconds = self.seconds
+        seconds = self.clock()
         row = self._means(values) | self._errors()
         return row | self.took(means.iterations, seconds)
 

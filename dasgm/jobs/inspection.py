@@ -11,7 +11,7 @@ from torch import Tensor
 from dasgm.adversary import Adversary, sample
 from dasgm.bilevel import Point, seed_of
 from dasgm.distributed import broadcast, rank
-from dasgm.jobs.session import Row, Session
+from dasgm.jobs.session import Interrupted, Row, Session
 from dasgm.measures.fidelity import Fidelity, quantised
 from dasgm.measures.judge import judge
 from dasgm.pages.figures import nearest, nearest_grid, sample_grid
@@ -25,7 +25,8 @@ class Inspection:
     """
 
     def __init__(self, session: Session, config: Any, data: Any, gan: Adversary, shown: Callable[[], Point]):
-        self.run, self.say, self.config, self.data = session.run, session.hooks.say, config, data
+        self.run, self.say, self.stop = session.run, session.hooks.say, session.stop
+        self.config, self.data = config, data
         self.gan, self.shown = gan, shown
         self.fidelity: Fidelity | None = None  # of rank 0, once it is `ready`
         self.judge = judge(data, session.cache, self.say)
@@ -63,3 +64,8 @@ class Inspection:
         labels = torch.arange(classes, device=rows.device).repeat_interleave(10)
         found = nearest(rows, labels, data.images[train], data.labels[train])
         nearest_grid(rows, found, self.run.picture("nearest", epoch), columns=10, scale=2)
+
+    def interrupt_check(self) -> None:
+        """To be called now and then while the figures to report are computed, which no checkpoint keeps."""
+        if self.stop:
+            raise Interrupted("what is measured at the end")

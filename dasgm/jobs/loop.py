@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,75 +14,13 @@ from dasgm.bilevel import Tensors
 from dasgm.config import MOST_THREADS
 from dasgm.device import is_out_of_memory
 from dasgm.distributed import barrier, broadcast, gather, rank, world_size
-from dasgm.jobs.session import Interrupted, Refused, Row, Session, of_first
+from dasgm.jobs.epochs import Epochs
+from dasgm.jobs.session import Refused, Row, Session, of_first
 from dasgm.measures.judge import collapse
 from dasgm.pages.report import report as write_report
 from dasgm.search import Means, SearchFailed
 from dasgm.store.records import ENDS, FORMAT, kept_record
 from dasgm.store.run import Run
-
-
-class Epochs(ABC):
-    """Iterations, in epochs. They can be stopped anywhere; who goes on with them comes to the same bits.
-
-    Args:
-        stop: filled when somebody asks to stop.
-    """
-
-    def __init__(self, stop: list[int]):
-        self.stop = stop
-        self.epoch, self.done = 0, 0  # epochs that are done, and iterations of the next one
-        self.spent = 0.0  # seconds that these iterations took before a stop
-
-    @property
-    @abstractmethod
-    def length(self) -> int:
-        """Iterations of the epoch that is next or in progress."""
-
-    @abstractmethod
-    def more(self) -> bool:
-        """Whether there is another epoch."""
-
-    @abstractmethod
-    def batches(self) -> Iterable[Any]:
-        """What each iteration that this epoch has left is given."""
-
-    @abstractmethod
-    def watch(self, i: int) -> None:
-        """Called before iteration `i` of the epoch."""
-
-    @abstractmethod
-    def take(self, i: int, batch: Any) -> None:
-        """Take iteration `i` of the epoch."""
-
-    @abstractmethod
-    def cut_short(self) -> None:
-        """Keep what is done of an epoch in which somebody asks to stop, or raise Interrupted with what begins anew."""
-
-    @abstractmethod
-    def end_epoch(self) -> None:
-        """Count the epoch that is done, and keep it."""
-
-    @property
-    def seconds(self) -> float:
-        """That the epoch took so far."""
-        return self.spent + time.monotonic() - self._begun
-
-    def go_through(self) -> None:
-        """Take all that is left. Interrupted: somebody asked to stop."""
-        while self.more():
-            self._begun = time.monotonic()
-            for i, batch in enumerate(self.batches(), self.done):
-                self.watch(i)
-                self.take(i, batch)
-                self.done = i + 1
-                if self.stop and self.done < self.length:
-                    self.spent = self.seconds
-                    self.cut_short()
-                    raise Interrupted
-            self.end_epoch()
-            if self.stop:
-                raise Interrupted
 
 
 class Loop(Epochs):
@@ -211,10 +149,11 @@ class Loop(Epochs):
         self.tell(row)
 
     def took(self, iterations: int, seconds: float | None = None) -> Row:
-        """Close the epoch's account: all its `seconds` are paid for, its speed may count fewer of them."""
+        """Close the epoch's account: all that it took is paid for, its speed may count fewer `seconds`."""
         images = iterations * self.config.batch_size * world_size()
-        self.hours += self.seconds * world_size() / 3600
-        seconds, self.spent = seconds or self.seconds, 0.0
+        seconds = seconds or self.clock()
+        self.hours += self.clock() * world_size() / 3600
+        self.spent = 0.0
         return {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
 
     # checkpoints

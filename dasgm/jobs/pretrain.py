@@ -18,7 +18,7 @@ from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.jobs.inspection import Inspection
 from dasgm.jobs.loop import Loop
 from dasgm.jobs.memory import ensure_gan
-from dasgm.jobs.session import Hooks, Interrupted, Row, Session, run_job
+from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import iterate
 from dasgm.measures.fidelity import inception
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read
@@ -285,17 +285,13 @@ class PretrainLoop(Loop):
             tensors |= pretrained.state("G_average", gan.gan.generator)
             assert inspection.fidelity is not None
             measured = inspection.judge.measure(*inspection.samples(), self.data) | inspection.fidelity.proxy()
-            measured |= inspection.fidelity.report(self._interrupt_check)
+            measured |= inspection.fidelity.report(inspection.interrupt_check)
         worth = {_leaf(name): value for name, value in measured.items()}
         protocols = {_leaf(name): words for name, words in inspection.fidelity.protocols.items() if name in measured}
         about = {"iterations": self.iteration, "workers": workers, "judge": inspection.judge.accuracy}
         pretrained.write(self.run.folder, config, self.data, tensors, **about, protocols=protocols, **worth)
         row: Row = {"epoch": self.epoch, "phase": "best", "time": time.time(), "cost/gpu_hours": self.hours}
         return row | {f"best/{name}": value for name, value in worth.items()}
-
-    def _interrupt_check(self) -> None:
-        if self.stop:
-            raise Interrupted("what is measured at the end")
 
 
 def _leaf(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Never
@@ -17,10 +16,10 @@ from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
 from dasgm.genotype import KNOWN
 from dasgm.jobs.inspection import Inspection
-from dasgm.jobs.loop import Loop
+from dasgm.jobs.loop import Loop, restoring
 from dasgm.jobs.memory import advice, ensure_gan
-from dasgm.jobs.proxy import proxy
-from dasgm.jobs.session import Hooks, Interrupted, Row, Session, run_job
+from dasgm.jobs.proxy import Proxy
+from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
 from dasgm.networks.network import Network, check_image_size
@@ -108,6 +107,8 @@ class SearchLoop(Loop):
         self.highest = -1.0  # accuracy of an epoch so far
         self.early = ""  # why the stage has just ended before its time
         self.warmup_seconds = 0.0
+        self.proxy: Proxy | None = None
+        self.proxy_state: Row = {}  # of a checkpoint that was written within the proxy
 
     def build(self) -> None:
         self.search = Search(self.config, self.data, self.pretrained)
@@ -117,8 +118,7 @@ class SearchLoop(Loop):
 
     def start(self) -> None:
         if self.pretrained is None:
-            say, interrupt = self.hooks.say, self._interrupt_check("the GAN's warm-up")
-            self.warmup_seconds = warm_up(self.search, self.cache, say, interrupt)
+            self.warmup_seconds = warm_up(self.search, self.cache, self.hooks.say, self.stop)
         self.search.load_state_dict(broadcast(self.search.state_dict()))  # one truth, whatever the workers' machines
         self._record()
 
@@ -126,15 +126,6 @@ class SearchLoop(Loop):
         if self.inspection:
             self.inspection.ready()
         self._tell_stage()
-
-    def _interrupt_check(self, what: str) -> Callable[[], None]:
-        """To be called between two steps of `what` is not checkpointed: it begins anew when the run goes on."""
-
-        def check() -> None:
-            if self.stop:
-                raise Interrupted(what)
-
-        return check
 
     # an epoch
 
@@ -266,29 +257,41 @@ class SearchLoop(Loop):
 
     def state(self) -> Row:
         own = {"best": self.highest, "warmup_seconds": self.warmup_seconds}
-        return {"search": self.search.state_dict()} | own
+        return {"search": self.search.state_dict()} | own | ({"proxy": self.proxy.state()} if self.proxy else {})
 
     def restore(self, state: Row) -> None:
         self.search.load_state_dict(state["search"])
         self.highest, self.warmup_seconds = float(state["best"]), float(state["warmup_seconds"])
+        if self.complete():  # else more epochs are asked for, and the proxy was of what the search had found by then
+            self.proxy_state = state.get("proxy", {})
 
     def complete(self) -> bool:
         return self.search.left <= 0 and self._following() is None
 
     def finish(self) -> Row:
         """The proxy and the costs."""
-        config, hours = self.config, world_size() / 3600
+        hours = world_size() / 3600
         row: Row = {"epoch": self.epoch, "phase": "best"}
-        begun = time.monotonic()
-        if config.proxy.epochs:
-            self.hooks.say(f"proxy: training the found network from scratch, {config.proxy.epochs} epochs on J_1")
-            row["best/proxy"], row["best/proxy_error"] = proxy(
-                self.search.genotype(), self.data, config.proxy, config.seed, self._interrupt_check("the proxy")
-            )
-        row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
+        row |= self._proxy() if self.config.proxy.epochs else {"cost/proxy_gpu_hours": 0.0}
         if self.inspection:
-            fidelity, interrupt = self.inspection.fidelity, self._interrupt_check("what is measured at the end")
-            row |= broadcast(fidelity.report(interrupt) if fidelity else None)
+            fidelity = self.inspection.fidelity
+            row |= broadcast(fidelity.report(self.inspection.interrupt_check) if fidelity else None)
         row["cost/gpu_hours"] = self.hours
         row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours
         return row | {"time": time.time()}
+
+    def _proxy(self) -> Row:
+        """The brief training of what was found: what it is worth, and what that cost."""
+        config, genotype = self.config.proxy, self.search.genotype()
+        proxy = Proxy(genotype, self.data, config, self.config.seed, self.stop, lambda: self.save(False))
+        if self.proxy_state:
+            with restoring(self.run):
+                proxy.restore(self.proxy_state)
+            self.hooks.say(f"proxy: going on after epoch {proxy.epoch} of {config.epochs}")
+        else:
+            self.hooks.say(f"proxy: training the found network from scratch, {config.epochs} epochs on J_1")
+        self.proxy = proxy
+        proxy.go_through()
+        accuracy, error = proxy.accuracy()
+        cost = proxy.spent * world_size() / 3600
+        return {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}

@@ -154,12 +154,29 @@ def ensure_writable(folder: Path) -> None:
 @contextmanager
 def shared(path: Path, once: bool = False) -> Iterator[None]:
     """Around what reads and changes a file that other machines do too. `once`: made by the first, then constant."""
-    mirror = of(path.parent)
-    if mirror and not (once and path.exists()):
-        mirror.storage.attempt(lambda: mirror.fetch(path.name))
+    if not (once and path.exists()):
+        fetch(path)
     yield
-    if mirror:
+    offer(path, once)
+
+
+def fetch(path: Path) -> None:
+    """Bring one file of a folder up to date, whose storage may not answer."""
+    if mirror := of(path.parent):
+        mirror.storage.attempt(lambda: mirror.fetch(path.name))
+
+
+def offer(path: Path, once: bool = False) -> None:
+    """Send one file of a folder. `once`: unless there is one."""
+    if mirror := of(path.parent):
         mirror.offer(path.name, once)
+
+
+def withdraw(path: Path) -> None:
+    """Remove one file of a folder, here and there."""
+    path.unlink(missing_ok=True)
+    if mirror := of(path.parent):
+        mirror.storage.attempt(lambda: mirror.withdraw(path.name))
 
 
 def for_ray(folder: Path) -> tuple[str, Any]:
@@ -201,6 +218,11 @@ class Replica:
             self._unsent(name).unlink(missing_ok=True)
         elif not once:
             self._unsent(name).touch()
+
+    def withdraw(self, name: str) -> None:
+        """Remove a file there."""
+        self._unsent(name).unlink(missing_ok=True)
+        self.storage.remove(self.prefix + name)
 
     def _unsent(self, name: str) -> Path:
         return self.folder / f".unsent-{name}"

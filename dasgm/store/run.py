@@ -320,11 +320,15 @@ class Run:
         return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*-*.pt") if path.is_file())
 
     def save(self, state: dict[str, Any], iteration: int, keep: int, best: bool) -> None:
-        """Write a checkpoint; keep the last `keep` and the best."""
+        """Write a checkpoint; keep the last `keep` and the best.
+
+        Where no iteration was taken since the one before (a search's proxy is trained), its number is one more.
+        """
         folder = self.folder / "checkpoints"
         folder.mkdir(exist_ok=True)
         content = packed(state)
-        path = folder / f"{iteration:09d}-{hashlib.sha256(content).hexdigest()[:8]}.pt"
+        number = max([iteration, *(_number(before) + 1 for before in self.checkpoints()[-1:])])
+        path = folder / f"{number:09d}-{hashlib.sha256(content).hexdigest()[:8]}.pt"
         write_atomic(path, content)
         if best:
             write_atomic(folder / "best", path.name)
@@ -370,6 +374,12 @@ class Run:
         elif self.rows():
             say(printable(f"no checkpoint is left in {self.folder}; beginning anew"))
         return None
+
+
+def _number(checkpoint: Path) -> int:
+    """In a checkpoint's name; -1: it is none of ours."""
+    digits = checkpoint.name.partition("-")[0]
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _another_gan(begun: str | None, asked: str | None) -> str:
