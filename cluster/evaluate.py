@@ -36,7 +36,7 @@ from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import first_line, shell_line, write_atomic
 from dasgm.store.records import FORMAT, amend, another, digest, ensure_only, first_difference, kept_record
-from dasgm.store.replica import discard, following, refresh
+from dasgm.store.replica import discard, following
 from dasgm.store.run import Run
 
 PLACES = ("--recipe", "--dataset", "--data-dir", "--storage", "--workers", "--from-sweep", "--top")
@@ -250,8 +250,8 @@ class Group:
             error = ray.get(ref)
         except ray.exceptions.RayError as found:  # the task's process is gone
             error = first_line(found)
-        refresh(self.folder / one.name)
-        reason = error or Run(self.folder / one.name).about.get("reason", "")
+        about = Run(self.folder / one.name).latest().about
+        reason = error or about.get("reason", "")
         print(f"{one.name}: {self.state(one)} {reason}".rstrip(), flush=True)
         return reason
 
@@ -376,8 +376,8 @@ def _run(group: Group, begun: float) -> int:
     data = group.look_at_data(workers)
     for line in (data.describe(), *data.notes):
         say_now(line)
-    with Run(group.folder):
-        refresh(group.folder, 1)
+    with Run(group.folder) as its:
+        its.latest(depth=1)
         group.begin(data, workers)
         complete = group.run(workers, math.inf if budget is None else begun + budget)
     _show(group)

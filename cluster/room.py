@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasgm.store.replica import refresh, send
-
 Resources = Mapping[str, float]  # of a machine, by Ray's names
 STARTS = 5  # of workers that die as they begin, before a run fails
 WAITS, SEE = "waiting up to ", "(see --wait)"  # what a line begins and ends with
@@ -162,10 +160,8 @@ def tell(folder: Path, line: str) -> None:
     """Write into a run's log while no worker has it."""
     from dasgm.store.run import Run
 
-    refresh(folder)  # in a bucket nobody else writes now, and the next worker goes on with what lies there
-    with suppress(OSError):
-        Run(folder).say(line)
-    send(folder)
+    with Run(folder).unheld() as run, suppress(OSError):
+        run.say(line)
 
 
 def waiter(folder: Path, workers: Workers) -> Any:

@@ -27,7 +27,7 @@ from dasgm.cli.catalogue import show_config
 from dasgm.cli.search import SearchOptions, result_line, search_options
 from dasgm.config import PretrainConfig, SearchConfig, to_json
 from dasgm.store.bucket import lies_at, local
-from dasgm.store.replica import discard, following, send
+from dasgm.store.replica import discard, following
 from dasgm.store.run import Run
 
 AGAIN = "to continue, run the same command"
@@ -99,15 +99,14 @@ def _not_to_its_end(asked: dict[str, Any], why: BaseException) -> None:
     """
     from dasgm.pages.report import report
 
-    its = Run(asked["folder"])
-    its.refresh()
+    its = Run(asked["folder"]).latest()
     state, ours = its.about.get("state"), its.about.get("driver") == asked["about"]["driver"]
     if state == "waiting" or state == "running" and ours:
         # what befell the machine may pass, and the same command tries again; a user's mistake stays one
         state = "failed" if isinstance(why, ValueError) else "interrupted"
-        its.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
-        report(its.folder)
-        send(its.folder)
+        with its.unheld():
+            its.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
+            report(its.folder)
 
 
 def _begun(asked: dict[str, Any]) -> bool:

@@ -77,9 +77,8 @@ class Halving(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         name, goes_on = trial.config["name"], True
         if self._passed(name, result.get("epoch", 0)):  # saved, but their report died with a process
-            run = Run(trial.config["folder"])
-            run.refresh()
-            goes_on = self.catch_up(name, run.rows(), result["epoch"])
+            rows = Run(trial.config["folder"]).latest().rows()
+            goes_on = self.catch_up(name, rows, result["epoch"])
         goes_on = goes_on and self.judge(name, result)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
@@ -188,8 +187,7 @@ class Proposer(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self.numbers.pop(trial_id)
-        self._run(number).refresh()
-        rows = [row for row in self._run(number).rows() if METRIC in row]
+        rows = [row for row in self._run(number).latest().rows() if METRIC in row]
         self.latest = max([self.latest, *self._arrived(number, rows)])
         about, name = self._run(number).about, f"t{number:03d}"
         if name not in self.halving.reasons:
@@ -236,8 +234,8 @@ def settle(folder: Path) -> None:
         about, rows = run.about, run.rows()
         rung = about.get("rung")
         if about.get("state") == "stopped" and rows and rung is not None and rows[-1]["epoch"] > rung:
-            run.cut(rung)
-            send(run.folder)
+            with run.unheld():
+                run.cut(rung)
         elif about.get("state") in ("running", "waiting"):
             run.note(state="interrupted", reason="with its sweep", ended=time.time())
 
@@ -277,8 +275,7 @@ class Janitor(Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """As often as it is tried."""
         with suppress(OSError, ValueError):
-            run = Run(trial.config["folder"])
-            run.refresh()
+            run = Run(trial.config["folder"]).latest()
             if run.about.get("state") in ("running", "waiting"):
                 reason = "its driver, or its controller, was lost too often"
                 run.note(state="interrupted", reason=reason, ended=time.time())

@@ -25,7 +25,6 @@ from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read
 from dasgm.search import Means, SearchFailed, batch
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import exclusive, printable
-from dasgm.store.replica import refresh
 from dasgm.store.run import Run, ensure_writable, state_of
 
 LEAST = 100  # iterations of an epoch: of small data several passes, or checkpoints would come one upon the other
@@ -99,8 +98,7 @@ def of_search(
     wanted = wanted_by(config)
     folder = storage.absolute() / wanted.name
     ensure_writable(storage)
-    refresh(folder)
-    if Run(folder).busy:
+    if Run(folder).latest().busy:
         say(f"the pre-training {folder} is being run by another process: waiting for it")
     with exclusive(storage / "cache" / f"{wanted.name}.lock"):
         if state_of(folder) == "finished" and _whole(folder):

@@ -257,7 +257,7 @@ def test_what_is_noted_as_a_worker_begins_is_kept(tmp_path: Path, monkeypatch: p
         notes.start()
         notes.join(0.3)
 
-    monkeypatch.setattr(Run, "_ensure_same", meanwhile)
+    monkeypatch.setattr(runs, "ensure_same", meanwhile)
     run.begin(to_json(config()), mathematics(config()), {"driver": "a"})
     notes.join()
     assert (run.about["state"], run.about["rung"]) == ("stopped", 2)
