@@ -14,10 +14,14 @@ from pathlib import Path
 
 from dasgm.spellings import CHOOSABLE, EXAMPLE, FIELDS, is_text, read
 from dasgm.spellings import PRIMITIVES as PRIMITIVES
+from dasgm.spellings import SKIP as SKIP
 from dasgm.store.files import plain, printable, short, text, write_atomic
 from dasgm.store.replica import here
 
-NODES = 4
+NODES = 4  # intermediate nodes of a cell
+INPUTS = tuple(2 + node for node in range(NODES))  # edges into each node: from the two inputs and all earlier nodes
+EDGES = sum(INPUTS)  # 14
+CONCAT = tuple(range(2, 2 + NODES))  # states that a cell's output concatenates: all of its nodes
 LARGEST = 2**20  # bytes of a genotype.json
 
 Edge = tuple[str, int]
@@ -112,11 +116,10 @@ class Genotype:
         draw = random.Random(seed)
 
         def cell() -> tuple[Edge, ...]:
-            pairs = (sorted(draw.sample(range(2 + node), 2)) for node in range(NODES))
+            pairs = (sorted(draw.sample(range(inputs), 2)) for inputs in INPUTS)
             return tuple((draw.choice(CHOOSABLE), state) for pair in pairs for state in pair)
 
-        nodes = tuple(range(2, 2 + NODES))
-        return cls(cell(), nodes, cell(), nodes)
+        return cls(cell(), CONCAT, cell(), CONCAT)
 
     def save(self, path: str | Path) -> None:
         """Write the JSON form, whole or not at all. OSError names the path."""
@@ -139,7 +142,7 @@ def derive(
     first = 0
     for node in range(NODES):
         found = []
-        for state in range(2 + node):
+        for state in range(INPUTS[node]):
             edge = first + state
             candidates = [c for c in zip(weights[edge], operations[edge], strict=True) if c[1] != "none"]
             if candidates:
@@ -148,7 +151,7 @@ def derive(
         assert len(found) >= 2, f"node {2 + node} has fewer than two edges with an operation"
         found.sort(key=lambda f: -f[0])
         cell += [(name, state) for _, name, state in found[:2]]
-        first += 2 + node
+        first += INPUTS[node]
     return tuple(cell)
 
 
@@ -225,7 +228,7 @@ def _cell(text: str) -> tuple[Edge, ...]:
     names = {
         "max": "max_pool_3x3",
         "avg": "avg_pool_3x3",
-        "skip": "skip_connect",
+        "skip": SKIP,
         "sep3": "sep_conv_3x3",
         "sep5": "sep_conv_5x5",
         "dil3": "dil_conv_3x3",
@@ -236,7 +239,7 @@ def _cell(text: str) -> tuple[Edge, ...]:
 
 
 def _known(normal: str, reduce: str) -> Genotype:
-    return Genotype(_cell(normal), (2, 3, 4, 5), _cell(reduce), (2, 3, 4, 5))
+    return Genotype(_cell(normal), CONCAT, _cell(reduce), CONCAT)
 
 
 # As published with DARTS (Liu et al., 2019), P-DARTS (Chen et al., 2019) and PC-DARTS (Xu et al., 2020).

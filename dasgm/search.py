@@ -16,8 +16,8 @@ from dasgm.adversary import Adversary, NoGan, networks
 from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
-from dasgm.genotype import PRIMITIVES, derive
-from dasgm.methods._base import EDGES, Relaxation, Stage
+from dasgm.genotype import EDGES, PRIMITIVES, SKIP, derive
+from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks.supernet import Architecture, Supernet
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def architecture_metrics(stage: Stage, relaxation: Relaxation) -> dict[str, floa
     found: dict[str, float] = {}
     for name, (operations, weights, edges) in cells.items():
         entropy = -sum(w * math.log(max(w, 1e-12)) for row in weights for w in row) / len(weights)
-        skips = sum(chosen == "skip_connect" for chosen, _ in derive(operations, weights, edges))
+        skips = sum(chosen == SKIP for chosen, _ in derive(operations, weights, edges))
         found |= {f"arch/entropy_{name}": entropy, f"arch/skips_{name}": skips}
     return found
 

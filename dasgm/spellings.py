@@ -12,11 +12,12 @@ from typing import Any
 
 from dasgm.store.files import plain, short
 
+SKIP = "skip_connect"
 PRIMITIVES = (
     "none",
     "max_pool_3x3",
     "avg_pool_3x3",
-    "skip_connect",
+    SKIP,
     "sep_conv_3x3",
     "sep_conv_5x5",
     "dil_conv_3x3",
@@ -27,7 +28,7 @@ CHOOSABLE = PRIMITIVES[1:]
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 NAMES = {name.replace("_", ""): name for name in CHOOSABLE}
 NAMES |= {"maxpool": "max_pool_3x3", "avgpool": "avg_pool_3x3"}  # NNI, NASLib
-NAMES |= dict.fromkeys(("skip", "identity", "factorizedreduce"), "skip_connect")
+NAMES |= dict.fromkeys(("skip", "identity", "factorizedreduce"), SKIP)
 EXAMPLE = "Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), ...)"
 UNUSED = ("connectN", "connects")  # fields of AutoDL-Projects, None in cells
 SKIPS = 2  # skip connections that P-DARTS's authors leave in a normal cell

@@ -20,8 +20,8 @@ from dasgm.bilevel import replay
 from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
 from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, itself, name_of
-from dasgm.methods._base import EDGES, Stage
+from dasgm.genotype import EDGES, KNOWN, PRIMITIVES, Genotype, itself, name_of
+from dasgm.methods._base import Stage
 from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
 from dasgm.networks.supernet import Architecture, Supernet

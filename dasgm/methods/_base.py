@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dasgm.genotype import Genotype, derive
+from dasgm.genotype import CONCAT, Genotype, derive
 
-EDGES = 14  # of a cell: 2 + 3 + 4 + 5
 MOST_CELLS, WIDEST = 100, 4096  # of a network; beyond is a slip, or worse
 Weights = Sequence[Sequence[float]]  # [14][operations of the edge], softmaxed
 
@@ -88,7 +87,6 @@ class MethodConfig:
     def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
         """The discrete architecture that the weights stand for: of every edge the strongest operation, of every node
         the two strongest edges (DARTS, Section 2.4; with edge weights PC-DARTS, Section 3.3)."""
-        nodes = (2, 3, 4, 5)
         normal = derive(stage.normal_operations, relaxation.normal, relaxation.normal_edges)
         reduce = derive(stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges)
-        return Genotype(normal, nodes, reduce, nodes)
+        return Genotype(normal, CONCAT, reduce, CONCAT)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dasgm.genotype import PRIMITIVES
-from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
+from dasgm.genotype import EDGES, PRIMITIVES
+from dasgm.methods._base import MethodConfig, Relaxation, Stage
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dasgm.genotype import PRIMITIVES, Edge, Genotype, derive
-from dasgm.methods._base import EDGES, MOST_CELLS, MethodConfig, Relaxation, Stage
+from dasgm.genotype import CONCAT, EDGES, INPUTS, PRIMITIVES, SKIP, Edge, Genotype, derive
+from dasgm.methods._base import MOST_CELLS, MethodConfig, Relaxation, Stage
 
-SKIP = "skip_connect"
 DEAREST = (
     "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
 )  # fmt: skip
@@ -106,9 +105,9 @@ class Config(MethodConfig):
         return stage.skip_dropout * math.exp(-0.2 * searched)
 
     def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
-        nodes = (2, 3, 4, 5)
         normal = capped(stage.normal_operations, relaxation.normal, self.max_skips)
-        return Genotype(normal, nodes, by_input(derive(stage.reduce_operations, relaxation.reduce)), nodes)
+        reduce = by_input(derive(stage.reduce_operations, relaxation.reduce))
+        return Genotype(normal, CONCAT, reduce, CONCAT)
 
 
 def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], count: int) -> Operations:
@@ -141,4 +140,4 @@ def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float
 
 def _edge(node: int, state: int) -> int:
     """Number of the edge from `state` into the cell's intermediate node `node`."""
-    return node * (node + 3) // 2 + state
+    return sum(INPUTS[:node]) + state

@@ -12,10 +12,10 @@ from torch import nn
 
 from dasgm.bilevel import Player, dominant_eigenvalue
 from dasgm.config import SearchConfig, mathematics, override
-from dasgm.genotype import PRIMITIVES
+from dasgm.genotype import EDGES, PRIMITIVES
 from dasgm.jobs.search import Hooks, main
 from dasgm.methods import darts, pcdarts, pdarts
-from dasgm.methods._base import EDGES, Relaxation
+from dasgm.methods._base import Relaxation
 from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import preset
 from dasgm.search import Search, architecture_metrics
