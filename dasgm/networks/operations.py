@@ -6,21 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.genotype import PRIMITIVES
-
-__all__ = [
-    "PRIMITIVES",
-    "SEPARABLE",
-    "DepthwiseConv",
-    "FactorizedReduce",
-    "HalvingConv",
-    "ReLUConvBN",
-    "fast_layout",
-    "operation",
-    "pool",
-    "reductions",
-    "stem",
-]
+from dasgm.genotype import SKIP
 
 SEPARABLE = {"sep_conv_3x3": (3, 1), "sep_conv_5x5": (5, 1), "dil_conv_3x3": (3, 2), "dil_conv_5x5": (5, 2)}
 """Kernel size and dilation of the convolutions that are depthwise, then pointwise."""
@@ -32,7 +18,7 @@ def operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
         return Zero(stride)
     if name in ("max_pool_3x3", "avg_pool_3x3"):
         return pool(name, stride)
-    if name == "skip_connect":
+    if name == SKIP:
         return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
     assert name in SEPARABLE, name
     kernel, dilation = SEPARABLE[name]
