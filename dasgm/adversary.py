@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dasgm.bilevel import Player, Point, Response, grad, nobody, replay, seed_of
+from dasgm.bilevel import Player, Point, Response, grad, no_response, nobody, replay, seed_of
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -75,7 +75,7 @@ class Adversary:
         """Eq. 4: G takes its step at the pre-step (B, G, E). Returns the images (detached), G's response, the loss."""
         G, E, B = self.players
         if not G.trainable:
-            return None, lambda v: {}, None
+            return None, no_response, None
         loss, x = self.generator_pass(G.live, E.fixed, B.fixed, z, y, seed)
         return x.detach(), G.step(*grad(loss, G)), loss.detach()
 
@@ -122,7 +122,7 @@ class NoGan:
         raise AssertionError("nothing asks for the loss of a GAN that is not there")
 
     def generator_step(self, *_: Any) -> tuple[None, Response, None]:
-        return None, lambda v: {}, None
+        return None, no_response, None
 
     def discriminator_step(self, *_: Any) -> None:
         return None
