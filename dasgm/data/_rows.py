@@ -147,46 +147,68 @@ class Part:
         return int(np.diff(self.source.starts).max(initial=0))
 
 
+@dataclass(frozen=True)
+class _File:
+    """What one shard holds: its columns of pictures and of labels, the labels, the number of rows of each row group,
+    and the rows whose picture is not there."""
+
+    columns: tuple[str, str]
+    labels: Labels
+    rows: list[int]
+    unreadable: list[str]
+
+
 def part_of(
     store: Store, shards: Sequence[Shard], labels: tuple[str, ...] = ("label",), skip_unreadable: bool = False
 ) -> Part:
-    """Lists a part's shards; labels are read, pictures are not.
+    """Lists the shards of a part. Labels are read, pictures are not.
 
     Args:
-        labels: names that the label column may have, the first that there is counts.
+        labels: names that the label column may have. The first one that a file has is taken.
         skip_unreadable: whether a row may have the path of a picture that is not there.
 
     Raises:
-        ValueError: a broken file, a missing column or one of another type, shards whose columns have other names,
-            paths in place of bytes where no picture lies.
+        ValueError: a broken file, a missing column or one of another type, shards whose columns have different names,
+            or paths in place of bytes where no picture lies.
     """
-    found: list[Labels] = []
-    groups, unreadable, columns = list[tuple[int, int, int]](), list[str](), set[tuple[str, str]]()
-    for shard, (path, name) in enumerate((shard.path, store.name(shard.path)) for shard in shards):
-        try:
-            with store.parquet(path) as file:
-                schema = file.schema_arrow
-                picture, read = _parquet.picture_column(name, schema)
-                label = _parquet.column(name, schema, labels)
-                found.append(labels_of(name, schema, label, file.read([label])[label]))
-                if _parquet.without_bytes(file, read):
-                    unreadable += _ensure_beside(store, path, file, picture, read)
-                elif read == [picture]:
-                    _parquet.ensure_pictures(name, file, picture)
-                groups += [(shard, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{name} is no whole Parquet file ({first_line(error)[:100]}): download it again"
-            ) from None
-        columns.add((picture, label))
+    files = [_look(store, shard.path, labels) for shard in shards]
+    columns = {file.columns for file in files}
     if len(columns) > 1:
         raise ValueError(f"{store.root}: shards have other columns, {sorted(columns)}: give them the same names")
+    unreadable = tuple(row for file in files for row in file.unreadable)
     if unreadable and not skip_unreadable:
         raise ValueError(
             f"{store.root}: {len(unreadable)} pictures cannot be read: {first_ten(unreadable)}; put them there, or "
             "leave them out with --data.skip-unreadable"
         )
-    counts = np.array(groups, dtype=np.int64).reshape(-1, 3)
-    starts = np.concatenate([[0], counts[:, 2].cumsum()])
-    source = Rows(store, tuple(shard.path for shard in shards), counts[:, 0], counts[:, 1], starts)
-    return Part(source, found, np.array([shard.size for shard in shards]), tuple(unreadable))
+    shard_of = [shard for shard, file in enumerate(files) for _ in file.rows]
+    group_of = [group for file in files for group in range(len(file.rows))]
+    rows = [n for file in files for n in file.rows]
+    source = Rows(
+        store,
+        tuple(shard.path for shard in shards),
+        np.array(shard_of, dtype=np.int64),
+        np.array(group_of, dtype=np.int64),
+        np.concatenate([[0], np.array(rows, dtype=np.int64).cumsum()]),
+    )
+    sizes = np.array([shard.size for shard in shards])
+    return Part(source, [file.labels for file in files], sizes, unreadable)
+
+
+def _look(store: Store, path: str, label_names: tuple[str, ...]) -> _File:
+    """What the shard at `path` holds. Raises ValueError: see `part_of`."""
+    name = store.name(path)
+    try:
+        with store.parquet(path) as file:
+            picture, read = _parquet.picture_column(name, file.schema_arrow)
+            label = _parquet.column(name, file.schema_arrow, label_names)
+            labels = labels_of(name, file.schema_arrow, label, file.read([label])[label])
+            unreadable = []
+            if _parquet.without_bytes(file, read):
+                unreadable = _ensure_beside(store, path, file, picture, read)
+            elif read == [picture]:
+                _parquet.ensure_pictures(name, file, picture)
+            rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{name} is no whole Parquet file ({first_line(error)[:100]}): download it again") from None
+    return _File((picture, label), labels, rows, unreadable)
