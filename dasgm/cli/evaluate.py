@@ -25,7 +25,7 @@ from dasgm.store.run import state_of
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingChoice:
     """What stands before the settings of an evaluation: GENOTYPE, RECIPE, --dataset, --data-dir."""
 
     genotype: Genotype
@@ -79,7 +79,7 @@ def recipes_help(positional: bool = False) -> str:
     )
 
 
-def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
+def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
     """Take the genotype, the recipe and the data set out of the arguments; the rest is for the parser.
 
     Raises:
@@ -94,7 +94,7 @@ def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
         ensure_once("--recipe", values, first[1])
         values["--recipe"] = first[1]
     recipe, config = configured(values, {} if itself(given) else read_json(run_of(source) / "config.json"))
-    return Training(genotype, source, recipe, config), rest
+    return TrainingChoice(genotype, source, recipe, config), rest
 
 
 def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) -> tuple[str, EvaluateConfig]:
@@ -129,7 +129,7 @@ def _data(config: dict[str, Any]) -> DataConfig | None:
     return from_json(data, plugin("data", str(data.get("key"))), "data.") if isinstance(data, dict) else None
 
 
-def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
+def evaluate_options(argv: Sequence[str]) -> tuple[TrainingChoice, EvaluateOptions]:
     """The command line of one evaluation: what it is of, then its settings."""
     about = (
         "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from dasgm.data._listing import Listing, listings
 from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
-from dasgm.data._pictures import reason, shorter_side
+from dasgm.data._pictures import shorter_side
 from dasgm.data._split import share
-from dasgm.store.files import first_line
+from dasgm.store.files import first_line, reason
 
 if TYPE_CHECKING:
     from dasgm.data.imagenet import Config
@@ -83,7 +83,7 @@ def photographs(config: Config, data_dir: str | None) -> Photographs:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BatchReader:
     """From indices to one worker's batch; the same wherever it runs. `epoch` None is evaluation."""
 
     listing: Listing
@@ -199,8 +199,8 @@ class Loader:
     def _checked(
         self, listing: Listing, epoch: int | None, batches: list[np.ndarray]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        recipe = Recipe(listing, self.data.image_size, self.data.skip_unreadable, self.seed, epoch)
-        for pixels, labels, wrong in self._stream(recipe, batches):
+        reader = BatchReader(listing, self.data.image_size, self.data.skip_unreadable, self.seed, epoch)
+        for pixels, labels, wrong in self._stream(reader, batches):
             found = [line for line in wrong if line]
             if found and not self.data.skip_unreadable:
                 raise ValueError(
@@ -209,8 +209,10 @@ class Loader:
             self.unreadable |= dict.fromkeys(found)
             yield pixels, labels
 
-    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
-        """`recipe` of each of `batches`, in this order."""
+    def _stream(
+        self, reader: BatchReader, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        """`reader` of each of `batches`, in this order."""
         raise NotImplementedError
 
 
@@ -232,21 +234,23 @@ class TorchLoader(Loader):
             raise ValueError(f"{processes} loading processes: choose 0 or more")
         self.processes = processes
 
-    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
-        begun = "spawn" if self.processes and recipe.listing.source.store.is_uri else None  # clients dislike forks
+    def _stream(
+        self, reader: BatchReader, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        begun = "spawn" if self.processes and reader.listing.source.store.is_uri else None  # clients dislike forks
         yield from DataLoader(
-            _Batches(recipe, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=begun
+            _Batches(reader, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=begun
         )
 
 
 class _Batches(Dataset):
     """A batch a place."""
 
-    def __init__(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> None:
-        self.recipe, self.batches = recipe, batches
+    def __init__(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> None:
+        self.reader, self.batches = reader, batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor, list[str]]:
-        return self.recipe(self.batches[place])
+        return self.reader(self.batches[place])
