@@ -23,12 +23,12 @@ from torch import Tensor
 from dasgm._version import __version__
 from dasgm.config import key_of, to_json
 from dasgm.data._images import stack
-from dasgm.data._pictures import Source, fitted, quiet, reason, shorter_side, upright_rgb
+from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.networks.network import SHRINKS, Network, check_image_size
 from dasgm.recipes import EvaluateConfig
-from dasgm.store.files import first_line, plain, printable, short, text, write_atomic
+from dasgm.store.files import first_line, plain, printable, reason, short, text, write_atomic
 from dasgm.store.replica import here
 
 if TYPE_CHECKING:

@@ -109,7 +109,7 @@ class Found:
 def look(store: Store, folder: str, left_out: Collection[str] = ()) -> Found:
     """All that lies below `folder`, but for the folders directly in it that are `left_out`."""
     found = Found(store, folder)
-    for entry in walk(store, folder, is_clutter):
+    for entry in walk(store, folder):
         below = found.below(entry)
         if not left_out or below.partition("/")[0] not in left_out:
             found.add(entry, below)

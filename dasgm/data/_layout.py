@@ -6,12 +6,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from dasgm.data._clutter import DATA, is_clutter, kind_of, replaced
+from dasgm.data._clutter import DATA, kind_of, replaced
 from dasgm.data._folders import IMAGES, Part, absent, look, read, tables_in
 from dasgm.data._inventory import Inventory
 from dasgm.data._pictures import ENDINGS, first_ten
 from dasgm.data._store import Store
-from dasgm.data._tree import Entry, scan
+from dasgm.data._tree import Entry, folders_in, scan
 
 PARTS = {  # what a part's folder may be called, in any case
     "train": ("train", "training"),
@@ -40,7 +40,7 @@ class Layout:
         self.root = self._innermost("", (store.local or store.root).rstrip("/").rpartition("/")[2])
         self._top = scan(store, self.root)
         self._ours = [entry.name for entry in self._top if self._is_ours(entry)]
-        names = [entry.name for entry in _folders(self._top) if entry.name not in self._ours]
+        names = [entry.name for entry in folders_in(self._top) if entry.name not in self._ours]
         for entry in self._top:
             self._ensure_there(entry)
         found = defaultdict[str, list[str]](list)
@@ -85,14 +85,14 @@ class Layout:
         return f"{self.root}/{name}".lstrip("/")
 
     def _folders(self, folder: str) -> list[Entry]:
-        return _folders(scan(self.store, folder))
+        return folders_in(scan(self.store, folder))
 
     def _innermost(self, folder: str, name: str) -> str:
         """The folder, or what it wraps: one folder of its own name, of class folders in images/, or at the root of
         parts. Pictures beside it must not be there."""
         for _ in range(NESTED):
             entries = scan(self.store, folder)
-            folders = _folders(entries)
+            folders = folders_in(entries)
             if len(folders) != 1 or any(entry.name.lower().endswith(ENDINGS) for entry in entries):
                 break
             only = folders[0]
@@ -224,11 +224,6 @@ class Layout:
                     f"{self.store.name(self.root)} if it is one, rename it if it is a class"
                 )
             self.notes.append(f"{found.place}/{name} is taken for a class: every part has a folder of that name")
-
-
-def _folders(entries: Iterable[Entry]) -> list[Entry]:
-    """Those that may be parts or classes."""
-    return [entry for entry in entries if entry.kind == "folder" and not is_clutter(entry.name)]
 
 
 def _part_below(path: str, depth: int) -> str | None:

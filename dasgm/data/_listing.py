@@ -13,13 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from dasgm.data import _folders, _rows, _shards
-from dasgm.data._clutter import is_clutter
 from dasgm.data._labels import aligned, classes_of
 from dasgm.data._layout import Layout
 from dasgm.data._pictures import first_ten
 from dasgm.data._rows import Rows
 from dasgm.data._store import Store
-from dasgm.data._tree import scan
+from dasgm.data._tree import folders_in, scan
 
 LARGE = 1000  # rows of a row group that is worth a note
 
@@ -161,10 +160,8 @@ def _in_shards(store: Store, found: _shards.Found, skip_unreadable: bool) -> tup
 
 def _ensure_no_class_folders(store: Store, found: _shards.Found) -> None:
     """ValueError where a part's folder has folders of classes and Parquet files lie there too: which is meant?"""
-    for folder in scan(store):
-        if folder.kind != "folder" or not _shards.folder_part(folder.name):
-            continue
-        if any(entry.kind == "folder" and not is_clutter(entry.name) for entry in scan(store, folder.path)):
+    for folder in folders_in(scan(store)):
+        if _shards.folder_part(folder.name) and folders_in(scan(store, folder.path)):
             files = [shard.path for part in found.parts.values() for shard in part]
             raise ValueError(
                 f"{store.name('')} has both folders of pictures in {folder.name}/ and Parquet files "

@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dasgm.data import _pictures
+from dasgm.store.files import reason
 
 MOST_TIMES = 100  # what a file says that it holds, by its size: pictures are compressed already
 PICTURES = ("image", "img")  # what the column of pictures may be called
 
 
-def opened(file: Any, name: object, size: int) -> pq.ParquetFile:
+def open_parquet(file: Any, name: object, size: int) -> pq.ParquetFile:
     """A Parquet file of `size` bytes, whose pictures and texts are read as a dictionary: equal ones take memory once.
 
     Raises ValueError where it says that it holds far more than fits into it.
@@ -117,8 +118,8 @@ def ensure_pictures(name: str, parquet: pq.ParquetFile, picture: str) -> None:
     values = [] if first is None else [one for one in first.column(0).to_pylist() if one is not None]
     for value in values:
         try:
-            with _pictures.opened(value):
+            with _pictures.open_picture(value):
                 pass
         except Exception as error:  # Pillow raises whatever it stumbles over
-            why = _pictures.reason(error)
+            why = reason(error)
             raise ValueError(f"{name}: column '{picture}' has bytes that are no picture ({why}): convert it") from None

@@ -19,7 +19,7 @@ from dasgm.data._pictures import (
     Source,
     encoded,
     is_plain_jpeg,
-    opened,
+    open_picture,
     quiet,
     shorter_side,
     upright,
@@ -44,7 +44,7 @@ def decoded(source: Source) -> Tensor:
 
     if not isinstance(source, Image.Image):
         source = encoded(source)
-    with quiet(), opened(source) as image:
+    with quiet(), open_picture(source) as image:
         if isinstance(source, bytes) and is_plain_jpeg(image):
             with suppress(Exception):  # whether it can be read, and why not, Pillow says
                 return decode_image(without_exif(source), mode="RGB")

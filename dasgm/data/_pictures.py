@@ -15,9 +15,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from dasgm.store.files import contents, cut, first_line, printable
+from dasgm.store.files import contents, cut, printable, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+NO_PICTURE = "not a jpeg, png, webp or gif picture"
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 MOST_BYTES = 64 * 2**20  # of an encoded picture
 Source = Path | bytes | Image.Image | None
@@ -110,7 +111,7 @@ def upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
     not applied, as in torchvision. A JPEG larger than `reduce_to` pixels a side may come reduced.
     Raises whatever Pillow stumbles over.
     """
-    with opened(source) as image:
+    with open_picture(source) as image:
         if reduce_to and image is not source:
             image.draft(None, (reduce_to, reduce_to))
         return upright(image)
@@ -127,7 +128,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Image.Image]:
+def open_picture(source: Source) -> Iterator[Image.Image]:
     """A picture whose header is read; of a file its pixels are not decoded yet.
 
     Raises for what is no picture, and for one of more bytes or pixels than is sound.
@@ -135,7 +136,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source
         return
-    with _opened(encoded(source)) as image:
+    with _parsed(encoded(source)) as image:
         if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels are too many")
         yield image
@@ -152,7 +153,7 @@ def encoded(source: Path | bytes | None) -> bytes:
     return source
 
 
-def _opened(picture: bytes) -> Image.Image:
+def _parsed(picture: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(picture), formats=FORMATS)
     except UnidentifiedImageError:
@@ -160,9 +161,12 @@ def _opened(picture: bytes) -> Image.Image:
             raise ValueError(advice) from None
         at = picture.find(EXIF)
         if not picture.startswith(b"\xff\xd8") or at < 0:
-            raise
+            raise ValueError(NO_PICTURE) from None
     # Pillow refuses a JPEG if it stumbles over the resolution in its EXIF
-    image = Image.open(BytesIO(without_exif(picture)), formats=FORMATS)
+    try:
+        image = Image.open(BytesIO(without_exif(picture)), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(NO_PICTURE) from None
     image.info["exif"] = picture[at : at + 2**16]
     return image
 
@@ -249,12 +253,3 @@ def _eight_bits(image: Image.Image, key: int | None) -> Image.Image:
         del grey.info["transparency"]
         grey.putalpha(Image.fromarray(np.asarray(image) != key).convert("L"))
     return grey
-
-
-def reason(error: Exception) -> str:
-    """Why a picture could not be read, in a few words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a jpeg, png, webp or gif picture"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return first_line(error)[:100]

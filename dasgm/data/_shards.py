@@ -19,7 +19,7 @@ from dasgm.data._inventory import Inventory
 from dasgm.data._layout import PARTS as FOLDERS
 from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
-from dasgm.data._tree import scan
+from dasgm.data._tree import folders_in, scan
 
 # what a part may be called: as folders are, and two words more that Hugging Face's datasets knows
 PARTS = FOLDERS | {"val": (*FOLDERS["val"], "dev"), "test": (*FOLDERS["test"], "evaluation")}
@@ -122,7 +122,7 @@ def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tup
             raise ValueError(f"{store.name(entry.path)} cannot be read ({entry.problem}): mend or remove it")
         if entry.kind == "file" and entry.name.lower().endswith(".parquet"):
             yield entry.path, entry.size
-    folders = [entry for entry in entries if entry.kind == "folder" and not is_clutter(entry.name)]
+    folders = folders_in(entries)
     if not depth or len(folders) > MOST_FOLDERS:  # class folders
         return
     for entry in folders:
