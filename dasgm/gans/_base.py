@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -40,23 +41,27 @@ class GanConfig:
     """Number of discriminator steps after each generator step of a pre-training, each on images of its own."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.channels <= WIDEST:
-            raise ValueError(f"gan.channels {self.channels}: expected 1 to {WIDEST}")
-        for name, lr in (
-            ("generator_lr", self.generator_lr),
-            ("discriminator_lr", self.discriminator_lr),
-            ("warmup_lr", self.warmup_lr),
-        ):
-            if not 0 <= lr < float("inf"):
-                raise ValueError(f"gan.{name} {lr}: expected a learning rate of at least 0")
-        if self.warmup_batch_size < 2:
-            raise ValueError(f"gan.warmup_batch_size {self.warmup_batch_size}: expected at least 2")
-        if self.warmup < 0:
-            raise ValueError(f"gan.warmup {self.warmup}: expected a number of iterations, 0 for none")
-        if self.pretrain_iterations < 0:
-            raise ValueError(f"gan.pretrain_iterations {self.pretrain_iterations}: expected 0 or more")
-        if (steps := self.pretrain_discriminator_steps) < 1:
-            raise ValueError(f"gan.pretrain_discriminator_steps {steps}: expected at least 1")
+        self.ensure("channels", 1, WIDEST)
+        for name in ("generator_lr", "discriminator_lr", "warmup_lr", "warmup", "pretrain_iterations"):
+            self.ensure(name, 0)
+        self.ensure("warmup_batch_size", 2)
+        self.ensure("pretrain_discriminator_steps", 1)
+
+    def ensure(
+        self, name: str, least: float = -inf, most: float = inf, *, above: float = -inf, below: float = inf
+    ) -> None:
+        """Raises ValueError unless the setting `name` is finite, from `least` to `most`, above `above` and below
+        `below`."""
+        value = getattr(self, name)
+        if least <= value <= most and above < value < below:
+            return
+        bounds = {f"at least {least}": least, f"at most {most}": most, f"above {above}": above, f"below {below}": below}
+        expected = " and ".join(words for words, bound in bounds.items() if abs(bound) < inf)
+        if -inf < least and most < inf:
+            expected = f"{least} to {most}"
+        if not isfinite(value):
+            expected += ", finite"
+        raise ValueError(f"gan.{name} {value}: expected {expected}")
 
     @property
     def pretraining_length(self) -> int:

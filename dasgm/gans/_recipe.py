@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -37,14 +36,10 @@ class ResnetConfig(GanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value, low, high in (
-            ("shared_dim", self.shared_dim, 1, WIDEST),
-            ("embedding_std", self.embedding_std, 0, math.inf),
-            ("orthogonal", self.orthogonal, 0, math.inf),
-            ("average_decay", self.average_decay, 0, 1),
-        ):
-            if not low <= value < high:
-                raise ValueError(f"gan.{name} {value}: expected at least {low} and less than {high}")
+        self.ensure("shared_dim", 1, WIDEST)
+        self.ensure("embedding_std", 0)
+        self.ensure("orthogonal", 0)
+        self.ensure("average_decay", 0, below=1)
 
     def cut(self, size: int) -> tuple[int, int]:
         """(chunks of z, length of one) at `size` pixels. ValueError where there is no such generator or no length."""

@@ -7,7 +7,6 @@ Unlike theirs no ReLU is in place, which would put one on the shortcuts as well.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,13 +49,9 @@ class Config(ResnetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value, ok, expected in (
-            ("contrast_dim", self.contrast_dim, 1 <= self.contrast_dim <= WIDEST, f"1 to {WIDEST}"),
-            ("conditional_strength", self.conditional_strength, self.conditional_strength >= 0, "at least 0"),
-            ("temperature", self.temperature, self.temperature > 0, "more than 0"),
-        ):
-            if not ok or math.isinf(value):
-                raise ValueError(f"gan.{name} {value}: expected a number: {expected}")
+        self.ensure("contrast_dim", 1, WIDEST)
+        self.ensure("conditional_strength", 0)
+        self.ensure("temperature", above=0)
 
     def build(self, classes: int, size: int, searched: bool) -> ContraGan:
         from dasgm.gans._contrastive import ContrastiveDiscriminator

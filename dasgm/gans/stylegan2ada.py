@@ -8,7 +8,6 @@ groups for its deviation; the augmentation resamples more simply (see `_ada`) an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -61,20 +60,15 @@ class Config(GanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value, low, high in (
-            ("z_dim", self.z_dim, 1, WIDEST),
-            ("w_dim", self.w_dim, 1, WIDEST),
-            ("r1_gamma", self.r1_gamma, 0, math.inf),
-            ("r1_interval", self.r1_interval, 1, math.inf),
-            ("augment_start", self.augment_start, 0, 1),
-            ("augment_target", self.augment_target, -1, 1),
-            ("augment_interval", self.augment_interval, 1, math.inf),
-            ("augment_kimg", self.augment_kimg, 1e-3, math.inf),
-            ("average_half_life", self.average_half_life, 0, math.inf),
-            ("average_rampup", self.average_rampup, 0, math.inf),
-        ):
-            if not (low <= value <= high and math.isfinite(value)):
-                raise ValueError(f"gan.{name} {value}: expected at least {low} and at most {high}")
+        for name in ("z_dim", "w_dim"):
+            self.ensure(name, 1, WIDEST)
+        for name in ("r1_interval", "augment_interval"):
+            self.ensure(name, 1)
+        for name in ("r1_gamma", "average_half_life", "average_rampup"):
+            self.ensure(name, 0)
+        self.ensure("augment_start", 0, 1)
+        self.ensure("augment_target", -1, 1)
+        self.ensure("augment_kimg", 1e-3)
 
     def build(self, classes: int, size: int, searched: bool) -> StyleGan2Ada:
         from dasgm.gans._ada import Augmentation
