@@ -1,4 +1,4 @@
-"""Genotype: a discrete cell architecture, the unit of exchange between search, evaluation and pictures."""
+"""Genotype: a discrete cell architecture, which search, evaluation and pictures exchange."""
 
 from __future__ import annotations
 
@@ -34,9 +34,13 @@ def _to_stderr(line: str) -> None:
 
 @dataclass(frozen=True)
 class Genotype:
-    """Both cells: two edges a node, nodes in order, and the states that a cell's output concatenates.
+    """A normal and a reduction cell: two edges per node, in the order of the nodes, and the states that the output
+    concatenates.
 
-    Lists are accepted and become tuples. Raises ValueError, in one line, for what is no cell.
+    Lists are accepted and become tuples.
+
+    Raises:
+        ValueError: the values do not describe a cell. The message is one line.
     """
 
     normal: tuple[Edge, ...]
@@ -76,11 +80,14 @@ class Genotype:
 
     @classmethod
     def parse(cls, written: str, say: Callable[[str], None] = lambda line: None) -> Genotype:
-        """From JSON, the field's `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`, a log that has it in some line, or
-        the spelling of pt.darts, NASLib or NNI. Nothing is evaluated.
+        """Reads a genotype from text: JSON, the usual `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`, a log that
+        contains it, or the notation of pt.darts, NASLib or NNI. Nothing in the text is evaluated.
 
         Args:
-            say: told which one is read where there are several, and what was added.
+            say: is called with a line that tells which genotype is read where there are several, and what was added.
+
+        Raises:
+            ValueError: the text has no genotype, or it is not certain which one is meant.
         """
         fields, said = read(written)
         if said:
@@ -89,9 +96,13 @@ class Genotype:
 
     @classmethod
     def load(cls, source: str | Path, say: Callable[[str], None] = _to_stderr) -> Genotype:
-        """The built-in genotype of that name, the one in that file or run's folder, or of that text itself.
+        """Loads a genotype by its built-in name, from a file, from the folder of a run, or from its text.
 
-        `say` is told how it was read where that is not clear from the text alone. ValueError names the source.
+        Args:
+            say: is called with a line where the text alone does not tell how it was read.
+
+        Raises:
+            ValueError: it cannot be read. The message names the source.
         """
         if str(source) in KNOWN:
             return KNOWN[str(source)]
@@ -109,9 +120,16 @@ class Genotype:
 
     @classmethod
     def random(cls, seed: int) -> Genotype:
-        """Uniform over the cells of the DARTS space: two different inputs into each of four nodes, any operation but
-        `none` on each edge. The same for the same seed, a number of at least 0 (else ValueError)."""
-        if seed < 0:  # Random(-7) is Random(7)
+        """Draws a genotype uniformly from the DARTS space: two different inputs into each of four nodes, and any
+        operation but `none` on each edge.
+
+        Args:
+            seed: at least 0. The same seed gives the same genotype.
+
+        Raises:
+            ValueError: the seed is negative.
+        """
+        if seed < 0:  # random.Random(-7) equals random.Random(7)
             raise ValueError(f"seed {seed}: expected at least 0")
         draw = random.Random(seed)
 
@@ -122,7 +140,11 @@ class Genotype:
         return cls(cell(), CONCAT, cell(), CONCAT)
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON form, whole or not at all. OSError names the path."""
+        """Writes the JSON form atomically.
+
+        Raises:
+            OSError: it cannot be written. The error names the path.
+        """
         try:
             write_atomic(Path(path), self.to_json())
         except OSError as error:
@@ -132,11 +154,15 @@ class Genotype:
 def derive(
     operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], edges: Sequence[float] | None = None
 ) -> tuple[Edge, ...]:
-    """The 8 edges of one cell: the two strongest into each node, the stronger first (DARTS, Section 2.4).
+    """The 8 edges of a cell: the two strongest into each node, the stronger one first (DARTS, Section 2.4).
 
-    `operations` and `weights` [14][operations] hold each edge's candidates and their softmax. An edge is as strong
-    as its best operation other than `none`; with PC-DARTS's `edges` [14] that strength times the edge's weight.
-    Of equals the earlier input and the earlier operation win.
+    An edge is as strong as its strongest operation other than `none`. If two are equally strong, the earlier input and
+    the earlier operation are taken.
+
+    Args:
+        operations: names of the candidate operations of each of the 14 edges.
+        weights: their softmax weights, [14][operations].
+        edges: weight of each edge, [14], by which its strength is multiplied (PC-DARTS); None: all count alike.
     """
     cell: list[Edge] = []
     first = 0
@@ -173,7 +199,7 @@ def _edges(kind: str, value: object) -> tuple[Edge, ...]:
 
 
 def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
-    """The states that a cell puts out: any of the nodes, each once."""
+    """The states that a cell concatenates: any of its nodes, each at most once."""
     nodes = range(2, states)
     if not isinstance(value, list | tuple) or not value or len(set(map(repr, value))) < len(value):
         raise ValueError(f"{field}: expected a list of nodes like {list(nodes)}, not {short(value)}")
@@ -184,25 +210,27 @@ def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
 
 
 def itself(source: str | Path) -> str:
-    """`source` where it is no file, but a genotype's text; else nothing."""
+    """`source` if it is the text of a genotype and not the name of a file, else ''."""
     return str(source) if is_text(str(source)) and not os.path.exists(source) else ""
 
 
 def name_of(source: str | Path) -> str:
-    """A name for what is made of a genotype: its file's or folder's; of a text, one that tells it from others."""
+    """A name for what is made from a genotype: the stem of its file or folder, or for a text one that contains its
+    digest.
+    """
     if written := itself(source):
         return f"genotype-{hashlib.sha256(written.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return Path(source).stem
 
 
 def _file(source: str | Path, name: str) -> str:
-    """What stands in a file, or in a run's folder. ValueError names it."""
+    """The text of a file, or of genotype.json in the folder of a run. Raises ValueError, which names the source."""
     try:
         path = here(source)
         if path.is_dir():
             path = path / "genotype.json"
             if not path.is_file():
-                raise ValueError("no genotype.json there")
+                raise ValueError("the folder has no genotype.json")
         return text(path)
     except FileNotFoundError:
         raise ValueError(f"genotype {name}: {_suggest(str(source))}") from None
@@ -224,7 +252,7 @@ def _suggest(source: str) -> str:
 
 
 def _cell(text: str) -> tuple[Edge, ...]:
-    """Edges from the shorthand of the table below."""
+    """The edges written in the shorthand of the table below."""
     names = {
         "max": "max_pool_3x3",
         "avg": "avg_pool_3x3",

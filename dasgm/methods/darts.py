@@ -1,4 +1,7 @@
-"""DARTS (arXiv 1806.09055): one supernet, all eight operations on every edge. First or second order is the search's."""
+"""DARTS (arXiv 1806.09055): one supernet with all eight operations on each edge.
+
+Whether it is first or second order is a setting of the search.
+"""
 
 from __future__ import annotations
 

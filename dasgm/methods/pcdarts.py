@@ -1,4 +1,6 @@
-"""PC-DARTS (arXiv 1907.05737): 1/K of the channels pass through the operations, and edges have weights of their own."""
+"""PC-DARTS (arXiv 1907.05737): 1/K of the channels pass through the operations, and each edge has a
+weight of its own.
+"""
 
 from __future__ import annotations
 

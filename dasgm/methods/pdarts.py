@@ -1,7 +1,9 @@
-"""P-DARTS (arXiv 1904.12760): the supernet grows deeper in stages, while every edge loses its weakest operations.
+"""P-DARTS (arXiv 1904.12760): the supernet becomes deeper from stage to stage, and each edge loses its weakest
+operations.
 
-W, A and their optimisers begin anew with every stage; the GAN goes on. Dropout after skip connections, which fades
-within a stage, and a cap on how many the normal cell ends with keep them from winning by being easy.
+W, A and their optimisers start anew in each stage; the GAN keeps its state. Skip connections are easy to learn and
+would win too often. Two things prevent that: a dropout after them, which decreases within a stage, and a largest number
+of them in the normal cell of the result.
 """
 
 from __future__ import annotations
@@ -98,7 +100,9 @@ class Config(MethodConfig):
         )
 
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Falls linearly until architecture steps begin, from there, whole again, exponentially."""
+        """Decreases linearly until architecture steps begin, then restarts at the full rate and decreases
+        exponentially.
+        """
         searched = epoch - self.arch_start_epoch
         if searched < 0:
             return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
@@ -111,7 +115,7 @@ class Config(MethodConfig):
 
 
 def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], count: int) -> Operations:
-    """Of each edge's `operations` the `count` of largest weight, in their old order; `none` is one like the others."""
+    """The `count` operations of largest weight on each edge, in their previous order. `none` counts like the others."""
     kept = []
     for names, values in zip(operations, weights, strict=True):
         best = sorted(range(len(names)), key=lambda i: (-values[i], -i))[:count]
@@ -120,14 +124,16 @@ def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[fl
 
 
 def by_input(cell: Sequence[Edge]) -> tuple[Edge, ...]:
-    """The two edges of each node in the order of their inputs, as P-DARTS lists them."""
+    """The two edges of each node sorted by their inputs, as P-DARTS lists them."""
     pairs = zip(cell[::2], cell[1::2], strict=True)
     return tuple(edge for pair in pairs for edge in sorted(pair, key=lambda edge: edge[1]))
 
 
 def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], max_skips: int) -> tuple[Edge, ...]:
-    """The cell with at most `max_skips` skip connections: while there are more, the weakest of those in the cell is
-    ruled out on its edge and the cell derived again (P-DARTS, Section 3.3)."""
+    """The cell with at most `max_skips` skip connections (P-DARTS, Section 3.3).
+
+    While there are more, the weakest one in the cell is excluded from its edge, and the cell is derived again.
+    """
     allowed = [list(names) for names in operations]
     while True:
         cell = by_input(derive(allowed, weights))
@@ -135,9 +141,9 @@ def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float
         if len(skips) <= max_skips:
             return cell
         weakest = min(skips, key=lambda edge: weights[edge][allowed[edge].index(SKIP)])
-        allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which is never chosen
+        allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # `none` is never chosen
 
 
 def _edge(node: int, state: int) -> int:
-    """Number of the edge from `state` into the cell's intermediate node `node`."""
+    """Number of the edge from `state` into the intermediate node `node` of a cell."""
     return sum(INPUTS[:node]) + state

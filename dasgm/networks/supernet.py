@@ -1,7 +1,8 @@
-"""The supernet: every edge of a cell computes all its candidate operations, weighted (DARTS, Section 2.2).
+"""The supernet: each edge of a cell computes the weighted sum of all its candidate operations (DARTS, Section 2.2).
 
-One class for DARTS, P-DARTS (operations differ from edge to edge, dropout after skips) and PC-DARTS (edge weights,
-only 1/K of the channels pass through the mixed operation). Edges are numbered as in the papers: by node, then input.
+One class serves DARTS, P-DARTS (the operations differ from edge to edge, dropout after skip connections) and PC-DARTS
+(edge weights, and only 1/K of the channels pass through the operations). Edges are numbered as in the papers: by node,
+then by input.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ BYPASS = "bypass"  # PC-DARTS: the channels that pass no operation, weighted by 
 
 
 class Mixture(NamedTuple):
-    """The relaxed architecture, as the supernet takes it."""
+    """The weights of the relaxed architecture, as the supernet takes them."""
 
     normal: Tensor
     """[14, operations], each row a softmax."""
@@ -45,7 +46,7 @@ class Mixture(NamedTuple):
 
 
 class Architecture(nn.Module):
-    """A: the architecture parameters, shared by all cells of a type; drawn from 1e-3 N(0, 1)."""
+    """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1)."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -76,9 +77,10 @@ def _count(operations: Sequence[Sequence[str]]) -> int:
 
 
 class Supernet(nn.Module):
-    """W: images [N, in_channels, H, W] (H, W divisible by 4) and a mixture -> logits [N, classes].
+    """W: images [N, in_channels, H, W], with H and W divisible by 4, and a mixture -> logits [N, classes].
 
-    Raises ValueError where `stage.channels` cannot be halved after the partial connection.
+    Raises:
+        ValueError: `stage.channels` is no multiple of 2 * `stage.partial`.
     """
 
     def __init__(self, stage: Stage, classes: int, in_channels: int = 3) -> None:
@@ -112,7 +114,7 @@ class Supernet(nn.Module):
         return self.head(s1.mean((2, 3)))
 
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
-        """All weights of a cell type in one vector: the operations', edge by edge, then the edges'."""
+        """All weights of a cell type as one vector: those of the operations, edge by edge, then those of the edges."""
         if edges is None:
             edges = weights.new_ones(EDGES)
         else:
@@ -295,9 +297,9 @@ def _position(operations: Sequence[Sequence[str]], edge: int, name: str) -> int:
 
 
 class Separable(nn.Module):
-    """A separable or dilated convolution on several edges, its (first) ReLU left to the caller.
+    """A separable or dilated convolution on several edges, without its (first) ReLU.
 
-    [N, edges * channels, H, W], the edges side by side -> the same, each channel times its gain.
+    Input and output are [N, edges * channels, H, W], edge after edge. Each output channel is multiplied by its gain.
     """
 
     def __init__(self, name: str, channels: int, edges: int, stride: int) -> None:
@@ -318,7 +320,7 @@ class Separable(nn.Module):
 
 
 class Reduce(nn.Module):
-    """FactorizedReduce on several edges, its ReLU left to the caller: [N, channels, H, W], read by all of them."""
+    """FactorizedReduce on several edges that read the same [N, channels, H, W], without its ReLU."""
 
     def __init__(self, channels: int, edges: int) -> None:
         super().__init__()
@@ -333,7 +335,7 @@ class Reduce(nn.Module):
 
 
 class WeightedNorm(nn.Module):
-    """Batch norm without parameters of its own; a gain [channels] may be handed in."""
+    """Batch norm without learned parameters. `forward` takes an optional gain, [channels]."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -345,7 +347,7 @@ class WeightedNorm(nn.Module):
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         if gain is not None:
-            gain = gain.contiguous()  # one value expanded has stride 0, which torch's channels-last kernel misreads
+            gain = gain.contiguous()  # an expanded tensor has stride 0, which torch's channels-last kernel misreads
         return F.batch_norm(x, self.running_mean, self.running_var, gain, None, self.training, momentum=0.1, eps=1e-5)
 
 
