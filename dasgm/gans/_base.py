@@ -1,4 +1,4 @@
-"""What every GAN is to the search: a configuration that builds networks, losses and optimisers. Free of torch."""
+"""The interface of a GAN: a configuration that builds networks, losses and optimisers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Loss: TypeAlias = "Callable[[Discriminate, Tensor, Tensor, Tensor, Tensor], Tens
 Parameters: TypeAlias = "dict[str, Tensor]"
 
 SIZES = (16, 32, 64)
-WIDEST = 2**16  # of any layer's setting; beyond is a slip, or worse
+WIDEST = 2**16  # largest width of a layer that is accepted
 
 
 @dataclass(frozen=True)
 class GanConfig:
-    """Settings of a GAN. A file in this folder has a frozen dataclass `Config` derived from it."""
+    """Settings that every GAN has. The file of a GAN derives its own frozen dataclass `Config` from this class."""
 
     channels: int = 64
     """Base width of generator and discriminator, in channels."""
@@ -51,7 +51,8 @@ class GanConfig:
         self, name: str, least: float = -inf, most: float = inf, *, above: float = -inf, below: float = inf
     ) -> None:
         """Raises ValueError unless the setting `name` is finite, from `least` to `most`, above `above` and below
-        `below`."""
+        `below`.
+        """
         value = getattr(self, name)
         if least <= value <= most and above < value < below:
             return
@@ -65,30 +66,41 @@ class GanConfig:
 
     @property
     def pretraining_length(self) -> int:
-        """Iterations of a pre-training. 50,000 by default, on CIFAR 128 passes over J_2 with one discriminator step and
-        512 with four: the paper says nothing, and StudioGAN's curves have flattened there (BigGAN's FID: 14.9 at
-        20,000, 8.9 at 50,000, 8.1 at 100,000)."""
+        """Number of iterations of a pre-training: the setting, else the warmup, else 50,000.
+
+        The paper gives none. With CIFAR's J_2, 50,000 iterations are 128 passes with one discriminator step each, and
+        512 with four. StudioGAN's curves are flat there (FID of BigGAN: 14.9 at 20,000, 8.9 at 50,000, 8.1 at 100,000).
+        """
         return self.pretrain_iterations or self.warmup or 50_000
 
     def build(self, classes: int, size: int, searched: bool) -> Gan:
-        """Networks for `classes` and square images of `size` pixels; `searched`: with the discriminator's
-        architecture B. Raises ValueError where size is not among SIZES."""
+        """Builds the GAN.
+
+        Args:
+            classes: number of classes.
+            size: side of the square images, in pixels.
+            searched: whether the discriminator's architecture B can be searched.
+
+        Raises:
+            ValueError: the GAN does not make images of this size.
+        """
         raise NotImplementedError
 
 
 def check_size(size: int) -> int:
-    """`size`, or a ValueError where no GAN of ours makes such images."""
+    """Returns `size`. Raises ValueError where the GANs of this package do not make images of this size."""
     if size not in SIZES:
         raise ValueError(f"image size {size}: a GAN makes images of 16, 32 or 64 pixels; choose one of these")
     return size
 
 
 class Gan:
-    """Networks, losses and settings of the optimisers; not a module, without state of its own.
+    """Networks, losses and settings of the optimisers. It is not a module and has no state of its own.
 
-    All state is in the modules' parameters and buffers, and buffers are written in forward. In the losses
-    `discriminate` is `lambda *a: discriminator(b, *a)`; images are [-1, 1] NCHW, labels int64 [N]. A generator without
-    tanh goes beyond [-1, 1]: its images are cut off where they are shown or measured, never where gradients pass.
+    All state is in the parameters and buffers of the modules, and `forward` updates the buffers. In the losses,
+    `discriminate` is `lambda *a: discriminator(b, *a)`. Images are [N, 3, S, S] in [-1, 1], labels int64 [N]. A
+    generator without tanh may exceed [-1, 1]; its images are clipped where they are shown or measured, never where
+    gradients pass.
     """
 
     z_dim: int
@@ -99,20 +111,26 @@ class Gan:
     regularise: Callable[[Parameters], Parameters] | None = None  # of G: extra gradient from its raw weights
 
     def generator_loss(self, discriminate: Discriminate, fake: Tensor, y: Tensor) -> Tensor:
-        """What G descends: -L_GAN of Eq. 4."""
+        """The loss that G descends: -L_GAN of Eq. 4."""
         raise NotImplementedError
 
     def discriminator_losses(self, turn: int) -> list[Loss]:
-        """What E descends (Eq. 5) at G's step `turn`: one step on each, in order.
-        Each is loss(discriminate, real, y, fake, y_fake)."""
+        """The losses that E descends (Eq. 5) in its step number `turn`, counted from 0.
+
+        E takes one optimiser step on each, in order.
+
+        Each is loss(discriminate, real, y, fake, y_fake).
+        """
         raise NotImplementedError
 
     def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        """The optimiser of G, torch's SGD without Nesterov momentum or Adam."""
         raise NotImplementedError
 
     def discriminator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        """The optimiser of E, likewise."""
         raise NotImplementedError
 
     def average_decay(self, step: int) -> float:
-        """Decay of G's moving average at its step `step`, counted from 1; 0 copies."""
+        """Decay of the moving average of G in its step number `step`, counted from 1. 0 copies the weights."""
         raise NotImplementedError
