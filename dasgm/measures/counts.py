@@ -1,6 +1,6 @@
-"""Parameters and multiply-adds (Tables 2 and 3): exact, of one image in eval mode.
+"""Parameters and multiply-adds (Tables 2 and 3), exact, for one image in eval mode.
 
-Networks are built and run on torch's meta device: shapes alone, so nothing is computed and no memory is used.
+Networks are built and run on torch's meta device, which has shapes only: nothing is computed and no memory is used.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from dasgm.presets import PRESETS, preset, with_dataset
 from dasgm.store.files import plain, short, text
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-Counts = dict[str, Any]  # plain data: what `dasgm measure --json` prints
+Counts = dict[str, Any]  # plain data, as `dasgm measure --json` prints it
 
 
 class Cost(NamedTuple):
-    """Of one layer, for one image."""
+    """The cost of one layer for one image."""
 
     parameters: int
     multiply_adds: int
@@ -44,14 +44,16 @@ class Cost(NamedTuple):
 
 
 def count(module: nn.Module) -> int:
-    """Number of parameters."""
+    """Number of parameters of a module."""
     return sum(p.numel() for p in module.parameters())
 
 
 def layer_costs(module: nn.Module, *inputs: Any) -> dict[str, Cost]:
-    """The cost of every layer of `module(*inputs)` by its name; the module is left in eval mode.
+    """The cost of every layer of `module(*inputs)`, by name. The module is left in eval mode.
 
-    `inputs` hold one image. A layer's multiply-adds are those of its definition, whatever kernels it computes with.
+    Args:
+        inputs: they hold one image. The multiply-adds of a layer follow from its definition, not from the kernels that
+            compute it.
     """
     work: dict[str, list[int]] = defaultdict(lambda: [0, 0])
 
@@ -87,8 +89,11 @@ def measure_genotype(
     classes: int = 10,
     image_size: int = 32,
 ) -> Counts:
-    """`parameters` (without the auxiliary head, as published tables count), `parameters_with_auxiliary`,
-    `multiply_adds` (convention A) and `multiply_adds_all` (B) of the network that is trained from scratch.
+    """Counts the network of a genotype, as it is trained from scratch.
+
+    Returns:
+        `parameters` (without the auxiliary head, as published tables count), `parameters_with_auxiliary`,
+        `multiply_adds` (convention A) and `multiply_adds_all` (convention B).
 
     Raises:
         ValueError: a size that the network cannot have.
@@ -106,11 +111,12 @@ def measure_genotype(
 
 
 def measure_search(config: SearchConfig, classes: int, image_size: int) -> Counts:
-    """`supernet_parameters`, `architecture_parameters` and `multiply_adds` (convention A) of the supernet that a
-    search begins with, and its `stages`.
+    """Counts the supernet of a search.
 
-    Of stages whose operations the search itself decides, the counts are [least, most] over all that may survive, each
-    count for itself.
+    Returns:
+        `supernet_parameters`, `architecture_parameters` and `multiply_adds` (convention A) of the first stage, and
+        `stages`. In stages whose operations the search decides, counts are [smallest, largest] over all operations that
+        an edge may keep, each count by itself.
 
     Raises:
         ValueError: a size that the supernet cannot have.
@@ -136,7 +142,9 @@ def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Co
 
 
 def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
-    """[least, most] over the operations that an edge may have kept: the cheapest and the dearest of all eight."""
+    """[smallest, largest] counts over the operations that an edge may keep: the cheapest and the most expensive of all
+    eight.
+    """
     everything = (PRIMITIVES,) * EDGES
     full = replace(stage, normal_operations=everything, reduce_operations=everything)
     costs = _supernet_costs(full, classes, image_size)
@@ -147,7 +155,7 @@ def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
         fans: dict[tuple[bool, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(PRIMITIVES, 0))
         for name, value in of.items():
             match name.split("."):
-                # all edges from one state cost the same, and in all cells of a type they have the same operations
+                # the edges from one state cost the same, and all cells of a type have the same operations
                 case ["cells", cell, "fans", state, "convolutions", operation, *_]:
                     fans[int(cell) in reductions(stage.cells), state][operation] += value
                 case _:
@@ -162,11 +170,14 @@ def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
 
 
 def measure_gan(config: GanConfig, classes: int, image_size: int) -> Counts:
-    """`generator_parameters`, `discriminator_parameters` (stock), and with its architecture B searched
-    `searched_discriminator_parameters` and `discriminator_architecture_parameters`.
+    """Counts a GAN.
+
+    Returns:
+        `generator_parameters`, `discriminator_parameters` (of the stock discriminator) and, where B is searched,
+        `searched_discriminator_parameters` and `discriminator_architecture_parameters`.
 
     Raises:
-        ValueError: a size of image that the GAN does not make.
+        ValueError: the GAN does not make images of this size.
     """
     with replay("never drawn from"):
         stock, searched = (config.build(classes, image_size, relaxed) for relaxed in (False, True))
@@ -183,7 +194,7 @@ def measure_gan(config: GanConfig, classes: int, image_size: int) -> Counts:
 
 @dataclass(frozen=True)
 class Asked:
-    """Settings of what is measured; None is its own default."""
+    """Settings of what is measured. None takes the default of what is measured."""
 
     form: Form | None = None
     cells: int | None = None
@@ -201,14 +212,14 @@ class Asked:
 
 
 def measure(name: str, asked: Asked = Asked()) -> Counts:
-    """What `name` stands for, its settings and its counts.
+    """The settings and counts of what `name` stands for.
 
     Args:
-        name: a known genotype, a preset, a GAN; the file of a genotype or of a preset; a run's folder;
-            a genotype's text.
+        name: a built-in genotype, a preset or a GAN; the file of a genotype or of a preset; the folder of a run; or the
+            text of a genotype.
 
     Raises:
-        ValueError: an unknown name (the nearest is suggested), or a setting that does not fit what it stands for.
+        ValueError: an unknown name (the message suggests the nearest), or a setting that does not apply.
     """
     found = subject(name)
     if isinstance(found, Genotype):
@@ -219,7 +230,7 @@ def measure(name: str, asked: Asked = Asked()) -> Counts:
 
 
 def subject(name: str) -> Genotype | SearchConfig | GanConfig:
-    """What is called `name`: see `measure`."""
+    """What `name` stands for; see `measure`."""
     if name in KNOWN or itself(name):
         return Genotype.load(name)
     path = Path(name)
@@ -227,7 +238,7 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
         return preset(name).config
     if name in keys("gans"):
         return plugin("gans", name)()
-    there = bool(name.strip()) and os.path.exists(path)  # Path("") is the current folder
+    there = bool(name.strip()) and os.path.exists(path)  # Path("") would be the current folder
     if there and os.path.isdir(path) and not (path / "genotype.json").is_file():
         raise ValueError(f"{name}: no run with a genotype.json; name a finished run's folder, or a file")
     if there:
@@ -274,7 +285,7 @@ def _measured_gan(config: GanConfig, asked: Asked) -> Counts:
 
 
 def _images(data: DataConfig, asked: Asked) -> Counts:
-    """Number of classes and size of a data set's images, without reading it."""
+    """Number of classes and size of the images of a data set, without reading it."""
     classes = asked.classes or data.class_count()
     if classes is None:
         raise ValueError(f"data set {key_of(data)!r}: its files tell how many classes it has; give --classes")
