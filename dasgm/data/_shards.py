@@ -1,6 +1,6 @@
-"""Which Parquet files are the shards of a data set's parts, by their names alone, as Hugging Face's tools write them.
+"""Finds the Parquet files of a data set's parts by their names, as Hugging Face's tools write them.
 
-A data set is one folder (its configuration) with, for each part, `train.parquet`, `train-00000-of-00003.parquet` (from
+A data set is one folder (its configuration). For each part it has `train.parquet`, `train-00000-of-00003.parquet` (from
 2022 to 2023 with a hash at the end), `NAME-train-...`, or a folder `train/` or `partial-train/` with `0000.parquet`.
 """
 
@@ -21,22 +21,30 @@ from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
 from dasgm.data._tree import folders_in, scan
 
-# what a part may be called: as folders are, and two words more that Hugging Face's datasets knows
+# names of parts: those of folders, and two more that Hugging Face's datasets knows
 PARTS = FOLDERS | {"val": (*FOLDERS["val"], "dev"), "test": (*FOLDERS["test"], "evaluation")}
 PART_OF = {word: part for part, words in PARTS.items() for word in words}
-MOST_DEEP, MOST_FOLDERS = 4, 100  # folders below one another, and side by side, in which Parquet files are looked for
+MOST_DEEP, MOST_FOLDERS = (
+    4,
+    100,
+)  # depth of nesting and number of folders side by side up to which Parquet files are looked for
 NUMBERED = re.compile(r"(.*?)[-_. ]?(\d+)-of-(\d+)(-[0-9a-f]{16})?", re.IGNORECASE)
 COUNTED = re.compile(r"(.*?)[-_. ]?(?<!\d)(0\d*|\d{1,3})")
-DEFAULT = ("", "data")  # folders of the configuration that Hugging Face calls "default"
+DEFAULT = ("", "data")  # folders of Hugging Face's configuration "default"
 
 
 @dataclass(frozen=True)
 class Shard:
     """One Parquet file of a part.
 
-    path: below the root; size: in bytes; spelled: the part as its name has it; place: the folder of its configuration,
-    below the root; variant: what its name has besides the part and the number; number, total: as in 00000-of-00003,
-    None where the name has none.
+    Attributes:
+        path: its path below the root.
+        size: its size in bytes.
+        part: "train", "val" or "test".
+        spelled: the part as its name writes it.
+        place: folder of its configuration, below the root.
+        variant: what its name has besides part and number.
+        number, total: as in 00000-of-00003; None where the name has none.
     """
 
     path: str
@@ -50,15 +58,18 @@ class Shard:
 
     @property
     def config(self) -> str:
-        """The name for --data.config."""
+        """Its configuration, as --data.config names it."""
         return "/".join(filter(None, (self.place, self.variant))) or "."
 
 
 @dataclass(frozen=True)
 class Found:
-    """The shards of each part that there is, sorted by path.
+    """The shards of each part, sorted by path.
 
-    strangers: Parquet files whose names tell no part; ignored: how many others are left out, by kind.
+    Attributes:
+        parts: the shards of each part that exists.
+        strangers: Parquet files whose names tell no part.
+        ignored: number of other files that are left out, by kind.
     """
 
     parts: dict[str, tuple[Shard, ...]]
@@ -66,7 +77,11 @@ class Found:
     ignored: dict[str, int]
 
     def notes(self, store: Store, *used: str) -> list[str]:
-        """Lines worth printing: what is left out, and what is known to be incomplete."""
+        """Lines to be printed: what is left out, and what is known to be incomplete.
+
+        Args:
+            used: the parts that are read.
+        """
         notes = Inventory(store.name(""), ignored=self.ignored).lines()
         if self.strangers:
             notes.append(
@@ -80,20 +95,20 @@ class Found:
         return notes
 
     def besides(self) -> str:
-        """For a message that something is missing: what there is whose name tells no part."""
+        """For a message about missing files: the Parquet files whose names tell no part."""
         return f" (the name of {first_ten(self.strangers)} tells no part)" if self.strangers else ""
 
 
 def find(store: Store, config: str = "") -> Found:
-    """The Parquet files of the data set below the store's root.
+    """Finds the Parquet files of the data set below the store's root.
 
     Args:
-        config: which of several data sets that lie side by side, by its folder or by what its files' names have besides
+        config: which of several data sets side by side is meant, by its folder or by what its files' names have besides
             the part.
 
     Raises:
-        ValueError: there are several and none is chosen, or the chosen one is not there; a shard is missing; shards of
-            two uploads lie side by side; the store cannot be listed.
+        ValueError: there are several data sets and none is chosen, the chosen one or a shard is missing, shards of two
+            uploads lie side by side, or the store cannot be listed.
     """
     files = sorted(_walk(store, "", MOST_DEEP, set()))
     left = Counter(kind for path, _ in files if (kind := kind_of(PurePosixPath(path).name)))
@@ -115,7 +130,7 @@ def find(store: Store, config: str = "") -> Found:
 
 
 def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tuple[str, int]]:
-    """Paths and sizes of Parquet files; a folder that is reached twice, through a link, is read once."""
+    """Paths and sizes of Parquet files. A folder that links lead to is read once."""
     entries = scan(store, folder)
     for entry in entries:
         if entry.kind == "broken" and entry.name.lower().endswith(".parquet"):
@@ -136,7 +151,7 @@ def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tup
 
 
 def parsed(path: str, size: int = 0) -> Shard | None:
-    """What the name of a Parquet file says; None where it tells no part."""
+    """What the name of a Parquet file says, or None where it tells no part."""
     file, folder = PurePosixPath(path), PurePosixPath(path).parent
     stem, number, total = file.name[: -len(".parquet")], None, None
     if match := NUMBERED.fullmatch(stem):
@@ -162,7 +177,7 @@ def parsed(path: str, size: int = 0) -> Shard | None:
 
 
 def folder_part(name: str) -> str | None:
-    """The part that a folder of this name holds."""
+    """The part that a folder of this name holds, or None."""
     return PART_OF.get(name.lower().removeprefix("partial-"))
 
 
@@ -197,21 +212,24 @@ def _chosen(store: Store, shards: list[Shard], config: str) -> list[Shard]:
 
 
 def _together(shards: list[Shard]) -> bool:
-    """Whether they lie in the folder and in its `data/`, no part in both: one data set, as Hugging Face reads it."""
+    """Whether the shards lie in the root and in its `data/`, and no part in both.
+
+    Hugging Face reads this as one data set.
+    """
     places = {shard.part: shard.config for shard in shards}
     return {s.config for s in shards} <= {".", "data"} and all(places[s.part] == s.config for s in shards)
 
 
 def _offered(sets: dict[str, list[Shard]]) -> str:
-    """'mini (mini/train.parquet), ...': names for --data.config."""
+    """The names for --data.config, such as 'mini (mini/train.parquet), ...'."""
     return first_ten(f"{name} ({shards[0].path})" for name, shards in sorted(sets.items()))
 
 
-# whether its shards are all there
+# whether all its shards are there
 
 
 def _check(store: Store, shards: list[Shard]) -> None:
-    """ValueError where the shards of a part are not all there, or are of two uploads."""
+    """Raises ValueError where shards of a part are missing or come from two uploads."""
     kinds: dict[tuple[str, bool, int | None], str] = {}
     for shard in shards:
         kinds.setdefault((shard.spelled, shard.number is None, shard.total), shard.path)
@@ -248,12 +266,12 @@ def _two_uploads(store: Store, shards: list[Shard], paths: Iterable[str]) -> Val
 
 
 def _named(shard: Shard) -> bool:
-    """Whether the file's own name tells the part, so that there is one file for it."""
+    """Whether the name of the file itself tells the part, so that the part has one file."""
     return parsed(PurePosixPath(shard.path).name) is not None
 
 
 def _numbered(like: Shard, number: int) -> str:
-    """The path of the shard of this number: named as `like` is, any hash."""
+    """The path of the shard with this number, named as `like` is, with any hash."""
     path = PurePosixPath(like.path)
     stem = path.name[: -len(".parquet")]
     tail = ""

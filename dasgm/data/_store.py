@@ -48,22 +48,27 @@ class Store:
 
     @property
     def local(self) -> str | None:
-        """Its path on this machine, None where it lies elsewhere."""
+        """Its path on this machine, or None if it is elsewhere."""
         filesystem, path = self._place
         return path if isinstance(filesystem, fs.LocalFileSystem) else None
 
     def entries(self, folder: str = "", recursive: bool = False) -> list[fs.FileInfo]:
-        """What lies in `folder`, sorted by path; [] if there is no such folder."""
+        """What `folder` contains, sorted by path; [] if there is no such folder."""
         filesystem, path = self._place
         selector = fs.FileSelector(self._at(folder), recursive=recursive, allow_not_found=True)
         return sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
 
     def below(self, info: fs.FileInfo) -> str:
-        """Its path below the root."""
+        """The path of an entry below the root."""
         return info.path[len(self._place[1]) :].lstrip("/")
 
     def read(self, path: str) -> bytes:
-        """All of a file. Raises OSError, and ValueError for more than `MOST_BYTES`."""
+        """The content of a file.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it has more than `MOST_BYTES`.
+        """
         if self.local is not None:
             size = os.stat(self._at(path)).st_size
             return Path(self._at(path)).read_bytes() if size <= MOST_BYTES else _too_large(size)
@@ -71,9 +76,12 @@ class Store:
             return file.readall() if file.size() <= MOST_BYTES else _too_large(file.size())
 
     def beside(self, file: str, path: str) -> str | None:
-        """Where the picture lies, below the root, that `file` has the path of: relative to its folder or to the root,
-        or absolute. None where it is no regular file, or lies outside the root: a file from others must not choose what
-        is read. Links within the root are followed."""
+        """The path below the root of the picture that `file` refers to as `path`; None if there is no such regular
+        file.
+
+        `path` may be absolute, or relative to the folder of `file` or to the root. Files outside the root are not read,
+        since a file from others must not choose what is read. Links within the root are followed.
+        """
         if "://" in path or "\0" in path:
             return None
         if path.startswith("/"):
@@ -85,7 +93,7 @@ class Store:
         return next((place for place in inside if self._is_file(place)), None)
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file, a folder or a link of this path."""
+        """Whether there is a file, a folder or a link at this path."""
         if self.local is not None:
             return os.path.lexists(self._at(path))
         return self._place[0].get_file_info(self._at(path)).type != fs.FileType.NotFound
@@ -104,12 +112,12 @@ class Store:
             yield parquet
 
     def _input(self, path: str) -> pa.NativeFile:
-        if self.local is not None:  # pyarrow's filesystems open no path that is not UTF-8
+        if self.local is not None:  # pyarrow's filesystems cannot open a path that is not UTF-8
             return pa.OSFile(os.fsencode(self._at(path)))
         return self._place[0].open_input_file(self._at(path))
 
     def name(self, path: str) -> str:
-        """As messages have it: odd characters escaped, the middle of a very long path left out."""
+        """The path as messages show it: odd characters escaped, a very long path shortened in the middle."""
         return cut(printable(f"{self.root.rstrip('/')}/{path}".rstrip("/")))
 
     def _at(self, path: str) -> str:

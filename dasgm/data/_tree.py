@@ -1,4 +1,4 @@
-"""What lies in a folder, on this machine or on any pyarrow filesystem: one view for every reader of class folders."""
+"""What a folder contains, on this machine or on any pyarrow filesystem. All readers of class folders use it."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ class Entry(NamedTuple):
 
 
 def scan(store: Store, folder: str = "") -> list[Entry]:
-    """What lies directly in `folder`, sorted by name; [] if there is no such folder.
+    """What `folder` directly contains, sorted by name; [] if there is no such folder.
 
-    Raises ValueError, one line, where it cannot be read.
+    Raises:
+        ValueError: it cannot be read. The message is one line.
     """
     try:
         return _scan(store, folder)
@@ -58,16 +59,18 @@ def folders_in(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def not_listed(name: str, error: Exception) -> ValueError:
-    """What a user is told of a folder that cannot be read."""
+    """The error for a folder that cannot be read."""
     return ValueError(f"{name} cannot be listed ({first_line(error)[:200]}): give --data-dir a folder or a URI")
 
 
 def walk(store: Store, folder: str) -> Iterator[Entry]:
-    """All that lies below `folder`, in no certain order; nothing below a folder that is clutter.
+    """Everything below `folder`, in no particular order, except what is below a folder of clutter.
 
     Within each folder directly in `folder` (a class), a folder is listed once, however many links lead to it, and a
-    link to a folder above ends there: both are "again". A folder that cannot be read is "broken".
-    Raises ValueError, one line, where `folder` itself cannot be read.
+    link to a folder above is not followed: both are "again". A folder that cannot be read is "broken".
+
+    Raises:
+        ValueError: `folder` itself cannot be read. The message is one line.
     """
     if store.local is None:
         yield from _walk_elsewhere(store, folder)
@@ -82,7 +85,7 @@ def walk(store: Store, folder: str) -> Iterator[Entry]:
 def _walk_here(store: Store, root: str, top: Entry) -> Iterator[Entry]:
     seen = _above(os.path.dirname(os.path.join(root, top.path)))
     pending = deque([top])
-    while pending:  # folders that no link leads to first: what is reached twice has its own path
+    while pending:  # folders without a link come first, so that what is reached twice has its own path
         here = pending.popleft()
         if here.identity in seen:
             yield here._replace(kind="again")
@@ -108,7 +111,7 @@ def _walk_here(store: Store, root: str, top: Entry) -> Iterator[Entry]:
 
 
 def _walk_elsewhere(store: Store, folder: str) -> Iterator[Entry]:
-    """In one listing: object storage answers it faster than one a folder."""
+    """The same in one listing, because object storage answers that faster than one listing per folder."""
     told = set[str]()
     start = len(folder.split("/")) if folder else 0
     try:
@@ -151,7 +154,7 @@ def _elsewhere(store: Store, info: fs.FileInfo) -> Entry:
 
 
 def _above(path: str) -> set[int]:
-    """Of `path` and all folders above it."""
+    """The identities of `path` and of all folders above it."""
     return {_identity(os.stat(folder)) for folder in (Path(path), *Path(path).parents)}
 
 
