@@ -72,6 +72,6 @@ def ensure_room(network: str, parameters: int, device: str) -> None:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 12 * parameters > there:
         raise ValueError(
-            f"{network} of {parameters:,} weights needs {12 * parameters / 2**30:,.0f} GiB at least, here are "
-            f"{there / 2**30:,.0f}: choose fewer channels or cells"
+            f"{network} of {parameters:,} weights needs at least {12 * parameters / 2**30:,.0f} GiB of memory, the "
+            f"device has {there / 2**30:,.0f}: choose fewer channels or cells"
         )

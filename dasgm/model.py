@@ -207,7 +207,8 @@ def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         names = set(file.keys())
         if odd := sorted(names ^ expected.keys()):
             raise ValueError(
-                f"{len(odd)} tensors too many or too few for the network of its description: {short(odd[0])}"
+                f"{len(odd)} tensors are missing or unexpected for the network of {DESCRIPTION}, such as "
+                f"{short(odd[0])}"
             )
         for name, tensor in expected.items():
             found = file.get_slice(name)
@@ -222,7 +223,7 @@ def _described(path: Path) -> dict[str, Any]:
     try:
         about = plain(text(path))
     except ValueError as error:
-        raise ValueError(f"no JSON ({error})") from None
+        raise ValueError(f"not JSON ({error})") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"format {short(found)}, expected {FORMAT}")

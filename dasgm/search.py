@@ -293,7 +293,7 @@ class Search:
         expected = replace(known[stage.index], **{name: getattr(stage, name) for name in free})
         operations = (*stage.normal_operations, *stage.reduce_operations)
         if stage != expected or len(operations) != 2 * EDGES or not all(set(o) <= set(PRIMITIVES) for o in operations):
-            raise ValueError("another stage")
+            raise ValueError("the state belongs to another stage")
 
 
 def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:

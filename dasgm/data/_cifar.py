@@ -47,7 +47,8 @@ class CifarConfig(DataConfig):
         key = type(self).__module__.rpartition(".")[2]
         if self.config and data_dir is None:
             raise ValueError(
-                f"--data.config {self.config:.80}: it chooses among Parquet files; give --data-dir, or leave it out"
+                f"--data.config {self.config:.80}: it selects among Parquet files; give their folder to "
+                "--data-dir, or leave it out"
             )
         if data_dir is not None and not Path(data_dir).is_dir():
             raise ValueError(f"--data-dir {data_dir} is no folder: give one with train.parquet and test.parquet")

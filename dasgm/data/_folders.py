@@ -188,8 +188,8 @@ def read(
     table = None
     if loose and found.folders and not images:
         raise ValueError(
-            f"{place}: {len(loose)} pictures lie beside the class folders ({first_ten(found.folders)}), in none of "
-            f"them: {first_ten(map(found.below, loose))}; move them into one, or remove them"
+            f"{place}: {len(loose)} pictures are in no class folder, but beside them ({first_ten(found.folders)}): "
+            f"{first_ten(map(found.below, loose))}; move them into one, or remove them"
         )
     if loose or images:
         table, named = _by_table(found, [*tables, *tables_in(store, folder)], classes)
@@ -229,7 +229,7 @@ def _sound(found: Found, skip_unreadable: bool) -> list[str]:
     if found.unreadable and not skip_unreadable:
         raise ValueError(
             f"{len(found.unreadable)} of {len(found.unreadable) + len(found.pictures)} pictures cannot be read: "
-            f"{first_ten(found.unreadable)}; mend or remove them, or leave them out with --data.skip-unreadable"
+            f"{first_ten(found.unreadable)}; repair or remove them, or leave them out with --data.skip-unreadable"
         )
     return [f"{found.store.name('')}: not used: {first_ten(notes)}"] if notes else []
 
@@ -256,7 +256,7 @@ def _by_table(found: Found, tables: Sequence[str], classes: Sequence[str] | None
     if fits:
         raise ValueError(
             f"{place}: {first_ten(found.store.name(path) for path, _ in fits)} disagree on the classes of its "
-            "pictures: keep the right one there"
+            "pictures: keep only the right one there"
         )
     hint = " (of ImageNet, LOC_val_solution.csv)" if names and names[0].startswith("ILSVRC2012_val_") else ""
     raise ValueError(

@@ -141,7 +141,7 @@ def _aligned(one: Labels, number: dict[str, int]) -> np.ndarray:
         if list(number) != list(map(str, range(len(number)))):
             raise ValueError(
                 f"{one.file}: column '{one.column}' has numbers without class names, and other files have names "
-                f"({first_ten(number)}): which number is which class is not certain; write all files with names"
+                f"({first_ten(number)}): the meaning of the numbers is not certain; write all files with names"
             )
         ensure_within(one.file, one.column, one.numbers, len(number))
         return one.numbers
@@ -175,7 +175,7 @@ def aligned_to(files: Sequence[Labels], classes: Sequence[str], known_as: str, a
         if odd or len(set(names)) < len(names) or (len(names) < len(classes) and not one.text):
             what = f"such as {first_ten(odd)}" if odd else f"only {len(set(names))} of them"
             raise ValueError(
-                f"{one.file} is not {known_as}: its classes in '{one.column}' are others, {what}; read it with "
+                f"{one.file} is not {known_as}: its column '{one.column}' has other classes, {what}; read it with "
                 "--dataset imagenet, or save a folder of pictures per class and use --dataset folder"
             )
         found.append(np.array([number[name] for name in names], dtype=np.int64)[one.numbers])
@@ -199,7 +199,7 @@ def ensure_order(files: Sequence[Labels], classes: Sequence[str], known_as: str,
         if [_spelled(name, aliases) for name in one.names or ()] != list(classes):
             raise ValueError(
                 f"{first_ten(unnamed)}: labels without class names, and {one.file} has the classes in another order: "
-                "which number is which class is not certain; write all files with names"
+                "the meaning of the numbers is not certain; write all files with names"
             )
     return [
         f"{first_ten(unnamed)}: labels without class names, read as numbers of {known_as}'s classes: "

@@ -156,14 +156,15 @@ class Layout:
                 part, path = seen.setdefault(entry.identity, (top.name, entry.path))
                 if part != top.name:
                     raise ValueError(
-                        f"{self.store.name(path)} and {self.store.name(entry.path)} are one folder, by a link: a "
-                        "network must not be tested on the pictures that it is trained on; remove the link"
+                        f"{self.store.name(path)} and {self.store.name(entry.path)} are the same folder, "
+                        "because of a link: a network must not be tested on the pictures that it is trained on; "
+                        "remove the link"
                     )
 
     def _ensure_there(self, entry: Entry) -> None:
         """Raises ValueError for a part that cannot be read or has not been downloaded."""
         if entry.kind == "broken" and entry.name.lower() in PART_OF:
-            raise ValueError(f"{self.store.name(entry.path)} cannot be read ({entry.problem}): mend or remove it")
+            raise ValueError(f"{self.store.name(entry.path)} cannot be read ({entry.problem}): repair or remove it")
         lacking = absent(self.store, entry)
         if lacking and (replaced(entry.name) or ("",))[0].lower() in PART_OF:
             raise ValueError(f"{lacking}, or remove {entry.name}")
@@ -210,9 +211,9 @@ class Layout:
         depth = folder.count("/") + 2 if folder else 1  # slashes in the path of a picture directly in a class folder
         if nested := {part for picture in found.pictures if (part := _part_below(picture.path, depth))}:
             raise ValueError(
-                f"{first_ten(map(self.store.name, sorted(nested)))}: the names of parts, inside class folders; parts "
-                "are train/, val/ and test/ above the class folders: move them there, or give --data-dir the folder "
-                "that holds them, or rename them"
+                f"{first_ten(map(self.store.name, sorted(nested)))}: the names of parts, but inside class "
+                "folders; parts are train/, val/ and test/ above the class folders: move them there, or give "
+                "--data-dir the folder that holds them, or rename them"
             )
         direct = {picture.name for picture in found.pictures if picture.path.count("/") == depth}
         if not self.divided:

@@ -143,7 +143,7 @@ class BatchReader:
                 return taken, self._square(self.listing.source.read([taken])[0], index)
             except Unreadable:
                 continue
-        raise ValueError(f"no training picture can be read, among them {self.listing.source.name(index)}")
+        raise ValueError(f"no training picture can be read; the first one tried was {self.listing.source.name(index)}")
 
 
 class Unreadable(Exception):
@@ -177,8 +177,8 @@ class Loader:
         together = workers * batch_size
         if together > len(data.train):
             raise ValueError(
-                f"a batch of {together} images on {workers} worker(s) is more than the {len(data.train)} to train on: "
-                "lower --batch-size"
+                f"a batch of {together} images on {workers} worker(s) is larger than the training set of "
+                f"{len(data.train)}: lower --batch-size"
             )
         self.iterations = len(data.train) // together
         """Number of batches in an epoch, the same on every worker."""
@@ -215,7 +215,7 @@ class Loader:
             found = [line for line in wrong if line]
             if found and not self.data.skip_unreadable:
                 raise ValueError(
-                    f"{found[0]} cannot be read: mend or remove it, or go on without with --data.skip-unreadable"
+                    f"{found[0]} cannot be read: repair or remove it, or leave it out with --data.skip-unreadable"
                 )
             self.unreadable |= dict.fromkeys(found)
             yield pixels, labels

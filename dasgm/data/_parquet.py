@@ -28,7 +28,9 @@ def open_parquet(file: Any, name: object, size: int) -> pq.ParquetFile:
     groups = [found.row_group(g) for g in range(found.num_row_groups)]
     rows, held = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
     if not rows == found.num_rows <= size or held > MOST_TIMES * size:
-        raise ValueError(f"{name} says that it holds {rows:,} rows of {held:,} bytes, in {size:,}: download it again")
+        raise ValueError(
+            f"{name} declares {rows:,} rows with {held:,} bytes, but has {size:,} bytes: download it again"
+        )
     texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     wanted = [path for path in texts if "." not in path or path in [f"{name}.bytes" for name in PICTURES]]
     return pq.ParquetFile(file, metadata=found, read_dictionary=wanted)

@@ -110,7 +110,7 @@ def read(
         return pixels, readable, []
     listed = f"{len(failures)} of {len(sources)} pictures cannot be read: {first_ten(failures)}"
     if not skip_unreadable:
-        raise ValueError(f"{listed}; mend or remove them, or leave them out with --data.skip-unreadable")
+        raise ValueError(f"{listed}; repair or remove them, or leave them out with --data.skip-unreadable")
     return pixels, readable, [f"left out: {listed}"]
 
 
@@ -171,7 +171,7 @@ def encoded(source: Path | bytes | None) -> bytes:
     if isinstance(source, Path):
         return contents(source, MOST_BYTES)
     if len(source) > MOST_BYTES:
-        raise ValueError(f"{len(source):,} bytes")
+        raise ValueError(f"{len(source):,} bytes, at most {MOST_BYTES:,} are read")
     return source
 
 

@@ -185,7 +185,9 @@ def part_of(
     files = [_look(store, shard.path, labels) for shard in shards]
     columns = {file.columns for file in files}
     if len(columns) > 1:
-        raise ValueError(f"{store.root}: shards have other columns, {sorted(columns)}: give them the same names")
+        raise ValueError(
+            f"{store.root}: the shards have different columns, {sorted(columns)}: give them the same names"
+        )
     unreadable = tuple(row for file in files for row in file.unreadable)
     if unreadable and not skip_unreadable:
         raise ValueError(

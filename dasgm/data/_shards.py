@@ -134,7 +134,7 @@ def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tup
     entries = scan(store, folder)
     for entry in entries:
         if entry.kind == "broken" and entry.name.lower().endswith(".parquet"):
-            raise ValueError(f"{store.name(entry.path)} cannot be read ({entry.problem}): mend or remove it")
+            raise ValueError(f"{store.name(entry.path)} cannot be read ({entry.problem}): repair or remove it")
         if entry.kind == "file" and entry.name.lower().endswith(".parquet"):
             yield entry.path, entry.size
     folders = folders_in(entries)

@@ -125,4 +125,4 @@ class Store:
 
 
 def _too_large(size: int) -> NoReturn:
-    raise ValueError(f"{size:,} bytes")
+    raise ValueError(f"{size:,} bytes, at most {MOST_BYTES:,} are read")

@@ -51,7 +51,9 @@ class ResnetConfig(GanConfig):
 
         slots = generator_blocks(check_size(size)) + 1
         if not slots <= self.z_dim <= WIDEST:
-            raise ValueError(f"gan.z_dim {self.z_dim}: expected {slots} to {WIDEST} at {size} pixels, a chunk has one")
+            raise ValueError(
+                f"gan.z_dim {self.z_dim}: expected {slots} to {WIDEST}: at {size} pixels z has {slots} chunks"
+            )
         return slots, self.z_dim // slots
 
 

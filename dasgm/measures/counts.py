@@ -240,7 +240,7 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
         return plugin("gans", name)()
     there = bool(name.strip()) and os.path.exists(path)  # Path("") would be the current folder
     if there and os.path.isdir(path) and not (path / "genotype.json").is_file():
-        raise ValueError(f"{name}: no run with a genotype.json; name a finished run's folder, or a file")
+        raise ValueError(f"{name}: this folder has no genotype.json; give the folder of a finished run, or a file")
     if there:
         return Genotype.load(path)
     known = [*KNOWN, *PRESETS, *keys("gans")]

@@ -44,22 +44,24 @@ class Config(MethodConfig):
         super().__post_init__()
         stages = len(self.operations)
         if stages > len(PRIMITIVES):
-            raise ValueError(f"method.operations has {stages} values: expected at most {len(PRIMITIVES)}, one a stage")
+            raise ValueError(
+                f"method.operations has {stages} values: expected at most {len(PRIMITIVES)}, one per stage"
+            )
         for name in ("added_cells", "skip_dropout_rates"):
             if len(getattr(self, name)) != stages:
-                raise ValueError(f"method.{name} {getattr(self, name)}: expected {stages} values, one a stage")
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected {stages} values, one per stage")
         falling = all(a >= b for a, b in zip((len(PRIMITIVES), *self.operations), self.operations, strict=False))
         if not self.operations or not falling or self.operations[-1] < 3:
             raise ValueError(
-                f"method.operations {self.operations}: expected numbers that fall from {len(PRIMITIVES)} at most to "
-                "3 at least (none, a skip connection, and one more)"
+                f"method.operations {self.operations}: expected numbers that never rise, from {len(PRIMITIVES)} to at "
+                "least 3 (none, a skip connection, and one more)"
             )
         if self.operations[0] != len(PRIMITIVES):
             raise ValueError(f"method.operations {self.operations}: a search begins with all {len(PRIMITIVES)}")
         if min(self.added_cells) < 0 or self.cells + max(self.added_cells) > MOST_CELLS:
             raise ValueError(
-                f"method.added_cells {self.added_cells}: expected numbers of at least 0, no more than {MOST_CELLS} "
-                "cells in all"
+                f"method.added_cells {self.added_cells}: expected numbers of at least 0 that give at most "
+                f"{MOST_CELLS} cells"
             )
         if not all(0 <= rate < 1 for rate in self.skip_dropout_rates):
             raise ValueError(f"method.skip_dropout_rates {self.skip_dropout_rates}: expected rates from 0 to below 1")

@@ -300,7 +300,7 @@ def test_mistakes_are_one_line(words: list[str], says: str, capsys: Any) -> None
 
 
 def test_a_run_without_a_genotype_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no run with a genotype.json"):
+    with pytest.raises(ValueError, match="this folder has no genotype.json"):
         measure(str(tmp_path))
 
 

@@ -161,8 +161,8 @@ def test_edge_weights_choose_edges_and_never_operations():
     ("settings", "words"),
     [
         ({"operations": (8, 5)}, "added_cells"),
-        ({"operations": (8, 9, 3)}, "fall"),
-        ({"operations": (8, 5, 2)}, "3 at least"),
+        ({"operations": (8, 9, 3)}, "never rise"),
+        ({"operations": (8, 5, 2)}, "at least 3"),
         ({"operations": (7, 5, 3)}, "begins with all 8"),
         ({"skip_dropout_rates": (0.1, 1.0, 0.2)}, "below 1"),
         ({"max_skips": -1}, "max_skips -1"),
