@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dasgm.bilevel import Player, Point, Response, grad, no_response, nobody, replay, seed_of
+from dasgm.bilevel import Player, Point, Response, empty_player, grad, no_response, replay, seed_of
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -135,7 +135,7 @@ class NoGan:
     gan = None
 
     def __init__(self) -> None:
-        self.G, self.E, self.B = nobody(), nobody(), nobody()
+        self.G, self.E, self.B = empty_player(), empty_player(), empty_player()
 
     @property
     def players(self) -> tuple[Player, Player, Player]:

@@ -109,7 +109,7 @@ class Genotype:
         if not str(source).strip():
             raise ValueError(f"genotype {str(source)!r}: expected a name, a file, a run's folder or a genotype's text")
         name = printable(str(source)) if len(str(source)) <= 200 else short(str(source), 200)
-        if written := itself(source):
+        if written := genotype_text(source):
             name = "text"
         else:
             written = _file(source, name)
@@ -209,7 +209,7 @@ def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
     return tuple(value)
 
 
-def itself(source: str | Path) -> str:
+def genotype_text(source: str | Path) -> str:
     """`source` if it is the text of a genotype and not the name of a file, else ''."""
     return str(source) if is_text(str(source)) and not os.path.exists(source) else ""
 
@@ -218,7 +218,7 @@ def name_of(source: str | Path) -> str:
     """A name for what is made from a genotype: the stem of its file or folder, or for a text one that contains its
     digest.
     """
-    if written := itself(source):
+    if written := genotype_text(source):
         return f"genotype-{hashlib.sha256(written.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return Path(source).stem
 

@@ -33,7 +33,7 @@ WEIGHTS, ABOUT = "gan.safetensors", "gan.json"
 SETTLING = (
     50  # passes of the averaged generator; after them its running statistics keep 0.9^50 = 0.5 % of the live one's
 )
-TOLD = {"sha256", "gan", "discriminator", "data", "classes", "data_digest", "J2_digest", "iterations"}
+REQUIRED = {"sha256", "gan", "discriminator", "data", "classes", "data_digest", "J2_digest", "iterations"}
 NEEDED = (
     "freeze-gan needs a pre-trained GAN: name its folder with --gan-checkpoint (`dasgm pretrain` with the same preset "
     "makes one), or let --pretrain run that first"
@@ -145,9 +145,9 @@ def read(place: str | Path) -> Pretrained:
     if not about or not weights.is_file():
         missing = WEIGHTS if about else ABOUT
         raise ValueError(f"gan-checkpoint {place}: there is no {missing}; `dasgm pretrain` writes it when it ends")
-    if about.get("format") == FORMAT and not set(about) >= TOLD:
+    if about.get("format") == FORMAT and not set(about) >= REQUIRED:
         raise ValueError(
-            f"gan-checkpoint {folder / ABOUT}: it lacks {', '.join(sorted(TOLD - set(about)))}; copy it again"
+            f"gan-checkpoint {folder / ABOUT}: it lacks {', '.join(sorted(REQUIRED - set(about)))}; copy it again"
         )
     if about.get("format") != FORMAT:
         raise ValueError(f"gan-checkpoint {folder / ABOUT}: format {about.get('format')}, expected {FORMAT}")

@@ -10,7 +10,7 @@ step and returns the response of that step (its transposed Jacobian), so that no
 
 from dasgm.bilevel.draws import replay, seed_of
 from dasgm.bilevel.hypergradient import NotFinite, dominant_eigenvalue, full_precision, grad, mixed_vjp
-from dasgm.bilevel.player import Player, nobody
+from dasgm.bilevel.player import Player, empty_player
 from dasgm.bilevel.point import Point
 from dasgm.bilevel.response import Response, Tensors, add, no_response, norm
 
@@ -26,7 +26,7 @@ __all__ = [
     "grad",
     "mixed_vjp",
     "no_response",
-    "nobody",
+    "empty_player",
     "norm",
     "replay",
     "seed_of",

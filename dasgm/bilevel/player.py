@@ -172,6 +172,6 @@ class _Fixed(Point):
         return self._player.buffers
 
 
-def nobody() -> Player:
+def empty_player() -> Player:
     """A player without parameters: its steps cost nothing and change nothing."""
     return Player(nn.Module())

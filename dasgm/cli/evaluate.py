@@ -14,7 +14,7 @@ from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
-from dasgm.genotype import KNOWN, Genotype, itself, name_of
+from dasgm.genotype import KNOWN, Genotype, genotype_text, name_of
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at
@@ -89,11 +89,11 @@ def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
     if not first:
         raise ValueError("name a genotype: a file, a run's folder, its text, or one of " + ", ".join(KNOWN))
     given, genotype = first[0], Genotype.load(first[0])
-    source = name_of(given) if itself(given) else str(here(given))
+    source = name_of(given) if genotype_text(given) else str(here(given))
     if len(first) > 1:
         ensure_once("--recipe", values, first[1])
         values["--recipe"] = first[1]
-    recipe, config = configured(values, {} if itself(given) else read_json(run_of(source) / "config.json"))
+    recipe, config = configured(values, {} if genotype_text(given) else read_json(run_of(source) / "config.json"))
     return TrainingChoice(genotype, source, recipe, config), rest
 
 

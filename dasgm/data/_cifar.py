@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dasgm.data._images import Data
 
-    Part = tuple[Tensor, Tensor]
+    LabelledImages = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CifarConfig(DataConfig):
             device=device,
         )
 
-    def _parquet(self, folder: Path, key: str) -> tuple[Part, Part, list[str]] | None:
+    def _parquet(self, folder: Path, key: str) -> tuple[LabelledImages, LabelledImages, list[str]] | None:
         """Both parts, and lines to be printed; None where there is no Parquet file."""
         from dasgm.data import _shards
         from dasgm.data._labels import aligned_to, ensure_order
@@ -87,7 +87,7 @@ class CifarConfig(DataConfig):
         listed = [part_of(store, found.parts[name], self.LABELS, self.skip_unreadable) for name in ("train", "test")]
         files = [file for part in listed for file in part.labels]
         numbered = ensure_order(files, self.CLASSES, key, self.ALIASES)
-        parts: list[Part] = []
+        parts: list[LabelledImages] = []
         notes: list[str] = []
         for part in listed:
             labels = aligned_to(part.labels, self.CLASSES, key, self.ALIASES)
@@ -97,12 +97,12 @@ class CifarConfig(DataConfig):
             notes += more
         return parts[0], parts[1], [*notes, *numbered, *found.notes(store, "train", "test")]
 
-    def _torchvision(self, folder: Path, key: str) -> tuple[Part, Part, list[str]]:
+    def _torchvision(self, folder: Path, key: str) -> tuple[LabelledImages, LabelledImages, list[str]]:
         """The same from torchvision's files, whose MD5 sums torchvision checks."""
         import torch
         from torchvision import datasets
 
-        parts: list[Part] = []
+        parts: list[LabelledImages] = []
         patience = socket.getdefaulttimeout()
         try:
             socket.setdefaulttimeout(30)  # torchvision sets no timeout

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dasgm.data._folders import Part
+from dasgm.data._folders import FolderPart
 from dasgm.data._images import Data, stack
 from dasgm.data._layout import Layout
 from dasgm.data._pictures import first_ten, fitted, read
@@ -72,7 +72,7 @@ def _more(layout: Layout, part: str, classes: Sequence[str], config: Config) -> 
 
 
 def _read(
-    store: Store, part: Part, classes: Sequence[str], config: Config, minimum: int = 1
+    store: Store, part: FolderPart, classes: Sequence[str], config: Config, minimum: int = 1
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Images uint8 [N, 3, S, S], labels int64 [N] and lines to be printed, ordered by class, then by path."""
     labelled = zip(part.labels(classes), part.pictures, strict=True)

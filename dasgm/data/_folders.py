@@ -39,7 +39,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class FolderPart:
     """The pictures of one part of a data set, sorted by path.
 
     Attributes:
@@ -80,7 +80,7 @@ class Part:
 
 
 @dataclass
-class Found:
+class FolderContents:
     """Everything below a folder, sorted by what it is."""
 
     store: Store
@@ -124,9 +124,9 @@ class Found:
             self.others.append(below)
 
 
-def look(store: Store, folder: str, left_out: Collection[str] = ()) -> Found:
+def look(store: Store, folder: str, left_out: Collection[str] = ()) -> FolderContents:
     """Everything below `folder`, except in the folders directly in it that `left_out` names."""
-    found = Found(store, folder)
+    found = FolderContents(store, folder)
     for entry in walk(store, folder):
         below = found.below(entry)
         if not left_out or below.partition("/")[0] not in left_out:
@@ -167,7 +167,7 @@ def read(
     classes: Sequence[str] | None = None,
     skip_unreadable: bool = False,
     left_out: Collection[str] = (),
-) -> Part:
+) -> FolderPart:
     """The pictures below `folder`.
 
     Each folder in it is a class; without class folders, a table names the class of each picture.
@@ -205,7 +205,7 @@ def read(
     ignored = {kind: n for kind, n in sorted(found.ignored.items()) if n}
     shown = {printable(name): counts[name] for name in ordered}
     inventory = Inventory(place, shown, ignored, linked, tuple(found.unreadable))
-    return Part(place, tuple(shown), pictures, inventory, table, (*notes, *more))
+    return FolderPart(place, tuple(shown), pictures, inventory, table, (*notes, *more))
 
 
 def key(name: str) -> str:
@@ -218,7 +218,7 @@ def _boxes(below: str) -> bool:
     return below.split("/")[-1] == f"{below.split('/')[0]}_boxes.txt"
 
 
-def _sound(found: Found, skip_unreadable: bool) -> list[str]:
+def _sound(found: FolderContents, skip_unreadable: bool) -> list[str]:
     """Raises ValueError for files that should not be there. Directly in the root of the data they only give a note."""
     root = not found.folder
     notes, others = [name for name in found.others if root and "/" not in name], found.others
@@ -234,7 +234,7 @@ def _sound(found: Found, skip_unreadable: bool) -> list[str]:
     return [f"{found.store.name('')}: not used: {first_ten(notes)}"] if notes else []
 
 
-def _by_table(found: Found, tables: Sequence[str], classes: Sequence[str] | None) -> tuple[str, list[str]]:
+def _by_table(found: FolderContents, tables: Sequence[str], classes: Sequence[str] | None) -> tuple[str, list[str]]:
     """The table that names the class of every picture, and these classes.
 
     Raises:
@@ -265,7 +265,7 @@ def _by_table(found: Found, tables: Sequence[str], classes: Sequence[str] | None
     )
 
 
-def _once(found: Found, names: Sequence[str]) -> tuple[list[Picture], int, list[str]]:
+def _once(found: FolderContents, names: Sequence[str]) -> tuple[list[Picture], int, list[str]]:
     """Each picture once per class, by path; the number of pictures that only links lead to; lines to be printed."""
     if not any(entry.linked for entry in found.pictures):
         pictures = [Picture(e.path, e.size, name) for e, name in zip(found.pictures, names, strict=True)]

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from dasgm.data._clutter import DATA, kind_of, replaced
-from dasgm.data._folders import IMAGES, Part, absent, look, read, tables_in
+from dasgm.data._folders import IMAGES, FolderPart, absent, look, read, tables_in
 from dasgm.data._inventory import Inventory
 from dasgm.data._pictures import ENDINGS, first_ten
 from dasgm.data._store import Store
@@ -39,7 +39,7 @@ class Layout:
 
     def __init__(self, store: Store):
         self.store, self.notes, self._ignored = store, list[str](), Counter[str]()
-        self._read = dict[str, Part]()
+        self._read = dict[str, FolderPart]()
         self._ours = list[str]()
         self.root = self._innermost("", (store.local or store.root).rstrip("/").rpartition("/")[2])
         self._top = scan(store, self.root)
@@ -58,7 +58,7 @@ class Layout:
         self.parts = {part: self._at(some[0]) for part, some in found.items()} or {"train": self.root}
         self._drop_unlabelled()
 
-    def read(self, part: str, classes: Sequence[str] | None = None, skip_unreadable: bool = False) -> Part:
+    def read(self, part: str, classes: Sequence[str] | None = None, skip_unreadable: bool = False) -> FolderPart:
         """The pictures of `part`.
 
         Args:
@@ -169,7 +169,7 @@ class Layout:
         if lacking and (replaced(entry.name) or ("",))[0].lower() in PART_OF:
             raise ValueError(f"{lacking}, or remove {entry.name}")
 
-    def _ensure_distinct(self, found: Part) -> None:
+    def _ensure_distinct(self, found: FolderPart) -> None:
         """Raises ValueError if a table beside the parts could mean pictures of two parts."""
         names = {_stem(picture.path) for picture in found.pictures}
         for other in self._read.values():
@@ -206,7 +206,7 @@ class Layout:
             self.notes.append(f"{self.store.name(folder)} is not used: its {n:,} pictures have no labels")
             del self.parts["test"]
 
-    def _ensure_classes(self, found: Part, folder: str) -> None:
+    def _ensure_classes(self, found: FolderPart, folder: str) -> None:
         """Raises ValueError if a class is named like a part, unless every part has a class of that name."""
         depth = folder.count("/") + 2 if folder else 1  # slashes in the path of a picture directly in a class folder
         if nested := {part for picture in found.pictures if (part := _part_below(picture.path, depth))}:

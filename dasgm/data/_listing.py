@@ -135,7 +135,7 @@ def _in_folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing
     return _listed(layout.store, train, train.classes), _listed(layout.store, test, train.classes, notes)
 
 
-def _listed(store: Store, part: _folders.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+def _listed(store: Store, part: _folders.FolderPart, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
     labels = np.array(part.labels(classes), dtype=np.int64)
     _none_empty(part.place, labels, classes)
     files = Files(store, pa.array([os.fsencode(picture.path) for picture in part.pictures], pa.binary()))
@@ -146,7 +146,7 @@ def _listed(store: Store, part: _folders.Part, classes: tuple[str, ...], notes: 
 # Parquet
 
 
-def _in_shards(store: Store, found: _shards.Found, skip_unreadable: bool) -> tuple[Listing, Listing]:
+def _in_shards(store: Store, found: _shards.ShardSet, skip_unreadable: bool) -> tuple[Listing, Listing]:
     """The same from Parquet files."""
     if "train" not in found.parts:
         raise ValueError(
@@ -165,7 +165,7 @@ def _in_shards(store: Store, found: _shards.Found, skip_unreadable: bool) -> tup
     return _of_rows(train, classes), _of_rows(test, classes, found.notes(store, "train", tested))
 
 
-def _ensure_no_class_folders(store: Store, found: _shards.Found) -> None:
+def _ensure_no_class_folders(store: Store, found: _shards.ShardSet) -> None:
     """Raises ValueError where a part's folder has class folders and there are Parquet files too."""
     for folder in folders_in(scan(store)):
         if _shards.folder_part(folder.name) and folders_in(scan(store, folder.path)):
@@ -176,7 +176,7 @@ def _ensure_no_class_folders(store: Store, found: _shards.Found) -> None:
             )
 
 
-def _of_rows(part: _rows.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+def _of_rows(part: _rows.ParquetPart, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
     """The listing of rows of Parquet files, with labels matched to `classes` by name."""
     labels, name = aligned(part.labels, classes), part.source.store.name(part.source.paths[0])
     _none_empty(name, labels, classes)

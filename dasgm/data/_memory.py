@@ -14,12 +14,14 @@ from torch import Tensor
 from dasgm.data._images import stack
 from dasgm.data._labels import aligned
 from dasgm.data._pictures import exact, read
-from dasgm.data._rows import Part, part_of
+from dasgm.data._rows import ParquetPart, part_of
 from dasgm.data._shards import Shard
 from dasgm.data._store import Store
 
 
-def load(part: Part, labels: np.ndarray, size: int, skip_unreadable: bool = False) -> tuple[Tensor, Tensor, list[str]]:
+def load(
+    part: ParquetPart, labels: np.ndarray, size: int, skip_unreadable: bool = False
+) -> tuple[Tensor, Tensor, list[str]]:
     """Reads the pictures of a part.
 
     Returns:

@@ -129,7 +129,7 @@ def _ensure_beside(store: Store, shard: str, file: Any, picture: str, read: list
 
 
 @dataclass(frozen=True)
-class Part:
+class ParquetPart:
     """The pictures of a part and their labels.
 
     Attributes:
@@ -171,7 +171,7 @@ class _File:
 
 def part_of(
     store: Store, shards: Sequence[Shard], labels: tuple[str, ...] = ("label",), skip_unreadable: bool = False
-) -> Part:
+) -> ParquetPart:
     """Lists the shards of a part. Labels are read, pictures are not.
 
     Args:
@@ -205,7 +205,7 @@ def part_of(
         np.concatenate([[0], np.array(rows, dtype=np.int64).cumsum()]),
     )
     sizes = np.array([shard.size for shard in shards])
-    return Part(source, [file.labels for file in files], sizes, unreadable)
+    return ParquetPart(source, [file.labels for file in files], sizes, unreadable)
 
 
 def _look(store: Store, path: str, label_names: tuple[str, ...]) -> _File:

@@ -63,7 +63,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Found:
+class ShardSet:
     """The shards of each part, sorted by path.
 
     Attributes:
@@ -99,7 +99,7 @@ class Found:
         return f" (the name of {first_ten(self.strangers)} tells no part)" if self.strangers else ""
 
 
-def find(store: Store, config: str = "") -> Found:
+def find(store: Store, config: str = "") -> ShardSet:
     """Finds the Parquet files of the data set below the store's root.
 
     Args:
@@ -126,7 +126,7 @@ def find(store: Store, config: str = "") -> Found:
         _check(store, part)
     left["Parquet files of other configurations"] = len(shards) - len(chosen)
     listed = {name: tuple(part) for name, part in parts.items()}
-    return Found(listed, strangers, {kind: n for kind, n in left.items() if n})
+    return ShardSet(listed, strangers, {kind: n for kind, n in left.items() if n})
 
 
 def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tuple[str, int]]:

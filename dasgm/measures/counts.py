@@ -20,7 +20,7 @@ from dasgm.bilevel import replay
 from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
 from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import EDGES, KNOWN, PRIMITIVES, Genotype, itself, name_of
+from dasgm.genotype import EDGES, KNOWN, PRIMITIVES, Genotype, genotype_text, name_of
 from dasgm.methods._base import Stage
 from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
@@ -193,7 +193,7 @@ def measure_gan(config: GanConfig, classes: int, image_size: int) -> Counts:
 
 
 @dataclass(frozen=True)
-class Asked:
+class MeasureOptions:
     """Settings of what is measured. None takes the default of what is measured."""
 
     form: Form | None = None
@@ -211,7 +211,7 @@ class Asked:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least 1")
 
 
-def measure(name: str, asked: Asked = Asked()) -> Counts:
+def measure(name: str, asked: MeasureOptions = MeasureOptions()) -> Counts:
     """The settings and counts of what `name` stands for.
 
     Args:
@@ -223,7 +223,7 @@ def measure(name: str, asked: Asked = Asked()) -> Counts:
     """
     found = subject(name)
     if isinstance(found, Genotype):
-        return {"genotype": name_of(name) if itself(name) else name} | _measured_genotype(found, asked)
+        return {"genotype": name_of(name) if genotype_text(name) else name} | _measured_genotype(found, asked)
     if isinstance(found, SearchConfig):
         return {"preset": name} | _measured_search(found, asked)
     return {"gan": name} | _measured_gan(found, asked)
@@ -231,7 +231,7 @@ def measure(name: str, asked: Asked = Asked()) -> Counts:
 
 def subject(name: str) -> Genotype | SearchConfig | GanConfig:
     """What `name` stands for; see `measure`."""
-    if name in KNOWN or itself(name):
+    if name in KNOWN or genotype_text(name):
         return Genotype.load(name)
     path = Path(name)
     if name in PRESETS or _is_preset(path):
@@ -255,7 +255,7 @@ def _is_preset(path: Path) -> bool:
     return isinstance(content, dict) and "parent" in content
 
 
-def _measured_genotype(genotype: Genotype, asked: Asked) -> Counts:
+def _measured_genotype(genotype: Genotype, asked: MeasureOptions) -> Counts:
     form = asked.form or "cifar"
     usual = {"cells": 14, "channels": 48} if form == "imagenet" else {"cells": 20, "channels": 36}
     images = {"classes": 1000, "image_size": 224} if form == "imagenet" else {"classes": 10, "image_size": 32}
@@ -265,7 +265,7 @@ def _measured_genotype(genotype: Genotype, asked: Asked) -> Counts:
     return {"form": form} | sizes | measure_genotype(genotype, form, **sizes)
 
 
-def _measured_search(config: SearchConfig, asked: Asked) -> Counts:
+def _measured_search(config: SearchConfig, asked: MeasureOptions) -> Counts:
     _refuse(asked, "a search's supernet", "form")
     if asked.dataset:
         config = with_dataset(config, asked.dataset)
@@ -275,7 +275,7 @@ def _measured_search(config: SearchConfig, asked: Asked) -> Counts:
     return {"cells": method.cells, "channels": method.channels} | images | counts
 
 
-def _measured_gan(config: GanConfig, asked: Asked) -> Counts:
+def _measured_gan(config: GanConfig, asked: MeasureOptions) -> Counts:
     _refuse(asked, "a GAN", "form", "cells")
     images = {"classes": 10, "image_size": 32}
     if asked.dataset:
@@ -284,7 +284,7 @@ def _measured_gan(config: GanConfig, asked: Asked) -> Counts:
     return {"channels": config.channels} | images | measure_gan(config, **images)
 
 
-def _images(data: DataConfig, asked: Asked) -> Counts:
+def _images(data: DataConfig, asked: MeasureOptions) -> Counts:
     """Number of classes and size of the images of a data set, without reading it."""
     classes = asked.classes or data.class_count()
     if classes is None:
@@ -292,11 +292,11 @@ def _images(data: DataConfig, asked: Asked) -> Counts:
     return {"classes": classes, "image_size": data.image_size}
 
 
-def _overridden(settings: Counts, asked: Asked) -> Counts:
+def _overridden(settings: Counts, asked: MeasureOptions) -> Counts:
     return {name: getattr(asked, name) or value for name, value in settings.items()}
 
 
-def _refuse(asked: Asked, what: str, *names: str) -> None:
+def _refuse(asked: MeasureOptions, what: str, *names: str) -> None:
     for name in names:
         if getattr(asked, name) is not None:
             raise ValueError(f"--{name}: {what} has no such setting; leave it out")
