@@ -25,7 +25,8 @@ CONCAT = tuple(range(2, 2 + NODES))  # states that a cell's output concatenates:
 LARGEST = 2**20  # bytes of a genotype.json
 
 Edge = tuple[str, int]
-"""Operation and the state it reads: 0 is the output of the cell before the last, 1 of the last, 2 + i node i."""
+"""Operation and the state that it reads: 0 is the output of the cell before the last, 1 that of the last cell, and
+2 + i node i."""
 
 
 def _to_stderr(line: str) -> None:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, ABOUT = "gan.safetensors", "gan.json"
-SETTLING = (
-    50  # passes of the averaged generator; after them its running statistics keep 0.9^50 = 0.5 % of the live one's
-)
+SETTLING = 50  # passes of the averaged generator: its running statistics then keep 0.9^50 = 0.5 % of the live one's
 REQUIRED = {"sha256", "gan", "discriminator", "data", "classes", "data_digest", "J2_digest", "iterations"}
 NEEDED = (
     "freeze-gan needs a pre-trained GAN: name its folder with --gan-checkpoint (`dasgm pretrain` with the same preset "
@@ -47,12 +45,12 @@ class Pretrained:
     """The files of a pre-trained GAN, read and checked."""
 
     path: Path
-    """Of gan.safetensors."""
+    """Path of gan.safetensors."""
     about: dict[str, Any]
-    """gan.json."""
+    """Content of gan.json."""
     tensors: Tensors
     digest: str
-    """sha256 of gan.safetensors: what a search that begins with it is known by."""
+    """SHA-256 of gan.safetensors, which is part of the identity of a search that begins with it."""
 
     @property
     def relaxed(self) -> bool:
@@ -239,11 +237,14 @@ def _shapes(found: Pretrained, gan: GanConfig, data: Data, anew: str) -> Iterato
         parts = {"G": built.generator, "G_average": built.generator, "E": built.discriminator, "B": built.architecture}
         return {f"{p}.{k}": tuple(t.shape) for p, module in parts.items() for k, t in module.state_dict().items()}
 
-    here, there = shapes(gan), {k: tuple(t.shape) for k, t in found.tensors.items()}
-    differing = [k for k in here | there if here.get(k) != there.get(k)]
-    if differing:
-        k, old, new = differing[0], found.about["gan"], to_json(gan)
-        for s in (s for s in new if s in old and old[s] != new[s]):
-            if shapes(override(gan, {s: old[s]})) != here:
-                yield f"its gan.{s} is", old[s], new[s], f"use --gan.{s.replace('_', '-')} {old[s]}, {anew}"
-        yield f"its {k} is", there.get(k), here.get(k), anew.removeprefix("or ")
+    ours, theirs = shapes(gan), {k: tuple(t.shape) for k, t in found.tensors.items()}
+    differing = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if not differing:
+        return
+    old, new = found.about["gan"], to_json(gan)
+    for setting in (name for name in new if name in old and old[name] != new[name]):
+        if shapes(override(gan, {setting: old[setting]})) != ours:
+            flag = f"--gan.{setting.replace('_', '-')} {old[setting]}"
+            yield f"its gan.{setting} is", old[setting], new[setting], f"use {flag}, {anew}"
+    name = differing[0]
+    yield f"its {name} is", theirs.get(name), ours.get(name), anew.removeprefix("or ")

@@ -9,9 +9,7 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.data._loader import Photographs
 
-YOUNGER = {
-    "younger": True
-}  # a field that is part of a run's identity only if it is set, so that older runs can be resumed
+YOUNGER = {"younger": True}  # a field that counts for a run's identity only if it is set: older runs can be resumed
 SMALLEST, LARGEST, STEP = 16, 1024, 4  # pixels per side; networks divide it by 4 (GANs make 16, 32 and 64)
 
 

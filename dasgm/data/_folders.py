@@ -16,14 +16,8 @@ from dasgm.data._store import Store
 from dasgm.data._tree import Entry, scan, walk
 from dasgm.store.files import printable
 
-IMAGES = (
-    "images",
-    "image",
-    "imgs",
-    "img",
-    "pictures",
-    "jpegimages",
-)  # folders with the pictures of all classes, where a table names the classes
+# folders with the pictures of all classes, where a table names the classes
+IMAGES = ("images", "image", "imgs", "img", "pictures", "jpegimages")
 AGAIN = "links to what is read already"
 
 
@@ -35,7 +29,7 @@ class Picture(NamedTuple):
     size: int
     """In bytes."""
     name: str
-    """Of its class, as the folder or the list has it."""
+    """Name of its class, as the folder or the table writes it."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +81,9 @@ class FolderContents:
     folder: str
     pictures: list[Entry] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    """Names of those directly in it, without those that are ignored."""
+    """Names of the folders directly in it that are not ignored."""
     others: list[str] = field(default_factory=list)
-    """Paths below the folder of files that nothing explains."""
+    """Paths, below the folder, of all other files."""
     unreadable: list[str] = field(default_factory=list)
     """'NAME (reason)'."""
     ignored: Counter[str] = field(default_factory=Counter)

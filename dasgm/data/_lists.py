@@ -78,9 +78,8 @@ def _labels(rows: Rows, names: int, header: list[str], classes: Collection[str] 
         return None
     found = [row[columns[0]].strip() for row in rows]
     often = Counter(found)
-    return (
-        found if all(found) and 2 <= len(often) <= len(found) // 2 else None
-    )  # otherwise they are no classes but numbers
+    are_classes = all(found) and 2 <= len(often) <= len(found) // 2  # a number would differ from row to row
+    return found if are_classes else None
 
 
 def _whole(rows: Rows, columns: list[int], classes: Collection[str]) -> list[str] | None:

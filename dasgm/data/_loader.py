@@ -251,11 +251,10 @@ class TorchLoader(Loader):
     def _stream(
         self, reader: BatchReader, batches: Sequence[np.ndarray]
     ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
-        begun = (
-            "spawn" if self.processes and reader.listing.source.store.is_uri else None
-        )  # a client of object storage does not survive a fork
+        # a client of object storage does not survive a fork
+        context = "spawn" if self.processes and reader.listing.source.store.is_uri else None
         yield from DataLoader(
-            _Batches(reader, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=begun
+            _Batches(reader, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=context
         )
 
 

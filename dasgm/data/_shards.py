@@ -24,10 +24,7 @@ from dasgm.data._tree import folders_in, scan
 # names of parts: those of folders, and two more that Hugging Face's datasets knows
 PARTS = FOLDERS | {"val": (*FOLDERS["val"], "dev"), "test": (*FOLDERS["test"], "evaluation")}
 PART_OF = {word: part for part, words in PARTS.items() for word in words}
-MOST_DEEP, MOST_FOLDERS = (
-    4,
-    100,
-)  # depth of nesting and number of folders side by side up to which Parquet files are looked for
+MOST_DEEP, MOST_FOLDERS = 4, 100  # Parquet files are looked for to this depth, and in this many folders side by side
 NUMBERED = re.compile(r"(.*?)[-_. ]?(\d+)-of-(\d+)(-[0-9a-f]{16})?", re.IGNORECASE)
 COUNTED = re.compile(r"(.*?)[-_. ]?(?<!\d)(0\d*|\d{1,3})")
 DEFAULT = ("", "data")  # folders of Hugging Face's configuration "default"

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     path: str
     """Below the store's root, "/" between names; bytes that are no UTF-8 as Python's surrogates."""
     kind: Literal["file", "folder", "again", "broken", "other"]
-    """again: a folder that was listed already; broken: it cannot be read; other: a pipe, a device."""
+    """again: a folder that was listed already; broken: what cannot be read; other: a pipe or a device."""
     size: int = 0
     linked: bool = False
     """Whether a link leads to it or to a folder above it."""

@@ -37,10 +37,10 @@ class Cost(NamedTuple):
 
     parameters: int
     multiply_adds: int
-    """Of convolutions and linear layers: convention A."""
+    """Those of convolutions and linear layers (convention A)."""
     others: int
-    """Convention B less A (the rule of ptflops): 2 for each element normalised, 1 for each that a ReLU or a pool reads.
-    Sums, concatenations and drop-path are free."""
+    """Convention B minus A (the rule of ptflops): 2 per element of a batch norm, 1 per element that a ReLU or a pooling
+    reads. Sums, concatenations and drop-path count nothing."""
 
 
 def count(module: nn.Module) -> int:
@@ -202,7 +202,7 @@ class MeasureOptions:
     classes: int | None = None
     image_size: int | None = None
     dataset: str | None = None
-    """Key of a data set: its number of classes and its size of images are the defaults."""
+    """Key of a data set, whose number of classes and image size become the defaults."""
 
     def __post_init__(self) -> None:
         for name in ("cells", "channels", "classes", "image_size"):

@@ -28,11 +28,7 @@ from dasgm.measures.judge import Judge
 from dasgm.store.files import contents, exclusive, printable, write_atomic
 from dasgm.store.tensors import packed, unpacked
 
-SAMPLES, REPORTED, JUDGED = (
-    10_000,
-    50_000,
-    1_000,
-)  # images for FID and IS within a run, for those at its end, and for fd_proxy
+SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: for FID and IS within a run, at its end, for fd_proxy
 BATCH, SPLITS = 50, 10  # batch size of G and of Inception; splits of IS
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of weights-inception-2015-12-05
 MOST = 256 * 2**20  # bytes of a file of weights; the published one has 91 MiB

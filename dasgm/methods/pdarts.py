@@ -143,7 +143,7 @@ def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float
         if len(skips) <= max_skips:
             return cell
         weakest = min(skips, key=lambda edge: weights[edge][allowed[edge].index(SKIP)])
-        allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # `none` is never chosen
+        allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which `derive` never chooses
 
 
 def _edge(node: int, state: int) -> int:

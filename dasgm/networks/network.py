@@ -40,7 +40,7 @@ class Network(nn.Module):
     """
 
     drop_path_rate: float = 0.0
-    """Of training, written from outside, every epoch: at least 0, below 1."""
+    """Rate of drop-path in training, at least 0 and below 1. The training sets it every epoch."""
 
     def __init__(
         self,
