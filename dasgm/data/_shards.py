@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -227,39 +227,50 @@ def _offered(sets: dict[str, list[Shard]]) -> str:
 
 def _check(store: Store, shards: list[Shard]) -> None:
     """Raises ValueError where shards of a part are missing or come from two uploads."""
+    if paths := _of_two_uploads(shards):
+        raise ValueError(
+            f"{store.root} has shards of {shards[0].part} from two uploads side by side: {first_ten(paths)}; keep "
+            "those of one and move the others away"
+        )
+    numbers = {shard.number: shard.path for shard in shards if shard.number is not None}
+    if numbers:
+        _ensure_complete(store, shards[0], numbers)
+
+
+def _of_two_uploads(shards: list[Shard]) -> list[str]:
+    """Paths of shards that cannot come from the same upload; [] if all can."""
     kinds: dict[tuple[str, bool, int | None], str] = {}
     for shard in shards:
         kinds.setdefault((shard.spelled, shard.number is None, shard.total), shard.path)
     if len(kinds) > 1:
-        raise _two_uploads(store, shards, kinds.values())
+        return list(kinds.values())
     numbers: dict[int, str] = {}
     for shard in shards:
         if shard.number is not None and (before := numbers.setdefault(shard.number, shard.path)) != shard.path:
-            raise _two_uploads(store, shards, (before, shard.path))
-    first, folders = shards[0], {PurePosixPath(shard.path).parent for shard in shards}
-    if not numbers:
-        if len(shards) > 1 and (len(folders) > 1 or any(_named(shard) for shard in shards)):
-            raise _two_uploads(store, shards, [shard.path for shard in shards])
-        return
+            return [before, shard.path]
+    folders = {PurePosixPath(shard.path).parent for shard in shards}
+    if not numbers and len(shards) > 1 and (len(folders) > 1 or any(_named(shard) for shard in shards)):
+        return [shard.path for shard in shards]
+    return []
+
+
+def _ensure_complete(store: Store, first: Shard, numbers: dict[int, str]) -> None:
+    """Raises ValueError unless the numbers of a part's shards have no gap.
+
+    They count from 0, or without a total perhaps from 1.
+    """
     low = 0 if first.total is not None else min(1, *numbers)
     total = first.total if first.total is not None else max(numbers) - low + 1
     if stray := [path for number, path in numbers.items() if number >= low + total]:
         raise ValueError(f"{store.name(stray[0])}: its number is beyond the {total} shards that there are: rename it")
-    if len(numbers) < total:
+    lack = total - len(numbers)
+    if lack:
         missing = (_numbered(first, n) for n in range(low, low + total) if n not in numbers)
-        lack, ten = total - len(numbers), list(islice(missing, 10))
-        more = f" and {lack - 10} more" if lack > 10 else ""
+        named = ", ".join(islice(missing, 10)) + (f" and {lack - 10} more" if lack > 10 else "")
         raise ValueError(
-            f"{store.root} has {len(numbers)} of {total} shards of {first.part}: {', '.join(ten)}{more} "
+            f"{store.root} has {len(numbers)} of {total} shards of {first.part}: {named} "
             f"{'is' if lack == 1 else 'are'} missing; add the others"
         )
-
-
-def _two_uploads(store: Store, shards: list[Shard], paths: Iterable[str]) -> ValueError:
-    return ValueError(
-        f"{store.root} has shards of {shards[0].part} from two uploads side by side: {first_ten(paths)}; keep those of "
-        "one and move the others away"
-    )
 
 
 def _named(shard: Shard) -> bool:
