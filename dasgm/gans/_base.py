@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class GanConfig:
         expected = " and ".join(words for words, bound in bounds.items() if abs(bound) < inf)
         if -inf < least and most < inf:
             expected = f"{least} to {most}"
-        if not isfinite(value):
+        if not -inf < value < inf:
             expected += ", finite"
         raise ValueError(f"gan.{name} {value}: expected {expected}")
 
