@@ -211,26 +211,33 @@ def _literal(node: ast.expr, call: _Call) -> Any:
 
 def _fields(value: Any, said: str) -> tuple[dict[str, Any], str]:
     """The four fields of a genotype from the value that was read."""
+    found = _with_darts_names(value)
+    for kind in {"normal", "reduce"} & found.keys():
+        found[kind] = _edges(kind, found[kind])
+    for kind in ("normal", "reduce"):
+        concat = f"{kind}_concat"
+        if not isinstance(found.get(kind), list) or found.get(concat) is not None:
+            continue
+        if concat not in found:
+            said += f"{'; ' if said else ''}no {concat}: the {kind} cell puts out all of its nodes"
+        found[concat] = list(range(2, 2 + len(found[kind]) // 2))
+    return found, said
+
+
+def _with_darts_names(value: Any) -> dict[str, Any]:
+    """The value with DARTS's names of fields, whichever program wrote it."""
     if isinstance(value, dict) and "normal" not in value and isinstance(value.get("genotype"), dict):
-        value = value["genotype"]  # of a model.json
-    if isinstance(value, dict) and (nni := _of_nni(value)):
-        value = nni
-    elif isinstance(value, list) and len(value) == 2 and all(isinstance(cell, list) for cell in value):
+        value = value["genotype"]  # a model.json
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(cell, list) for cell in value):
         value = _numbered(*value) | {"concat": None}  # NASLib's compact form
     if not isinstance(value, dict):
         raise ValueError(f"a genotype is an object with the keys {', '.join(FIELDS)}, not {short(value)}")
+    value = _of_nni(value) or value
     found = {name: one for name, one in value.items() if name not in UNUSED or one is not None}
     if "concat" in found and not {"normal_concat", "reduce_concat"} & found.keys():
         concat = found.pop("concat")
         found |= {"normal_concat": concat, "reduce_concat": concat}
-    for kind in {"normal", "reduce"} & found.keys():
-        found[kind] = _edges(kind, found[kind])
-    for kind in ("normal", "reduce"):
-        if isinstance(found.get(kind), list) and found.get(f"{kind}_concat") is None:
-            if f"{kind}_concat" not in found:
-                said += f"{'; ' if said else ''}no {kind}_concat: the {kind} cell puts out all of its nodes"
-            found[f"{kind}_concat"] = list(range(2, 2 + len(found[kind]) // 2))
-    return found, said
+    return found
 
 
 def _edges(kind: str, cell: Any) -> Any:

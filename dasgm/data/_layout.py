@@ -216,14 +216,18 @@ class Layout:
                 "--data-dir the folder that holds them, or rename them"
             )
         direct = {picture.name for picture in found.pictures if picture.path.count("/") == depth}
-        if not self.divided:
-            alike = [name for name in found.classes if ALIKE.search(name.lower())]
-            if parts := alike if len(alike) == len(found.classes) else [name for name in alike if name not in direct]:
-                raise ValueError(
-                    f"{found.place}: {first_ten(parts)} seem to be parts, not classes: rename them to train, val and "
-                    "test, each with one folder of pictures per class"
-                )
+        if self.divided:
+            self._ensure_no_part_among(found, direct)
             return
+        alike = [name for name in found.classes if ALIKE.search(name.lower())]
+        if parts := alike if len(alike) == len(found.classes) else [name for name in alike if name not in direct]:
+            raise ValueError(
+                f"{found.place}: {first_ten(parts)} seem to be parts, not classes: rename them to train, val and "
+                "test, each with one folder of pictures per class"
+            )
+
+    def _ensure_no_part_among(self, found: FolderPart, direct: Collection[str]) -> None:
+        """The same within a part. `direct`: classes with pictures directly in their folders."""
         for name in found.classes:
             if name.lower() not in PART_OF:
                 continue
