@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dasgm.cli.evaluate import run_of
-from dasgm.genotype import LARGEST, Genotype, itself, name_of
+from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.pages.view import OBJECTIVE, ranking, read_trials
 from dasgm.store.files import text
 from dasgm.store.records import read_json, read_record
@@ -46,7 +46,7 @@ def named(sources: Sequence[str]) -> list[Candidate]:
 
 def _named(source: str) -> Candidate:
     genotype = Genotype.load(source)
-    if itself(source):
+    if genotype_text(source):
         return Candidate(name_of(source), genotype, name_of(source))
     run = run_of(str(here(source)))
     if not (run / "run.json").is_file():

@@ -20,7 +20,7 @@ from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
 from dasgm.data._listing import Listing
-from dasgm.data._loader import Loader, Recipe, TorchLoader
+from dasgm.data._loader import BatchReader, Loader, TorchLoader
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_listing_is_in_the_object_store_once_however_many_epochs(
     loader = RayLoader(data, 11)
     for epoch in range(2):
         assert len([*loader.training(epoch), *loader.testing()]) == 3
-    large = [value for value in kept if isinstance(value, Listing | Recipe)]
+    large = [value for value in kept if isinstance(value, Listing | BatchReader)]
     assert len(large) == 2 and large[0] is data.train and large[1] is data.test
 
 
@@ -83,7 +83,7 @@ def test_prefetch_bounds_what_is_made_ahead(
     ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefetch: int
 ) -> None:
     """However many batches there are, and however slowly they are taken."""
-    monkeypatch.setattr("dasgm.data._loader.Recipe", Told)
+    monkeypatch.setattr("dasgm.data._loader.BatchReader", Told)
     write_folder(tmp_path, train=digit_pictures((70, 70, 70)), val=digit_pictures((1, 1, 1)))
     data = imagenet.Config(image_size=64).photographs(str(tmp_path))
     batches = RayLoader(data, 4, prefetch=prefetch).training(0)

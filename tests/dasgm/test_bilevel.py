@@ -22,7 +22,7 @@ from toys import (
     sgd,
 )
 
-from dasgm.bilevel import Player, add, grad, mixed_vjp, nobody, norm, replay, seed_of
+from dasgm.bilevel import Player, add, empty_player, grad, mixed_vjp, norm, replay, seed_of
 
 
 @pytest.fixture(autouse=True)
@@ -164,8 +164,8 @@ def test_nothing_to_answer_to_costs_nothing():
     assert all(not t.any() for t in p.values())
     assert mixed_vjp(never, W.state(), A, p, 0.01) == {}
     assert mixed_vjp(never, W.state(), A, {}, 0.01) == {}
-    assert mixed_vjp(never, W.state(), nobody(), {"x": torch.ones(1)}, 0.01) == {}
-    assert nobody().step({})({}) == {} and grad(torch.ones(()), nobody()) == ({},)
+    assert mixed_vjp(never, W.state(), empty_player(), {"x": torch.ones(1)}, 0.01) == {}
+    assert empty_player().step({})({}) == {} and grad(torch.ones(()), empty_player()) == ({},)
 
 
 def test_absent_class_answers_with_zero():

@@ -277,7 +277,7 @@ def test_unknown_name_and_unreadable_files(tmp_path: Path) -> None:
         Genotype.load("x")
     with pytest.raises(ValueError, match="no such file"):
         Genotype.load(tmp_path / "absent.json")
-    with pytest.raises(ValueError, match="no genotype.json there; expected JSON, text .* or a run's folder"):
+    with pytest.raises(ValueError, match="the folder has no genotype.json; expected JSON, text .* or a run's folder"):
         Genotype.load(tmp_path)
     (tmp_path / "picture").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ValueError, match="not a text file"):

@@ -241,9 +241,9 @@ def header(folder: Path, **tensors: Any) -> None:
 
 BIG = [["sep_conv_5x5", 0]] * 2000
 DAMAGES: dict[str, tuple[Any, str]] = {
-    "not JSON": (lambda f: (f / "model.json").write_text("{"), "no JSON"),
-    "deep JSON": (lambda f: (f / "model.json").write_text("[" * 10**6), "no JSON"),
-    "bytes": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), "no JSON"),
+    "not JSON": (lambda f: (f / "model.json").write_text("{"), "not JSON"),
+    "deep JSON": (lambda f: (f / "model.json").write_text("[" * 10**6), "not JSON"),
+    "bytes": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), "not JSON"),
     "a list": (lambda f: (f / "model.json").write_text("[1]"), "format [1]"),
     "format": (lambda f: edit(f, format=2), "format 2, expected 1"),
     "enormous": (lambda f: (f / "model.json").write_text(" " * (17 * 2**20)), "larger than 16 MiB"),
@@ -252,7 +252,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "odd channels": (lambda f: edit(f, channels=7), "even number"),
     "cells": (lambda f: edit(f, cells="20"), "cells '20'"),
     "another width": (lambda f: edit(f, channels=8), "not F32"),
-    "more cells": (lambda f: edit(f, cells=5), "too many or too few"),
+    "more cells": (lambda f: edit(f, cells=5), "are missing or unexpected"),
     "form": (lambda f: edit(f, form="mnist"), "cifar or imagenet"),
     "form of a list": (lambda f: edit(f, form=[]), "cifar or imagenet"),
     "image size": (lambda f: edit(f, image_size=18), "multiple of 4"),
@@ -263,7 +263,10 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "genotype": (lambda f: edit(f, genotype={"normal": []}), "genotype"),
     "operation": (lambda f: edit(f, genotype={**json.loads(PDARTS.to_json()), "normal": [["eval", 0]] * 8}), "'eval'"),
     "many edges": (lambda f: edit(f, genotype={**json.loads(PDARTS.to_json()), "normal": BIG}), "edges"),
-    "other genotype": (lambda f: edit(f, genotype=json.loads(KNOWN["DARTS_V1"].to_json())), "too many or too few"),
+    "other genotype": (
+        lambda f: edit(f, genotype=json.loads(KNOWN["DARTS_V1"].to_json())),
+        "are missing or unexpected",
+    ),
     "truncated": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]), ""),
     "huge header": (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}"), ""),
     "declared only": (
@@ -312,7 +315,7 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code, str(copy)], capture_output=True, text=True)
-    assert "too many or too few" in done.stdout and not done.stderr
+    assert "are missing or unexpected" in done.stdout and not done.stderr
 
 
 def test_where_there_is_no_model_it_says_what_makes_one(tmp_path):

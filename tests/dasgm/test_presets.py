@@ -133,7 +133,7 @@ def test_listing_describing_and_comparing(tmp_path):
     ("text", "words"),
     [
         ('{"parent": "pdarts", "overrides": {"method.max_skip": 3}}', "max_skips"),
-        ('{"parent": "pdarts", "overrides": {"method.operations": [8, 5, 1]}}', "3 at least"),
+        ('{"parent": "pdarts", "overrides": {"method.operations": [8, 5, 1]}}', "at least 3"),
         ('{"parent": "pdarts", "overrides": {"method.operations": "8 5 3"}}', "method.operations"),
         ('{"parent": "pcdart"}', "did you mean 'pcdarts'"),
         ('{"overrides": {}}', "parent"),

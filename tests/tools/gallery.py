@@ -19,7 +19,7 @@ from formats import chunk, exif, gif, jpeg, moving_webp, png, raw_profile, saved
 from PIL import Image, ImageCms, ImageDraw
 
 from dasgm.data import folder, imagenet
-from dasgm.data._loader import Recipe
+from dasgm.data._loader import BatchReader
 from dasgm.data._pictures import shorter_side
 from dasgm.genotype import KNOWN
 from dasgm.model import Model
@@ -261,10 +261,10 @@ def model(resize: int) -> Model:
     return Model(KNOWN["DARTS_V1"], about | {"mean": [0, 0, 0], "std": [1, 1, 1]})
 
 
-def recipes(root: Path) -> tuple[Recipe, Recipe]:
+def recipes(root: Path) -> tuple[BatchReader, BatchReader]:
     """Training's in epoch 0 of seed 0, and the test's."""
     data = imagenet.Config(image_size=SIZE).photographs(str(root))
-    return Recipe(data.train, SIZE, True, 0, 0), Recipe(data.test, SIZE, True, 0, None)
+    return BatchReader(data.train, SIZE, True, 0, 0), BatchReader(data.test, SIZE, True, 0, None)
 
 
 def seen(root: Path, paths: list[Path]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from photographs import Pictures, both_parts, write_folder
 from torch import Tensor
 
 from dasgm.data import imagenet
-from dasgm.data._loader import Loader, Photographs, Recipe
+from dasgm.data._loader import BatchReader, Loader, Photographs
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def data(root: Path) -> Photographs:
 class Recorder(Loader):
     """Keeps the indices that a batch would be made of."""
 
-    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         for indices in batches:
             yield torch.zeros(len(indices), 3, 2, 2), torch.from_numpy(indices), []
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
-from dasgm.data._loader import Photographs, Recipe
+from dasgm.data._loader import BatchReader, Photographs
 
 
-class Told(Recipe):
+class Told(BatchReader):
     """Leaves a note of every batch that is made."""
 
     def __call__(self, indices: np.ndarray) -> Any:

@@ -40,7 +40,7 @@ def test_cifar100_reads_fine_labels(tmp_path: Path) -> None:
     [
         ({"label": [10] + [0] * 39}, "train.parquet row 0: label is 10, not 0 to 9"),
         ({"label": [0, None] + [0] * 38}, "row 1: label is None"),
-        ({"label": ["cat"] * 39 + ["wolf"]}, "train.parquet is not cifar10: its classes"),
+        ({"label": ["cat"] * 39 + ["wolf"]}, "train.parquet is not cifar10: its column "),
         ({"label": [0.0] * 40}, "column 'label' is double"),
         ({"coarse": [0] * 40}, "has no column 'label', only"),
     ],

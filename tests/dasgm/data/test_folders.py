@@ -59,7 +59,9 @@ def test_parts_in_doubt_are_refused(tmp_path: Path, spoil: Callable[[Path], None
 @pytest.mark.parametrize("inside", ["a/train", "a/b/Valid", "dog/test"])
 def test_parts_inside_classes_are_refused(tmp_path: Path, inside: str) -> None:
     classes(tmp_path, "cat", "dog", inside)
-    refused(tmp_path, f"{tmp_path}/{inside}: ", "names of parts", "--data-dir", readers=(in_memory,))
+    refused(
+        tmp_path, f"{tmp_path}/{inside} are in class folders", "named like parts", "--data-dir", readers=(in_memory,)
+    )
 
 
 @pytest.mark.parametrize("folder", ["", "/dog"])
@@ -68,7 +70,7 @@ def test_one_folder_is_not_in_two_parts(tmp_path: Path, folder: str) -> None:
     if folder:
         classes(tmp_path / "test", "cat")
     (tmp_path / f"test{folder}").symlink_to(tmp_path / f"train{folder}")
-    refused(tmp_path, f"test{folder} and {tmp_path}/train{folder} are one folder", "remove the link")
+    refused(tmp_path, f"test{folder} and {tmp_path}/train{folder} are the same folder", "remove the link")
 
 
 def test_a_part_of_pictures_without_classes_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dasgm.data import _rows, imagenet
 from dasgm.data._listing import listings
-from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
+from dasgm.data._loader import BatchReader, Loader, Photographs, TorchLoader
 from dasgm.data._photographs import augmented, centred, decoded, normalised
 
 
@@ -120,11 +120,11 @@ def test_processes_read_a_uri(root: Path, data: Photographs) -> None:
 
 
 def test_an_images_draws_do_not_depend_on_its_company(data: Photographs) -> None:
-    recipe = Recipe(data.train, 32, False, 3, 2)
-    together, _, _ = recipe(np.arange(8))
-    apart = torch.cat([recipe(np.array([i]))[0] for i in (5, 2)])
+    reader = BatchReader(data.train, 32, False, 3, 2)
+    together, _, _ = reader(np.arange(8))
+    apart = torch.cat([reader(np.array([i]))[0] for i in (5, 2)])
     assert torch.equal(together[[5, 2]], apart)
-    assert not torch.equal(apart, torch.cat([replace(recipe, epoch=3)(np.array([i]))[0] for i in (5, 2)]))
+    assert not torch.equal(apart, torch.cat([replace(reader, epoch=3)(np.array([i]))[0] for i in (5, 2)]))
 
 
 def test_both_layouts_give_the_same_tensors(tmp_path: Path, parts: dict[str, Pictures], data: Photographs) -> None:
@@ -132,7 +132,7 @@ def test_both_layouts_give_the_same_tensors(tmp_path: Path, parts: dict[str, Pic
         str(write_shards(tmp_path, 2, 4, train=parts["train"], validation=parts["val"]))
     )
     assert same(list(TorchLoader(data, 4).testing()), list(TorchLoader(shards, 4).testing()))
-    pixels = [Recipe(d.train, 32, False, 0, 0)(np.arange(23))[0] for d in (data, shards)]
+    pixels = [BatchReader(d.train, 32, False, 0, 0)(np.arange(23))[0] for d in (data, shards)]
     assert torch.equal(*pixels)
 
 
@@ -167,7 +167,7 @@ def test_skipped_pictures_are_replaced_in_training_and_masked_in_evaluation(brok
     assert sum(int(mask.sum()) for _, _, mask in tested) == 11 - 2 and len(loader.unreadable) == 2
     assert not tested[0][2][:2].any() and tested[0][2][2:].all()
 
-    pixels, labels, wrong = Recipe(data.train, 16, True, 5, 6)(np.arange(23))
+    pixels, labels, wrong = BatchReader(data.train, 16, True, 5, 6)(np.arange(23))
     assert [i for i, line in enumerate(wrong) if line] == [0, 1, 22]
     assert labels.tolist() == [0, 0, *data.train.labels[2:22], 0]  # the next readable; after the last comes the first
     replacement = decoded(data.train.source.read([2])[0])

@@ -350,7 +350,7 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
         (["DARTS_V3"], "did you mean DARTS_V"),
         (["DARTS_V2", "cifra"], "did you mean 'cifar'"),
         (["DARTS_V2", "--dataset", "digit"], "did you mean 'digits'"),
-        (["."], "no genotype.json there"),
+        (["."], "the folder has no genotype.json"),
         (["DARTS_V2", "imagenet", "--epochs", "5"], "--lr-schedule cosine"),
         (["DARTS_V2", "--drop-path", "1"], "below 1"),
         (["DARTS_V2", "--warmup-epochs", "601"], "at most the 600"),

@@ -16,7 +16,15 @@ from dasgm.cli import main as cli
 from dasgm.config import SearchConfig
 from dasgm.gans import biggan
 from dasgm.genotype import KNOWN, PRIMITIVES
-from dasgm.measures.counts import Asked, count, layer_costs, measure, measure_gan, measure_genotype, measure_search
+from dasgm.measures.counts import (
+    MeasureOptions,
+    count,
+    layer_costs,
+    measure,
+    measure_gan,
+    measure_genotype,
+    measure_search,
+)
 from dasgm.methods import darts
 from dasgm.methods._base import MethodConfig, Stage
 from dasgm.networks.network import AuxiliaryHead, Network
@@ -300,9 +308,9 @@ def test_mistakes_are_one_line(words: list[str], says: str, capsys: Any) -> None
 
 
 def test_a_run_without_a_genotype_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no run with a genotype.json"):
+    with pytest.raises(ValueError, match="this folder has no genotype.json"):
         measure(str(tmp_path))
 
 
 def test_classes_that_only_the_files_tell_are_given() -> None:
-    assert measure("quickstart", Asked(dataset="folder", classes=7))["classes"] == 7
+    assert measure("quickstart", MeasureOptions(dataset="folder", classes=7))["classes"] == 7

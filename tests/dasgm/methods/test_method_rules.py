@@ -12,10 +12,10 @@ from torch import nn
 
 from dasgm.bilevel import Player, dominant_eigenvalue
 from dasgm.config import SearchConfig, mathematics, override
-from dasgm.genotype import PRIMITIVES
+from dasgm.genotype import EDGES, PRIMITIVES
 from dasgm.jobs.search import Hooks, main
 from dasgm.methods import darts, pcdarts, pdarts
-from dasgm.methods._base import EDGES, Relaxation
+from dasgm.methods._base import Relaxation
 from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import preset
 from dasgm.search import Search, architecture_metrics
@@ -161,8 +161,8 @@ def test_edge_weights_choose_edges_and_never_operations():
     ("settings", "words"),
     [
         ({"operations": (8, 5)}, "added_cells"),
-        ({"operations": (8, 9, 3)}, "fall"),
-        ({"operations": (8, 5, 2)}, "3 at least"),
+        ({"operations": (8, 9, 3)}, "never rise"),
+        ({"operations": (8, 5, 2)}, "at least 3"),
         ({"operations": (7, 5, 3)}, "begins with all 8"),
         ({"skip_dropout_rates": (0.1, 1.0, 0.2)}, "below 1"),
         ({"max_skips": -1}, "max_skips -1"),
