@@ -33,6 +33,7 @@ from dasgm.genotype import KNOWN
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
 from dasgm.recipes import EvaluateConfig
+from dasgm.store import before
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import first_line, shell_line, write_atomic
 from dasgm.store.records import FORMAT, amend, another, digest, ensure_only, first_difference, kept_record
@@ -164,6 +165,10 @@ class Group:
             known = Run(self.folder / one.name).about.get("mathematics", {}).get("genotype", one.digest)
             if known != one.digest:
                 raise ValueError(f"{self.folder / one.name} began with another genotype; use another --name")
+        if before.wrote(begun):
+            if any(self.state(one) != "finished" for one in self.evaluations):
+                raise before.unfinished(self.folder)
+            return
         record = {"format": FORMAT, "kind": "evaluations", "started": time.time(), "mathematics": asked}
         now: dict[str, Any] = {
             "name": self.folder.name,

@@ -1,3 +1,3 @@
 """The version, for those whom `dasgm/__init__.py` imports."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

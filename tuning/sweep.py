@@ -30,6 +30,7 @@ from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.store import before
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import printable, shell_line
 from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record, read_json
@@ -69,6 +70,9 @@ class Sweep:
 
         ensure_only(self.folder, "sweep.json")
         begun = kept_record(self.folder / "sweep.json")
+        more = self.plan.num_trials > begun.get("num_trials", 0)
+        if before.wrote(begun) and (more or begun.get("state") != "finished"):
+            raise before.unfinished(self.folder)
         known = begun.get("mathematics", {})
         if begun and "fixed" in self.plan.identity and "fixed" not in known:
             self.plan = self.plan.varying_all()
@@ -115,6 +119,8 @@ class Sweep:
                 f"sweep {self.folder} has a study, and no sweep.json that says what it is of: put it back, or use "
                 "another --name"
             )
+        if before.wrote(begun):  # finished: it is only shown
+            return
         record = {"format": FORMAT, "name": self.folder.name, "started": time.time(), "mathematics": asked}
         now = {
             "state": "running",

@@ -136,7 +136,7 @@ class Player(Point):
         """
         self.module.load_state_dict(state["module"])
         if self.optimizer and state["optimizer"]:
-            _ensure_moments(moments := state["optimizer"]["state"], self.optimizer, list(self.params.values()))
+            moments = _as_moments(state["optimizer"]["state"], self.optimizer, list(self.params.values()))
             groups = self.optimizer.state_dict()["param_groups"]  # settings come from the configuration
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.steps = int(state["steps"])
@@ -145,8 +145,14 @@ class Player(Point):
                 self.mean[k].copy_(t)
 
 
-def _ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:
-    """ValueError for moments of another optimiser or of other parameters. PyTorch would load them unchecked."""
+def _as_moments(
+    moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]
+) -> dict[int, dict[str, Any]]:
+    """The moments, each with its parameter's layout in memory (a file does not keep channels_last).
+
+    Raises:
+        ValueError: they belong to another optimiser or to other parameters. PyTorch would load them unchecked.
+    """
     wanted = MOMENTS[type(optimizer).__name__]
     for i, entry in moments.items():
         if entry and set(entry) != wanted:
@@ -154,6 +160,13 @@ def _ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, pa
         for name, t in entry.items():
             if t is not None and tuple(t.shape) != (() if name == "step" else tuple(params[i].shape)):
                 raise ValueError(f"{name} of shape {list(t.shape)} for a parameter of {list(params[i].shape)}")
+
+    def laid_out(t: Tensor | None, p: Tensor) -> Tensor | None:
+        if t is None or t.shape != p.shape or t.stride() == p.stride():
+            return t
+        return torch.empty_like(p, dtype=t.dtype, device=t.device).copy_(t)
+
+    return {i: {name: laid_out(t, params[i]) for name, t in entry.items()} for i, entry in moments.items()}
 
 
 class _Fixed(Point):

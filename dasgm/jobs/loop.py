@@ -15,11 +15,11 @@ from dasgm.config import MOST_THREADS
 from dasgm.device import is_out_of_memory
 from dasgm.distributed import barrier, broadcast, gather, rank, world_size
 from dasgm.jobs.epochs import Epochs
-from dasgm.jobs.session import Refused, Row, Session, of_first
+from dasgm.jobs.session import Refused, Row, Session, of_first, show
 from dasgm.measures.judge import collapse
 from dasgm.pages.report import report as write_report
 from dasgm.search import Means, SearchFailed
-from dasgm.store.records import ENDS, FORMAT, kept_record
+from dasgm.store.records import ENDS, kept_record
 from dasgm.store.run import Run
 
 
@@ -163,7 +163,7 @@ class Loop(Epochs):
         if rank() != 0:
             return
         own = {"epoch": self.epoch, "means": self.means.plain(), "spent": self.spent, "hours": self.hours}
-        state = {"format": FORMAT} | own | {"workers": world_size()} | self.state()
+        state = own | {"workers": world_size()} | self.state()
         self.run.save(state, self.iteration, self.config.checkpoints, best)
 
     def _restore(self, state: Row) -> int:
@@ -180,11 +180,9 @@ class Loop(Epochs):
         rows = broadcast(self.run.rows() if rank() == 0 else None)
         if not (self.complete() and rows and rows[-1]["phase"] in ENDS):
             return None
-        if rank() == 0:
-            self.run.note(state="finished", reason="", ended=rows[-1]["time"])
-            if not (self.run.folder / "report.html").exists():
-                write_report(self.run.folder)
         last: Row = rows[-1]
+        if rank() == 0:
+            show(self.run, last)
         return last
 
     def _tell_of_going_on(self, began: int) -> None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dasgm.config import mathematics, to_json
+from dasgm.config import from_json, mathematics, settings, to_json
 from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
 from dasgm.pages.report import report as write_report
 from dasgm.search import SearchFailed
+from dasgm.store import before
 from dasgm.store.files import gist, printable
+from dasgm.store.records import read_json
 from dasgm.store.replica import speak
 from dasgm.store.run import Locked, Run, Unwritable, not_written
 
@@ -109,7 +111,10 @@ def run_job(job: Job, folder: Path, hooks: Hooks) -> Row:
     run = Run(folder)
     speak(run.folder, hooks.say)
     with _stopping(hooks) as stop, ExitStack() as held, _ending(run, hooks, stop):
-        _together(lambda: _begin(held, run, job.config, digests, hooks))
+        if finished := of_first(lambda: _begin(held, run, job.config, digests, hooks)):
+            if rank() == 0:
+                show(run, finished)
+            return finished
         _tell_of(data, run, hooks)
         return _with_advice(lambda: job.run(data, Session(run, hooks, stop)), lambda: job.advice(data))
 
@@ -147,6 +152,13 @@ def _ending(run: Run, hooks: Hooks, stop: list[int]) -> Iterator[None]:
         raise not_written(run.folder, error) from None
 
 
+def show(run: Run, row: Row) -> None:
+    """Put the state of a finished run right, whose last row this is, and see that its page is there."""
+    run.note(state="finished", reason="", ended=row["time"])
+    if not (run.folder / "report.html").exists():
+        write_report(run.folder)
+
+
 def _tell_of(data: Any, run: Run, hooks: Hooks) -> None:
     """Say what the data set holds and what was left out of it, and keep these lines for the result page."""
     told = [printable(note) for note in (data.describe(), *data.notes)]
@@ -180,8 +192,8 @@ def _with_advice(work: Callable[[], Row], advice: Callable[[], str]) -> Row:
     raise SearchFailed(line)
 
 
-def _begin(held: ExitStack, run: Run, config: Any, digests: dict[str, str], hooks: Hooks) -> None:
-    """Hold the run's folder, and write down or compare what is asked."""
+def _begin(held: ExitStack, run: Run, config: Any, digests: dict[str, str], hooks: Hooks) -> Row | None:
+    """Hold the run's folder, and write down or compare what is asked; the last row, if dasgm 0.1.0 finished it."""
     if hooks.stoppable:  # nobody else starts it
         held.enter_context(run.driven())
     end = time.monotonic() + hooks.patience
@@ -193,7 +205,13 @@ def _begin(held: ExitStack, run: Run, config: Any, digests: dict[str, str], hook
             if time.monotonic() >= end:
                 raise
             time.sleep(hooks.patience / 20)
-    run.begin(to_json(config), mathematics(config) | digests, _about(config) | hooks.about)
+    identity = mathematics(config) | digests
+    if row := before.result(run, identity):
+        if settings(from_json(read_json(run.folder / "config.json"), type(config))) != settings(config):
+            raise before.unfinished(run.folder)  # it is to go on
+        return row
+    run.begin(to_json(config), identity, _about(config) | hooks.about)
+    return None
 
 
 def _together(begin: Callable[[], None]) -> None:

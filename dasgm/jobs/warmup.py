@@ -54,7 +54,7 @@ def warm_up(search: Search, cache: Path, say: Callable[[str], None] = print, sto
     config = search.config
     if config.gan is None or not config.gan.warmup:
         return 0.0
-    path = cache / f"gan-{_key(config, search)[:16]}.pt"
+    path = cache / f"gan-{_key(config, search)[:16]}.safetensors"
     training = WarmUp(search, path.with_suffix(".part"), say, stop)
     cached("GAN warm-up", path, training.state, training.restore, training.make, say)
     training.forget()

@@ -26,7 +26,6 @@ from dasgm.bilevel import replay, seed_of
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.measures.judge import Judge
 from dasgm.store.files import contents, exclusive, printable, write_atomic
-from dasgm.store.tensors import packed, unpacked
 
 SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: for FID and IS within a run, at its end, for fd_proxy
 BATCH, SPLITS = 50, 10  # batch size of G and of Inception; splits of IS
@@ -105,19 +104,22 @@ def inception(path: str | Path) -> tuple[nn.Module, str]:
     """torch-fidelity's Inception with the weights of a file, on the CPU, and a description of the weights for the
     protocol.
 
-    The network returns 2048 features of uint8 images, and their logits (without bias, as IS uses them).
+    The network returns 2048 features of uint8 images, and their logits (without bias, as IS uses them). The published
+    file is a pickle, which its SHA-256 proves; other weights may come from anybody, so they are read as safetensors.
 
     Raises:
         ValueError: the file is missing or holds something else. The message is one line.
     """
+    from safetensors.torch import load
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    path, wanted = Path(path), "expected torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+    path = Path(path)
+    wanted = "expected torch-fidelity's weights-inception-2015-12-05-6726825d.pth, or others as a safetensors file"
     try:
         content = contents(path, MOST)
         found = hashlib.sha256(content).hexdigest()
         published = found == SHA256  # the published file may have an older torch format
-        state = torch.load(io.BytesIO(content), "cpu", weights_only=True) if published else unpacked(path)
+        state = torch.load(io.BytesIO(content), "cpu", weights_only=True) if published else load(content)
         with _as_file(state) as clean, replay("never drawn from"):
             network = FeatureExtractorInceptionV3(NETWORK, ["2048", "logits_unbiased"], clean)
     except OSError as error:
@@ -134,7 +136,7 @@ def _as_file(state: dict[str, Any]) -> Iterator[str]:
     """What was read safely, as a temporary file of our own. torch-fidelity unpickles any file that it is given."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "inception.pth"
-        path.write_bytes(packed(state))
+        torch.save(state, path)
         yield str(path)
 
 

@@ -107,7 +107,7 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
         say(f"judge of synthetic images: training a small CNN on J_1 ({ITERATIONS} iterations)")
         _train(network, data)
 
-    cached("judge", cache / f"{name}.pt", network.state_dict, network.load_state_dict, make, say)
+    cached("judge", cache / f"{name}.safetensors", network.state_dict, network.load_state_dict, make, say)
     held_out, measured_on = (data.Jval, "J_val") if len(data.Jval) else (data.J2, "J_2")
     network.eval()
     some = _some(data.J2, 1000)

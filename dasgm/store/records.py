@@ -14,7 +14,7 @@ from typing import Any
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import contents, plain, shown, text, write_atomic
 
-FORMAT = 1
+FORMAT = 2
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
 ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests

@@ -33,7 +33,7 @@ ABOUT, MANIFEST, CLAIMS, SESSION = "run.json", ".manifest", ".claims", ".session
 SENT = re.compile(r"((checkpoints|pictures)/)?(?!lock$|run\.json$)[\w-][\w. -]*(?<!\.lock)(?<!-journal)")
 TAG = re.compile(r"\d{1,18}-\d{1,18}")  # see `_tag`
 NO_RUNS = ("checkpoints", "pictures", "cache")
-ORDER = ("checkpoints/*.pt", "*.jsonl", "*", "checkpoints/best", "pictures/*")
+ORDER = ("checkpoints/[0-9]*", "*.jsonl", "*", "checkpoints/best", "pictures/*")
 """Here a checkpoint's rows are written before it: who looks for checkpoints first, then reads the rows, has both."""
 
 

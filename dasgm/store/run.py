@@ -228,7 +228,7 @@ class Run:
                 raise ValueError(f"{path}: format {short(kind)}, expected {FORMAT}; use another --name")
             if begun.get("mathematics"):
                 ensure_same(f"run {self.folder}", begun["mathematics"], identity)
-                if begun.get("state") == "finished" and not any((self.folder / "checkpoints").glob("*.pt*")):
+                if begun.get("state") == "finished" and not any((self.folder / "checkpoints").glob("*.safetensors*")):
                     raise ValueError(
                         f"run {self.folder} is finished, and its checkpoints are gone: it would begin anew and lose "
                         "its results; use another --name"
@@ -314,8 +314,8 @@ class Run:
     # where to go on
 
     def checkpoints(self) -> list[Path]:
-        """Sound or not, oldest first: <iteration>-<first 8 digits of the content's sha256>.pt."""
-        return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*-*.pt") if path.is_file())
+        """Sound or not, oldest first: <iteration>-<first 8 digits of the content's sha256>.safetensors."""
+        return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*-*.safetensors") if path.is_file())
 
     def save(self, state: dict[str, Any], iteration: int, keep: int, best: bool) -> None:
         """Write a checkpoint; keep the last `keep` and the best."""
@@ -324,7 +324,7 @@ class Run:
         content = packed(state)
         # while a search's proxy is trained the search takes no iteration; the last checkpoint has the highest number
         number = max([iteration, *(_number(before) + 1 for before in self.checkpoints()[-1:])])
-        path = folder / f"{number:09d}-{hashlib.sha256(content).hexdigest()[:8]}.pt"
+        path = folder / f"{number:09d}-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
         write_atomic(path, content)
         if best:
             write_atomic(folder / "best", path.name)
@@ -351,8 +351,6 @@ class Run:
             if sha256[:8] == path.stem.rpartition("-")[2]:
                 try:
                     state = unpacked(path)
-                    if state.get("format") != FORMAT:
-                        raise ValueError(f"format {short(state.get('format'))}, expected {FORMAT}")
                 except ValueError as error:
                     raise ValueError(f"checkpoint {path}: {error}; remove it to go on without") from None
                 for old in torn:

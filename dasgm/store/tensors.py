@@ -1,62 +1,145 @@
-"""Plain data and tensors as a file of torch's, and back, whoever wrote it. Torch is imported where it is needed."""
+"""Plain data and tensors as a safetensors file, and back, whoever wrote it. Torch is imported where it is needed.
+
+The file holds each tensor under its path in the data ("search/W/module/stem.0.weight"). Its metadata has the data
+themselves as one JSON text: {"format": ..., "state": ...}, in which a list is an array, a dictionary is
+{"keys": [...], "values": [...]} and a tensor is {"tensor": its path}.
+"""
 
 from __future__ import annotations
 
 import errno
-import io
-import pickletools
-import zipfile
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.store.files import DEEPEST, exclusive, first_line, printable, write_atomic
+from dasgm.store import before
+from dasgm.store.files import LARGEST, exclusive, first_line, plain, printable, short, write_atomic
+from dasgm.store.records import FORMAT
 from dasgm.store.replica import shared
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-REBUILT = "torch._utils _rebuild_tensor_v2"
-NAMED = {"collections OrderedDict", REBUILT, *(f"torch {kind}Storage" for kind in ("Float", "Double", "Long", "Bool"))}
-"""All that our files name. `weights_only` would also call constructors, such as bytearray(10**12)."""
-NO_TUPLE = {"EMPTY_DICT", "EMPTY_LIST", "BINUNICODE", "GLOBAL", "REDUCE", "BINPERSID", "APPENDS"}  # what they leave
-MOST_HASHED = 2**28  # values, a second or so: a key is hashed, and each reference to a tuple may double what that takes
+ENTRY = "dasgm"  # in the metadata
+KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL", "uint8": "U8"}
+KINDS |= {f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)}  # torch's names -> safetensors'
 
 
 def packed(state: dict[str, Any]) -> bytes:
-    """As torch writes it, for `write_atomic`."""
+    """The content of the file: the same state gives the same bytes. Tuples are written as lists, as JSON does.
+
+    safetensors' own writer copies the numbers twice, and for a state of a few 100 MB that takes as long again.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _taken_apart(state, "", tensors)
+    head: dict[str, Any] = {"__metadata__": {ENTRY: json.dumps({"format": FORMAT, "state": tree})}}
+    numbers, end = [], 0
+    for path, tensor in sorted(tensors.items(), key=lambda item: -item[1].itemsize):  # so that each lies aligned
+        begin, end = end, end + tensor.nbytes
+        kind = KINDS[str(tensor.dtype).removeprefix("torch.")]
+        head[path] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        numbers.append(_numbers(tensor))
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *numbers])
+
+
+def _numbers(tensor: Tensor) -> Any:
+    """What a tensor has in memory, without a copy where it is dense and on the CPU."""
     import torch
 
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def unpacked(path: Path) -> dict[str, Any]:
-    """What `packed` gave, on the CPU: nothing in the file is run, and no more memory is taken than it is long.
+    """What `packed` was given, on the CPU: nothing in the file is run, and memory is bounded by the file's size.
 
     Raises:
         ValueError: in a few words, why it is no such file.
         OSError, RuntimeError, MemoryError: it cannot be read now, or there is no memory for it.
     """
-    import torch
+    from safetensors import safe_open
 
     from dasgm.device import is_out_of_memory
 
     try:
-        _check(path)
-        found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception as error:  # zipfile, pickle and torch have many words for a file that is none of theirs
+        path.open("rb").close()  # what the system refuses has its own words
+        with safe_open(path, "pt") as file:
+            left = set(file.keys())
+
+            def take(name: str) -> Tensor:
+                if name not in left:
+                    raise ValueError(f"its tensor {short(name)} is missing, or referred to twice")
+                left.remove(name)
+                return file.get_tensor(name).clone()  # what it gives lies in the file
+
+            found = _put_together(_tree(file.metadata()), take)
+    except Exception as error:  # safetensors and torch have many words for a file that is none of ours
         if isinstance(error, OSError) and error.errno != errno.EINVAL or is_out_of_memory(error):
-            raise  # of this machine, not of the file, which may say where to seek
+            raise  # of this machine, not of the file
         raise ValueError(first_line(error)[:200]) from None
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}")
-    size = path.stat().st_size
-    if sum(t.nbytes for t in _tensors(found, size)) > size:
-        raise ValueError("its tensors are larger than the file")
-    return with_tensors(found, lambda t: t.clone())  # those of the file go with it
+    if left:
+        raise ValueError(f"nothing refers to its tensor {short(min(left))}")
+    return found
+
+
+def _taken_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON has it; the tensors in it are put into `tensors`."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if path in tensors:
+            raise ValueError(f"two tensors have the path {path}")
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, dict):
+        if odd := [key for key in value if not isinstance(key, str | int)]:
+            raise TypeError(f"{path}: a key is {odd[0]!r}, expected a text or a whole number")
+        values = [_taken_apart(one, f"{path}/{key}" if path else str(key), tensors) for key, one in value.items()]
+        return {"keys": list(value), "values": values}
+    if isinstance(value, list | tuple):
+        return [_taken_apart(one, f"{path}/{i}", tensors) for i, one in enumerate(value)]
+    return value
+
+
+def _tree(metadata: dict[str, str] | None) -> Any:
+    """The data without their tensors, from a file's metadata. ValueError: there are none of this version's."""
+    text = (metadata or {}).get(ENTRY)
+    if text is None:
+        raise ValueError("it is a safetensors file, but none of dasgm's")
+    if len(text) > LARGEST:
+        raise ValueError(f"its metadata is larger than {LARGEST // 2**20} MiB")
+    found = plain(text)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        written = found.get("format") if isinstance(found, dict) else found
+        raise ValueError(f"format {short(written)}, expected {FORMAT}")
+    return found.get("state")
+
+
+def _put_together(tree: Any, take: Callable[[str], Tensor]) -> Any:
+    """The data with their tensors, each of which `take` gives once. `plain` has bounded their depth.
+
+    Raises:
+        ValueError: an entry is nothing that `packed` writes.
+    """
+    if isinstance(tree, list):
+        return [_put_together(one, take) for one in tree]
+    if not isinstance(tree, dict):
+        return tree
+    name, keys, values = tree.get("tensor"), tree.get("keys"), tree.get("values")
+    if isinstance(name, str):
+        return take(name)
+    if not isinstance(keys, list) or not isinstance(values, list) or len(keys) != len(values):
+        raise ValueError(f"neither a tensor nor a dictionary: {short(tree)}")
+    if not all(isinstance(key, str | int) for key in keys):
+        raise ValueError("a key is neither a text nor a whole number")
+    if len(set(keys)) < len(keys):
+        raise ValueError("a dictionary has a key twice")
+    return dict(zip(keys, (_put_together(one, take) for one in values), strict=True))
 
 
 def cached(
@@ -85,6 +168,12 @@ def cached(
             return
         if torn:
             say(printable(f"{what} {path}: it is torn or none of ours ({torn}); it is made again"))
+        elif (old := path.with_suffix(".pt")).exists():
+            say(
+                printable(
+                    f"{what} {old}: written by dasgm {before.VERSION}, which this version cannot read; it is made again"
+                )
+            )
         with shared(path) if torn else nullcontext():  # what lies in object storage is replaced too
             make()
             write_atomic(path, packed(state()))
@@ -103,62 +192,6 @@ def why_not_loaded(path: Path, state: Callable[[], dict[str, Any]], load: Callab
         load(before)
         return first_line(error)[:100]
     return ""
-
-
-def _check(path: Path) -> None:
-    """The archive holds what it says, uncompressed and once, and its pickle names what ours name."""
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-        stored = all(one.compress_type == zipfile.ZIP_STORED for one in records)
-        if not stored or sum(one.file_size for one in records) > path.stat().st_size:
-            raise ValueError("its parts are compressed")
-        (name,) = (one.filename for one in records if one.filename.endswith("/data.pkl"))
-        code = archive.read(name)
-    for opcode, argument, _ in pickletools.genops(code):
-        calls = opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL") or "EXT" in opcode.name
-        if opcode.name == "PROTO" and argument != 2:
-            raise ValueError(f"it is written in pickle's protocol {argument}, expected 2")
-        if calls or opcode.name == "GLOBAL" and argument not in NAMED:
-            raise ValueError(f"it names {argument or opcode.name}, which is no plain data")
-    if len(code) << min(_tuples_again(code), 64) > MOST_HASHED:
-        raise ValueError("it refers to one tuple many times")
-
-
-def _tuples_again(code: bytes) -> int:
-    """How often a pickle refers to what it has kept and may be a tuple."""
-    kept: set[Any] = set()
-    again, before = 0, ""
-    for opcode, argument, _ in pickletools.genops(code):
-        if opcode.name.endswith("PUT"):
-            (kept.discard if before in NO_TUPLE else kept.add)(argument)
-            continue
-        again += opcode.name == "DUP" or opcode.name.endswith("GET") and argument in kept
-        before = opcode.name
-    return again
-
-
-def _tensors(value: Any, most: int) -> list[Tensor]:
-    """Those in plain data that others wrote. Not by recursion, which the data would drive.
-
-    Raises:
-        ValueError: nested more than `DEEPEST` levels, or more than `most` values: one list referred to many times.
-    """
-    import torch
-
-    tensors: list[Tensor] = []
-    waiting, seen = [(value, 0)], 1
-    while waiting:
-        one, depth = waiting.pop()
-        if isinstance(one, torch.Tensor):
-            tensors.append(one)
-        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list | tuple) else ()
-        seen += len(inside)
-        if depth > DEEPEST:
-            raise ValueError(f"nested more than {DEEPEST} levels")
-        if seen > most:
-            raise ValueError("it refers to more values than it has bytes")
-        waiting.extend((each, depth + 1) for each in inside)
-    return tensors
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -66,7 +66,8 @@ def test_a_sweep_in_a_bucket_needs_nothing_but_the_nodes_own_keys(tried):
         node: {path.suffix for path in (tried.place / node / "mirrors").rglob("t000/**/*")}
         for node in ("head", "worker")
     }
-    assert ".pt" in mirrors["worker"] and ".json" in mirrors["head"] and ".pt" not in mirrors["head"]
+    assert ".safetensors" in mirrors["worker"] and ".json" in mirrors["head"]
+    assert ".safetensors" not in mirrors["head"]
     assert tried.revealed == [] and not any(SECRET in content for content in tried.stored.values())
 
 

@@ -116,7 +116,7 @@ def test_lost_machine_is_one_failure_in_a_bucket_too(server, tmp_path):
     try:
         words = ["--gan=none", "--storage=s3://bucket/n", "--name=one", *TINY]
         process = cluster.run("-c", ONE_RETRY, *words, DASGM_JOB="here", **head)
-        wait_for(process, lambda: any(n.endswith(".pt") for n in server.names("n/one/checkpoints/")))
+        wait_for(process, lambda: any(n.endswith(".safetensors") for n in server.names("n/one/checkpoints/")))
         cluster.ask("kill", cluster.ask("busy")[0])
         code, out, err = finish(process)
     finally:

@@ -145,8 +145,8 @@ def test_the_command_takes_addresses(
     ("written", "arguments", "expected"),
     [
         ("", [], "it has neither run.json nor sweep.json"),
-        ('{"format": 2}', [], "run.json is not a record of format 1"),
-        ('{"form', [], "run.json is not a record of format 1"),
+        ('{"format": 3}', [], "run.json is not a record of format 1 or 2"),
+        ('{"form', [], "run.json is not a record of format 1 or 2"),
         ("run", ["--uri", "nonsense://x"], "nonsense"),
     ],
 )

@@ -23,6 +23,7 @@ from toys import (
 )
 
 from dasgm.bilevel import Player, add, empty_player, grad, mixed_vjp, norm, replay, seed_of
+from dasgm.store.tensors import packed, unpacked
 
 
 @pytest.fixture(autouse=True)
@@ -236,6 +237,22 @@ def test_state_round_trip():
         assert torch.equal(p, other.params[k]) and torch.equal(W.mean[k], other.mean[k])
     assert all(torch.equal(b, other.buffers[k]) for k, b in W.buffers.items())
     assert math.isclose(other.lr, 5e-3)
+
+
+@pytest.mark.parametrize("optimizer", [sgd, adam])
+def test_moments_lie_in_memory_as_their_parameters_after_a_round_trip(tmp_path, optimizer):
+    """Else a resumed run with channels_last steps by other kernels."""
+
+    def player() -> Player:
+        return Player(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), optimizer)
+
+    W, other = player(), player()
+    W.step({name: torch.randn_like(p) for name, p in W.params.items()})
+    (tmp_path / "x").write_bytes(packed(W.state_dict()))
+    other.load_state_dict(unpacked(tmp_path / "x"))
+    for mine, loaded in zip(W.optimizer.state.values(), other.optimizer.state.values(), strict=True):
+        for name, t in mine.items():
+            assert torch.equal(t, loaded[name]) and t.stride() == loaded[name].stride(), name
 
 
 def test_a_rate_is_no_state():

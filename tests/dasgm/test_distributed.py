@@ -215,7 +215,7 @@ def refused(rank: int, folder: str, workers: int) -> None:
 
 def unpacked_by(rank: int) -> None:
     assert rank == 0
-    raise ValueError("checkpoint 000000001-9715b305.pt: format 7, expected 1")
+    raise ValueError("checkpoint 000000001-9715b305.safetensors: format 7, expected 2")
 
 
 def waits_for_the_first(rank: int, folder: str, workers: int, limit: float) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import warnings
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import pytest
 import torch
 from hostile import command, damaged, document, hunt, one_line
 from hypothesis import strategies as st
-from samples import BEST, ROW, RUN, SEARCH, SWEEP, TEXT, TOKENS, archive, edges, png, rows_of, sealed
+from samples import BEST, ROW, RUN, SEARCH, SWEEP, TEXT, TOKENS, edges, png, rows_of, sealed, tensor_file
 
 from cluster import contents, tracking
 from dasgm import model, pretrained
@@ -160,34 +157,41 @@ class Hunts:
         return st.tuples(document(valid), st.just(weights)) | st.tuples(about, damaged(weights)), check
 
     def checkpoint_bytes(self) -> tuple[Any, Any]:
-        content = packed({"format": 1, "W": {"a": torch.randn(3, 4)}, "rows": [1.0, 2], "name": "x", "none": None})
+        content = packed({"W": {"a": torch.randn(3, 4)}, "rows": [1.0, 2], "name": "x", "none": None})
 
         def check(found: bytes) -> None:
             one_line(Run(sealed(self.folder, found)).load)
 
         return damaged(content), check
 
-    def checkpoint_pickle(self) -> tuple[Any, Any]:
-        """The same within the archive, whose checksums are made again: what reads the pickle itself."""
+    def checkpoint_header(self) -> tuple[Any, Any]:
+        """The same within the file, whose lengths and checksum are right: what reads its header, and the data in it."""
         tensors = {"w": torch.ones(2, 3), "n": torch.arange(4)}
-        with zipfile.ZipFile(io.BytesIO(packed({"format": 1, "a": [1, {"b": (2.5, "x")}], "t": tensors}))) as whole:
-            records = {one.partition("/")[2]: whole.read(one) for one in whole.namelist()}
-        content = records.pop("data.pkl")
+        content = packed({"a": [1, {"b": (2.5, "x")}], "t": tensors, 7: None})
+        length = int.from_bytes(content[:8], "little")
+        header, numbers = content[8 : 8 + length], content[8 + length :]
+        known = json.loads(header)
+        text = known["__metadata__"]["dasgm"]
 
-        def check(found: bytes) -> None:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                one_line(lambda: Run(sealed(self.folder, archive(found, **records))).load())
-            assert not told, told[0].message
+        def check(drawn: tuple[str, Any]) -> None:
+            kind, found = drawn
+            if kind != "header":
+                data = found if kind == "data" else found.decode("utf-8", "replace")
+                found = json.dumps(known | {"__metadata__": {"dasgm": data}})
+            one_line(lambda: Run(sealed(self.folder, tensor_file(found, numbers))).load())
 
-        return damaged(content), check
+        return st.one_of(
+            st.tuples(st.just("header"), damaged(header) | document(known)),
+            st.tuples(st.just("data"), document(json.loads(text))),
+            st.tuples(st.just("text"), damaged(text.encode())),
+        ), check
 
     def checkpoint(self) -> tuple[Any, Any]:
         """Sound, but of other shapes and kinds."""
         data = SEARCH.data.load(None)
         search = Search(SEARCH, data)
         search.iterate()
-        state = {"format": 1, "search": search.state_dict(), "epoch": 0, "best": 0.1, "means": {"classifier": [1.0]}}
+        state = {"search": search.state_dict(), "epoch": 0, "best": 0.1, "means": {"classifier": [1.0]}}
         state |= {"warmup_seconds": 0.0, "spent": 1.0, "hours": 1.0, "workers": 1}
 
         def check(changes: list[tuple[int, Any]]) -> None:
@@ -264,7 +268,7 @@ EXAMPLES = {  # in the normal run: some two seconds each
     "model": 60,
     "pretrained_gan": 40,
     "checkpoint_bytes": 80,
-    "checkpoint_pickle": 300,
+    "checkpoint_header": 300,
     "checkpoint": 25,
     "cifar_parquet": 80,
     "imagenet_parquet": 60,

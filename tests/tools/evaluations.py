@@ -71,7 +71,7 @@ def search_sweep(folder: Path, state: str = "finished") -> Path:
         KNOWN[genotype].save(folder / name / "genotype.json")
         data = {"key": "digits", "image_size": 32, "holdout": 0.1, "limit": 500}
         (folder / name / "config.json").write_text(json.dumps({"data": data, "data_dir": None}))
-    fields = {"format": 1, "name": folder.name, "state": state, "reason": "", "started": START, "ended": START + 9}
+    fields = {"format": 2, "name": folder.name, "state": state, "reason": "", "started": START, "ended": START + 9}
     fields |= {"preset": "quickstart", "dataset": "digits", "seed": 0, "command": "", "num_trials": 4}
     fields |= {"objective": "best/proxy", "config": {"seed": 0}, "machine": "2 CPUs"}
     (folder / "sweep.json").write_text(json.dumps(fields))

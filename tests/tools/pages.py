@@ -95,7 +95,7 @@ def write_run(
 ) -> None:
     parameters: dict[str, Any] = {"classifier_lr": 0.0213, "arch_lr": 0.003, "gan": "biggan" if gan else "none"}
     parameters |= {"generator_lr": 0.0005, "val_portion": 0.5} if gan else {}
-    info = {"format": 1, "name": folder.name, "title": title, "sweep": sweep, "parameters": parameters}
+    info = {"format": 2, "name": folder.name, "title": title, "sweep": sweep, "parameters": parameters}
     info |= {"state": state, "reason": reason, "command": "dasgm search quickstart", "device": "cpu", "published": ""}
     put(folder / "run.json", info | {"started": 1.79e9, "ended": 1.79e9 + 95})
     put(folder / "config.json", CONFIG if gan else CONFIG | {"gan": None})

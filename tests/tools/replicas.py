@@ -37,7 +37,7 @@ def work(run: Run, epochs: range) -> None:
     for epoch in epochs:
         run.picture("cells", epoch).write_bytes(b"picture %d" % epoch)
         run.log("metrics", {"epoch": epoch, "phase": "search 1", "time": 1e9 + epoch})
-        run.save({"format": 1, "epoch": epoch}, epoch, 2, best=epoch == 1)
+        run.save({"epoch": epoch}, epoch, 2, best=epoch == 1)
 
 
 SEARCH = ["search", "--gan=none", "--name=x", "--method.epochs=4", "--method.arch-start-epoch=3", "--method.channels=2"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ TEXT = (
     "reduce=[('max_pool_3x3', 0), ('skip_connect', 1)], reduce_concat=[2])"
 )
 TOKENS = ("(", "[" * 300, "range(0, 99)", "range", "list(", "'\\d'", "0xF" + "F" * 5000, "9" * 5000, "*", "\0", "None")
-RUN = {"format": 1, "name": "r", "title": "a run", "state": "finished", "reason": "", "command": "dasgm search"}
+RUN = {"format": 2, "name": "r", "title": "a run", "state": "finished", "reason": "", "command": "dasgm search"}
 RUN |= {"kind": "search", "started": 1.79e9, "ended": 1.79e9 + 9, "parameters": {"gan": "biggan"}, "device": "cpu"}
 RUN |= {"published": "", "sweep": None, "workers": 1, "protocols": {"gan/fid": "by x"}, "searched": {"trial": "t"}}
-SWEEP = {"format": 1, "name": "s", "state": "finished", "reason": "", "command": "x", "preset": "quickstart"}
+SWEEP = {"format": 2, "name": "s", "state": "finished", "reason": "", "command": "x", "preset": "quickstart"}
 SWEEP |= {"dataset": "digits", "seed": 0, "num_trials": 4, "objective": "best/proxy", "config": {}, "machine": "cpu"}
 SWEEP |= {"started": 1.79e9, "ended": None, "kind": "sweep", "mathematics": {"seed": 0}}
 ROW = {"epoch": 1, "phase": "search 1", "time": 1.79e9, "val/accuracy": 0.5, "gan/fid": 9.0, "speed/images_per_s": 1.0}
@@ -65,15 +65,12 @@ def sealed(folder: Path, content: bytes) -> Path:
     """A run's folder with this as its checkpoint, under the name that its content asks for."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / f"000000001-{hashlib.sha256(content).hexdigest()[:8]}.pt").write_bytes(content)
+    (folder / "checkpoints" / f"000000001-{hashlib.sha256(content).hexdigest()[:8]}.safetensors").write_bytes(content)
     return folder
 
 
-def archive(pickled: bytes, compression: int = zipfile.ZIP_STORED, **records: bytes) -> bytes:
-    """A checkpoint as torch lays it out."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as out:
-        out.writestr("archive/data.pkl", pickled)
-        for name, content in ({"byteorder": b"little", "version": b"3\n"} | records).items():
-            out.writestr(f"archive/{name}", content)
-    return buffer.getvalue()
+def tensor_file(header: Any, numbers: bytes = b"") -> bytes:
+    """A safetensors file; `header` is its text, or what JSON makes of it."""
+    text = header if isinstance(header, bytes | str) else json.dumps(header)
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return len(content).to_bytes(8, "little") + content + numbers

@@ -55,7 +55,7 @@ def write_run(folder: Path, epochs: int, state: str = "finished", gan: str = "bi
         for kind in ("cells", "samples") if gan != "none" else ("cells",):
             Image.new("RGB", (64, 32), (epoch * 9, seed * 20, 99)).save(folder / "pictures" / f"{kind}-{epoch:03d}.png")
     fields = {
-        "format": 1,
+        "format": 2,
         "name": folder.name,
         "title": folder.name if gan == "none" else f"{folder.name} {gan} v50",
         "sweep": None,
@@ -74,7 +74,7 @@ def write_run(folder: Path, epochs: int, state: str = "finished", gan: str = "bi
 
 def write_sweep(folder: Path, state: str = "finished") -> Path:
     fields = {
-        "format": 1,
+        "format": 2,
         "name": folder.name,
         "state": state,
         "reason": "",

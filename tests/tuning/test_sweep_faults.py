@@ -131,7 +131,7 @@ def test_a_worker_that_dies_as_it_saves_a_rung_changes_no_decision(tmp_path):
     process = sweep(hit, *words)
     for name in ("t000", "t001", "t002"):
         run = Run(hit / "s" / name)
-        wait_for(process, lambda run=run: list(run.folder.glob(f"checkpoints/{2 * iterations:09d}-*.pt")))
+        wait_for(process, lambda run=run: list(run.folder.glob(f"checkpoints/{2 * iterations:09d}-*.safetensors")))
         os.kill(run.about["pid"], signal.SIGKILL)
     code, out, err = finish(process)
     assert (code, err) == (0, ""), (out, err)

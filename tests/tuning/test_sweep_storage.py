@@ -24,7 +24,7 @@ def test_killed_sweep_goes_on_on_a_fresh_head(server: Server, tmp_path: Path, mo
     assert (code, err) == (0, ""), (out, err)
     place = "--storage=s3://bucket/k"
     process = start(SWEEP, place, *WORDS, **server.machine(tmp_path / "a", 10))
-    wait_for(process, lambda: [name for name in server.names("k/s/t001/checkpoints/") if name.endswith(".pt")])
+    wait_for(process, lambda: [name for name in server.names("k/s/t001/checkpoints/") if name.endswith(".safetensors")])
     everyone = family(process)
     process.kill()
     process.communicate()

@@ -202,7 +202,7 @@ def test_draw_runs_and_report_succeed(tmp_path):
     assert (tmp_path / "cells.svg").read_text().count("sep conv") >= 6
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text('{"format": 1, "name": "mine", "state": "finished", "started": 1.0}')
+    (folder / "run.json").write_text('{"format": 2, "name": "mine", "state": "finished", "started": 1.0}')
     (folder / "metrics.jsonl").write_text(
         '{"epoch": 1, "phase": "search 1", "time": 1.0, "val/accuracy": 0.625}\n'
         '{"epoch": 1, "phase": "best", "time": 2.0, "best/proxy": 0.75, "best/proxy_error": 0.03}\n'

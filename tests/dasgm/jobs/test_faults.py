@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import safetensors
 import torch
 from faults import broken_off, config, mount, outcome, search, unmounted, went_on
 
@@ -214,7 +215,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_none_of_ours(
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(safetensors, "safe_open", fail)
     with pytest.raises(type(error)):
         Run(undisturbed).load()
 
@@ -233,7 +234,7 @@ def test_what_cannot_be_understood_is_refused_and_stays(
             assert len(str(error.value).splitlines()) == 1 and path.read_bytes() == torn
     for content, says in (
         (None, "has checkpoints, and no run.json"),
-        ('{"format": 99}', "run.json: format 99, expected 1"),
+        ('{"format": 99}', "run.json: format 99, expected 2"),
     ):
         path.unlink(missing_ok=True)
         if content:

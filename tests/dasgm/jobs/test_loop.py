@@ -43,7 +43,7 @@ SMALL = [
 def storage(undisturbed, tmp_path) -> Path:
     """A fresh one, but for the judge, which every search with these data shares."""
     (tmp_path / "cache").mkdir()
-    for judge in (undisturbed.parent / "cache").glob("judge-*.pt"):
+    for judge in (undisturbed.parent / "cache").glob("judge-*.safetensors"):
         shutil.copy(judge, tmp_path / "cache")
     return tmp_path
 

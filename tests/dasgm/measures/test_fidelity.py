@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dasgm.config import PretrainConfig, SearchConfig, override
@@ -100,7 +101,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights, scaled so that features are about 1, as torch-fidelity's file holds them."""
     from torch_fidelity import feature_extractor_inceptionv3 as module
 
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    path = tmp_path_factory.mktemp("inception") / "weights.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
         patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
@@ -110,7 +111,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight)
     nn.init.normal_(network.fc.weight, std=0.1)
-    torch.save(network.state_dict(), path)
+    save_file(network.state_dict(), path)
     return path
 
 
@@ -198,15 +199,16 @@ def test_fd_proxy_is_the_distance_of_the_judges_features() -> None:
     assert row["gan/fd_proxy"] == pytest.approx(distance(a, b), rel=1e-6)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no weights", "other", "list", "code"])
+@pytest.mark.parametrize("content", [None, b"", b"no weights", "other", "pickle", "list", "code"])
 def test_what_is_no_file_of_weights_is_one_line(tmp_path: Path, content: bytes | str | None) -> None:
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
+    elif content == "other":
+        save_file(nn.Linear(2, 2).state_dict(), path)
     elif content is not None:
-        torch.save(
-            {"other": nn.Linear(2, 2).state_dict(), "list": [1], "code": Hostile(tmp_path / "ran")}[content], path
-        )
+        pickled = {"pickle": nn.Linear(2, 2).state_dict(), "list": [1], "code": Hostile(tmp_path / "ran")}
+        torch.save(pickled[content], path)
     config = override(preset("quickstart").config, TINY | {"inception_weights": str(path)})
     with pytest.raises(ValueError, match="weights-inception-2015-12-05-6726825d.pth") as error:
         fits(config, config.data.load(None), 1)

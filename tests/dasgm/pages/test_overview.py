@@ -13,7 +13,7 @@ from dasgm.cli import main as cli
 
 def write(folder: Path, rows: list[dict[str, object]], **about: object) -> Path:
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"format": 1, **about}))
+    (folder / "run.json").write_text(json.dumps({"format": 2, **about}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -35,7 +35,7 @@ def test_each_run_is_an_object(tmp_path, capsys):
     write(tmp_path / "mine", [*epochs, best], **done)
     trial = write(tmp_path / "sweep" / "t000", epochs[:1], state="stopped", reason="the worse half")
     (trial / "checkpoints").mkdir()
-    (trial / "checkpoints" / "a.pt").write_bytes(bytes(12345))
+    (trial / "checkpoints" / "a.safetensors").write_bytes(bytes(12345))
     tested = {"epoch": 7, "phase": "train", "time": 1.0, "test/error": 0.125}
     write(tmp_path / "net", [tested], state="finished", kind="evaluation")
     trained = {"epoch": 3, "phase": "pretrain", "time": 1.0, "gan/fd_proxy": 1.0}

@@ -19,7 +19,7 @@ from dasgm.store.run import Run
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     folder = tmp_path / "quickstart-digits-s0"
-    info = {"format": 1, "name": folder.name, "state": "finished", "reason": "", "preset": "quickstart", "seed": 0}
+    info = {"format": 2, "name": folder.name, "state": "finished", "reason": "", "preset": "quickstart", "seed": 0}
     info |= {"dataset": "digits", "num_trials": 6, "objective": "best/proxy", "machine": "2 CPUs", "config": CONFIG}
     info |= {"command": f"python tuning/sweep.py --name {folder.name}", "started": 1.79e9, "ended": 1.79e9 + 245}
     put(folder / "sweep.json", info)
@@ -90,7 +90,7 @@ def test_pages_name_the_command_that_trains_the_architecture(sweep: Path) -> Non
 
 def test_an_empty_run_and_an_empty_sweep_say_not_yet(tmp_path: Path) -> None:
     put(tmp_path / "run/config.json", CONFIG)
-    put(tmp_path / "sweep/sweep.json", {"format": 1, "name": "s", "state": "running", "num_trials": 4})
+    put(tmp_path / "sweep/sweep.json", {"format": 2, "name": "s", "state": "running", "num_trials": 4})
     assert "No epoch has ended yet" in Page(report(tmp_path / "run")).text
     page = Page(report(tmp_path / "sweep"))
     assert "No trial has started yet" in page.text and "4 waiting" in page.text

@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import tracemalloc
-import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
 from hostile import command
-from samples import archive, sealed
+from samples import sealed, tensor_file
 
-from dasgm.store.records import read_lines
+from dasgm.store.files import LARGEST
+from dasgm.store.records import FORMAT, read_lines
 from dasgm.store.run import Run
 from dasgm.store.tensors import packed
-
-
-class _Storage:
-    """Written as torch writes the place of a tensor's numbers."""
-
-
-class _Tensor:
-    def __init__(self, numel: int, shape: tuple[int, ...], stride: tuple[int, ...]):
-        self.numel, self.shape, self.stride = numel, shape, stride
-
-
-class _Pickler(pickle.Pickler):
-    numel = 0
-
-    def persistent_id(self, value: Any) -> Any:
-        return ("storage", torch.FloatStorage, "0", "cpu", self.numel) if isinstance(value, _Storage) else None
-
-    def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, _Tensor):
-            return NotImplemented
-        self.numel = value.numel
-        rebuild = torch._utils._rebuild_tensor_v2
-        return rebuild, (_Storage(), 0, value.shape, value.stride, False, OrderedDict())
-
-
-def pickled(**state: Any) -> bytes:
-    buffer = io.BytesIO()
-    _Pickler(buffer, 2).dump(state)
-    return buffer.getvalue()
 
 
 class _Runs:
@@ -60,28 +32,65 @@ class _Runs:
         return os.mkdir, (str(self.canary),)
 
 
-CALLS = b"\x80\x02}X\x01\x00\x00\x00xc%s\nJ\x00\x00\x00\x7f\x85Rs."  # {"x": name(2**31 - 2**24)}
+def pickled(canary: Path, protocol: int) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"format": _Runs(canary)}, buffer, pickle_protocol=protocol)
+    return buffer.getvalue()
+
+
+def checkpoint(state: Any, numbers: int = 0, **tensors: tuple[str, list[int], list[int]]) -> bytes:
+    """A checkpoint with this as its data, so many bytes of numbers, and tensors of (kind, shape, [begin, end])."""
+    told = {name: dict(zip(("dtype", "shape", "data_offsets"), about, strict=True)) for name, about in tensors.items()}
+    text = state if isinstance(state, str) else json.dumps({"format": FORMAT, "state": state})
+    return tensor_file({"__metadata__": {"dasgm": text}} | told, bytes(numbers))
+
+
+def entries(**values: Any) -> dict[str, list[Any]]:
+    return {"keys": list(values), "values": list(values.values())}
+
+
+X = {"tensor": "x"}
+FOUR = ("F32", [4], [0, 16])
 CHECKPOINTS = {
-    "runs code": lambda canary: archive(pickle.dumps({"format": _Runs(canary)}, 2)),
+    "runs code": lambda canary: pickled(canary, 2),
     "runs code, as older torch wrote": lambda canary: pickle.dumps({"format": _Runs(canary)}, 2),
-    "runs code, newer pickle": lambda canary: archive(pickle.dumps({"format": _Runs(canary)}, 5)),
-    "a large constructor": lambda _: archive(CALLS % b"__builtin__\nbytearray"),
-    "a large tensor": lambda _: archive(CALLS % b"torch\nFloatTensor"),
-    "more than its part": lambda _: archive(pickled(x=_Tensor(10**9, (10**9,), (1,))), **{"data/0": bytes(16)}),
-    "a shape beyond": lambda _: archive(pickled(x=_Tensor(4, (10**10,), (1,))), **{"data/0": bytes(16)}),
-    "one number, many times": lambda _: archive(pickled(x=_Tensor(4, (10**10,), (0,))), **{"data/0": bytes(16)}),
-    "compressed": lambda _: archive(pickled(x=1), zipfile.ZIP_DEFLATED, **{"data/0": bytes(2**27)}),
-    "a list": lambda _: archive(pickle.dumps([1], 2)),
-    "no numbers": lambda _: archive(pickled(x=_Tensor(4, (4,), (1,)))),
-    "one list, many times": lambda _: archive(
-        b"\x80\x02}X\x01\x00\x00\x00x](]q\x00" + b"](h\x00h\x00eq\x00" * 24 + b"es."
+    "runs code, newer pickle": lambda canary: pickled(canary, 5),
+    "a large header": lambda _: (2**60).to_bytes(8, "little") + b"{}",
+    "a header longer than the file": lambda _: (2**26).to_bytes(8, "little") + b"{}",
+    "a large tensor": lambda _: checkpoint(entries(x=X), x=("F32", [10**9], [0, 4 * 10**9])),
+    "more than its part": lambda _: checkpoint(entries(x=X), 16, x=("F32", [10**9], [0, 16])),
+    "a shape beyond": lambda _: checkpoint(entries(x=X), 16, x=("F32", [2**40, 2**40], [0, 16])),
+    "less than nothing": lambda _: checkpoint(entries(x=X), 16, x=("F32", [-4], [0, 16])),
+    "the same numbers, many times": lambda _: checkpoint(
+        entries(**{f"x{i}": {"tensor": f"x{i}"} for i in range(1000)}),
+        2**20,
+        **{f"x{i}": ("U8", [2**20], [0, 2**20]) for i in range(1000)},
     ),
-    "one tuple, many times": lambda _: archive(b"\x80\x02}K\x00\x85q\x00" + b"h\x00\x86q\x00" * 60 + b"K\x01s."),
-    "a large tuple, again": lambda _: archive(
-        b"\x80\x02}(" + b"N" * 100_000 + b"tq\x00" + b"h\x00\x86q\x00" * 14 + b"K\x01s."
+    "one tensor, many times": lambda _: checkpoint(entries(x=[X] * 10**5), 2**12, x=("U8", [2**12], [0, 2**12])),
+    "one tensor, twice": lambda _: checkpoint(entries(x=X, y=X), 16, x=FOUR),
+    "no such tensor": lambda _: checkpoint(entries(x=X)),
+    "a tensor too many": lambda _: checkpoint(entries(x=X), 32, x=FOUR, y=("F32", [4], [16, 32])),
+    "no numbers": lambda _: checkpoint(entries(x=X), x=FOUR),
+    "another kind of number": lambda _: checkpoint(entries(x=X), 16, x=("F99", [4], [0, 16])),
+    "a list": lambda _: checkpoint([1]),
+    "a tensor": lambda _: checkpoint(X, 16, x=FOUR),
+    "an older format": lambda _: checkpoint(json.dumps({"format": 1, "state": entries()})),
+    "of somebody else": lambda _: tensor_file({"__metadata__": {"format": "pt"}, "x": {"dtype": "U8"}}),
+    "without data": lambda _: tensor_file({"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"0"),
+    "a key twice": lambda _: checkpoint({"keys": ["a", "a"], "values": [1, 2]}),
+    "a key that is a list": lambda _: checkpoint({"keys": [[]], "values": [1]}),
+    "a value too few": lambda _: checkpoint({"keys": ["a", "b"], "values": [1]}),
+    "no dictionary of ours": lambda _: checkpoint({"a": 1}),
+    "nested lists": lambda _: checkpoint(
+        '{"format": 2, "state": {"keys": ["x"], "values": [' + "[" * 5000 + "]" * 5000 + "]}}"
     ),
-    "nested lists": lambda _: archive(b"\x80\x02}X\x01\x00\x00\x00x" + b"]" * 5000 + b"a" * 4999 + b"s."),
+    "a nested header": lambda _: tensor_file(b'{"__metadata__": ' + b'{"a": ' * 5000 + b"1" + b"}" * 5001),
+    "more text than any has": lambda _: checkpoint(" " * (LARGEST + 1)),
+    "zeros": lambda _: bytes(1000),
+    "nothing": lambda _: b"",
 }
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -110,9 +119,19 @@ def test_checkpoints_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Pat
     assert done.returncode == 0 and not done.stderr and len(said) == len(CHECKPOINTS), (done.stdout, done.stderr)
     assert all(line.startswith("checkpoint /checkpoints/") for line in said), said
     reasons = dict(zip(CHECKPOINTS, said, strict=True))
-    assert "more values than it has bytes" in reasons["one list, many times"]
-    assert all("one tuple many" in reasons[name] for name in ("one tuple, many times", "a large tuple, again"))
-    assert "nested more" in reasons["nested lists"]
+    for says, names in {
+        "is missing, or referred to twice": ("one tensor, many times", "one tensor, twice", "no such tensor"),
+        "nothing refers to its tensor 'y'": ("a tensor too many",),
+        "it is a safetensors file, but none of dasgm's": ("without data",),
+        "format 1, expected 2": ("an older format",),
+        "it holds a list": ("a list",),
+        "a dictionary has a key twice": ("a key twice",),
+        "a key is neither a text nor a whole number": ("a key that is a list",),
+        "neither a tensor nor a dictionary": ("a value too few", "no dictionary of ours"),
+        "nested more": ("nested lists",),
+        "larger than 16 MiB": ("more text than any has",),
+    }.items():
+        assert all(says in reasons[name] for name in names), (says, [reasons[name] for name in names])
     assert not (tmp_path / "canary").exists()
 
 
@@ -147,14 +166,11 @@ def test_weights_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Path) -
 
 
 def test_an_honest_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    state = {"format": 1, "t": torch.randn(3, 4)[:, 1], "i": torch.arange(5), "n": [1.5, (2, "x")], "b": True, 7: None}
+    state = {"z": 1, "t": torch.randn(3, 4)[:, 1], "i": torch.arange(5), "n": [1.5, [2, "x"]], "b": True, 7: None}
+    state |= {"a": {"1": 0.1 + 0.2, 1: -0.0, "": math.inf, "\ud800": [{}, [], ""]}, "nan": math.nan, "x": 1e-320}
     found = Run(sealed(tmp_path, packed(state))).load()
-    assert (
-        found is not None
-        and torch.equal(found.pop("t"), state.pop("t"))
-        and torch.equal(found.pop("i"), state.pop("i"))
-    )
-    assert found == state
+    assert found is not None and repr(found) == repr(state)
+    assert torch.equal(found["t"], state["t"]) and math.copysign(1, found["a"][1]) == -1
     shutil.rmtree(tmp_path / "checkpoints")  # it stands on its own
 
 

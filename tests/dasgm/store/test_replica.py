@@ -17,6 +17,7 @@ from replicas import SEARCH, files, told, work
 from cluster import room
 from cluster.room import Workers
 from dasgm.cli import main as cli
+from dasgm.store import before
 from dasgm.store import replica as mirror
 from dasgm.store.bucket import Storage, lies_at, local, storage
 from dasgm.store.files import version
@@ -39,7 +40,7 @@ def test_another_machine_has_the_same_files_and_goes_on(server, machine):
         work(run, range(4, 6))
         mine = files(run.folder)
     there = {name: server.read(f"r1/x/{name}") for name in server.names("r1/x/") if name[0] != "." and name[-1:] != "/"}
-    assert there == mine and len([name for name in mine if name.endswith(".pt")]) == 3  # two and the best
+    assert there == mine and len([name for name in mine if name.endswith(".safetensors")]) == 3  # two and the best
     machine("a")
     with Run("s3://bucket/r1/x") as run:
         assert files(run.folder) == mine
@@ -49,12 +50,24 @@ def test_what_a_manifest_does_not_name_does_not_count(server, machine):
     """A process that is killed between a checkpoint and the manifest."""
     with Run("s3://bucket/r2/x") as run:
         work(run, range(1, 3))
-    server.client.put_object(Bucket="bucket", Key="r2/x/checkpoints/000000009-00000000.pt", Body=b"half")
+    server.client.put_object(Bucket="bucket", Key="r2/x/checkpoints/000000009-00000000.safetensors", Body=b"half")
     machine("b")
     with Run("s3://bucket/r2/x") as run:
         state = run.load()
         assert state and state["epoch"] == 2
-    assert "checkpoints/000000009-00000000.pt" not in server.names("r2/x/")
+    assert "checkpoints/000000009-00000000.safetensors" not in server.names("r2/x/")
+
+
+def test_checkpoints_of_dasgm_0_1_0_stay_when_their_run_is_refused(server, machine):
+    with Run("s3://bucket/r0/x") as run:
+        work(run, range(1, 3))
+        for checkpoint in run.checkpoints():
+            checkpoint.rename(checkpoint.with_suffix(".pt"))
+        run.note(format=1, state="interrupted")
+    machine("b")
+    with pytest.raises(ValueError, match="r0/x: written by dasgm 0.1.0: "), Run("s3://bucket/r0/x") as run:
+        before.result(run, {})
+    assert len([name for name in server.names("r0/x/checkpoints/") if name.endswith(".pt")]) == 2
 
 
 def test_driver_sees_light_files_only_and_both_change_run_json(server, machine):
@@ -141,13 +154,13 @@ def test_all_runs_of_a_storage_are_found(machine, capsys):
 def test_made_once_for_all_machines(server, machine):
     cache = local("s3://bucket/r14") / "cache"
     cache.mkdir()
-    with mirror.shared(cache / "judge.pt", once=True):
-        (cache / "judge.pt").write_bytes(b"weights")
+    with mirror.shared(cache / "judge.safetensors", once=True):
+        (cache / "judge.safetensors").write_bytes(b"weights")
     machine("b")
     other = local("s3://bucket/r14") / "cache"
     assert other != cache
-    with mirror.shared(other / "judge.pt", once=True):
-        assert (other / "judge.pt").read_bytes() == (cache / "judge.pt").read_bytes()
+    with mirror.shared(other / "judge.safetensors", once=True):
+        assert (other / "judge.safetensors").read_bytes() == (cache / "judge.safetensors").read_bytes()
 
 
 BAD = [

@@ -1,4 +1,4 @@
-"""What is computed once for all searches: a torn file of it is said in one line and made again, to the same bits."""
+"""Tensors on disk come back as they were; a torn file of the cache is said in one line and made again, to the same bits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from dasgm.config import PretrainConfig, override
 from dasgm.jobs import pretrain
@@ -20,7 +21,7 @@ from dasgm.measures import judge as judging
 from dasgm.presets import preset
 from dasgm.pretrained import read
 from dasgm.search import Search
-from dasgm.store.tensors import packed, unpacked
+from dasgm.store.tensors import KINDS, packed, unpacked
 
 SMALL = {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 16, "gan.warmup": 2, "method.channels": 2}
 CONFIG = override(preset("quickstart").config, SMALL | {"data.limit": 200, "data.holdout": 0.2})
@@ -64,7 +65,7 @@ def same(one: Path, content: bytes) -> bool:
         collect(unpacked(path))
         return found
 
-    before = one.with_name("before.pt")
+    before = one.with_name("before.safetensors")
     before.write_bytes(content)
     pairs = list(zip(tensors(one), tensors(before), strict=True))
     before.unlink()
@@ -72,7 +73,7 @@ def same(one: Path, content: bytes) -> bool:
 
 
 def cache_file(folder: Path) -> Path:
-    (path,) = folder.glob("*.pt")
+    (path,) = folder.glob("*.safetensors")
     return path
 
 
@@ -176,3 +177,39 @@ def test_the_torn_file_of_a_pre_training_is_written_again(data, tmp_path, monkey
     again = read(folder)
     assert again.digest == sound.digest and again.about["iterations"] == 2
     assert sum("it is written again" in line for line in said) == 1, said
+
+
+def test_tensors_of_every_kind_are_what_safetensors_reads(tmp_path: Path) -> None:
+    whole = torch.arange(24.0).view(2, 3, 4)
+    state = {
+        "views": [whole, whole[:, 1], whole[1], whole.mT, whole[:, :, ::2], whole],  # of one storage
+        "layout": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "odd": [torch.tensor(3.0), torch.empty(0, 3), torch.empty(0), torch.tensor([True, False, True])],
+        "kinds": {i: torch.arange(5).to(kind) for i, kind in enumerate(getattr(torch, name) for name in KINDS)},
+        "random": torch.get_rng_state(),
+        "learnt": torch.nn.Parameter(torch.randn(3)),
+    }
+    content = packed(state)
+    assert content == packed(state), "the same bytes each time"
+    (tmp_path / "x").write_bytes(content)
+    found, read = unpacked(tmp_path / "x"), load(content)
+    for name, tensor in [(f"{k}/{i}", t) for k in ("views", "odd") for i, t in enumerate(state[k])] + [
+        *((f"kinds/{i}", t) for i, t in state["kinds"].items()),
+        *((k, state[k]) for k in ("layout", "random", "learnt")),
+    ]:
+        first, _, rest = name.partition("/")
+        mine = found[first][int(rest)] if rest else found[first]
+        for other in (mine, read[name]):
+            assert torch.equal(other, tensor) and (other.dtype, other.shape) == (tensor.dtype, tensor.shape), name
+    found["views"][0].zero_()
+    assert torch.equal(found["views"][5], whole), "each has memory of its own"
+
+
+def test_what_no_file_can_hold_is_refused_as_it_is_written() -> None:
+    for state, error in (
+        ({"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)}, ValueError),
+        ({(1, 2): 3}, TypeError),
+        ({"a": object()}, TypeError),
+    ):
+        with pytest.raises(error):
+            packed(state)
