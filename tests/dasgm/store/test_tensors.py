@@ -1,4 +1,4 @@
-"""Tensors on disk come back as they were; a torn file of the cache is said in one line and made again, to the same bits."""
+"""Tensors on disk come back as they were; a torn file of the cache is said, and made again to the same bits."""
 
 from __future__ import annotations
 
