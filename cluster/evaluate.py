@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster import connection, job
+from cluster.driver import attempt, payload
 from cluster.handover import HELP, hand_over
 from cluster.patience import answered, say_now
 from cluster.room import Workers, gave_up
-from cluster.search import attempt, payload
 from cluster.stores import ensure_known
 from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from cluster.driver import ended, payload, run
 from cluster.handover import HELP, hand_over
 from cluster.job import ensure_device, workers_for
 from cluster.job import pretrain as work
 from cluster.patience import say_now
-from cluster.search import ended, payload, run
 from dasgm.cli.again import called
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.pretrain import PretrainOptions, pretrain_options, pretrained_line

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from cluster import connection, job
+from cluster.driver import payload
 from cluster.room import Workers
-from cluster.search import payload
 from dasgm.cli import main as cli
 from dasgm.config import override
 from dasgm.data import digits

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from test_tracking import environment, new_store, storage, write_run  # noqa: F401 (fixtures)
 
-from cluster import search, stores, tracking
+from cluster import driver, stores, tracking
 from dasgm.store.run import Run
 
 URIS = [
@@ -88,7 +88,7 @@ def test_evaluations_and_the_mirrors_own_command_refuse_it_too(tmp_path, monkeyp
 
 def test_an_empty_variable_counts_as_none(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert search.ended(lambda: None, tmp_path, "command") == 0
+    assert driver.ended(lambda: None, tmp_path, "command") == 0
 
 
 def test_a_deleted_experiment_is_restored_or_another_is_named(storage, monkeypatch):  # noqa: F811

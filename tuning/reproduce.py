@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.driver import pretrained_first
 from cluster.handover import HELP, hand_over
 from cluster.patience import say_now
 from cluster.room import Workers
-from cluster.search import pretrained_first
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
 from dasgm.cli.settings import Chosen, absolute

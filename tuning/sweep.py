@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import connection, job
+from cluster.driver import AGAIN, attempt, look_at_data, payload, pretrained_first
 from cluster.handover import HELP, hand_over
 from cluster.patience import answered, say_now, told
 from cluster.room import Workers, driver
-from cluster.search import AGAIN, attempt, look_at_data, payload, pretrained_first
 from cluster.stores import ensure_known
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse

@@ -27,8 +27,8 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.connection import Failed
+from cluster.driver import AGAIN
 from cluster.room import Workers, gave_up, given_up, tell, unplaced, waiting
-from cluster.search import AGAIN
 from dasgm.config import SearchConfig, override, to_json
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.replica import of, send
