@@ -16,7 +16,6 @@ from cluster.connection import Failed, connected
 from cluster.job import ControllerLost, ensure_device, launch
 from cluster.patience import answered, say_now, told
 from cluster.room import Workers
-from cluster.stores import ensure_known
 from dasgm.cli.arguments import fail
 from dasgm.config import PretrainConfig, SearchConfig, to_json
 from dasgm.store.bucket import lies_at, local
@@ -201,13 +200,21 @@ def pretrained_first(config: SearchConfig, storage: Path, workers: Workers, comm
     return of_search(config, storage, first, say_now)
 
 
-def ended(job: Callable[[], None], folder: Path, command: str) -> int:
-    """Do the job of a command and return its exit code; an end other than success is said in one line."""
+def ended(job: Callable[[], int], folder: Path, command: str) -> int:
+    """Do the job of a command and return its exit code; an end other than success is said in one line.
+
+    Args:
+        job: prints what came of it, and returns the exit code.
+        folder: where what is done lies.
+        command: continues the job after it was stopped.
+
+    Returns:
+        130 when the job was stopped. A user's mistake exits with 2, a failure with 1.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        ensure_known()
         with answered():
-            job()
+            return job()
     except (ValueError, OSError) as error:
         fail(error)
     except Failed as error:
@@ -215,4 +222,3 @@ def ended(job: Callable[[], None], folder: Path, command: str) -> int:
     except KeyboardInterrupt:
         say_now(f"stopped; what is done is in {lies_at(folder)}. To continue: {command}")
         return 130
-    return 0

@@ -9,7 +9,9 @@ from cluster.driver import ended, look_at_data, payload, pretrained_first, run
 from cluster.handover import HELP, hand_over
 from cluster.job import search as work
 from cluster.job import workers_for
+from cluster.options import OnWorkers
 from cluster.patience import say_now
+from cluster.stores import ensure_known
 from dasgm.cli.again import called
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.search import SearchOptions, result_line, search_options
@@ -18,15 +20,8 @@ from dasgm.store.run import Run
 
 
 @dataclass(frozen=True)
-class Options(SearchOptions):
+class Options(OnWorkers, SearchOptions):
     """Where a search lies, how many workers run it, and its settings."""
-
-    workers: int = 1
-    """Number of processes that share the search; each has a batch of --batch-size of its own."""
-    gpus: float | None = None
-    """Number of GPUs of all workers together. None takes one for each worker if this machine has as many."""
-    wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         print(describe(config, workers=options.workers, pretrain=options.pretrain))
         return 0
 
-    def job() -> None:
+    def job() -> int:
+        ensure_known()
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
         what = f"{chosen.preset} on {chosen.dataset}"
         say_now(f"{what}: starting Ray; the run's folder is {lies_at(folder)}")
@@ -53,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
         run(work, payload(begun, folder, options.storage / "cache", about), workers, "search")
         print(result_line(Run(folder).rows()[-1], folder))
+        return 0
 
     return ended(job, folder, command)
 

@@ -28,6 +28,7 @@ from test_tracking import START, client_of, runs_of, write_run
 
 import dasgm
 from cluster import connection, evaluate, job, tracking
+from cluster.evaluations import Evaluation
 from cluster.room import Workers
 from cluster.winners import named, of_sweep
 from dasgm.data import imagenet
@@ -245,21 +246,23 @@ def test_refused_in_one_line(tmp_path, monkeypatch, capsys, words, says):
 
 
 def test_another_configuration_or_genotype_of_the_same_name_is_refused(tmp_path):
-    def group(*more: str) -> evaluate.Group:
+    def group(*more: str) -> evaluate.Evaluations:
         return evaluate.asked(["DARTS_V2", "--dataset=digits", "--name=g", f"--storage={tmp_path}", *TINY, *more])
 
-    workers, first = Workers(1), group()
-    data = first.look_at_data(workers)
+    first = group()
     with Run(first.folder):
-        first.begin(data, workers)
-        group("--seeds=3").begin(data, workers)
+        first.begin()
+        group("--seeds=3").begin()
         with pytest.raises(ValueError, match="began with channels = 2, asked is 4"):
-            group("--channels=4").begin(data, workers)
+            group("--channels=4").begin()
         with pytest.raises(ValueError, match="began with workers = 1"):
-            first.begin(data, Workers(2))
+            group("--workers=2").begin()
         Run(first.folder / "DARTS_V2-s0").note(mathematics={"genotype": "another's"})
         with pytest.raises(ValueError, match="another genotype"):
-            first.begin(data, workers)
+            first.begin()
+    first.note(kind="")
+    with pytest.raises(ValueError, match="holds a sweep of searches, expected evaluations; use another --name"):
+        first.begin()
 
 
 def test_dry_run_counts_all(tmp_path, monkeypatch, capsys):
@@ -320,14 +323,14 @@ def test_unreadable_pictures_end_a_run_that_goes_on_without_them_and_names_them(
 
 def test_what_one_of_several_workers_cannot_read_is_not_tried_again(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr("dasgm.jobs.evaluate.world_size", lambda: 2)
-    config, one = replace(STREAMED, data_dir=str(photographs)), evaluate.named(["PDARTS"])[0]
+    config, one = replace(STREAMED, data_dir=str(photographs)), named(["PDARTS"])[0]
     group = evaluate.asked(["PDARTS", "--dataset=digits", "--name=g", f"--storage={tmp_path}"])
-    asked = group._payload(evaluate.Evaluation(one, config), 0)
+    asked = group._payload(Evaluation(one, config), 0)
     run = Run(asked["folder"])
     with pytest.raises(RuntimeError, match="a.JPEG cannot be read"), _for_all(run):
         raise ValueError("a.JPEG cannot be read")
     assert job.evaluate(asked) == "a.JPEG cannot be read" and not (run.folder / "metrics.jsonl").exists()
-    group._payload(evaluate.Evaluation(one, config), 0)  # the same command, once it is mended
+    group._payload(Evaluation(one, config), 0)  # the same command, once it is mended
     assert not run.about["fatal"]
 
 
@@ -339,7 +342,7 @@ def test_mlflow_gets_the_model_and_the_search_that_it_came_from(tmp_path, photog
     group.config = replace(STREAMED, data_dir=str(photographs))
     about = group._payload(replace(one, config=group.config), 0)["about"]
     main(one.candidate.genotype, group.config, group.folder / one.name, quiet(about=about))
-    group.begin(group.config.data.open(group.config.data_dir), Workers(1))
+    group.begin()
     (group.folder / "table.md").write_text(group.table())
     group.note(state="finished")
     assert tracking.sync(group.folder) == tracking.sync(group.folder)

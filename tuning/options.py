@@ -5,49 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from dasgm.cli.settings import check_time_budget
+from cluster.options import GroupOptions, OnCluster
 from dasgm.given import NOTHING, Given, flags
 from tuning import spaces
 from tuning.plan import Plan, rungs
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where and how widely searches run, and the settings that they share."""
+class SweepOptions(OnCluster, GroupOptions):
+    """Where the searches of a sweep lie, and on what each of them runs."""
 
-    config: Any
-    max_concurrent: int = 0
-    """Largest number of searches at once; 0 is as many as the machine or cluster has room for."""
-    workers_per_trial: int = 1
-    """Number of processes that share one search."""
-    gpus_per_trial: float | None = None
-    """Number of GPUs of all workers of a search together. None takes one for each worker if there are as many."""
-    storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
     """Name of the sweep; by default <preset>-<dataset>-s<seed>. A sweep of the same name is continued."""
-    time_budget: float | None = None
-    """Seconds after which no more work is begun and running work is stopped, to be continued by the same command."""
-    wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
+    workers_per_trial: int = 1
+    """Number of processes that share one search. Each has a batch of --batch-size of its own."""
+    gpus_per_trial: float | None = None
+    """Number of GPUs of all workers of a search together. By default one GPU per worker if there are as many GPUs,
+    else 0."""
     pretrain: bool = False
     """Begin every search with the same pre-trained GAN, and pre-train it first if that has not been done."""
-    dry_run: bool = False
-    """Print the configuration and what the sweep would cost, and start nothing."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.workers_per_trial < 1:
             raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
-        if self.max_concurrent < 0:
-            raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
-        check_time_budget(self.time_budget)
 
 
 @dataclass(frozen=True)
-class Options(Placement):
+class Options(SweepOptions):
     """What a sweep is, and its base configuration's settings."""
 
     num_trials: int = 4

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.driver import pretrained_first
+from cluster.group import carry_out
 from cluster.handover import HELP, hand_over
 from cluster.patience import say_now
 from cluster.room import Workers
@@ -25,16 +26,16 @@ from dasgm.pages.tables import TABLES, markdown, rows
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
-from tuning.options import Placement
+from tuning.options import SweepOptions
 from tuning.plan import Plan
-from tuning.sweep import Sweep, carry_out, for_a_sweep
+from tuning.sweep import Sweep, for_a_sweep
 
 ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
 EXAMPLES = "".join(f"\n- {example}" for example in _EXAMPLES.splitlines())
 
 
 @dataclass(frozen=True)
-class Options(Placement):
+class Options(SweepOptions):
     """Which rows, with how many seeds, at what size."""
 
     config: Any = None
