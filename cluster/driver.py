@@ -29,16 +29,25 @@ Work = Callable[[dict[str, Any]], Any]
 
 
 def payload(config: Any, folder: Path, cache: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What the workers of a run need to know, as plain data.
+    """What the workers of a run need to know, as text: it is encoded here, and decoded in the worker.
 
     Args:
         config: the run's configuration, of any kind.
         folder: the run's folder.
         cache: the folder of what several runs share, such as GAN warm-ups.
-        about: entries of run.json. A new identifier of this driver is added.
+        about: entries of run.json.
     """
-    text, about = json.dumps(to_json(config)), about | {"driver": uuid.uuid4().hex}
-    return {"config": text, "folder": lies_at(folder.absolute()), "cache": lies_at(cache.absolute()), "about": about}
+    return {
+        "config": json.dumps(to_json(config)),
+        "about": json.dumps(about),
+        "folder": lies_at(folder.absolute()),
+        "cache": lies_at(cache.absolute()),
+    }
+
+
+def _driven(asked: dict[str, Any]) -> dict[str, Any]:
+    """A payload that names this driver. The workers write the name into run.json."""
+    return asked | {"driver": uuid.uuid4().hex}
 
 
 def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False) -> list[str]:
@@ -87,6 +96,7 @@ def attempt(
     Raises:
         ControllerLost: the controller is gone, and the caller is `retried`.
     """
+    asked = _driven(asked)
     try:
         launch(work, asked, workers, scratch, callbacks)
     except (Failed, ValueError) as error:
@@ -107,7 +117,7 @@ def _note_end(asked: dict[str, Any], why: BaseException) -> None:
 
     found = Run(asked["folder"])
     found.refresh()
-    state, ours = found.about.get("state"), found.about.get("driver") == asked["about"]["driver"]
+    state, ours = found.about.get("state"), found.about.get("driver") == asked["driver"]
     if state == "waiting" or state == "running" and ours:
         # a fault of the machine may pass, and the same command continues; a user's mistake stays one
         state = "failed" if isinstance(why, ValueError) else "interrupted"
@@ -118,7 +128,7 @@ def _note_end(asked: dict[str, Any], why: BaseException) -> None:
 
 def _begun(asked: dict[str, Any]) -> bool:
     """Whether the workers of this driver have written into the run's folder."""
-    return Run(asked["folder"]).about.get("driver") == asked["about"]["driver"]
+    return Run(asked["folder"]).about.get("driver") == asked["driver"]
 
 
 def run(work: Work, asked: dict[str, Any], workers: Workers, what: str) -> None:
@@ -135,7 +145,7 @@ def run(work: Work, asked: dict[str, Any], workers: Workers, what: str) -> None:
     """
     from cluster.tracking import MlflowSync
 
-    folder = local(asked["folder"])
+    asked, folder = _driven(asked), local(asked["folder"])
     scratch = folder / ".ray"  # Ray's own notes, also those of a run that was killed
     over = threading.Event()
     with Run(folder).driven():  # of two commands for one run, the second is refused before its workers start

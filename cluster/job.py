@@ -265,7 +265,8 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
     # of a machine that is gone the last sign of life, or a file server's lease, counts for more: no failure of this try
     patience = 2 * age() if of(folder) or payload.get("shared") else 0.0
-    hooks = Hooks(report=report, say=run.say, about=payload["about"], cache=cache, patience=patience)
+    about = json.loads(payload["about"]) | {"driver": payload["driver"]}
+    hooks = Hooks(report=report, say=run.say, about=about, cache=cache, patience=patience)
     try:
         main(config, folder, hooks)
     except SearchFailed:

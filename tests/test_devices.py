@@ -113,7 +113,7 @@ def test_a_worker_without_a_gpu_of_its_own_takes_none(
     monkeypatch.setattr(ray.util, "get_current_placement_group", lambda: None)
     config = override(preset("quickstart").config, {"device": asked})
     found: list[str] = []
-    its = payload(config, tmp_path / "run", tmp_path, {}) | {"gpus": reserved}
+    its = payload(config, tmp_path / "run", tmp_path, {}) | {"gpus": reserved, "driver": "a"}
     assert json.loads(its["config"])["device"] == asked
     assert job._work(its, type(config), lambda config, folder, hooks: found.append(config.device)) is None
     assert found == [taken]

@@ -111,7 +111,9 @@ def test_stages_are_compared_at_their_ends_only():
 def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
     halving = Halving(rungs(BASE.method, 2))
     plan = Plan(num_trials, lambda: space, rungs(BASE.method, 2), {})
-    return Proposer(open_study(folder), folder, BASE, plan, halving, lambda name, title, parameters: {})
+    return Proposer(
+        open_study(folder), folder, folder / "cache", BASE, plan, halving, lambda name, title, parameters: {}
+    )
 
 
 def end(proposer: Proposer, ray_id: str, state: str, accuracies: list[float], proxy: float = 0.5) -> None:

@@ -7,7 +7,6 @@ python tuning/sweep.py --name NAME ...                         the same command 
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import connection, job
-from cluster.driver import AGAIN, attempt, look_at_data, payload, pretrained_first
+from cluster.driver import AGAIN, attempt, look_at_data, pretrained_first
 from cluster.group import Group, carry_out
 from cluster.handover import HELP, hand_over
 from cluster.patience import say_now, told
@@ -210,14 +209,14 @@ class Sweep(Group):
         epochs, options, plan = self.base.method.total_epochs, self.options, self.plan
         at_once = options.at_once(slots)
         halving = Halving(plan.rungs)
-        proposer = Proposer(self.study, self.folder, self.base, plan, halving, self.describe)
+        proposer = Proposer(self.study, self.folder, self.cache, self.base, plan, halving, self.describe)
         discard(self.scratch)  # of one that was killed
         # a machine has its own keys: these Tune would send it in the open, into Ray's logs and its dashboard
         class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
         asked = driver(workers)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tuner = tune.Tuner(
-                tune.with_resources(Trial(self.cache, self.scratch, workers), asked),
+                tune.with_resources(Trial(self.scratch, workers), asked),
                 tune_config=tune.TuneConfig(
                     num_samples=self.left(),
                     max_concurrent_trials=at_once,
@@ -264,19 +263,15 @@ def _listed(names: Any) -> str:
 
 
 class Trial:
-    """A Tune trainable: one search as a Ray Train run in its own folder."""
+    """A Tune trainable: one search as a Ray Train run in its own folder. Its configuration is the run's payload."""
 
-    def __init__(self, cache: Path, scratch: Path, workers: Workers):
-        self.cache, self.scratch, self.workers, self.__name__ = lies_at(cache), lies_at(scratch), workers, "search"
+    def __init__(self, scratch: Path, workers: Workers):
+        self.scratch, self.workers, self.__name__ = lies_at(scratch), workers, "search"
 
     def __call__(self, config: dict[str, Any]) -> None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
-        from dasgm.config import from_json
-
-        folder, about = local(config["folder"]), json.loads(config["about"])
-        asked = payload(from_json(json.loads(config["config"])), folder, local(self.cache), about)
-        attempt(job.search, asked, self.workers, local(self.scratch), [TuneReportCallback()], retried=True)
+        attempt(job.search, config, self.workers, local(self.scratch), [TuneReportCallback()], retried=True)
 
 
 def _dirname(trial: Any) -> str:

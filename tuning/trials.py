@@ -5,7 +5,6 @@ Neither is restored from Ray's pickles: what is known of a trial is read from it
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -27,10 +26,10 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.connection import Failed
-from cluster.driver import AGAIN
+from cluster.driver import AGAIN, payload
 from cluster.room import Workers, gave_up, given_up, tell, unplaced, waiting
-from dasgm.config import SearchConfig, override, to_json
-from dasgm.store.bucket import lies_at, local
+from dasgm.config import SearchConfig, override
+from dasgm.store.bucket import local
 from dasgm.store.replica import of, send
 from dasgm.store.run import Run, ensure_writable
 from tuning.asking import changes_of, searches
@@ -105,13 +104,14 @@ class Proposer(Searcher):
         self,
         study: optuna.Study,
         folder: Path,
+        cache: Path,
         base: SearchConfig,
         plan: Plan,
         halving: Halving,
         describe: Callable[[str, str, dict[str, Any]], dict[str, Any]],
     ):
         super().__init__(metric=METRIC, mode="max")
-        self.study, self.folder, self.base, self.plan = study, folder, base, plan
+        self.study, self.folder, self.cache, self.base, self.plan = study, folder, cache, base, plan
         self.space, self.halving, self.describe = plan.space(), halving, describe
         self.numbers: dict[str, int] = {}  # of the trials that run: Ray's id -> the study's number
         self.gave_up = ""  # why no more is proposed for now: a search waited for room in vain, as the next might
@@ -176,12 +176,7 @@ class Proposer(Searcher):
         now = time.time()
         proposed = run.about.get("proposed", max(now, self.latest))
         run.note(**about, state="waiting", reason="", asked=now, proposed=proposed, ended=None, epochs=epochs)
-        return {
-            "name": name,
-            "folder": lies_at(run.folder),
-            "config": json.dumps(to_json(config)),
-            "about": json.dumps(about),
-        }
+        return {"name": name} | payload(config, run.folder, self.cache, about)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         pass  # intermediate values are read from the folder, so none is lost
