@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("dasgm", "cluster", "tuning")
+PARTS_OF_A_SWEEP = ("trials", "halving", "callbacks", "table", "asking", "plan", "spaces", "last_stage")
 MOST_AT_THE_TOP = 16  # modules of dasgm besides __init__ and __main__
 
 
@@ -56,6 +57,8 @@ def test_no_circle_of_imports() -> None:
         ("dasgm", ("cluster", "tuning")),
         ("cluster", ("tuning",)),
         ("cluster.driver", ("cluster.search", "cluster.pretrain", "cluster.evaluate", "cluster.group")),
+        ("cluster.group", ("cluster.evaluations", "cluster.evaluate")),
+        *((f"tuning.{name}", ("tuning.sweep", "tuning.options")) for name in PARTS_OF_A_SWEEP),
         ("dasgm.store", ("dasgm.config", "dasgm.search", "dasgm.data", "dasgm.jobs", "dasgm.pages", "dasgm.cli")),
         ("dasgm.pages", ("dasgm.jobs", "dasgm.cli")),
         ("dasgm.jobs", ("dasgm.cli",)),

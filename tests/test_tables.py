@@ -20,8 +20,9 @@ from dasgm.pages.view import RunView
 from dasgm.presets import PRESETS, preset
 from dasgm.store.records import read_json
 from tuning.asking import open_study
+from tuning.halving import Halving
 from tuning.reproduce import Options, _everything
-from tuning.trials import Halving, Proposer
+from tuning.trials import Proposer
 
 ROOT = Path(__file__).parents[1]
 

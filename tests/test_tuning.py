@@ -22,10 +22,11 @@ from dasgm.presets import preset
 from dasgm.store.run import Run
 from tuning import spaces, sweep
 from tuning.asking import open_study
-from tuning.plan import Plan, rungs
+from tuning.halving import Halving
+from tuning.plan import METRIC, Plan, rungs
 from tuning.sweep import Options
 from tuning.table import time_left, told
-from tuning.trials import METRIC, Halving, Proposer, settle
+from tuning.trials import Proposer, settle
 
 BASE = preset("quickstart").config
 

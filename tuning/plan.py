@@ -12,6 +12,9 @@ from dasgm.given import NOTHING, Given
 from dasgm.methods._base import MethodConfig
 from tuning.spaces import Space, load
 
+METRIC = "val/accuracy"
+"""What searches are compared by at a rung."""
+
 
 @dataclass(frozen=True)
 class Plan:

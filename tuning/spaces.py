@@ -110,9 +110,14 @@ def load(name: str, given: Given = NOTHING) -> Space:
     return found
 
 
+def name_of(number: int) -> str:
+    """The name of a search, and of its folder: t003."""
+    return f"t{number:03d}"
+
+
 def title(number: int, parameters: dict[str, Any]) -> str:
-    """What varies, short: `t003 biggan v50`, or of a table's row `t003 dasgm-pdarts s1`."""
+    """A search's name and what varies, short: `t003 biggan v50`, or of a table's row `t003 dasgm-pdarts s1`."""
     if "row" in parameters:
-        return f"t{number:03d} {parameters['row']} s{parameters['seed']}"
+        return f"{name_of(number)} {parameters['row']} s{parameters['seed']}"
     portion = f" v{100 * parameters['val_portion']:.0f}" if "val_portion" in parameters else ""
-    return f"t{number:03d} {parameters.get('gan', '')}{portion}".strip()
+    return f"{name_of(number)} {parameters.get('gan', '')}{portion}".strip()

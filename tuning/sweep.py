@@ -26,6 +26,7 @@ from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.pages.view import OBJECTIVE
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import shell_line
 from dasgm.store.records import first_difference, read_json
@@ -164,7 +165,7 @@ class Sweep(Group):
             "dataset": self.dataset,
             "seed": self.base.seed,
             "num_trials": self.total,
-            "objective": "best/proxy",
+            "objective": OBJECTIVE,
             "space": " ".join(self.about_space()[:1]),
             "config": to_json(self.base),
         }
@@ -203,8 +204,10 @@ class Sweep(Group):
             from ray import tune
             from ray.tune.execution import class_cache
 
+            from tuning.callbacks import Janitor, Waiter
+            from tuning.halving import Halving
             from tuning.table import Board
-            from tuning.trials import Halving, Janitor, Proposer, Waiter
+            from tuning.trials import Proposer
 
         epochs, options, plan = self.base.method.total_epochs, self.options, self.plan
         at_once = options.at_once(slots)
@@ -315,12 +318,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def last_stage_of(options: Options) -> list[str]:
-    """The settings of the training on ImageNet that follows, [] if there is none. ValueError: what is wrong with it."""
+    """The settings of the training on ImageNet that follows; empty if none does. ValueError: what is wrong with it."""
     if not options.then_imagenet:
         return []
+    if options.top > options.num_trials:
+        raise ValueError(f"top {options.top}: expected at most the {options.num_trials} searches there are")
     from tuning import last_stage  # with what it trains, seconds to import
 
-    return last_stage.settings(options)
+    return last_stage.settings(options.then_imagenet, options.storage, options.imagenet_set)
 
 
 def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:

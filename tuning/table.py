@@ -14,8 +14,7 @@ from dasgm.pages.view import RunView, Trials, ranking
 from dasgm.store.files import version
 from dasgm.store.records import ENDED
 from dasgm.store.run import Run
-
-METRIC = "val/accuracy"
+from tuning.plan import METRIC
 
 
 def varied(run: RunView) -> str:
