@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 import re
-import shlex
 import shutil
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, schema
+from cluster.machines import look_at_machines
 from dasgm.cli.arguments import Parser, fail
 from dasgm.config import key_of, keys, nearest
 from dasgm.presets import preset, with_dataset
@@ -34,90 +32,6 @@ from dasgm.store.files import first_line
 
 LOOPBACK = ("127.", "::1", "::ffff:127.")
 TOKEN = "~/.ray/auth_token"
-
-PROBE = """
-for tool in bash rsync uptime curl; do command -v $tool > /dev/null || echo "missing $tool"; done
-echo "gpus $(nvidia-smi -L 2> /dev/null | grep -c ^GPU)"
-test -x ~/venv/bin/python && ~/venv/bin/python -c 'import platform, importlib.metadata as m
-print("python", platform.python_version())
-for name in ("ray", "torch"): print(name, m.version(name))' 2> /dev/null
-for path in {paths}; do test -e "$path" || echo "absent $path"; done
-true
-"""
-STORED = """
-test ! -e {mark} || echo "shared yes"
-touch {mark}-$$ 2> /dev/null && rm {mark}-$$ && echo "written yes"
-true
-"""
-
-
-# ------------------------------------------------------------------------------------------------ machines over SSH
-
-
-def look_at_machines(
-    config: dict[str, Any], pins: dict[str, str], data: str = "", storage: str = ""
-) -> Iterator[Finding]:
-    """One question to every machine of a local cluster: tools, versions, GPUs, data, and a storage that all share.
-
-    Args:
-        data: a path, where every machine is to have it.
-        storage: a path too; what the head writes there the others have to see.
-    """
-    provider, auth = config["provider"], config.get("auth", {})
-    head = provider["head_ip"]
-    mark = shlex.quote(f"{storage}/.dasgm-{uuid.uuid4().hex}")
-    question = PROBE.replace("{paths}", " ".join(shlex.quote(path) for path in (data, storage) if path))
-    question += STORED.replace("{mark}", mark) if storage else ""
-    left = False
-    for host in dict.fromkeys([head, *provider["worker_ips"]]):
-        first = f"touch {mark} 2> /dev/null\n" if storage and host == head else ""
-        answer = _ask(host, auth, first + question)
-        if isinstance(answer, str):
-            yield False, f"{host}: {answer}"
-            continue
-        there = dict(answer)
-        left |= host == head and "shared" in there
-        wrong = [f"install {value}" for key, value in answer if key == "missing"]
-        absent = [value for key, value in answer if key == "absent"]
-        wrong += [f"{path} is not there: every machine needs it at this path" for path in absent]
-        if storage and storage not in absent:
-            if "written" not in there:
-                wrong.append(f"storage {storage} cannot be written: give {auth.get('ssh_user')} the right to")
-            elif left and "shared" not in there:
-                wrong.append(f"storage {storage} is not the one of {head}: mount one folder on all machines, as by NFS")
-        others = [f"{key} {there[key]} for {pins[key]}" for key in pins if there.get(key, pins[key]) != pins[key]]
-        wrong += [f"has {', '.join(others)}: remove ~/venv there, `ray up` makes it anew"] if others else []
-        if host in provider["worker_ips"] and there.get("gpus") == "0" and _gpus_of_a_worker(config):
-            wrong.append(
-                "nvidia-smi lists no GPU, and the YAML exports DASGM_GPUS: install the driver or set DASGM_GPUS=0"
-            )
-        yield from ((False, f"{host}: {line}") for line in wrong)
-        if not wrong:
-            installed = " ".join(f"{key} {there[key]}" for key in pins if key in there) or "nothing installed yet"
-            stored = f", {storage} is written{' and shared' if left and host != head else ''}" if storage else ""
-            yield True, f"{host}: reached, has rsync and the rest, {there.get('gpus', 0)} GPUs, {installed}{stored}"
-    if left:
-        _ask(head, auth, f"rm -f {mark}")
-
-
-def _gpus_of_a_worker(config: dict[str, Any]) -> float:
-    said = re.search(r"DASGM_GPUS=([\d.]+)", "\n".join(config.get("setup_commands", [])))
-    return float(said[1]) if said else 0.0
-
-
-def _ask(host: str, auth: dict[str, Any], script: str) -> list[tuple[str, str]] | str:
-    """The lines of its answer, each a key and a value; else why there is none."""
-    key = ["-i", os.path.expanduser(auth["ssh_private_key"])] if "ssh_private_key" in auth else []
-    known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]  # as Ray
-    command = ["ssh", *key, *known, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", f"{auth.get('ssh_user')}@{host}"]
-    try:
-        done = subprocess.run([*command, "bash", "-s"], input=script, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"no answer over SSH ({type(error).__name__}): is it on, and is its port 22 (else ~/.ssh/config)?"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"`{' '.join(command[-1:])}` is refused ({last[:120]}): check auth in the YAML and the key there"
-    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in done.stdout.splitlines() if " " in line]
 
 
 # ------------------------------------------------------------------------------------------------ this machine
