@@ -20,7 +20,7 @@ from cluster.driver import ended
 from cluster.options import GroupOptions
 from cluster.patience import say_now
 from cluster.room import Workers
-from cluster.stores import ensure_known
+from cluster.stores import ensure_known, prepare
 from dasgm.store.files import printable
 from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
 from dasgm.store.replica import discard, following, refresh
@@ -167,10 +167,9 @@ class Group(ABC):
 
     def run(self, workers: Workers) -> bool:
         """Do what is left, and send it to MLflow meanwhile; return whether every run came to its end."""
-        from cluster.tracking import ENVIRONMENT, MlflowSync
+        from cluster.tracking import MlflowSync
 
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)  # Tune imports mlflow too, and earlier
+        prepare()  # Tune imports mlflow too, and earlier
         left, mirror = self.left(), MlflowSync(self.folder).start()
         try:
             with following(self.folder):

@@ -13,7 +13,20 @@ from dasgm.config import nearest
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
 EXPERIMENT = "dasgm"
+ENVIRONMENT = {  # set unless the user has: with its defaults MLflow waits 4 to 20 minutes for a server that is gone
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised as well, and said once
+}
 EXAMPLES = "http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db"
+
+
+def prepare() -> None:
+    """Set what mlflow reads from the environment; to be called before it is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def store_of(uri: str | None, storage: Path) -> str:

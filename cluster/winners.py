@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.stores import EXPERIMENT, prepare, store_of
 from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, itself, name_of
 from dasgm.pages.view import OBJECTIVE, ranking, read_trials
@@ -103,14 +104,13 @@ def _enough(where: str, finished: int, top: int) -> None:
 
 def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
     """The same from what the sweep's mirror sent: ranked by the objective, genotype.json and config.json."""
-    from cluster.tracking import ENVIRONMENT, one_line, store_of
+    from cluster.tracking import one_line
 
     uri = store_of(None, storage)
     missing = f"--from-sweep {name}: there is no sweep in {storage / name}"
     if uri.startswith("sqlite") and not (storage / "mlflow.db").is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
         raise ValueError(f"{missing}; name its --storage, or set MLFLOW_TRACKING_URI")
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+    prepare()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -127,7 +127,7 @@ def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
 
 def _trials(client: MlflowClient, name: str) -> list[Any] | None:
     """MLflow's runs of the finished trials of the sweep begun last under this name, best first; None: no such sweep."""
-    from cluster.tracking import EXPERIMENT, every
+    from cluster.writer import every
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:

@@ -27,7 +27,7 @@ from scipy.stats import ttest_ind
 from test_tracking import START, client_of, runs_of, write_run
 
 import dasgm
-from cluster import connection, evaluate, job, tracking
+from cluster import connection, evaluate, job, stores, tracking
 from cluster.evaluations import Evaluation
 from cluster.room import Workers
 from cluster.winners import named, of_sweep
@@ -57,7 +57,7 @@ STREAMED = replace(
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "RAY_"))]:
         monkeypatch.delenv(name)
-    for name, value in tracking.ENVIRONMENT.items():
+    for name, value in stores.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     yield
