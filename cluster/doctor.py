@@ -1,8 +1,8 @@
-"""What would fail, before it costs anything: python cluster/doctor.py [cluster/gpu.yaml | cluster/local.yaml].
+"""Find what would fail before it costs anything: python cluster/doctor.py [cluster/gpu.yaml | cluster/local.yaml].
 
-Every line is a pass, one sentence that says what to do, or what could not be looked at and why. Exit code 1: something
-fails. Nothing is started or rented. Machines reached over SSH are asked one question each, and files that it writes in
-the storage there are removed.
+Each line says that a check passed, or what to do, or what could not be checked and why. The exit code is 1 if a check
+fails. Nothing is started or rented. Each machine over SSH is asked once; files that are written to its storage for that
+are removed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOKEN = "~/.ray/auth_token"
 
 
 def pinned(root: Path, config: dict[str, Any] | None) -> dict[str, str]:
-    """Versions that every node gets: Ray's and torch's from constraints.txt, Python's from the YAML file."""
+    """Versions that every node gets: of Ray and torch from constraints.txt, of Python from the YAML file."""
     path = root / "constraints.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     found = {line.partition("==")[0]: line.partition("==")[2] for line in lines}
@@ -48,7 +48,7 @@ def pinned(root: Path, config: dict[str, Any] | None) -> dict[str, str]:
 
 
 def look_at_versions(pins: dict[str, str]) -> Iterator[Finding]:
-    """Ours against the nodes'. Only Ray has to agree: what runs here speaks to the cluster through SSH and HTTP."""
+    """Compare the versions here with the nodes'. Only Ray's must agree: this machine uses SSH and HTTP alone."""
     here = {name: importlib.metadata.version(name) for name in ("ray", "torch")}
     here["python"] = platform.python_version()
     if "ray" in pins and pins["ray"] != here["ray"]:
@@ -66,7 +66,7 @@ def look_at_tools() -> Iterator[Finding]:
 
 
 def look_at_storage(storage: str) -> Iterator[Finding]:
-    """A file written, read and removed, as runs are."""
+    """Write, read and remove a file in the storage of runs."""
     try:
         path = local(storage).expanduser().absolute()
         if lies_at(path) == str(path):
@@ -107,7 +107,7 @@ def look_at_data(dataset: str, data_dir: str | None) -> Iterator[Finding]:
 
 
 def look_at_ports() -> Iterator[Finding]:
-    """Sockets of Ray's processes here that listen beyond loopback."""
+    """Look for sockets of Ray's processes on this machine that listen beyond loopback."""
     import ray  # noqa: F401  (it brings psutil)
 
     import psutil  # isort: skip
@@ -144,7 +144,7 @@ def look_at_token(needed: bool) -> Iterator[Finding]:
 
 
 def look(options: argparse.Namespace) -> Iterator[Finding]:
-    """Everything, in the order in which it would fail."""
+    """All checks, in the order in which a command would fail."""
     config: dict[str, Any] | None = None
     root = Path(__file__).parents[1]
     if options.yaml:
@@ -157,7 +157,7 @@ def look(options: argparse.Namespace) -> Iterator[Finding]:
     yield from look_at_tools()
     yield from look_at_token(needed=options.yaml is not None)
     yield from look_at_ports()
-    if config is None:  # this machine, or a file that says nothing
+    if config is None:  # this machine is checked, or the file cannot be used
         if not options.yaml:
             yield from look_at_storage(options.storage or "runs")
         yield from look_at_gpus()
@@ -179,7 +179,7 @@ def look_at_key(config: dict[str, Any]) -> Iterator[Finding]:
 def look_at_cluster(
     config: dict[str, Any], pins: dict[str, str], data: str | None, storage: str | None
 ) -> Iterator[Finding]:
-    """Data and storage, where they are the machines' and not this one's."""
+    """Look at data and storage that the machines of a cluster have, not this one."""
     scheme, mark, _ = (storage or "").partition("://")
     folder = "" if not storage or mark and scheme != "file" else str(local(storage))
     if config["provider"]["type"] == "local":
@@ -216,11 +216,17 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
         nargs="?",
         type=Path,
         metavar="YAML",
-        help="File that describes a cluster. Without one this machine is looked at.",
+        help="YAML file that describes a cluster. By default this machine is checked.",
     )
-    parser.add_argument("--storage", help="Folder for runs: a path, or an address such as s3://BUCKET/PREFIX.")
+    parser.add_argument(
+        "--storage",
+        help="Folder for runs: a path, or an address such as s3://BUCKET/PREFIX (default: runs, on this machine).",
+    )
     parser.add_argument("--dataset", default="digits", help="Name of the data set (default: digits).")
-    parser.add_argument("--data-dir", help="Folder with the data set's files, on every machine.")
+    parser.add_argument(
+        "--data-dir",
+        help="Folder with the data set's files, the same on every machine. By default no files are looked for.",
+    )
     options = parser.parse_args(arguments)
     if options.yaml and not options.yaml.is_file():
         fail(f"{options.yaml}: there is no such file")

@@ -35,14 +35,14 @@ class GroupOptions:
     max_concurrent: int = 0
     """Largest number of runs at once. The default 0 is as many as the machine or the cluster has room for."""
     storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
+    """Folder for all runs: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Name of the folder of these runs. The same name continues them."""
+    """Name of the folder of these runs. Runs with this name are continued."""
     time_budget: float | None = None
-    """Seconds after which no run is started and running ones are stopped. The same command continues them.
-    By default there is no limit."""
+    """Seconds after which no run is started and running ones stop; the same command continues them. None sets no
+    limit."""
     dry_run: bool = False
-    """Print the configuration and what the runs would cost, and start nothing."""
+    """Print the configuration and the cost of the runs (hours, memory, disk), and start nothing."""
 
     def __post_init__(self) -> None:
         if self.max_concurrent < 0:

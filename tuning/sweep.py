@@ -1,4 +1,4 @@
-"""A sweep of searches: Ray Tune runs them, Optuna proposes them, MLflow mirrors them. The only Tuner.
+"""A sweep of searches: Optuna proposes them, Ray Tune runs them, and they are sent to MLflow. It makes the only Tuner.
 
 python tuning/sweep.py                                         the quickstart: digits, minutes on two cores
 python tuning/sweep.py --dataset folder --data-dir PICTURES    the same on your own pictures
@@ -143,9 +143,9 @@ class Sweep(Group):
         super().ensure_same(known, asked)
 
     def about_space(self) -> list[str]:
-        """What the sweep varies and keeps, for who starts it."""
+        """Lines that say what the sweep varies and what it keeps."""
         if "space" not in self.plan.identity:
-            return []  # a table's rows
+            return []  # the rows of a table
         lines = [spaces.described(self.plan.space_name, self.base, self.plan.given)]
         if not self.plan.space_name and self.plan.given != self.given and spaces.fixed(self.base, self.given):
             lines.append(
@@ -213,8 +213,8 @@ class Sweep(Group):
         at_once = options.at_once(slots)
         halving = Halving(plan.rungs)
         proposer = Proposer(self.study, self.folder, self.cache, self.base, plan, halving, self.describe)
-        discard(self.scratch)  # of one that was killed
-        # a machine has its own keys: these Tune would send it in the open, into Ray's logs and its dashboard
+        discard(self.scratch)  # what a killed sweep left
+        # each machine has its own keys; Tune would send these to it, readable in Ray's logs and dashboard
         class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
         asked = driver(workers)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
@@ -233,13 +233,16 @@ class Sweep(Group):
                     **job.notes_in(self.scratch, workers),
                     verbose=0,
                     callbacks=[Janitor(kick), Waiter(workers, asked)],
-                    failure_config=tune.FailureConfig(max_failures=2),  # of a search's driver; of workers: `launch`
+                    failure_config=tune.FailureConfig(
+                        max_failures=2
+                    ),  # of the driver of a search; `launch` has those of workers
                 ),
             )
             with connection.signals_kept():
                 before = signal.getsignal(signal.SIGINT)
                 tuner.fit()
-                self.interrupted = signal.getsignal(signal.SIGINT) is before  # Tune's own stays until it caught one
+                # Tune's own handler stays, unless it caught a Ctrl-C
+                self.interrupted = signal.getsignal(signal.SIGINT) is before
         if proposer.gave_up:
             raise connection.Failed(f"{proposer.gave_up}; {AGAIN}")
 
@@ -329,7 +332,7 @@ def last_stage_of(options: Options) -> list[str]:
 
 
 def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
-    """A tenth set aside as J_val, and a proxy, by which a sweep ranks; paper presets have neither when run alone."""
+    """Set aside a tenth of the data as J_val, and add a proxy: a sweep ranks by it, and the paper has neither."""
     if holdout and not config.data.holdout:
         config = override(config, {"data.holdout": 0.1})
     return config if config.proxy.epochs else override(config, {"proxy.epochs": 15})

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere. Read from the run folders."""
+"""What a sweep shows while it runs, read from its folders: a live table on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tuning.plan import METRIC
 
 
 def varied(run: RunView) -> str:
-    """The swept parameters, short."""
+    """The parameters of a trial, in short."""
     return "  ".join(
         f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in run.parameters.items()
@@ -146,7 +146,7 @@ def _expected(done: int, ends: Sequence[int], chance: float, pace: float, tail: 
 
 
 def told(left: float | None, stopped: float | None) -> str:
-    """The time left, and where that differs much, what it is if the running trials are stopped at their next rung."""
+    """The time that is left; also the time if all running trials are stopped at the next rung, if much shorter."""
     if left is None or stopped is None:
         return ""
     sooner = f" ({_duration(stopped)} if stopped at the next rung)" if stopped < 0.75 * left else ""
@@ -176,7 +176,7 @@ SAID = (
 
 
 class Board:
-    """Shows a sweep's folder while the block runs. Its thread reads files and prints, nothing else."""
+    """Shows the progress of a sweep while the block runs. Its thread only reads files and prints."""
 
     def __init__(self, folder: Path, epochs: int, num_trials: int, at_once: int, rungs: Sequence[int]):
         from rich.console import Console
@@ -219,7 +219,7 @@ class Board:
         )
 
     def _lines(self) -> None:
-        """What is new since the last look, one line each."""
+        """Print what is new since the last look."""
         runs = self.trials.look()
         for run in runs:
             self._said(run)
@@ -241,7 +241,7 @@ class Board:
                 print(f"{run.title}: {seen}{measured}{end}  {self._left(runs)}".rstrip(), flush=True)
 
     def _said(self, run: RunView) -> None:
-        """What a worker says before its first epoch, which can take long (warm-up, judge), and what befell it."""
+        """Print what the workers say that matters: before the first epoch, which can take long, and about faults."""
         name, now = run.folder.name, version(run.folder / "log.txt")
         if self.logs.get(name) == now:
             return
@@ -259,7 +259,7 @@ class Board:
 
 
 def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
-    """Trials ranked: what varies, epoch, accuracy, objective, state with rung and cut-off."""
+    """A table of the ranked trials: parameters, epoch, accuracy, objective, and state with the reason of an end."""
     from rich.table import Table
 
     found = Table(
@@ -281,7 +281,7 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
 
 
 def _state(run: RunView) -> str:
-    """With the reason of its end; before the first epoch, which can take long, what it is doing, or waits for."""
+    """The state of a trial and the reason of its end. Before the first epoch: what it does, or waits for."""
     reason = run.info.get("reason")
     if reason or run.state not in ("waiting", "running", "interrupted"):
         return f"{run.state} {reason or ''}".strip()
