@@ -209,7 +209,7 @@ class Sweep(Group):
             from tuning.table import Board
             from tuning.trials import Proposer
 
-        epochs, options, plan = self.base.method.total_epochs, self.options, self.plan
+        epochs, options, plan, left = self.base.method.total_epochs, self.options, self.plan, self.left()
         at_once = options.at_once(slots)
         halving = Halving(plan.rungs)
         proposer = Proposer(self.study, self.folder, self.cache, self.base, plan, halving, self.describe)
@@ -221,7 +221,7 @@ class Sweep(Group):
             tuner = tune.Tuner(
                 tune.with_resources(Trial(self.scratch, workers), asked),
                 tune_config=tune.TuneConfig(
-                    num_samples=self.left(),
+                    num_samples=left,
                     max_concurrent_trials=at_once,
                     search_alg=proposer,
                     scheduler=halving,
@@ -233,9 +233,7 @@ class Sweep(Group):
                     **job.notes_in(self.scratch, workers),
                     verbose=0,
                     callbacks=[Janitor(kick), Waiter(workers, asked)],
-                    failure_config=tune.FailureConfig(
-                        max_failures=2
-                    ),  # of the driver of a search; `launch` has those of workers
+                    failure_config=tune.FailureConfig(max_failures=2),  # of drivers; `launch` has those of workers
                 ),
             )
             with connection.signals_kept():
@@ -332,7 +330,7 @@ def last_stage_of(options: Options) -> list[str]:
 
 
 def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
-    """Set aside a tenth of the data as J_val, and add a proxy: a sweep ranks by it, and the paper has neither."""
+    """Set aside a tenth of the data as J_val, and add a proxy, by which a sweep ranks, unless there are such."""
     if holdout and not config.data.holdout:
         config = override(config, {"data.holdout": 0.1})
     return config if config.proxy.epochs else override(config, {"proxy.epochs": 15})
