@@ -61,9 +61,12 @@ def _candidates(values: Mapping[str, str], sources: Sequence[str], storage: Path
     """The genotypes that are named, or the best of the sweep that is."""
     sweep = values.get("--from-sweep", "")
     if bool(sweep) == bool(sources):
-        raise ValueError("name genotypes (a file, a run's folder, or one of " + ", ".join(KNOWN) + ") or --from-sweep")
+        raise ValueError(
+            f"name genotypes (a file, a run's folder, or one of {', '.join(KNOWN)}), or a sweep with --from-sweep, and "
+            "not both"
+        )
     if "--top" in values and not sweep:
-        raise ValueError(f"--top {values['--top']} is of a sweep: name it with --from-sweep")
+        raise ValueError(f"--top {values['--top']}: there is no sweep; name one with --from-sweep, or leave --top out")
     return of_sweep(sweep, storage, _whole("--top", values.get("--top", "1"))) if sweep else named(sources)
 
 

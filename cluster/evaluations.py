@@ -53,9 +53,11 @@ class Options(OnWorkers, GroupOptions):
         if self.seeds < 1:
             raise ValueError(f"seeds {self.seeds}: expected at least 1")
         if self.prefetch < 0 or self.prefetch == 1:
-            raise ValueError(f"prefetch {self.prefetch}: expected at least 2 batches, or 0 for three a CPU")
+            raise ValueError(f"prefetch {self.prefetch}: expected at least 2 batches, or 0 for three per CPU")
         if self.prefetch and self.loader == "torch":
-            raise ValueError(f"prefetch {self.prefetch} is of --loader ray: leave it out")
+            raise ValueError(
+                f"prefetch {self.prefetch}: only --loader ray prepares batches ahead; leave --prefetch out"
+            )
 
     @property
     def over_ray(self) -> bool:
@@ -281,7 +283,7 @@ class Evaluations(Group):
 
         storage = self.folder.parent
         print(f"\n{self.table()}")
-        say_now(f"the same in {self.folder / 'table.md'}")
+        say_now(f"this table is in {self.folder / 'table.md'}")
         say_now(f"everything lies in {lies_at(self.folder)}")
         done = [one for one in self.evaluations if self.state(one) == "finished"]
         for one in done:

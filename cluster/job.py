@@ -53,11 +53,14 @@ def workers_for(
     gpus = number * each if gpus_per_search is None else gpus_per_search
     if number > 1 and 0 < gpus < number:
         raise ValueError(
-            f"{number} workers on {gpus:g} GPUs: NCCL takes no two workers on one GPU; ask for fewer workers, for "
+            f"{number} workers on {gpus:g} GPUs: NCCL cannot put two workers on one GPU; ask for fewer workers, for "
             f"{number} GPUs, or for 0 to compute on CPUs"
         )
     if gpus / number > 1 and gpus % number:
-        raise ValueError(f"{gpus:g} GPUs for {number} worker(s): Ray gives each a share of one GPU, or whole ones")
+        raise ValueError(
+            f"{gpus:g} GPUs for {number} worker(s): Ray gives each a share of one GPU, or whole GPUs; ask for a "
+            f"multiple of {number}"
+        )
     workers = Workers(number, gpus / number, cpus_each, not joined(), wait)
     if workers.private and not connection.slots_here(workers):
         raise ValueError(
@@ -72,8 +75,8 @@ def ensure_device(config: Any, workers: Workers) -> None:
     kind, _, index = config.device.partition(":")
     if kind == "cuda" and not workers.gpus:
         raise ValueError(
-            f"device {config.device!r}: the workers have no GPU; give them some (--gpus, of a sweep --gpus-per-trial), "
-            "or leave --device out"
+            f"device {config.device!r}: the workers have no GPU; give them some (--gpus, or for a sweep "
+            "--gpus-per-trial), or leave --device out"
         )
     if index:
         raise ValueError(f"device {config.device!r}: Ray chooses each worker's GPU; leave --device out")

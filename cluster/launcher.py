@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> tuple[str, Any]:
         found = text(path)
         return found, yaml.safe_load(found)
     except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"is no YAML: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def look_at_yaml(path: Path) -> Iterator[Finding]:

@@ -66,7 +66,7 @@ def test_what_is_no_device_is_one_line(
 def test_workers_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     for number, asked, says in (
-        (2, 1.0, "2 workers on 1 GPUs: NCCL takes no two workers on one GPU"),
+        (2, 1.0, "2 workers on 1 GPUs: NCCL cannot put two workers on one GPU"),
         (3, 0.5, "3 workers on 0.5 GPUs"),
         (2, 3.0, "3 GPUs for 2 worker"),
     ):

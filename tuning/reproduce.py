@@ -176,7 +176,7 @@ def _show(sweep: Sweep, options: Options) -> None:
         f"over seeds.\n\n`{sweep.command}`\n\n{table}",
     )
     print(f"\n{table}")
-    say_now(f"the same in {path}")
+    say_now(f"this table is in {path}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,9 @@ def load(name: str, given: Given = NOTHING) -> Space:
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # the user's module may raise any error
-        raise ValueError(f"space {name!r}: {error}; expected module:function, importable from here") from None
+        raise ValueError(
+            f"space {name!r}: {error}; expected MODULE:FUNCTION that can be imported from the current folder"
+        ) from None
     if not callable(found):
         raise ValueError(f"space {name!r}: expected a function of (trial, base configuration)")
     return found

@@ -108,8 +108,8 @@ class Sweep(Group):
         begun = self.record()
         if not begun and (self.folder / "study.db").exists():
             raise ValueError(
-                f"sweep {self.folder} has a study, and no sweep.json that says what it is of: put it back, or use "
-                "another --name"
+                f"sweep {self.folder} has a study (study.db), but no sweep.json that says how it began: restore that "
+                "file, or use another --name"
             )
         known = begun.get("mathematics", {})
         if begun and "fixed" in self.plan.identity and "fixed" not in known:
@@ -149,8 +149,8 @@ class Sweep(Group):
         lines = [spaces.described(self.plan.space_name, self.base, self.plan.given)]
         if not self.plan.space_name and self.plan.given != self.given and spaces.fixed(self.base, self.given):
             lines.append(
-                "this sweep was begun by an older version, which varied given settings too, and goes on with its "
-                "space; with another --name they are kept"
+                "this sweep was begun by an older version, which varied given settings too, and keeps that space; "
+                "with another --name given settings are kept"
             )
         if not self.plan.space_name and self.plan.num_trials > 1 and not spaces.varied(self.base, self.plan.given):
             lines.append(
