@@ -27,7 +27,7 @@ from cluster.connection import connected, cpus
 from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
-from dasgm.data._loader import Loader, Photographs, Recipe, TorchLoader
+from dasgm.data._loader import BatchReader, Loader, Photographs, TorchLoader
 from dasgm.device import device_of, hardware
 from dasgm.genotype import KNOWN
 from dasgm.networks.network import Network
@@ -59,10 +59,10 @@ def timed(name: str, work: Callable[[], int]) -> float:
 
 def made(data: Photographs, epoch: int | None, images: int) -> int:
     """Decoding and transforms alone."""
-    recipe = Recipe(data.train, data.image_size, data.skip_unreadable, 0, epoch)
+    reader = BatchReader(data.train, data.image_size, data.skip_unreadable, 0, epoch)
     indices = data.train.permuted(0, 0)[:images]
     for some in np.array_split(indices, max(1, len(indices) // 16)):
-        recipe(some)
+        reader(some)
     return len(indices)
 
 
@@ -82,7 +82,7 @@ def loaded(loader: Loader, images: int) -> int:
 
 
 def network_images_per_second(device: str, batch_size: int, size: int, steps: int) -> float:
-    """DARTS_V2 in the ImageNet recipe's size: 14 cells of 48 channels, auxiliary head; bfloat16 on a GPU."""
+    """DARTS_V2 in the ImageNet reader's size: 14 cells of 48 channels, auxiliary head; bfloat16 on a GPU."""
     network = Network(KNOWN["DARTS_V2"], 48, 14, 1000, form="imagenet", auxiliary=True)
     network = network.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=3e-5)

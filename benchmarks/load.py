@@ -191,8 +191,7 @@ def worked(view: RunView) -> float:
 
 def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
     from cluster.tracking import sync
-    from dasgm.pages.report import report
-    from dasgm.pages.view import Trials, read_trials
+    from dasgm.pages.view import read_trials
     from tuning.asking import open_study
 
     chosen = choose(["--preset", "quickstart"], positional=False)
@@ -226,22 +225,32 @@ def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
         ("the study", f"{size(swept.folder / 'study.db') / trials / 1000:.1f} kB a trial"),
         ("MLflow, beside an empty store", f"{(mlflow - empty) / trials / 1000:.1f} kB a trial"),
     ]
-    board, known = Trials(swept.folder), dict[str, Any]()
+    rows += looked_at(swept.folder, study, trials)
+    for name, value in rows:
+        print(f"  {name:<36} {value}", flush=True)
+
+
+def looked_at(folder: Path, study: Any, trials: int) -> list[tuple[str, str]]:
+    """What a look at a sweep's folder costs, for who shows, sends and ranks it."""
+    from cluster.tracking import sync
+    from dasgm.pages.report import report
+    from dasgm.pages.view import Trials, read_trials
+
+    rows, board, known = list[tuple[str, str]](), Trials(folder), dict[str, Any]()
     board.look()
-    sync(swept.folder, known=known)
+    sync(folder, known=known)
     for what, action in (
-        ("the table's first look", lambda: read_trials(swept.folder)),
+        ("the table's first look", lambda: read_trials(folder)),
         ("  the next, nothing new", board.look),
-        ("the mirror's first look, all is sent", lambda: sync(swept.folder)),
-        ("  the next, nothing new", lambda: sync(swept.folder, known=known)),
+        ("the mirror's first look, all is sent", lambda: sync(folder)),
+        ("  the next, nothing new", lambda: sync(folder, known=known)),
         ("reading the study", lambda: study.get_trials(deepcopy=False)),
-        ("the result page", lambda: report(swept.folder)),
+        ("the result page", lambda: report(folder)),
     ):
         spent = timed(action)
         rows.append((what, f"{1000 * spent:.0f} ms; of {LARGE:,} trials {spent * LARGE / trials:.1f} s, if it grows as"
                      " they do"))  # fmt: skip
-    for name, value in rows:
-        print(f"  {name:<36} {value}", flush=True)
+    return rows
 
 
 def looks(trials: int, epochs: int = 50) -> None:

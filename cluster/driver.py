@@ -19,7 +19,7 @@ from cluster.room import Workers
 from dasgm.cli.arguments import fail
 from dasgm.config import PretrainConfig, SearchConfig, to_json
 from dasgm.store.bucket import lies_at, local
-from dasgm.store.replica import discard, following, send
+from dasgm.store.replica import discard, following
 from dasgm.store.run import Run
 
 AGAIN = "to continue, run the same command"
@@ -115,15 +115,14 @@ def _note_end(asked: dict[str, Any], why: BaseException) -> None:
     """
     from dasgm.pages.report import report
 
-    found = Run(asked["folder"])
-    found.refresh()
+    found = Run(asked["folder"]).latest()
     state, ours = found.about.get("state"), found.about.get("driver") == asked["driver"]
     if state == "waiting" or state == "running" and ours:
         # a fault of the machine may pass, and the same command continues; a user's mistake stays one
         state = "failed" if isinstance(why, ValueError) else "interrupted"
-        found.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
-        report(found.folder)
-        send(found.folder)
+        with found.unheld():
+            found.note(state=state, reason=str(why) or "stopped on request", ended=time.time())
+            report(found.folder)
 
 
 def _begun(asked: dict[str, Any]) -> bool:

@@ -24,7 +24,6 @@ from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import first_line, shell_line, write_atomic
 from dasgm.store.records import digest
-from dasgm.store.replica import refresh
 from dasgm.store.run import Run
 
 
@@ -245,8 +244,8 @@ class Evaluations(Group):
             error = ray.get(ref)
         except ray.exceptions.RayError as found:  # the task's process is gone
             error = first_line(found)
-        refresh(self.folder / one.name)
-        reason = error or Run(self.folder / one.name).about.get("reason", "")
+        about = Run(self.folder / one.name).latest().about
+        reason = error or about.get("reason", "")
         print(f"{one.name}: {self.state(one)} {reason}".rstrip(), flush=True)
         return reason
 

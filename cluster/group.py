@@ -23,7 +23,7 @@ from cluster.room import Workers
 from cluster.stores import ensure_known, prepare
 from dasgm.store.files import printable
 from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
-from dasgm.store.replica import discard, following, refresh
+from dasgm.store.replica import discard, following
 from dasgm.store.run import NOT_WRITTEN, Run, not_written
 
 
@@ -149,8 +149,8 @@ class Group(ABC):
         say_now(self.headline)
         ensure_known()
         workers = self.prepare()
-        with Run(self.folder):
-            refresh(self.folder, 1)
+        with Run(self.folder) as run:
+            run.latest(depth=1)
             self.begin()
             complete = self.run(workers)
         succeeded = self.show()

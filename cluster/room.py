@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasgm.store.replica import refresh, send
-
 Resources = Mapping[str, float]  # of a machine, under Ray's names
 STARTS = 5  # number of times that workers may die as they start before the run fails
 WAITS, SEE = "waiting up to ", "(see --wait)"  # how the two lines about room begin and end
@@ -169,10 +167,8 @@ def tell(folder: Path, line: str) -> None:
     """Write a line into the log of a run that no worker holds."""
     from dasgm.store.run import Run
 
-    refresh(folder)  # nobody else writes in a bucket now, and the next worker continues with what lies there
-    with suppress(OSError):
-        Run(folder).say(line)
-    send(folder)
+    with Run(folder).unheld() as run, suppress(OSError):
+        run.say(line)
 
 
 def waiter(folder: Path, workers: Workers) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dasgm.data._listing import Listing
-from dasgm.data._loader import Loader, Photographs, Recipe
+from dasgm.data._loader import BatchReader, Loader, Photographs
 from dasgm.device import device_of
 from dasgm.distributed import rank, world_size
 from dasgm.recipes import EvaluateConfig
@@ -50,7 +50,9 @@ class RayLoader(Loader):
             self._listings[listing.digest] = ray.put(listing)
         return self._listings[listing.digest]
 
-    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+    def _stream(
+        self, reader: BatchReader, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
         import pyarrow as pa
         import ray
         import ray.data
@@ -62,11 +64,11 @@ class RayLoader(Loader):
         options = rows.context.execution_options
         options.preserve_order = True
         options.resource_limits = ray.data.ExecutionResources(
-            object_store_memory=self.prefetch * self.batch_size * 3 * recipe.size**2
+            object_store_memory=self.prefetch * self.batch_size * 3 * reader.size**2
         )
         rows.context.enable_progress_bars = rows.context.print_on_execution_start = False
         made = rows.map_batches(
-            _Make(replace(recipe, listing=self._kept(recipe.listing))),
+            _Make(replace(reader, listing=self._kept(reader.listing))),
             batch_size=None,
             batch_format="numpy",
             num_cpus=1,
@@ -92,11 +94,11 @@ def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader
 class _Make:
     """What a task does. It has a reference to the listing, which may be large: Ray keeps one copy per machine."""
 
-    def __init__(self, recipe: Any) -> None:
-        self.recipe = recipe
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         import ray
 
-        pixels, labels, wrong = replace(self.recipe, listing=ray.get(self.recipe.listing))(block["index"])
+        pixels, labels, wrong = replace(self.reader, listing=ray.get(self.reader.listing))(block["index"])
         return {"pixels": pixels.numpy(), "label": labels.numpy(), "wrong": np.array(wrong, dtype=object)}

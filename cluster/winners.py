@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.stores import EXPERIMENT, prepare, store_of
 from dasgm.cli.evaluate import run_of
-from dasgm.genotype import LARGEST, Genotype, itself, name_of
+from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.pages.view import OBJECTIVE, ranking, read_trials
 from dasgm.store.files import text
 from dasgm.store.records import read_json, read_record
@@ -47,7 +47,7 @@ def named(sources: Sequence[str]) -> list[Candidate]:
 
 def _named(source: str) -> Candidate:
     genotype = Genotype.load(source)
-    if itself(source):
+    if genotype_text(source):
         return Candidate(name_of(source), genotype, name_of(source))
     run = run_of(str(here(source)))
     if not (run / "run.json").is_file():

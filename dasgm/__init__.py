@@ -14,10 +14,11 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: str | Path, device: str = "cpu") -> Model:
-    """A trained network in eval mode, from a run's folder, its model.json or its model.safetensors: see `dasgm.model`.
+    """Loads a trained network in eval mode, from a run's folder, its model.json or its model.safetensors; see
+    `dasgm.model`.
 
     Raises:
-        ValueError: in one line, why there is none or why it cannot be used.
+        ValueError: there is no network at `path`, or it cannot be used. The message is one line.
     """
     from dasgm import model  # torch takes seconds to import
 

@@ -1,4 +1,4 @@
-"""A GAN as the players G, E and B: Eq. 4 and 5, shared by the search and by pre-training."""
+"""A GAN as three players G, E and B, and their steps (Eq. 4 and 5), which the search and pre-training share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dasgm.bilevel import Player, Point, Response, grad, nobody, replay, seed_of
+from dasgm.bilevel import Player, Point, Response, empty_player, grad, no_response, replay, seed_of
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def networks(config: GanConfig, data: Data, relaxed: bool) -> Gan:
-    """A fresh GAN for these images, on their device; `relaxed`: with the discriminator that a search of B has."""
+    """Builds a GAN for the images of `data`, on their device.
+
+    Args:
+        relaxed: whether its discriminator is the one whose architecture B a search can change.
+    """
     gan = config.build(len(data.classes), data.image_size, relaxed)
     for module in (gan.generator, gan.discriminator, gan.architecture):
         module.to(data.images.device)
@@ -23,14 +27,15 @@ def networks(config: GanConfig, data: Data, relaxed: bool) -> Gan:
 
 
 class Adversary:
-    """Generator G, discriminator E and its architecture B, stepped by the GAN's own losses and optimisers.
+    """Generator G, discriminator E and the discriminator's architecture B, stepped by the GAN's own losses and
+    optimisers.
 
     Args:
-        gan: networks, losses and optimiser settings.
+        gan: networks, losses and settings of the optimisers.
         inner: "taken" or "sgd", see `Player`.
-        arch_lr: learning rate of B (Adam, ascending; the paper's eta_b).
-        steps: discriminator steps per generator step; those beyond the first come after the generator's.
-        frozen: G, E and B never change by one bit.
+        arch_lr: learning rate of B (Adam, ascending; eta_b of the paper).
+        steps: number of discriminator steps per generator step. Those beyond the first come after the generator's step.
+        frozen: whether G, E and B stay as they are, bit for bit.
     """
 
     def __init__(self, gan: Gan, inner: str = "taken", arch_lr: float = 3e-4, steps: int = 1, frozen: bool = False):
@@ -44,7 +49,7 @@ class Adversary:
             frozen=frozen,
         )
         self.E = Player(gan.discriminator, gan.discriminator_optimizer, frozen=frozen)
-        # no weight decay: B's gradient is smaller than a decay of 1e-3 would be (facts on the scale in the design)
+        # no weight decay: B's gradient is smaller than a decay of 1e-3 would be (design/algorithm has the scale)
         self.B = Player(
             gan.architecture,
             lambda p: torch.optim.Adam(p, arch_lr, (0.5, 0.999), maximize=True),
@@ -60,29 +65,47 @@ class Adversary:
         return next(self.gan.generator.parameters()).device
 
     def draw(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
-        """n latent vectors [n, z_dim] and uniform labels [n], drawn on the CPU so that every device sees the same."""
+        """Draws n latent vectors [n, z_dim] and n uniform labels [n].
+
+        They are drawn on the CPU, so that every device gets the same ones.
+        """
         with replay(seed):
             z, y = torch.randn(n, self.gan.z_dim), torch.randint(self.gan.classes, (n,))
         return z.to(self.device), y.to(self.device)
 
     def generator_pass(self, G: Any, E: Any, B: Any, z: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """L_GAN as G descends it (the paper's Eq. 4 with its sign), and the images: the same draws each time."""
+        """L_GAN as G descends it (Eq. 4 of the paper with the sign changed), and the generated images.
+
+        A seed repeats the draws.
+        """
         with replay(seed):
             x = G(z, y)
             return self.gan.generator_loss(lambda *a: E(B(), *a), x, y), x
 
     def generator_step(self, z: Tensor, y: Tensor, seed: int) -> tuple[Tensor | None, Response, Tensor | None]:
-        """Eq. 4: G takes its step at the pre-step (B, G, E). Returns the images (detached), G's response, the loss."""
+        """Takes the generator's step (Eq. 4), with the gradient at the current B, G and E.
+
+        Returns:
+            The images (detached), the response of the step and the loss (detached). A frozen GAN gives None for images
+            and loss.
+        """
         G, E, B = self.players
         if not G.trainable:
-            return None, lambda v: {}, None
+            return None, no_response, None
         loss, x = self.generator_pass(G.live, E.fixed, B.fixed, z, y, seed)
         return x.detach(), G.step(*grad(loss, G)), loss.detach()
 
     def discriminator_step(self, real: Tensor, y: Tensor, fake: Tensor | None, y_fake: Tensor, seed: int) -> Any:
-        """Eq. 5 on the images that Eq. 4 made; further steps, if any, on fresh draws of the new G. Returns the loss.
+        """Takes the discriminator's steps (Eq. 5): the first one on the images of the generator's step, each further
+        one on new images of the new G.
 
-        real, y: as many images as `fake`, for every step the same; or that many for each step, its own.
+        Args:
+            real, y: real images and their labels: as many as `fake`, which every step uses, or that many for each step.
+            fake, y_fake: the images of the generator's step and their labels.
+            seed: of all draws.
+
+        Returns:
+            The loss of the first step (detached), or None for a frozen GAN.
         """
         G, E, B = self.players
         if fake is None:
@@ -104,12 +127,15 @@ class Adversary:
 
 
 class NoGan:
-    """No GAN: three players without parameters; with `val_portion` 1 the search is the plain method on J_2."""
+    """Stands in where there is no GAN: its players have no parameters.
+
+    With `val_portion` 1 the search is the plain method on J_2.
+    """
 
     gan = None
 
     def __init__(self) -> None:
-        self.G, self.E, self.B = nobody(), nobody(), nobody()
+        self.G, self.E, self.B = empty_player(), empty_player(), empty_player()
 
     @property
     def players(self) -> tuple[Player, Player, Player]:
@@ -122,14 +148,17 @@ class NoGan:
         raise AssertionError("nothing asks for the loss of a GAN that is not there")
 
     def generator_step(self, *_: Any) -> tuple[None, Response, None]:
-        return None, lambda v: {}, None
+        return None, no_response, None
 
     def discriminator_step(self, *_: Any) -> None:
         return None
 
 
 def sample(gan: Adversary, G: Point | Player, labels: Tensor, seed: int) -> Tensor:
-    """Images of G for `labels`, cut off at [-1, 1] as any shown image is; the same z for the same seed."""
+    """Generates images of G for `labels`, clipped to [-1, 1] as all images that are shown.
+
+    The same seed gives the same z.
+    """
     with replay(seed), torch.no_grad():
         z = torch.randn(len(labels), gan.gan.z_dim).to(gan.device)
         return G(z, labels.to(gan.device)).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""The device that computes: which one a name means, what it is called, and whether its memory suffices."""
+"""The device that computes: which one a name stands for, what it is called, and whether its memory suffices."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ SIGNS = (
 
 
 def device_of(name: str) -> str:
-    """The device that `auto` means here. `cuda:N` becomes torch's current device, so that what asks about memory or
-    waits for the GPU without naming one means this one.
+    """The device that `name` stands for; `auto` is a GPU if PyTorch finds one.
 
-    ValueError: there is no such device.
+    `cuda:N` becomes torch's current device, so that calls which name no GPU use this one.
+
+    Raises:
+        ValueError: there is no such device.
     """
     kind, _, index = name.partition(":")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -38,7 +40,7 @@ def device_of(name: str) -> str:
 
 
 def hardware(device: str) -> str:
-    """The device's name, for the record of the cost."""
+    """The name of the device, for the record of what a run cost."""
     if device.startswith("cuda"):
         return f"{device} ({torch.cuda.get_device_name(device)})"
     try:
@@ -49,22 +51,27 @@ def hardware(device: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the GPU or of the machine, whichever library says so: beside PyTorch's allocators CUDA itself, cuBLAS, cuDNN,
-    cuFFT, NCCL, the system, and oneDNN (which says only that it could not create what it needs)."""
+    """Whether an error means that the memory of the GPU or of the machine is full.
+
+    PyTorch's allocators, CUDA, cuBLAS, cuDNN, cuFFT, NCCL and the operating system each word it differently. oneDNN
+    says only that it could not create what it needs.
+    """
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 def ensure_room(network: str, parameters: int, device: str) -> None:
-    """ValueError where weights, their gradients and one moment of each are more than the device's memory, before the
-    system ends whatever it likes to make room."""
+    """Raises ValueError where weights, gradients and one moment of each do not fit into the device's memory.
+
+    Without this check the operating system might end another process to make room.
+    """
     if device.startswith("cuda"):
         there = torch.cuda.get_device_properties(device).total_memory
     else:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 12 * parameters > there:
         raise ValueError(
-            f"{network} of {parameters:,} weights needs {12 * parameters / 2**30:,.0f} GiB at least, here are "
-            f"{there / 2**30:,.0f}: choose fewer channels or cells"
+            f"{network} of {parameters:,} weights needs at least {12 * parameters / 2**30:,.0f} GiB of memory, the "
+            f"device has {there / 2**30:,.0f}: choose fewer channels or cells"
         )

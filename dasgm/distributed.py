@@ -1,4 +1,7 @@
-"""The workers of one search: who am I, and averages over all. Does nothing in a single process."""
+"""The workers of one search: their ranks, and averages over all of them.
+
+In a single process these functions do nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from dasgm.store.tensors import with_tensors
 
-PATIENCE = timedelta(days=1)  # for what rank 0 alone does: FID of 50,000 images takes hours on a CPU
+PATIENCE = timedelta(days=1)  # of work that rank 0 does alone: FID of 50,000 images takes hours on a CPU
 _alone = False
-_waiting: Any = None  # the process group in which is waited so long; what hangs otherwise is given up as torch does
+_waiting: Any = None  # the process group with that timeout; all other communication keeps torch's
 
 
 def _group() -> bool:
@@ -27,7 +30,7 @@ def _group() -> bool:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this worker computes by itself what does not depend on how many there are."""
+    """Inside, this worker computes by itself, as if there were no others."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -37,31 +40,31 @@ def alone() -> Iterator[None]:
 
 
 def rank() -> int:
-    """This worker's number, from 0."""
+    """The number of this worker, from 0."""
     return dist.get_rank() if _group() else 0
 
 
 def world_size() -> int:
-    """How many workers run this search."""
+    """The number of workers of this search."""
     return dist.get_world_size() if _group() else 1
 
 
 def ready() -> None:
-    """To be called by every worker, before one of them does something that takes long."""
+    """Prepares a long wait. Every worker calls it before one of them does something that takes long."""
     global _waiting
     if _group():
         _waiting = dist.new_group(timeout=PATIENCE, backend="gloo")
 
 
 def barrier() -> None:
-    """Wait for every worker."""
+    """Waits for all workers."""
     if _group():
         dist.barrier(_waiting)
 
 
 @torch.no_grad()
 def average(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its mean over the workers, in place: one message per dtype."""
+    """Replaces each tensor by its mean over the workers, in place, with one message per dtype."""
     if not tensors or world_size() == 1:
         return
     for dtype in dict.fromkeys(t.dtype for t in tensors):  # the same order on every worker
@@ -74,7 +77,10 @@ def average(tensors: list[Tensor]) -> None:
 
 
 def disagreeing(tensors: list[Tensor]) -> list[int]:
-    """The workers that do not hold bit for bit what most hold; [] where all agree, all of them where no most do."""
+    """The ranks of the workers whose tensors are not, bit for bit, those of the majority.
+
+    [] if all agree, all ranks if there is no majority.
+    """
     if world_size() == 1:
         return []
     digest = hashlib.sha256()
@@ -82,12 +88,12 @@ def disagreeing(tensors: list[Tensor]) -> list[int]:
         digest.update(t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     found = gather(digest.hexdigest())
     most = max(map(found.count, found))
-    truth = {value for value in found if found.count(value) == most}  # several: who is right cannot be told
+    truth = {value for value in found if found.count(value) == most}  # several: there is no majority
     return [number for number, value in enumerate(found) if len(truth) > 1 or value not in truth]
 
 
 def gather(value: Any) -> list[Any]:
-    """Every worker's plain value, by its number, on every worker."""
+    """The plain values of all workers, by rank, on every worker."""
     if world_size() == 1:
         return [value]
     found: list[Any] = [None] * world_size()
@@ -96,7 +102,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def broadcast(value: Any) -> Any:
-    """Rank 0's plain value, on every worker; its tensors on the CPU, or all workers would open rank 0's GPU."""
+    """Rank 0's plain value, on every worker.
+
+    Its tensors are moved to the CPU; otherwise all workers would open rank 0's GPU.
+    """
     if world_size() == 1:
         return value
     box: list[Any] = [with_tensors(value, Tensor.cpu) if rank() == 0 else None]
@@ -105,10 +114,10 @@ def broadcast(value: Any) -> Any:
 
 
 class SynchronisedNorm(TorchFunctionMode):
-    """Inside, batch norm in training mode takes the statistics of all workers' batches, which are of one size.
+    """Inside, batch norm in training mode uses the statistics of the batches of all workers, which must be of one size.
 
-    Every worker has to do the same in it. Unlike torch's SyncBatchNorm it can be differentiated twice, and it reaches
-    every module that calls `F.batch_norm`, a user's GAN's too.
+    Every worker has to make the same calls inside. Unlike torch's SyncBatchNorm it can be differentiated twice, and it
+    affects every module that calls `F.batch_norm`, including a user's own GAN.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,7 +127,7 @@ class SynchronisedNorm(TorchFunctionMode):
 
 
 class _Mean(torch.autograd.Function):
-    """Over the workers; so is the gradient of what each makes of it."""
+    """The mean over the workers. The gradient is the mean of the workers' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

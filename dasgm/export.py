@@ -1,4 +1,4 @@
-"""A trained network for other programs: an exported PyTorch program (pt2) or ONNX, checked before it is written."""
+"""Exports a trained network for other programs, as a PyTorch program (pt2) or as ONNX, and checks it before writing."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ METADATA = "dasgm.json"  # name of the extra file in a pt2
 
 
 def export(model: Model, path: Path, format: Format) -> float:
-    """Write `model` (on the CPU) as `path`, for batches of any size, once its outputs agree with the module's.
+    """Exports `model` (on the CPU) to `path`, for batches of any size, after comparing its outputs with the module's.
 
-    pt2: torch.export.load(path).module()(images); a zip archive. onnx: input `images`, output `logits`. Both carry
-    `metadata`: onnx as `metadata_props`, each value as JSON; pt2 as the extra file `dasgm.json`.
+    Load pt2 by torch.export.load(path).module(); it is a zip archive. ONNX has the input `images` and the output
+    `logits`. Both carry `metadata`: ONNX as `metadata_props`, each value as JSON, pt2 as the extra file `dasgm.json`.
 
     Returns:
         The largest difference of a logit.
 
     Raises:
-        ValueError: what ONNX needs is not installed, a place that cannot be written, or outputs that differ by more
-            than 1e-4 (of the value, or absolutely); the file is not written then.
+        ValueError: a package that ONNX needs is not installed, the file cannot be written, or outputs differ by more
+            than 1e-4 (relative or absolute). In these cases no file is left.
     """
     if format == "onnx" and (missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]):
         raise ValueError(f"--format onnx needs {', '.join(missing)}: pip install 'dasgm[export]'")
@@ -57,10 +57,11 @@ def export(model: Model, path: Path, format: Format) -> float:
 
 
 def metadata(model: Model) -> dict[str, Any]:
-    """What a program needs besides the network to make images of pictures and names of logits.
+    """What a program needs, besides the network, to turn pictures into its input and logits into class names.
 
-    In that order: turn the picture upright, make it RGB; resize its shorter side to `resize` pixels; keep the centre
-    of `image_size`; divide by `scale`; subtract `mean`; divide by `std`. The logits' softmax is of `classes`.
+    In this order: turn the picture upright and convert it to RGB, resize its shorter side to `resize` pixels, keep the
+    centre of `image_size` pixels, divide by `scale`, subtract `mean`, divide by `std`. The softmax of the logits gives
+    the probabilities of `classes`.
     """
     return {
         "classes": model.classes,
@@ -116,7 +117,7 @@ def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _inputs(model: Model, n: int) -> list[Tensor]:
-    """Noise, and smooth pictures as `preprocess` would give them."""
+    """Noise, and smooth pictures as `preprocess` would return them."""
     size, generator = model.image_size, torch.Generator().manual_seed(n)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.mean, model.std))
     coarse = torch.rand(n, 3, 4, 4, generator=generator)
@@ -136,7 +137,7 @@ def _compare(model: Model, run: Callable[[Tensor], Tensor], x: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings, no log lines of the exporters: what went wrong is an exception."""
+    """Inside, the exporters' warnings and log lines are suppressed; a failure is an exception."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

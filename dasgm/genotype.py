@@ -1,4 +1,4 @@
-"""Genotype: a discrete cell architecture, the unit of exchange between search, evaluation and pictures."""
+"""Genotype: a discrete cell architecture, which search, evaluation and pictures exchange."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from pathlib import Path
 
 from dasgm.spellings import CHOOSABLE, EXAMPLE, FIELDS, is_text, read
 from dasgm.spellings import PRIMITIVES as PRIMITIVES
+from dasgm.spellings import SKIP as SKIP
 from dasgm.store.files import plain, printable, short, text, write_atomic
 from dasgm.store.replica import here
 
-NODES = 4
+NODES = 4  # intermediate nodes of a cell
+INPUTS = tuple(2 + node for node in range(NODES))  # edges into each node: from the two inputs and all earlier nodes
+EDGES = sum(INPUTS)  # 14
+CONCAT = tuple(range(2, 2 + NODES))  # states that a cell's output concatenates: all of its nodes
 LARGEST = 2**20  # bytes of a genotype.json
 
 Edge = tuple[str, int]
-"""Operation and the state it reads: 0 is the output of the cell before the last, 1 of the last, 2 + i node i."""
+"""Operation and the state that it reads: 0 is the output of the cell before the last, 1 that of the last cell, and
+2 + i node i."""
 
 
 def _to_stderr(line: str) -> None:
@@ -30,9 +35,13 @@ def _to_stderr(line: str) -> None:
 
 @dataclass(frozen=True)
 class Genotype:
-    """Both cells: two edges a node, nodes in order, and the states that a cell's output concatenates.
+    """A normal and a reduction cell: two edges per node, in the order of the nodes, and the states that the output
+    concatenates.
 
-    Lists are accepted and become tuples. Raises ValueError, in one line, for what is no cell.
+    Lists are accepted and become tuples.
+
+    Raises:
+        ValueError: the values do not describe a cell. The message is one line.
     """
 
     normal: tuple[Edge, ...]
@@ -72,11 +81,14 @@ class Genotype:
 
     @classmethod
     def parse(cls, written: str, say: Callable[[str], None] = lambda line: None) -> Genotype:
-        """From JSON, the field's `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`, a log that has it in some line, or
-        the spelling of pt.darts, NASLib or NNI. Nothing is evaluated.
+        """Reads a genotype from text: JSON, the usual `Genotype(normal=[('sep_conv_3x3', 1), ...], ...)`, a log that
+        contains it, or the notation of pt.darts, NASLib or NNI. Nothing in the text is evaluated.
 
         Args:
-            say: told which one is read where there are several, and what was added.
+            say: is called with a line that tells which genotype is read where there are several, and what was added.
+
+        Raises:
+            ValueError: the text has no genotype, or it is not certain which one is meant.
         """
         fields, said = read(written)
         if said:
@@ -85,16 +97,20 @@ class Genotype:
 
     @classmethod
     def load(cls, source: str | Path, say: Callable[[str], None] = _to_stderr) -> Genotype:
-        """The built-in genotype of that name, the one in that file or run's folder, or of that text itself.
+        """Loads a genotype by its built-in name, from a file, from the folder of a run, or from its text.
 
-        `say` is told how it was read where that is not clear from the text alone. ValueError names the source.
+        Args:
+            say: is called with a line where the text alone does not tell how it was read.
+
+        Raises:
+            ValueError: it cannot be read. The message names the source.
         """
         if str(source) in KNOWN:
             return KNOWN[str(source)]
         if not str(source).strip():
             raise ValueError(f"genotype {str(source)!r}: expected a name, a file, a run's folder or a genotype's text")
         name = printable(str(source)) if len(str(source)) <= 200 else short(str(source), 200)
-        if written := itself(source):
+        if written := genotype_text(source):
             name = "text"
         else:
             written = _file(source, name)
@@ -105,21 +121,31 @@ class Genotype:
 
     @classmethod
     def random(cls, seed: int) -> Genotype:
-        """Uniform over the cells of the DARTS space: two different inputs into each of four nodes, any operation but
-        `none` on each edge. The same for the same seed, a number of at least 0 (else ValueError)."""
-        if seed < 0:  # Random(-7) is Random(7)
+        """Draws a genotype uniformly from the DARTS space: two different inputs into each of four nodes, and any
+        operation but `none` on each edge.
+
+        Args:
+            seed: at least 0. The same seed gives the same genotype.
+
+        Raises:
+            ValueError: the seed is negative.
+        """
+        if seed < 0:  # random.Random(-7) equals random.Random(7)
             raise ValueError(f"seed {seed}: expected at least 0")
         draw = random.Random(seed)
 
         def cell() -> tuple[Edge, ...]:
-            pairs = (sorted(draw.sample(range(2 + node), 2)) for node in range(NODES))
+            pairs = (sorted(draw.sample(range(inputs), 2)) for inputs in INPUTS)
             return tuple((draw.choice(CHOOSABLE), state) for pair in pairs for state in pair)
 
-        nodes = tuple(range(2, 2 + NODES))
-        return cls(cell(), nodes, cell(), nodes)
+        return cls(cell(), CONCAT, cell(), CONCAT)
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON form, whole or not at all. OSError names the path."""
+        """Writes the JSON form atomically.
+
+        Raises:
+            OSError: it cannot be written. The error names the path.
+        """
         try:
             write_atomic(Path(path), self.to_json())
         except OSError as error:
@@ -129,17 +155,21 @@ class Genotype:
 def derive(
     operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], edges: Sequence[float] | None = None
 ) -> tuple[Edge, ...]:
-    """The 8 edges of one cell: the two strongest into each node, the stronger first (DARTS, Section 2.4).
+    """The 8 edges of a cell: the two strongest into each node, the stronger one first (DARTS, Section 2.4).
 
-    `operations` and `weights` [14][operations] hold each edge's candidates and their softmax. An edge is as strong
-    as its best operation other than `none`; with PC-DARTS's `edges` [14] that strength times the edge's weight.
-    Of equals the earlier input and the earlier operation win.
+    An edge is as strong as its strongest operation other than `none`. If two are equally strong, the earlier input and
+    the earlier operation are taken.
+
+    Args:
+        operations: names of the candidate operations of each of the 14 edges.
+        weights: their softmax weights, [14][operations].
+        edges: weight of each edge, [14], by which its strength is multiplied (PC-DARTS); None: all count alike.
     """
     cell: list[Edge] = []
     first = 0
     for node in range(NODES):
         found = []
-        for state in range(2 + node):
+        for state in range(INPUTS[node]):
             edge = first + state
             candidates = [c for c in zip(weights[edge], operations[edge], strict=True) if c[1] != "none"]
             if candidates:
@@ -148,7 +178,7 @@ def derive(
         assert len(found) >= 2, f"node {2 + node} has fewer than two edges with an operation"
         found.sort(key=lambda f: -f[0])
         cell += [(name, state) for _, name, state in found[:2]]
-        first += 2 + node
+        first += INPUTS[node]
     return tuple(cell)
 
 
@@ -170,7 +200,7 @@ def _edges(kind: str, value: object) -> tuple[Edge, ...]:
 
 
 def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
-    """The states that a cell puts out: any of the nodes, each once."""
+    """The states that a cell concatenates: any of its nodes, each at most once."""
     nodes = range(2, states)
     if not isinstance(value, list | tuple) or not value or len(set(map(repr, value))) < len(value):
         raise ValueError(f"{field}: expected a list of nodes like {list(nodes)}, not {short(value)}")
@@ -180,26 +210,28 @@ def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
     return tuple(value)
 
 
-def itself(source: str | Path) -> str:
-    """`source` where it is no file, but a genotype's text; else nothing."""
+def genotype_text(source: str | Path) -> str:
+    """`source` if it is the text of a genotype and not the name of a file, else ''."""
     return str(source) if is_text(str(source)) and not os.path.exists(source) else ""
 
 
 def name_of(source: str | Path) -> str:
-    """A name for what is made of a genotype: its file's or folder's; of a text, one that tells it from others."""
-    if written := itself(source):
+    """A name for what is made from a genotype: the stem of its file or folder, or for a text one that contains its
+    digest.
+    """
+    if written := genotype_text(source):
         return f"genotype-{hashlib.sha256(written.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return Path(source).stem
 
 
 def _file(source: str | Path, name: str) -> str:
-    """What stands in a file, or in a run's folder. ValueError names it."""
+    """The text of a file, or of genotype.json in the folder of a run. Raises ValueError, which names the source."""
     try:
         path = here(source)
         if path.is_dir():
             path = path / "genotype.json"
             if not path.is_file():
-                raise ValueError("no genotype.json there")
+                raise ValueError("the folder has no genotype.json")
         return text(path)
     except FileNotFoundError:
         raise ValueError(f"genotype {name}: {_suggest(str(source))}") from None
@@ -221,11 +253,11 @@ def _suggest(source: str) -> str:
 
 
 def _cell(text: str) -> tuple[Edge, ...]:
-    """Edges from the shorthand of the table below."""
+    """The edges written in the shorthand of the table below."""
     names = {
         "max": "max_pool_3x3",
         "avg": "avg_pool_3x3",
-        "skip": "skip_connect",
+        "skip": SKIP,
         "sep3": "sep_conv_3x3",
         "sep5": "sep_conv_5x5",
         "dil3": "dil_conv_3x3",
@@ -236,7 +268,7 @@ def _cell(text: str) -> tuple[Edge, ...]:
 
 
 def _known(normal: str, reduce: str) -> Genotype:
-    return Genotype(_cell(normal), (2, 3, 4, 5), _cell(reduce), (2, 3, 4, 5))
+    return Genotype(_cell(normal), CONCAT, _cell(reduce), CONCAT)
 
 
 # As published with DARTS (Liu et al., 2019), P-DARTS (Chen et al., 2019) and PC-DARTS (Xu et al., 2020).

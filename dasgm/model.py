@@ -1,4 +1,4 @@
-"""A trained network as files: `model.safetensors` (the weights) and `model.json` (all else). No pickle.
+"""A trained network as two files without pickle: `model.safetensors` (the weights) and `model.json` (all else).
 
 model = dasgm.load("runs/mine")                      # in eval mode; a run's folder, or either of the files
 model.predict(["cat.jpg"])                           # [[("cat", 0.98), ...]]
@@ -23,12 +23,12 @@ from torch import Tensor
 from dasgm._version import __version__
 from dasgm.config import key_of, to_json
 from dasgm.data._images import stack
-from dasgm.data._pictures import Source, fitted, quiet, reason, shorter_side, upright_rgb
+from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.networks.network import SHRINKS, Network, check_image_size
 from dasgm.recipes import EvaluateConfig
-from dasgm.store.files import first_line, plain, printable, short, text, write_atomic
+from dasgm.store.files import first_line, plain, printable, reason, short, text, write_atomic
 from dasgm.store.replica import here
 
 if TYPE_CHECKING:
@@ -41,10 +41,14 @@ MOST_EDGES = 32  # of a cell that is read
 
 
 class Model(Network):
-    """A trained network: normalised images [N, 3, S, S] -> logits [N, classes], in eval mode.
+    """A trained network in eval mode: normalised images [N, 3, S, S] -> logits [N, classes].
 
-    classes: names, in the logits' order; image_size: S; resize: of a picture's shorter side before the centre
-    of S is kept; mean, std: of images in [0, 1]; about: all of model.json.
+    Attributes:
+        classes: class names in the order of the logits.
+        image_size: S, in pixels.
+        resize: length to which the shorter side of a picture is resized before the centre of S x S pixels is kept.
+        mean, std: normalisation of images in [0, 1], one number per channel.
+        about: all of model.json.
     """
 
     def __init__(self, genotype: Genotype, about: dict[str, Any]) -> None:
@@ -56,14 +60,16 @@ class Model(Network):
         self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
 
     def preprocess(self, image: Picture) -> Tensor:
-        """A picture as the network takes it: [3, S, S] on the CPU: upright, RGB, the shorter side resized to `resize`
-        (S; of a network trained on ImageNet 256/224 of it), the centre kept, normalised.
+        """Turns a picture into the network's input, [3, S, S] on the CPU.
+
+        The picture is turned upright and converted to RGB, its shorter side is resized to `resize` pixels (S, or
+        256/224 of S for a network trained on ImageNet), the centre is kept and normalised.
 
         Args:
-            image: a file's path or its bytes, a PIL image, or uint8 [3, H, W].
+            image: path of a file, its bytes, a PIL image, or uint8 [3, H, W].
 
         Raises:
-            ValueError, OSError: it cannot be read.
+            ValueError, OSError: the picture cannot be read.
         """
         if isinstance(image, Tensor):
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
@@ -79,7 +85,7 @@ class Model(Network):
         return (x / 255 - mean) / std
 
     def _square(self, image: Source) -> Tensor:
-        """uint8 [3, S, S], resized as the test images were when the network was measured."""
+        """uint8 [3, S, S], resized in the way in which the test images were when the network was measured."""
         if self.resize == self.image_size:
             return stack(bytearray(fitted(image, self.image_size)), self.image_size)[0]
         from dasgm.data._photographs import centred, decoded, from_pillow
@@ -91,10 +97,11 @@ class Model(Network):
         return centred(whole, self.image_size)
 
     def predict(self, images: Sequence[Picture], top: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top` most probable classes of each picture, by name, and their probabilities, the highest first.
+        """The `top` most probable classes of each picture, as (name, probability), the most probable first.
 
         Raises:
-            ValueError: a picture cannot be read: its path or its place in the list is named. Or `images` is one path.
+            ValueError: a picture cannot be read (the message names its path or its place in the list), or `images` is a
+                single path instead of a list.
         """
         if isinstance(images, str | Path | bytes):
             raise ValueError(f"one {type(images).__name__} is given: expected a list of pictures, [picture]")
@@ -109,7 +116,7 @@ class Model(Network):
 
     @torch.no_grad()
     def named(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
-        """The same of images [N, 3, S, S] as `preprocess` gives them."""
+        """The same for images [N, 3, S, S] from `preprocess`."""
         logits = self(x.to(self.head.weight.device))
         probabilities, classes = logits.softmax(1).topk(min(top, len(self.classes)), 1)
         return [
@@ -121,11 +128,11 @@ class Model(Network):
 def save(
     folder: Path, network: Network, genotype: Genotype, config: EvaluateConfig, data: Any, result: dict[str, Any]
 ) -> None:
-    """Write both files of a trained network, without its auxiliary head, each whole or not at all.
+    """Writes both files of a trained network, without its auxiliary head. Each file is replaced atomically.
 
     Args:
-        data: with the names of the classes, the images' size and their normalisation.
-        result: the run's last row, whose `result/...` are kept.
+        data: the data set: names of the classes, size of the images and their normalisation.
+        result: the last row of the run's metrics, whose `result/...` entries are kept.
     """
     tensors = {
         k: t.detach().cpu().contiguous() for k, t in network.state_dict().items() if k.split(".")[0] != "auxiliary"
@@ -153,13 +160,14 @@ def save(
 
 
 def load(path: str | Path, device: str = "cpu") -> Model:
-    """The trained network at `path`, in eval mode on `device`.
+    """Loads a trained network in eval mode.
 
     Args:
-        path: the folder of a finished evaluation, its model.json or its model.safetensors.
+        path: folder of a finished evaluation, or its model.json or model.safetensors.
+        device: name of the device to load it to.
 
     Raises:
-        ValueError: in one line, why there is none or why it cannot be used.
+        ValueError: there is no network at `path`, or it cannot be used. The message is one line.
     """
     path = here(path)
     folder = path if path.is_dir() else path.parent
@@ -191,12 +199,16 @@ def load(path: str | Path, device: str = "cpu") -> Model:
 
 
 def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file's tensors, once its header says that they are the expected ones: before that nothing is read."""
+    """The tensors of the file.
+
+    Their names, shapes and types are compared with the expected ones before any of them is read.
+    """
     with safe_open(path, "pt") as file:
         names = set(file.keys())
         if odd := sorted(names ^ expected.keys()):
             raise ValueError(
-                f"{len(odd)} tensors too many or too few for the network of its description: {short(odd[0])}"
+                f"{len(odd)} tensors are missing or unexpected for the network of {DESCRIPTION}, such as "
+                f"{short(odd[0])}"
             )
         for name, tensor in expected.items():
             found = file.get_slice(name)
@@ -207,11 +219,11 @@ def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """A model.json whose values a network can be built of."""
+    """Reads a model.json and checks that a network can be built from its values."""
     try:
         about = plain(text(path))
     except ValueError as error:
-        raise ValueError(f"no JSON ({error})") from None
+        raise ValueError(f"not JSON ({error})") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"format {short(found)}, expected {FORMAT}")

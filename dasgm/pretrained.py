@@ -1,7 +1,8 @@
-"""A pre-trained GAN as two files: gan.safetensors (tensors) and gan.json (what it is). Written, found, checked, loaded.
+"""A pre-trained GAN as two files, gan.safetensors (tensors) and gan.json (what they are): writing, reading, checking.
 
-gan.safetensors has G. (the live generator), G_average. (the averaged one, with buffers of its own), E. and, where the
-discriminator is the one that a search of B begins with, B. before each tensor's name.
+gan.safetensors holds the tensors of the live generator under `G.`, those of the averaged generator with buffers of its
+own under `G_average.`, those of the discriminator under `E.` and, where the discriminator is one whose architecture can
+be searched, those of the architecture under `B.`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, ABOUT = "gan.safetensors", "gan.json"
-SETTLING = 50  # passes of the averaged generator: its running statistics keep 0.9^50 = 0.5 % of the live one's
-TOLD = {"sha256", "gan", "discriminator", "data", "classes", "data_digest", "J2_digest", "iterations"}
+SETTLING = 50  # passes of the averaged generator: its running statistics then keep 0.9^50 = 0.5 % of the live one's
+REQUIRED = {"sha256", "gan", "discriminator", "data", "classes", "data_digest", "J2_digest", "iterations"}
 NEEDED = (
     "freeze-gan needs a pre-trained GAN: name its folder with --gan-checkpoint (`dasgm pretrain` with the same preset "
     "makes one), or let --pretrain run that first"
@@ -41,27 +42,30 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pre-trained GAN's files, read and whole."""
+    """The files of a pre-trained GAN, read and checked."""
 
     path: Path
-    """Of gan.safetensors."""
+    """Path of gan.safetensors."""
     about: dict[str, Any]
-    """gan.json."""
+    """Content of gan.json."""
     tensors: Tensors
     digest: str
-    """sha256 of gan.safetensors: what a search that begins with it is known by."""
+    """SHA-256 of gan.safetensors, which is part of the identity of a search that begins with it."""
 
     @property
     def relaxed(self) -> bool:
-        """Whether its discriminator is the one that a search of B begins with."""
+        """Whether its discriminator is one whose architecture B can be searched."""
         return self.about["discriminator"] == "relaxed"
 
     def part(self, name: str) -> Tensors:
-        """The tensors of G, G_average, E or B, as its module names them."""
+        """The tensors of G, G_average, E or B, under the names that the module gives them."""
         return {k.removeprefix(f"{name}."): t for k, t in self.tensors.items() if k.startswith(f"{name}.")}
 
     def into(self, gan: Adversary) -> None:
-        """Put it in place. A frozen generator is the averaged one (design/algorithm), one that goes on the live one."""
+        """Loads the tensors into `gan`.
+
+        A frozen generator gets the averaged weights, one that is trained further the live ones.
+        """
         G, average = gan.G, self.part("G_average")
         G.module.load_state_dict(average if G.frozen else self.part("G"))
         gan.E.module.load_state_dict(self.part("E"))
@@ -73,8 +77,11 @@ class Pretrained:
 
 @contextmanager
 def at_average(gan: Adversary, n: int, *stream: object) -> Iterator[None]:
-    """Inside, G stands at its moving average, with buffers that n images a pass have settled there: spectral norms and
-    running statistics follow the weights, and the live generator's do not fit the averaged ones."""
+    """Inside, G has its averaged weights, and buffers that fit them.
+
+    The spectral-norm vectors and running statistics of the live generator do not fit the averaged weights. They are
+    therefore settled by `SETTLING` passes of n images.
+    """
     module = gan.G.module
     before = {k: t.clone() for k, t in module.state_dict().items()}
     try:
@@ -89,12 +96,16 @@ def at_average(gan: Adversary, n: int, *stream: object) -> Iterator[None]:
 
 
 def state(name: str, module: torch.nn.Module) -> Tensors:
-    """Copies of a module's parameters and buffers on the CPU, under the name of their part."""
+    """Copies of a module's parameters and buffers on the CPU, their names prefixed by `name`."""
     return {f"{name}.{k}": t.detach().cpu().clone().contiguous() for k, t in module.state_dict().items()}
 
 
 def write(folder: Path, config: PretrainConfig, data: Data, tensors: Tensors, **about: Any) -> None:
-    """Both files, each renamed into place; gan.json, the last, names the other by its digest."""
+    """Writes both files. Each is replaced atomically; gan.json comes last and holds the digest of gan.safetensors.
+
+    Args:
+        about: further entries of gan.json.
+    """
     from safetensors.torch import save
 
     content = save(tensors)
@@ -116,10 +127,10 @@ def write(folder: Path, config: PretrainConfig, data: Data, tensors: Tensors, **
 
 
 def read(place: str | Path) -> Pretrained:
-    """The files at `place`: a pre-training's folder, or either file.
+    """Reads the files at `place`, the folder of a pre-training or either of its files.
 
     Raises:
-        ValueError: there are none, they do not belong together, or are of another format.
+        ValueError: a file is missing, the two do not belong together, or they have another format.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -132,9 +143,9 @@ def read(place: str | Path) -> Pretrained:
     if not about or not weights.is_file():
         missing = WEIGHTS if about else ABOUT
         raise ValueError(f"gan-checkpoint {place}: there is no {missing}; `dasgm pretrain` writes it when it ends")
-    if about.get("format") == FORMAT and not set(about) >= TOLD:
+    if about.get("format") == FORMAT and not set(about) >= REQUIRED:
         raise ValueError(
-            f"gan-checkpoint {folder / ABOUT}: it lacks {', '.join(sorted(TOLD - set(about)))}; copy it again"
+            f"gan-checkpoint {folder / ABOUT}: it lacks {', '.join(sorted(REQUIRED - set(about)))}; copy it again"
         )
     if about.get("format") != FORMAT:
         raise ValueError(f"gan-checkpoint {folder / ABOUT}: format {about.get('format')}, expected {FORMAT}")
@@ -142,7 +153,7 @@ def read(place: str | Path) -> Pretrained:
     with open(weights, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != about.get("sha256"):
-        raise ValueError(f"gan-checkpoint {weights}: it is not the file that its {ABOUT} tells of; copy both again")
+        raise ValueError(f"gan-checkpoint {weights}: it is not the file that its {ABOUT} describes; copy both again")
     try:
         return Pretrained(weights, about, load_file(weights), sha256)
     except (SafetensorError, OSError, ValueError) as error:
@@ -150,21 +161,24 @@ def read(place: str | Path) -> Pretrained:
 
 
 def _check(path: Path, about: dict[str, Any]) -> None:
-    """ValueError where an entry is not what is written there."""
+    """ValueError where an entry of gan.json is missing or has another type than `write` gives it."""
     kinds = dict.fromkeys(("gan", "data"), dict) | {"classes": list, "iterations": int}
     kinds |= dict.fromkeys(("sha256", "discriminator", "data_digest", "J2_digest"), str)
     odd = [name for name, kind in kinds.items() if not isinstance(about[name], kind)]
     if missing := {"key", "image_size", *SPLIT} - set(about["data"]) if "data" not in odd else set():
         odd += [f"data.{name}" for name in sorted(missing)]
     if odd or "key" not in about["gan"]:
-        raise ValueError(f"gan-checkpoint {path}: its {(odd or ['gan.key'])[0]} is no such thing; copy it again")
+        raise ValueError(
+            f"gan-checkpoint {path}: its {(odd or ['gan.key'])[0]} is missing or has the wrong type; copy it again"
+        )
 
 
 def chosen(config: SearchConfig, data: Data) -> Pretrained | None:
-    """The pre-trained GAN that a search is to begin with, if any.
+    """The pre-trained GAN that a search begins with, or None.
 
     Raises:
-        ValueError: in one line, both sides and what to do: it does not fit this search, or a frozen search has none.
+        ValueError: it does not fit this search (the message names both values and what to do), or a frozen search has
+            none.
     """
     if config.gan is None:
         if config.freeze_gan or config.gan_checkpoint:
@@ -183,7 +197,7 @@ def chosen(config: SearchConfig, data: Data) -> Pretrained | None:
 
 
 def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[tuple[str, Any, Any, str]]:
-    """(what, of the file, of the search, what to do), the coarse before the fine."""
+    """(what is compared, its value in the file, its value in the search, what to do), the most general first."""
     about, gan, here = found.about, config.gan, to_json(config)["data"]
     assert gan is not None
     anew = "or pre-train with this search's settings (dasgm pretrain)"
@@ -200,7 +214,7 @@ def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[t
     images, J2 = about["data_digest"], digest(data.J2.tolist())
     yield "its images are those of", images[:8], data.digest[:8], f"use the files that it was pre-trained on, {anew}"
     yield "it has seen another J_2:", about["J2_digest"][:8], J2[:8], f"use its split, {anew}"
-    if not config.freeze_gan:  # nobody asks the discriminator of a frozen GAN
+    if not config.freeze_gan:  # a frozen GAN's discriminator is not used
         asked = "relaxed" if config.searches_discriminator else "stock"
         flag = "--search-discriminator" if found.relaxed else "--no-search-discriminator"
         yield "its discriminator is", about["discriminator"], asked, f"use {flag}, {anew}"
@@ -208,14 +222,14 @@ def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[t
 
 
 def _brief(classes: list[str], others: list[str]) -> str:
-    """How many there are, and three from the first on that differs from the others."""
+    """The number of classes and the names of three, beginning with the first that differs from `others`."""
     first = next((i for i, (one, other) in enumerate(zip(classes, others, strict=False)) if one != other), 0)
     listed = ", ".join(classes[first : first + 3])
     return f"{len(classes)} ({'..., ' if first else ''}{listed}{', ...' if first + 3 < len(classes) else ''})"
 
 
 def _shapes(found: Pretrained, gan: GanConfig, data: Data, anew: str) -> Iterator[tuple[str, Any, Any, str]]:
-    """Where a tensor differs: the setting that shapes it, else the tensor."""
+    """For a tensor whose shape differs: the setting that determines the shape, or the tensor itself."""
 
     def shapes(gan: GanConfig) -> dict[str, tuple[int, ...]]:
         with replay("never drawn from"):
@@ -223,11 +237,14 @@ def _shapes(found: Pretrained, gan: GanConfig, data: Data, anew: str) -> Iterato
         parts = {"G": built.generator, "G_average": built.generator, "E": built.discriminator, "B": built.architecture}
         return {f"{p}.{k}": tuple(t.shape) for p, module in parts.items() for k, t in module.state_dict().items()}
 
-    here, there = shapes(gan), {k: tuple(t.shape) for k, t in found.tensors.items()}
-    differing = [k for k in here | there if here.get(k) != there.get(k)]
-    if differing:
-        k, old, new = differing[0], found.about["gan"], to_json(gan)
-        for s in (s for s in new if s in old and old[s] != new[s]):
-            if shapes(override(gan, {s: old[s]})) != here:
-                yield f"its gan.{s} is", old[s], new[s], f"use --gan.{s.replace('_', '-')} {old[s]}, {anew}"
-        yield f"its {k} is", there.get(k), here.get(k), anew.removeprefix("or ")
+    ours, theirs = shapes(gan), {k: tuple(t.shape) for k, t in found.tensors.items()}
+    differing = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if not differing:
+        return
+    old, new = found.about["gan"], to_json(gan)
+    for setting in (name for name in new if name in old and old[name] != new[name]):
+        if shapes(override(gan, {setting: old[setting]})) != ours:
+            flag = f"--gan.{setting.replace('_', '-')} {old[setting]}"
+            yield f"its gan.{setting} is", old[setting], new[setting], f"use {flag}, {anew}"
+    name = differing[0]
+    yield f"its {name} is", theirs.get(name), ours.get(name), anew.removeprefix("or ")

@@ -1,4 +1,4 @@
-"""The search: `Search.step` is Algorithm 1 of the paper, `search` the epochs over a method's stages."""
+"""The search: `Search.step` is Algorithm 1 of the paper. `jobs.search` runs it over the epochs of a method's stages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dasgm.adversary import Adversary, NoGan, networks
 from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
-from dasgm.genotype import PRIMITIVES, derive
-from dasgm.methods._base import EDGES, Relaxation, Stage
+from dasgm.genotype import EDGES, PRIMITIVES, SKIP, derive
+from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks.supernet import Architecture, Supernet
 
 if TYPE_CHECKING:
@@ -30,17 +30,21 @@ LOSSES = ("classifier", "generator", "discriminator", "architecture")  # in the 
 
 
 class SearchFailed(Exception):
-    """The search cannot go on: one line that names the epoch and what is wrong (a loss that is not finite, by its stage
-    of Algorithm 1; a generator that has collapsed)."""
+    """The search cannot go on.
+
+    One line names the epoch and the cause: a loss that is not finite, with its stage of Algorithm 1, or a generator
+    that has collapsed.
+    """
 
 
 class Search:
-    """A supernet W with its architecture A, and a GAN: what a checkpoint holds and a step moves.
+    """A supernet W with its architecture A, and a GAN. This is what a checkpoint holds and what a step changes.
 
     Args:
-        config: everything that changes the mathematics.
-        data: images on the device that computes.
-        pretrained: the GAN to begin with, or to stay with where it is frozen; None: a fresh one.
+        config: all settings that affect the mathematics.
+        data: the data set, with its images on the device that computes.
+        pretrained: the GAN that the search begins with; a frozen one never changes. None: the search begins with a new
+            GAN.
     """
 
     def __init__(self, config: SearchConfig, data: Data, pretrained: Pretrained | None = None):
@@ -66,7 +70,7 @@ class Search:
         return found
 
     def enter(self, stage: Stage) -> None:
-        """A fresh W and A for `stage`; the GAN goes on."""
+        """Begins a stage with a new W and A. The GAN keeps its state."""
         config, self.stage, self.left = self.config, stage, stage.epochs
         with replay(config.seed, "stage", stage.index):
             self.supernet, architecture = Supernet(stage, len(self.data.classes)), Architecture(stage)
@@ -82,7 +86,7 @@ class Search:
             lambda p: torch.optim.Adam(p, config.arch_lr, (0.5, 0.999), weight_decay=config.arch_weight_decay),
             clip=config.arch_clip,
         )
-        # a player is seen as fixed where no gradient passes through its step
+        # where no gradient passes through a player's step, the player is a constant
         second, (G, E, B) = config.order == "second", self.gan.players
         self.unrolled: tuple[Any, Any, Any] = (
             self.W if second else self.W.fixed,
@@ -90,20 +94,21 @@ class Search:
         )
 
     def step(self, x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, search_architecture: bool) -> Tensors:
-        """One iteration of Algorithm 1.
+        """Takes one iteration of Algorithm 1.
 
         Args:
-            x1, y1: batch of J_1, normalised and augmented [b, 3, S, S], and its labels [b].
-            x2, y2: batch of J_2 as the GAN sees it, in [-1, 1].
+            x1, y1: a batch of J_1, normalised and augmented, [b, 3, S, S], and its labels [b].
+            x2, y2: a batch of J_2 as the GAN sees it, in [-1, 1], and its labels.
             search_architecture: whether stages 3 and 4 are taken.
 
         Returns:
-            The losses of the stages that were taken, the norm of B's gradient, and the rms over pixels by which its
-            central difference moved the images (on [-1, 1]).
+            The loss of each stage that was taken. With stage 4 also `grad/B`, the norm of B's gradient, and
+            `grad/rms_images`, the root mean square by which its central difference moved the pixels of the images (on
+            the scale [-1, 1]).
         """
         W, A, B, gan = self.W, self.A, self.gan.B, self.gan
         W1, G1, E1 = self.unrolled
-        W0, G0, E0 = W1.state(), G1.state(), E1.state()  # what the iteration begins with is constant
+        W0, G0, E0 = W1.state(), G1.state(), E1.state()  # the values that the iteration begins with
         stream = partial(seed_of, self.config.seed, rank(), self.iteration)
         self.iteration += 1
         (z, yz), (z3, y3) = gan.draw(len(x2), stream("z")), gan.draw(len(x2), stream("z3"))
@@ -122,9 +127,9 @@ class Search:
                 x3, labels = self.compose(G, z3, y3, x2, y2)
                 return F.cross_entropy(W(x3, A()), labels)
 
-        moved: list[Tensor] = []  # mean square, of each pass of Eq. 7, from what G made at stage 2 of the same z
+        moved: list[Tensor] = []  # of each pass of Eq. 7: mean squared distance of the images from those of stage 2
         taken: dict[str, Tensor | None] = {}
-        self.taken = taken  # seen from outside where the iteration does not come to its end
+        self.taken = taken  # kept for `losses`, also where the iteration fails
         taken["classifier"] = loss = L_class(W.live, A.fixed)
         response_W = W.step(*grad(loss, W))  # Eq. 3
         x, response_G, taken["generator"] = gan.generator_step(z, yz, stream("gan"))  # Eq. 4
@@ -141,11 +146,14 @@ class Search:
         return self.losses()
 
     def losses(self) -> Tensors:
-        """Of the stages that the last iteration took."""
+        """The losses of the stages that the last iteration took, even if it failed halfway."""
         return {name: value.detach() for name, value in self.taken.items() if value is not None}
 
     def compose(self, G: Any, z: Tensor | None, y: Tensor | None, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
-        """J_3: round(val_portion * b) real images, the rest of the b generated; augmented alike, never cut out."""
+        """J_3: round(val_portion * b) real images, the others of the b generated.
+
+        Both are augmented alike, without cutout.
+        """
         real = round(self.config.real_portion * len(x2))
         x, labels = x2[:real], y2[:real]
         if real < len(x2):
@@ -158,15 +166,15 @@ class Search:
 
     @property
     def batches(self) -> int:
-        """Iterations of an epoch: whole global batches of J_1."""
+        """Number of iterations of an epoch: the whole global batches that J_1 has."""
         return max(1, len(self.data.J1) // (self.config.batch_size * world_size()))
 
     def batch(self, J: Tensor, name: str, iteration: int, size: int | None = None) -> Tensor:
-        """This worker's indices of J at a global iteration."""
+        """This worker's indices into J at the given global iteration."""
         return batch(J, size or self.config.batch_size, iteration, self.config.seed, name)
 
     def iterate(self) -> Tensors:
-        """Draw the iteration's batches and take the step."""
+        """Draws the batches of the next iteration and takes its step."""
         data, i = self.data, self.iteration
         i1, i2 = self.batch(data.J1, "J1", i), self.batch(data.J2, "J2", i)
         with replay(self.config.seed, rank(), i, "augment"):
@@ -179,22 +187,25 @@ class Search:
 
     @property
     def epoch(self) -> int:
-        """Of this stage, from 0."""
+        """The epoch of this stage, counted from 0."""
         return self.stage.epochs - self.left
 
     @property
     def size(self) -> int:
-        """Weights of this stage's supernet."""
+        """Number of weights of this stage's supernet."""
         return sum(p.numel() for p in self.W.params.values())
 
     def schedule(self) -> None:
-        """Write what depends on the epoch: a pure function of it, so nothing is to be restored."""
+        """Sets what depends on the epoch: the learning rate of W and the skip dropout.
+
+        Both are functions of the epoch alone, so a checkpoint does not hold them.
+        """
         config = self.config
         self.W.lr = config.learning_rate(self.epoch, self.stage.epochs)
         self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
 
     def relaxation(self) -> Relaxation:
-        """The architecture's weights as plain numbers."""
+        """The weights of the architecture as plain numbers."""
         with torch.no_grad():
             mixture = self.A()
         plain = [[w.tolist() for w in cell] for cell in (mixture.normal, mixture.reduce)]
@@ -202,12 +213,14 @@ class Search:
         return Relaxation(plain[0], plain[1], edges[0], edges[1])
 
     def genotype(self) -> Genotype:
-        """What the architecture stands for now."""
+        """The genotype that the method derives from the architecture as it is now."""
         return self.config.method.genotype(self.stage, self.relaxation())
 
     @torch.no_grad()
     def accuracy(self, J: Tensor) -> float:
-        """The supernet's, on images of the training set it does not learn from; running statistics."""
+        """Accuracy of the supernet on images of the training set that it does not learn from, with
+        running statistics.
+        """
         A, data = self.A.fixed(), self.data
         right, seen = torch.zeros((), dtype=torch.int64, device=self.device), 0
         self.W.module.eval()
@@ -220,8 +233,11 @@ class Search:
         return (counts[0] / counts[1]).item()
 
     def hessian(self) -> float:
-        """Dominant eigenvalue of A's Hessian on a batch of J_2 a worker: above some value the derived network is bad
-        though the supernet is good (Zela et al. 2020, arXiv 1909.09656). Batch statistics; nothing is moved."""
+        """Dominant eigenvalue of the Hessian over A, on one batch of J_2 per worker, with batch statistics.
+
+        Above some value the derived network is bad although the supernet is good (Zela et al. 2020, arXiv 1909.09656).
+        Nothing is changed.
+        """
         data, A, W = self.data, self.A, self.W.fixed
         i = self.batch(data.J2, "hessian", self.iteration)
         x, y = data.to_classifier(data.raw(i)), data.labels[i]
@@ -229,7 +245,11 @@ class Search:
             return dominant_eigenvalue(lambda: F.cross_entropy(W(x, A()), y), A)
 
     def collapsed(self, metrics: dict[str, float]) -> str:
-        """Why the stage ends here, '' where it goes on: what `architecture_metrics` gave, against the bounds."""
+        """Why the stage ends early, or '' where it goes on.
+
+        Args:
+            metrics: what `architecture_metrics` returned, which is compared with the bounds of the configuration.
+        """
         config, skips, entropy = self.config, metrics["arch/skips_normal"], metrics["arch/entropy_normal"]
         if self.epoch < self.stage.arch_start_epoch:
             return ""
@@ -242,14 +262,20 @@ class Search:
     # checkpoint
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors: where the search stands."""
+        """The state of the search as plain data and tensors."""
         G, E, B = self.gan.players
         players = {"W": self.W, "A": self.A, "G": G, "E": E, "B": B}
         stage = {"stage": asdict(self.stage), "left": self.left, "iteration": self.iteration}
         return stage | {name: player.state_dict() for name, player in players.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken; the stage's length is the configuration's (more epochs go on)."""
+        """Restores what `state_dict` returned.
+
+        The length of the stage is the configuration's, so a search can be given more epochs.
+
+        Raises:
+            ValueError: the state belongs to a stage that this search does not have.
+        """
         stage = Stage(**{k: _tuples(v) for k, v in state["stage"].items()})
         self._expect(stage)
         self.enter(stage)
@@ -261,17 +287,20 @@ class Search:
             player.load_state_dict(state[name])
 
     def _expect(self, stage: Stage) -> None:
-        """ValueError where it is no stage of this search; which operations its edges have left, nobody knows."""
+        """ValueError where this search has no such stage. Which operations its edges have left cannot be checked."""
         known = {one.index: one for one in self.config.method.outline()}
         free = ("epochs", "normal_operations", "reduce_operations")
         expected = replace(known[stage.index], **{name: getattr(stage, name) for name in free})
         operations = (*stage.normal_operations, *stage.reduce_operations)
         if stage != expected or len(operations) != 2 * EDGES or not all(set(o) <= set(PRIMITIVES) for o in operations):
-            raise ValueError("another stage")
+            raise ValueError("the state belongs to another stage")
 
 
 def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:
-    """This worker's indices of J at a global iteration: J is permuted anew each pass, no image twice in a pass."""
+    """This worker's indices into J at the given global iteration.
+
+    J is permuted anew in each pass, so no image comes twice in one.
+    """
     n = size * world_size()
     turn, place = divmod(iteration, max(1, len(J) // n))
     generator = torch.Generator().manual_seed(seed_of(*stream, turn))
@@ -284,8 +313,10 @@ def _tuples(value: Any) -> Any:
 
 
 def architecture_metrics(stage: Stage, relaxation: Relaxation) -> dict[str, float]:
-    """Mean entropy over edges (nats) and number of skip connections that the weights choose, of each cell: what a
-    method caps (P-DARTS) is counted whole, or the cap would hide the collapse."""
+    """Mean entropy over the edges (nats) and number of skip connections of the strongest operations, for each cell.
+
+    Skip connections are counted before P-DARTS's cap, which would hide a collapse.
+    """
     cells = {
         "normal": (stage.normal_operations, relaxation.normal, relaxation.normal_edges),
         "reduce": (stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges),
@@ -293,13 +324,13 @@ def architecture_metrics(stage: Stage, relaxation: Relaxation) -> dict[str, floa
     found: dict[str, float] = {}
     for name, (operations, weights, edges) in cells.items():
         entropy = -sum(w * math.log(max(w, 1e-12)) for row in weights for w in row) / len(weights)
-        skips = sum(chosen == "skip_connect" for chosen, _ in derive(operations, weights, edges))
+        skips = sum(chosen == SKIP for chosen, _ in derive(operations, weights, edges))
         found |= {f"arch/entropy_{name}": entropy, f"arch/skips_{name}": skips}
     return found
 
 
 class Means:
-    """Each loss of an epoch, iteration by iteration, kept on the device until the epoch ends."""
+    """The losses of an epoch, iteration by iteration. They stay on the device until the epoch ends."""
 
     def __init__(self, values: dict[str, list[float]] | None = None):
         self.values: dict[str, list[Any]] = {str(name): list(map(float, some)) for name, some in (values or {}).items()}
@@ -313,11 +344,15 @@ class Means:
         return max(map(len, self.values.values()), default=0)
 
     def plain(self) -> dict[str, list[float]]:
-        """For the checkpoint of an epoch cut short; exact."""
+        """The losses as exact plain numbers, for a checkpoint within an epoch."""
         return {name: torch.as_tensor(values).cpu().double().tolist() for name, values in self.values.items()}
 
     def close(self, epoch: int) -> dict[str, float]:
-        """The epoch's row, averaged over the workers. SearchFailed where a loss is not finite: the first is named."""
+        """The metrics of the epoch: each loss averaged over iterations and workers.
+
+        Raises:
+            SearchFailed: a loss is not finite. The message names the first one.
+        """
         plain = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.plain().items()}
         average(list(plain.values()))
         bad = {

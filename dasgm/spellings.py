@@ -1,4 +1,4 @@
-"""Genotypes as other programs write them, read as plain data. Nothing in them is evaluated. Free of torch."""
+"""Reads genotypes in the notations of other programs, as plain data. Nothing in them is evaluated. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 from dasgm.store.files import plain, short
 
+SKIP = "skip_connect"
 PRIMITIVES = (
     "none",
     "max_pool_3x3",
     "avg_pool_3x3",
-    "skip_connect",
+    SKIP,
     "sep_conv_3x3",
     "sep_conv_5x5",
     "dil_conv_3x3",
@@ -27,7 +28,7 @@ CHOOSABLE = PRIMITIVES[1:]
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 NAMES = {name.replace("_", ""): name for name in CHOOSABLE}
 NAMES |= {"maxpool": "max_pool_3x3", "avgpool": "avg_pool_3x3"}  # NNI, NASLib
-NAMES |= dict.fromkeys(("skip", "identity", "factorizedreduce"), "skip_connect")
+NAMES |= dict.fromkeys(("skip", "identity", "factorizedreduce"), SKIP)
 EXAMPLE = "Genotype(normal=[('sep_conv_3x3', 1), ...], normal_concat=range(2, 6), ...)"
 UNUSED = ("connectN", "connects")  # fields of AutoDL-Projects, None in cells
 SKIPS = 2  # skip connections that P-DARTS's authors leave in a normal cell
@@ -45,20 +46,21 @@ _SAME |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def is_text(source: str) -> bool:
-    """Whether `source` looks like a genotype itself, not like its name or file."""
+    """Whether `source` looks like the text of a genotype, rather than its name or a path."""
     return bool(_CALL.search(_COLOUR.sub("", source)) or re.match(r"\s*[\[({]", source))
 
 
 def read(written: str) -> tuple[dict[str, Any], str]:
-    """The fields of the genotype in `written`: a whole log, one genotype's text, or JSON.
+    """Finds the genotype in `written`, which may be a whole log, the text of one genotype, or JSON.
 
-    Of operations and lists every spelling in common use is understood; what is not is left as it is.
+    All common spellings of operations and lists are understood. Values that are not are returned unchanged.
 
     Returns:
-        The fields, and what the user should know about how they were found (empty: nothing).
+        The fields of the genotype, and a line that tells the user how they were found ('' if there is nothing to tell).
 
     Raises:
-        ValueError: in one line, with the place: there is none, or it is not clear which one is meant.
+        ValueError: there is no genotype, or it is not certain which one is meant. The message is one line with the
+            place.
     """
     written = _COLOUR.sub("", written)  # of a terminal's log
     if not written.strip():
@@ -73,7 +75,7 @@ def read(written: str) -> tuple[dict[str, Any], str]:
 
 @dataclass(frozen=True)
 class _Call:
-    """`Genotype(...)` in a text."""
+    """A call `Genotype(...)` in a text."""
 
     written: str
     closed: bool
@@ -85,7 +87,7 @@ class _Call:
     """The number of skip connections that P-DARTS allowed it."""
 
     def at(self, row: int, column: int) -> str:
-        """A place in it, both from 1 on, as a place of the whole text."""
+        """A place within it, line and column counted from 1, as a place in the whole text."""
         return f"line {self.line + row - 1}, column {column + (self.column - 1 if row == 1 else 0)}"
 
 
@@ -108,7 +110,7 @@ def _calls(written: str) -> list[_Call]:
 
 
 def _up_to_bracket(written: str) -> tuple[str, bool]:
-    """Up to the bracket that closes the first one; all of it, and False, where none does."""
+    """The text up to the bracket that closes the first one; the whole text and False if none does."""
     depth = 0
     for token in _TOKEN.finditer(written):
         depth += (token[0] in "([{") - (token[0] in ")]}")
@@ -118,9 +120,10 @@ def _up_to_bracket(written: str) -> tuple[str, bool]:
 
 
 def _chosen(calls: Sequence[_Call]) -> tuple[_Call, str]:
-    """The last one, and a line that says so where others differ from it.
+    """The last genotype, and a line that says so if the others differ from it.
 
-    ValueError: they have different names, so that they are not one search's.
+    Raises:
+        ValueError: they are assigned to different names, so they come from different searches.
     """
     limited = [call for call in calls if call.limit >= SKIPS] or calls
     last = limited[-1]
@@ -152,7 +155,7 @@ def _parsed(call: _Call) -> dict[str, Any]:
 
 
 def _value(written: str) -> Any:
-    """Plain data: JSON, or as Python prints it."""
+    """Plain data in JSON or in Python's notation."""
     try:
         return plain(written)
     except ValueError as error:
@@ -170,10 +173,10 @@ def _value(written: str) -> Any:
 
 
 def _tree(call: _Call) -> ast.expr:
-    """The syntax of an expression."""
+    """The syntax tree of an expression."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the compiler, about what stands there
+            warnings.simplefilter("ignore")  # of the compiler, about the text
             return ast.parse(call.written, mode="eval").body
     except SyntaxError as error:
         raise ValueError(f"{call.at(error.lineno or 1, error.offset or 1)}: {error.msg:.200}") from None
@@ -207,31 +210,38 @@ def _literal(node: ast.expr, call: _Call) -> Any:
 
 
 def _fields(value: Any, said: str) -> tuple[dict[str, Any], str]:
-    """The four fields of what was read."""
+    """The four fields of a genotype from the value that was read."""
+    found = _with_darts_names(value)
+    for kind in {"normal", "reduce"} & found.keys():
+        found[kind] = _edges(kind, found[kind])
+    for kind in ("normal", "reduce"):
+        concat = f"{kind}_concat"
+        if not isinstance(found.get(kind), list) or found.get(concat) is not None:
+            continue
+        if concat not in found:
+            said += f"{'; ' if said else ''}no {concat}: the {kind} cell puts out all of its nodes"
+        found[concat] = list(range(2, 2 + len(found[kind]) // 2))
+    return found, said
+
+
+def _with_darts_names(value: Any) -> dict[str, Any]:
+    """The value with DARTS's names of fields, whichever program wrote it."""
     if isinstance(value, dict) and "normal" not in value and isinstance(value.get("genotype"), dict):
-        value = value["genotype"]  # of a model.json
-    if isinstance(value, dict) and (nni := _of_nni(value)):
-        value = nni
-    elif isinstance(value, list) and len(value) == 2 and all(isinstance(cell, list) for cell in value):
+        value = value["genotype"]  # a model.json
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(cell, list) for cell in value):
         value = _numbered(*value) | {"concat": None}  # NASLib's compact form
     if not isinstance(value, dict):
         raise ValueError(f"a genotype is an object with the keys {', '.join(FIELDS)}, not {short(value)}")
+    value = _of_nni(value) or value
     found = {name: one for name, one in value.items() if name not in UNUSED or one is not None}
     if "concat" in found and not {"normal_concat", "reduce_concat"} & found.keys():
         concat = found.pop("concat")
         found |= {"normal_concat": concat, "reduce_concat": concat}
-    for kind in {"normal", "reduce"} & found.keys():
-        found[kind] = _edges(kind, found[kind])
-    for kind in ("normal", "reduce"):
-        if isinstance(found.get(kind), list) and found.get(f"{kind}_concat") is None:
-            if f"{kind}_concat" not in found:
-                said += f"{'; ' if said else ''}no {kind}_concat: the {kind} cell puts out all of its nodes"
-            found[f"{kind}_concat"] = list(range(2, 2 + len(found[kind]) // 2))
-    return found, said
+    return found
 
 
 def _edges(kind: str, cell: Any) -> Any:
-    """[operation, input] side by side: pt.darts has a list of two for each node, NASLib the input first."""
+    """[operation, input] for each edge. pt.darts groups the edges by node, NASLib puts the input first."""
     if not isinstance(cell, list):
         return cell
     if cell and all(isinstance(node, list) and node and isinstance(node[0], list) for node in cell):
@@ -252,9 +262,10 @@ def _edge(edge: Any) -> Any:
 
 
 def _numbered(normal: list[Any], reduce: list[Any]) -> dict[str, Any]:
-    """Both cells with names for operations that are numbers, as in NASLib's (input, operation).
+    """Both cells with names in place of the numbers that NASLib uses for operations, (input, operation).
 
-    ValueError: NASLib counts with `none` or without it, and these numbers do not tell which.
+    Raises:
+        ValueError: NASLib counts operations with or without `none`, and these numbers do not tell which.
     """
     cells = {"normal": normal, "reduce": reduce}
     edges = normal + reduce
@@ -271,7 +282,7 @@ def _numbered(normal: list[Any], reduce: list[Any]) -> dict[str, Any]:
 
 
 def _of_nni(value: dict[str, Any]) -> dict[str, Any]:
-    """The cells of what NNI exports, from its hub or its older example; {}: it is something else."""
+    """The cells of an architecture that NNI exported, from its hub or from its older example; {} for anything else."""
     keys = [match for key in value if (match := _NNI_HUB.fullmatch(key) or _NNI.fullmatch(key))]
     if not keys:
         return {}
@@ -288,7 +299,7 @@ def _of_nni(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _edges_of_nni(value: dict[str, Any], kind: str, node: int) -> list[Any]:
-    """Two edges into a node."""
+    """The two edges into a node."""
     if f"{kind}/op_{node}_0" in value:
         edges = [[value[f"{kind}/op_{node}_{i}"], value[f"{kind}/input_{node}_{i}"]] for i in range(2)]
         return [[name, state[0] if isinstance(state, list) and len(state) == 1 else state] for name, state in edges]

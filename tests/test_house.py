@@ -3,52 +3,26 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
+import re
 
 import pytest
+from commands import ROOT
+from layout import circle, imports
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("dasgm", "cluster", "tuning")
 PARTS_OF_A_SWEEP = ("trials", "halving", "callbacks", "table", "asking", "plan", "spaces", "last_stage")
+
 MOST_AT_THE_TOP = 16  # modules of dasgm besides __init__ and __main__
-
-
-def name_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {name_of(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
-
-
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Names of modules, those that functions import too."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module and not node.level, "imports name the whole path"
-            inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in MODULES else node.module for name in inside)
-        yield from imported(node)
-
-
-GRAPH = {
-    name: {other for other in imported(ast.parse(path.read_text())) if other in MODULES and other != name}
-    for name, path in MODULES.items()
-}
+GRAPH = imports(ROOT)
 
 
 def test_no_circle_of_imports() -> None:
     assert sum(map(len, GRAPH.values())) > 300
-    try:
-        TopologicalSorter(GRAPH).prepare()
-    except CycleError as error:
-        pytest.fail(" -> ".join(error.args[1]))
+    assert not circle(GRAPH)
+
+
+def test_circles_are_found() -> None:
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
+    assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
 @pytest.mark.parametrize(
@@ -81,3 +55,19 @@ def test_one_way_doors(below: str, above: tuple[str, ...]) -> None:
 def test_the_top_of_dasgm_is_the_papers_parts() -> None:
     top = [path.stem for path in (ROOT / "dasgm").glob("*.py") if path.stem not in ("__init__", "__main__")]
     assert 10 < len(top) <= MOST_AT_THE_TOP, sorted(top)
+
+
+def test_the_tests_that_a_page_names_are_there() -> None:
+    """`test_x.py::test_name_...` names a file and the beginning of a function; `::test_name` is of the file before."""
+    functions = {
+        path.name: [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    missing, seen, file = [], 0, ""
+    for page in (ROOT / "docs").glob("*.md"):
+        for named, name in re.findall(r"`(test_\w+\.py)?::([\w.]*)", page.read_text()):
+            file, seen = named or file, seen + 1
+            first, *others = (part.strip("_") for part in name.split("..."))
+            if not any(f.startswith(first) and all(part in f for part in others) for f in functions.get(file, [])):
+                missing.append(f"{page.name}: {file}::{name}")
+    assert seen > 40 and not missing, missing

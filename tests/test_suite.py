@@ -13,7 +13,7 @@ from pathlib import Path
 import patience
 import psutil
 import pytest
-from commands import TESTS, busy, start, two_cpus
+from commands import ROOT, busy, start, two_cpus
 from patience import now, until
 
 LASTING = "import subprocess, sys, os; lasting = lambda: subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
@@ -157,7 +157,7 @@ def test_limits_are_not_in_seconds_of_the_wall():
     here = {"patience.py", "leftovers.py", Path(__file__).name}
     found = [
         f"{path.name}:{number}: {line.strip()}"
-        for path in sorted(TESTS.glob("*.py"))
+        for path in sorted((ROOT / "tests").rglob("*.py"))
         if path.name not in here
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if literal.search(line) and "timeout=1)" not in line and "communicate(timeout=" not in line

@@ -41,8 +41,7 @@ class Janitor(Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """A trial is given up: it was started as often as it may be."""
         with suppress(OSError, ValueError):
-            run = Run(trial.config["folder"])
-            run.refresh()
+            run = Run(trial.config["folder"]).latest()
             if run.about.get("state") in ("running", "waiting"):
                 reason = "its driver, or its controller, was lost too often"
                 run.note(state="interrupted", reason=reason, ended=time.time())

@@ -50,9 +50,8 @@ class Halving(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         name, goes_on = trial.config["name"], True
         if self._passed(name, result.get("epoch", 0)):  # these epochs were saved, but their reports were lost
-            run = Run(trial.config["folder"])
-            run.refresh()
-            goes_on = self.catch_up(name, run.rows(), result["epoch"])
+            rows = Run(trial.config["folder"]).latest().rows()
+            goes_on = self.catch_up(name, rows, result["epoch"])
         goes_on = goes_on and self.judge(name, result)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 

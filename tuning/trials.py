@@ -156,8 +156,7 @@ class Proposer(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self.numbers.pop(trial_id)
-        run, name = self._run(number), name_of(number)
-        run.refresh()
+        run, name = self._run(number).latest(), name_of(number)
         epochs = self._epochs(number)
         self.latest = max([self.latest, *(epoch.time for epoch in epochs)])
         if name not in self.halving.reasons:
@@ -214,7 +213,7 @@ def settle(folder: Path) -> None:
         about, rows = run.about, run.rows()
         rung = about.get("rung")
         if about.get("state") == "stopped" and rows and rung is not None and rows[-1]["epoch"] > rung:
-            run.cut(rung)
-            send(run.folder)
+            with run.unheld():
+                run.cut(rung)
         elif about.get("state") in ("running", "waiting"):
             run.note(state="interrupted", reason="with its sweep", ended=time.time())

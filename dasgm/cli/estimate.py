@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from dasgm.config import PretrainConfig, SearchConfig
+from dasgm.config import PretrainConfig, ProxyConfig, SearchConfig
 from dasgm.device import device_of, hardware
 from dasgm.genotype import Genotype
 from dasgm.jobs import evaluate
-from dasgm.jobs.evaluate import proxy
 from dasgm.jobs.pretrain import Pretraining, wanted_by
 from dasgm.jobs.pretrain import fits as fits_alone
+from dasgm.jobs.proxy import Proxy
 from dasgm.jobs.search import fits
 from dasgm.jobs.training import Batches, Training
-from dasgm.jobs.warmup import train
+from dasgm.jobs.warmup import WarmUp
 from dasgm.pretrained import chosen
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import Search
@@ -85,11 +85,11 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
     if config.gan is not None and config.gan.warmup and not (pretrain or pretrained):
         few = replace(config, gan=replace(config.gan, warmup=1))
         warmed = Search(few, data)
-        one = _timed(lambda: train(warmed, lambda line: None, lambda: None), device)
+        one = _timed(lambda: WarmUp(warmed, None).train(), device)
         other["warm-up"] = one * config.gan.warmup
     if config.proxy.epochs:
         short = replace(config.proxy, epochs=1)
-        one = _timed(lambda: proxy(search.genotype(), data, short, 0), device, 1)
+        one = _timed(lambda: _train_proxy(search.genotype(), data, short), device, 1)
         other["proxy"] = one * config.proxy.epochs / workers
     players = {"W": search.W, "A": search.A, **dict(zip("GEB", search.gan.players, strict=True))}
     state = sum(t.numel() * t.element_size() for t in _tensors(search.state_dict()))
@@ -129,6 +129,12 @@ def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
         state * config.checkpoints,
         data.notes,
     )
+
+
+def _train_proxy(genotype: Genotype, data: Any, config: ProxyConfig) -> None:
+    proxy = Proxy(genotype, data, config, seed=0)
+    proxy.go_through()
+    proxy.accuracy()
 
 
 def _timed(step: Callable[[], Any], device: str, times: int = TIMED) -> float:

@@ -14,7 +14,7 @@ from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json, key_of, keys, plugin
 from dasgm.data._base import DataConfig
-from dasgm.genotype import KNOWN, Genotype, itself, name_of
+from dasgm.genotype import KNOWN, Genotype, genotype_text, name_of
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at
@@ -25,7 +25,7 @@ from dasgm.store.run import state_of
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingChoice:
     """What stands before the settings of an evaluation: GENOTYPE, RECIPE, --dataset, --data-dir."""
 
     genotype: Genotype
@@ -79,7 +79,7 @@ def recipes_help(positional: bool = False) -> str:
     )
 
 
-def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
+def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
     """Take the genotype, the recipe and the data set out of the arguments; the rest is for the parser.
 
     Raises:
@@ -89,12 +89,12 @@ def choose_training(argv: Sequence[str]) -> tuple[Training, list[str]]:
     if not first:
         raise ValueError("name a genotype: a file, a run's folder, its text, or one of " + ", ".join(KNOWN))
     given, genotype = first[0], Genotype.load(first[0])
-    source = name_of(given) if itself(given) else str(here(given))
+    source = name_of(given) if genotype_text(given) else str(here(given))
     if len(first) > 1:
         ensure_once("--recipe", values, first[1])
         values["--recipe"] = first[1]
-    recipe, config = configured(values, {} if itself(given) else read_json(run_of(source) / "config.json"))
-    return Training(genotype, source, recipe, config), rest
+    recipe, config = configured(values, {} if genotype_text(given) else read_json(run_of(source) / "config.json"))
+    return TrainingChoice(genotype, source, recipe, config), rest
 
 
 def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) -> tuple[str, EvaluateConfig]:
@@ -129,7 +129,7 @@ def _data(config: dict[str, Any]) -> DataConfig | None:
     return from_json(data, plugin("data", str(data.get("key"))), "data.") if isinstance(data, dict) else None
 
 
-def evaluate_options(argv: Sequence[str]) -> tuple[Training, EvaluateOptions]:
+def evaluate_options(argv: Sequence[str]) -> tuple[TrainingChoice, EvaluateOptions]:
     """The command line of one evaluation: what it is of, then its settings."""
     about = (
         "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "

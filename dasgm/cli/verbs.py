@@ -123,9 +123,9 @@ def measure(argv: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from dasgm.measures.counts import Asked, measure
+    from dasgm.measures.counts import MeasureOptions, measure
 
-    found = measure(name, Asked(**asked))
+    found = measure(name, MeasureOptions(**asked))
     if as_json:
         print(json.dumps(found))
     else:

@@ -1,1 +1,1 @@
-"""Data sets: one file each, its name the key of `--dataset`; files that begin with `_` are helpers."""
+"""Data sets, one file each. The name of the file is the key for --dataset; files that begin with `_` are helpers."""

@@ -1,4 +1,4 @@
-"""What every data set's settings share. No torch here: help must be quick."""
+"""Settings that all data sets share. Imports no torch, so that help is quick."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.data._loader import Photographs
 
-YOUNGER = {"younger": True}  # a field that is part of a run's identity only if given: runs begun without it go on
-SMALLEST, LARGEST, STEP = 16, 1024, 4  # pixels a side; networks divide them by 4 (GANs make 16, 32 and 64)
+YOUNGER = {"younger": True}  # a field that counts for a run's identity only if it is set: older runs can be resumed
+SMALLEST, LARGEST, STEP = 16, 1024, 4  # pixels per side; networks divide it by 4 (GANs make 16, 32 and 64)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Settings of a data set; `load` reads it. Raises ValueError for a value out of range."""
+    """Settings of a data set, which `load` reads.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
 
     streamed: ClassVar[bool] = False
     """Whether it is too large for memory: networks are trained on it, no search is made."""
@@ -59,9 +63,16 @@ class DataConfig:
         return None
 
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
-        """Reads the data set onto `device`. Raises ValueError, one line, where the files are not as they should be."""
+        """Reads the data set onto `device`.
+
+        Args:
+            data_dir: folder with the files, or None for the default place.
+
+        Raises:
+            ValueError: the files are missing or not as they should be. The message is one line.
+        """
         raise NotImplementedError
 
     def open(self, data_dir: str | None, device: str = "cpu") -> Data | Photographs:
-        """What a network is trained on: `load`'s, or where it is streamed, what its files hold."""
+        """The data set for training a network: `load`, or for a streamed data set the list of its pictures."""
         return self.load(data_dir, device)

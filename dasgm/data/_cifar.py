@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from Parquet or torchvision's files. Settings: no torch at the top."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from Parquet or from torchvision's files. Imports no torch at the top."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
     from dasgm.data._images import Data
 
-    Part = tuple[Tensor, Tensor]
+    LabelledImages = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class CifarConfig(DataConfig):
+    """Settings that CIFAR-10 and CIFAR-100 share."""
+
     skip_unreadable: bool = False
     """Leave out pictures of Parquet files that cannot be read. Otherwise the first one ends the command."""
     config: str = field(default="", metadata=YOUNGER)
@@ -36,16 +38,17 @@ class CifarConfig(DataConfig):
         return len(self.CLASSES)
 
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
-        """Parquet in Hugging Face's layout if `data_dir` has any, else torchvision's files, downloaded if need be.
+        """Reads Parquet files in Hugging Face's layout if `data_dir` has any, else torchvision's files.
 
-        Without `data_dir`: torchvision's files in ~/.cache/dasgm.
+        torchvision's files are downloaded if they are missing. Without `data_dir` they are kept in ~/.cache/dasgm.
         """
         from dasgm.data._images import Data, resized
 
         key = type(self).__module__.rpartition(".")[2]
         if self.config and data_dir is None:
             raise ValueError(
-                f"--data.config {self.config:.80}: it chooses among Parquet files; give --data-dir, or leave it out"
+                f"--data.config {self.config:.80}: it selects among Parquet files; give their folder to "
+                "--data-dir, or leave it out"
             )
         if data_dir is not None and not Path(data_dir).is_dir():
             raise ValueError(f"--data-dir {data_dir} is no folder: give one with train.parquet and test.parquet")
@@ -64,8 +67,8 @@ class CifarConfig(DataConfig):
             device=device,
         )
 
-    def _parquet(self, folder: Path, key: str) -> tuple[Part, Part, list[str]] | None:
-        """Both parts and lines worth printing; None where there is no Parquet file."""
+    def _parquet(self, folder: Path, key: str) -> tuple[LabelledImages, LabelledImages, list[str]] | None:
+        """Both parts, and lines to be printed; None where there is no Parquet file."""
         from dasgm.data import _shards
         from dasgm.data._labels import aligned_to, ensure_order
         from dasgm.data._memory import load
@@ -84,7 +87,7 @@ class CifarConfig(DataConfig):
         listed = [part_of(store, found.parts[name], self.LABELS, self.skip_unreadable) for name in ("train", "test")]
         files = [file for part in listed for file in part.labels]
         numbered = ensure_order(files, self.CLASSES, key, self.ALIASES)
-        parts: list[Part] = []
+        parts: list[LabelledImages] = []
         notes: list[str] = []
         for part in listed:
             labels = aligned_to(part.labels, self.CLASSES, key, self.ALIASES)
@@ -94,15 +97,15 @@ class CifarConfig(DataConfig):
             notes += more
         return parts[0], parts[1], [*notes, *numbered, *found.notes(store, "train", "test")]
 
-    def _torchvision(self, folder: Path, key: str) -> tuple[Part, Part, list[str]]:
-        """torchvision checks the files' MD5 sums before it reads them."""
+    def _torchvision(self, folder: Path, key: str) -> tuple[LabelledImages, LabelledImages, list[str]]:
+        """The same from torchvision's files, whose MD5 sums torchvision checks."""
         import torch
         from torchvision import datasets
 
-        parts: list[Part] = []
+        parts: list[LabelledImages] = []
         patience = socket.getdefaulttimeout()
         try:
-            socket.setdefaulttimeout(30)  # torchvision would wait for ever
+            socket.setdefaulttimeout(30)  # torchvision sets no timeout
             for train in (True, False):
                 files = getattr(datasets, key.upper())(str(folder), train=train, download=True)
                 images = torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous()

@@ -1,11 +1,11 @@
-"""Files and folders that other programs leave among pictures: known by their names, never read."""
+"""Files and folders that other programs leave among pictures. They are recognised by name and never read."""
 
 from __future__ import annotations
 
 import re
 from fnmatch import translate
 
-KINDS: dict[str, tuple[str, ...]] = {  # kind, as it is told -> names in small letters
+KINDS: dict[str, tuple[str, ...]] = {  # kind, as messages name it -> patterns of names, in lower case
     "thumbnails and metadata of a NAS": (
         *("@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb", ".@__thumb"),
         *("@sharebin", "@synoeastream", "synofile_thumb_*", "synophoto_thumb_*", ".appledouble", ".appledb"),
@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[str, ...]] = {  # kind, as it is told -> names in small l
     "hidden files": (".*",),
 }
 DATA = "files about the data"
-ABOVE: dict[str, tuple[str, ...]] = {  # beside class folders or parts, but not among the pictures of a class
+ABOVE: dict[str, tuple[str, ...]] = {  # ignored beside class folders or parts, but not among the pictures of a class
     DATA: (
         *("readme*", "license*", "licence*", "copying*", "citation*", "notice*", "changelog*", "authors*"),
         *("*.txt", "*.csv", "*.tsv", "*.json", "*.jsonl", "*.xml", "*.yaml", "*.yml", "*.toml", "*.md", "*.rst"),
@@ -48,9 +48,10 @@ ABOVE: dict[str, tuple[str, ...]] = {  # beside class folders or parts, but not 
 
 
 def kind_of(name: str, above: bool = False) -> str | None:
-    """What leaves a file or a folder of this name; None where it is no such thing.
+    """The kind of clutter that a file or folder of this name is; None if it is none.
 
-    above: whether it is a file beside class folders or parts, where files about the data are known as well.
+    Args:
+        above: whether it is a file beside class folders or parts, where files about the data are clutter too.
     """
     name = name.lower()
     found = ALWAYS.fullmatch(name) or (ABOVE_ALWAYS.fullmatch(name) if above else None)
@@ -58,12 +59,15 @@ def kind_of(name: str, above: bool = False) -> str | None:
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or a folder of this name is never read, wherever it lies."""
+    """Whether a file or folder of this name is ignored wherever it lies."""
     return kind_of(name) is not None
 
 
 def replaced(name: str) -> tuple[str, str] | None:
-    """What a file of this name stands for while that is not downloaded, and why; None where it is no such file."""
+    """For the placeholder of a file that has not been downloaded: the name of that file and the reason.
+
+    Otherwise None.
+    """
     if name.endswith(".dvc") and name != ".dvc":
         return name.removesuffix(".dvc"), "only DVC's pointer is there: run 'dvc pull'"
     if name.startswith(".") and name.endswith(".icloud") and len(name) > len("..icloud"):
@@ -72,7 +76,7 @@ def replaced(name: str) -> tuple[str, str] | None:
 
 
 def _pattern(kinds: dict[str, tuple[str, ...]]) -> re.Pattern[str]:
-    """One expression for all names: a million files are asked about."""
+    """One regular expression for all names, since a data set may have a million files."""
     return re.compile(
         "|".join(f"(?P<{_group(kind)}>{'|'.join(map(translate, names))})" for kind, names in kinds.items())
     )

@@ -1,4 +1,4 @@
-"""Reads a folder of pictures in class folders."""
+"""Reads a folder of pictures in class folders into memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dasgm.data._folders import Part
+from dasgm.data._folders import FolderPart
 from dasgm.data._images import Data, stack
 from dasgm.data._layout import Layout
 from dasgm.data._pictures import first_ten, fitted, read
@@ -21,11 +21,11 @@ from dasgm.data._store import Store
 if TYPE_CHECKING:
     from dasgm.data.folder import Config
 
-MINIMUM = 10  # training pictures of a class
+MINIMUM = 10  # of training pictures in a class
 
 
 def load(config: Config, data_dir: str | None, device: str) -> Data:
-    """The data set below `data_dir`; see `folder.Config.load`."""
+    """Reads the data set below `data_dir`; see `folder.Config.load`."""
     if data_dir is None:
         raise ValueError("--dataset folder needs --data-dir: give a folder with one folder of pictures per class")
     root = Path(data_dir)
@@ -67,14 +67,14 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
 
 
 def _more(layout: Layout, part: str, classes: Sequence[str], config: Config) -> tuple[Tensor, Tensor, list[str]]:
-    """The same of another part than "train"."""
+    """Reads another part than "train"."""
     return _read(layout.store, layout.read(part, classes, config.skip_unreadable), classes, config)
 
 
 def _read(
-    store: Store, part: Part, classes: Sequence[str], config: Config, minimum: int = 1
+    store: Store, part: FolderPart, classes: Sequence[str], config: Config, minimum: int = 1
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Images uint8 [N, 3, S, S], labels int64 [N] and notes, in the order of the classes, then of the paths."""
+    """Images uint8 [N, 3, S, S], labels int64 [N] and lines to be printed, ordered by class, then by path."""
     labelled = zip(part.labels(classes), part.pictures, strict=True)
     files = sorted((label, picture.path.split("/"), picture.path) for label, picture in labelled)
     numbers = torch.tensor([label for label, _, _ in files], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The pictures of one folder of class folders, whoever reads them: what counts, in which class, and what does not."""
+"""The pictures below one folder: which files count, which class each has, and what is ignored. Every reader uses it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ from dasgm.data._store import Store
 from dasgm.data._tree import Entry, scan, walk
 from dasgm.store.files import printable
 
-IMAGES = ("images", "image", "imgs", "img", "pictures", "jpegimages")  # pictures of all classes, which a list names
+# folders with the pictures of all classes, where a table names the classes
+IMAGES = ("images", "image", "imgs", "img", "pictures", "jpegimages")
 AGAIN = "links to what is read already"
 
 
 class Picture(NamedTuple):
-    """A file in a class."""
+    """A picture file of a class."""
 
     path: str
     """Below the store's root; bytes that are no UTF-8 as Python's surrogates."""
     size: int
     """In bytes."""
     name: str
-    """Of its class, as the folder or the list has it."""
+    """Name of its class, as the folder or the table writes it."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """The pictures of one part of a data set, by path.
+class FolderPart:
+    """The pictures of one part of a data set, sorted by path.
 
-    place: the folder, as messages have it; classes: their names, printable, in the order of the folders' own;
-    table: the file that names the classes, where folders do not; notes: lines worth printing.
+    Attributes:
+        place: the folder, as messages name it.
+        classes: printable names of the classes, in the order of their folders.
+        pictures: the pictures.
+        inventory: what was counted.
+        table: the file that names the class of each picture, where folders do not.
+        notes: lines to be printed.
     """
 
     place: str
@@ -47,7 +53,11 @@ class Part:
     notes: tuple[str, ...] = ()
 
     def labels(self, classes: Sequence[str]) -> list[int]:
-        """The number in `classes` of each picture's class. Raises ValueError for a class that is not among them."""
+        """The index in `classes` of each picture's class.
+
+        Raises:
+            ValueError: a class is not among them.
+        """
         number = {key(name): label for label, name in enumerate(classes)}
         if strangers := [name for name in self.classes if key(name) not in number]:
             raise ValueError(
@@ -64,21 +74,22 @@ class Part:
 
 
 @dataclass
-class Found:
-    """All that lies below a folder."""
+class FolderContents:
+    """Everything below a folder, sorted by what it is."""
 
     store: Store
     folder: str
     pictures: list[Entry] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    """Names of those directly in it, without those that are ignored."""
+    """Names of the folders directly in it that are not ignored."""
     others: list[str] = field(default_factory=list)
-    """Paths below the folder of files that nothing explains."""
+    """Paths, below the folder, of all other files."""
     unreadable: list[str] = field(default_factory=list)
     """'NAME (reason)'."""
     ignored: Counter[str] = field(default_factory=Counter)
 
     def below(self, entry: Entry) -> str:
+        """The path of an entry below the folder."""
         return entry.path[len(self.folder) + 1 :] if self.folder else entry.path
 
     def loose(self) -> list[Entry]:
@@ -86,6 +97,7 @@ class Found:
         return [entry for entry in self.pictures if "/" not in self.below(entry)]
 
     def add(self, entry: Entry, below: str) -> None:
+        """Adds an entry to the list that it belongs to."""
         top = "/" not in below
         kind = kind_of(entry.name, above=top and entry.kind == "file")
         if kind is None and entry.kind == "file" and below.endswith("_boxes.txt") and _boxes(below):
@@ -106,10 +118,10 @@ class Found:
             self.others.append(below)
 
 
-def look(store: Store, folder: str, left_out: Collection[str] = ()) -> Found:
-    """All that lies below `folder`, but for the folders directly in it that are `left_out`."""
-    found = Found(store, folder)
-    for entry in walk(store, folder, is_clutter):
+def look(store: Store, folder: str, left_out: Collection[str] = ()) -> FolderContents:
+    """Everything below `folder`, except in the folders directly in it that `left_out` names."""
+    found = FolderContents(store, folder)
+    for entry in walk(store, folder):
         below = found.below(entry)
         if not left_out or below.partition("/")[0] not in left_out:
             found.add(entry, below)
@@ -117,7 +129,9 @@ def look(store: Store, folder: str, left_out: Collection[str] = ()) -> Found:
 
 
 def absent(store: Store, entry: Entry) -> str | None:
-    """'NAME (reason)' of the picture or folder that is not there, if `entry` is what stands in its place."""
+    """'NAME (reason)' of a picture or folder that is missing because `entry` is only a placeholder for it; otherwise
+    None.
+    """
     found = replaced(entry.name) if entry.kind == "file" else None
     if found is None:
         return None
@@ -128,7 +142,7 @@ def absent(store: Store, entry: Entry) -> str | None:
 def tables_in(store: Store, folder: str) -> list[str]:
     """Paths of the text tables directly in `folder`, which may name the classes of pictures.
 
-    Kaggle's samples of a submission are left out: the classes in them are made up.
+    Kaggle's sample submissions are left out, because the classes in them are made up.
     """
     return [
         entry.path
@@ -147,17 +161,19 @@ def read(
     classes: Sequence[str] | None = None,
     skip_unreadable: bool = False,
     left_out: Collection[str] = (),
-) -> Part:
-    """The pictures below `folder`, one folder a class, or without class folders, as one table names their classes.
+) -> FolderPart:
+    """The pictures below `folder`.
+
+    Each folder in it is a class; without class folders, a table names the class of each picture.
 
     Args:
-        tables: paths of text tables elsewhere.
-        classes: those of the training pictures, where these are known.
+        tables: paths of tables that lie elsewhere.
+        classes: the classes of the training pictures, where they are known.
+        skip_unreadable: whether unreadable files are left out.
         left_out: names of folders in it that are no classes.
 
     Raises:
-        ValueError: one line, of a file that is no picture, a picture in no class, and one that cannot be read and is
-            not to be skipped.
+        ValueError: a file is no picture, a picture is in no class, or a file cannot be read and is not to be skipped.
     """
     found, place = look(store, folder, left_out), store.name(folder)
     notes = _sound(found, skip_unreadable)
@@ -166,8 +182,8 @@ def read(
     table = None
     if loose and found.folders and not images:
         raise ValueError(
-            f"{place}: {len(loose)} pictures lie beside the class folders ({first_ten(found.folders)}), in none of "
-            f"them: {first_ten(map(found.below, loose))}; move them into one, or remove them"
+            f"{place}: {len(loose)} pictures are in no class folder, but beside them ({first_ten(found.folders)}): "
+            f"{first_ten(map(found.below, loose))}; move them into one, or remove them"
         )
     if loose or images:
         table, named = _by_table(found, [*tables, *tables_in(store, folder)], classes)
@@ -183,21 +199,21 @@ def read(
     ignored = {kind: n for kind, n in sorted(found.ignored.items()) if n}
     shown = {printable(name): counts[name] for name in ordered}
     inventory = Inventory(place, shown, ignored, linked, tuple(found.unreadable))
-    return Part(place, tuple(shown), pictures, inventory, table, (*notes, *more))
+    return FolderPart(place, tuple(shown), pictures, inventory, table, (*notes, *more))
 
 
 def key(name: str) -> str:
-    """The same for class names that look the same: macOS decomposes accents, others do not."""
+    """The class name in a normal form. macOS decomposes accents, other systems do not."""
     return unicodedata.normalize("NFC", printable(name))
 
 
 def _boxes(below: str) -> bool:
-    """Whether it is tiny-imagenet's list of the boxes in a class's pictures."""
+    """Whether it is tiny-imagenet's list of the bounding boxes of a class."""
     return below.split("/")[-1] == f"{below.split('/')[0]}_boxes.txt"
 
 
-def _sound(found: Found, skip_unreadable: bool) -> list[str]:
-    """Raises ValueError for files that should not be there; at the root such files are a note."""
+def _sound(found: FolderContents, skip_unreadable: bool) -> list[str]:
+    """Raises ValueError for files that should not be there. Directly in the root of the data they only give a note."""
     root = not found.folder
     notes, others = [name for name in found.others if root and "/" not in name], found.others
     if others := [found.store.name(f"{found.folder}/{name}".lstrip("/")) for name in others if name not in notes]:
@@ -207,13 +223,17 @@ def _sound(found: Found, skip_unreadable: bool) -> list[str]:
     if found.unreadable and not skip_unreadable:
         raise ValueError(
             f"{len(found.unreadable)} of {len(found.unreadable) + len(found.pictures)} pictures cannot be read: "
-            f"{first_ten(found.unreadable)}; mend or remove them, or leave them out with --data.skip-unreadable"
+            f"{first_ten(found.unreadable)}; repair or remove them, or leave them out with --data.skip-unreadable"
         )
     return [f"{found.store.name('')}: not used: {first_ten(notes)}"] if notes else []
 
 
-def _by_table(found: Found, tables: Sequence[str], classes: Sequence[str] | None) -> tuple[str, list[str]]:
-    """The one table that names the class of every picture, and these. Raises ValueError if there is no such table."""
+def _by_table(found: FolderContents, tables: Sequence[str], classes: Sequence[str] | None) -> tuple[str, list[str]]:
+    """The table that names the class of every picture, and these classes.
+
+    Raises:
+        ValueError: there is no such table, or several disagree.
+    """
     names = [entry.name for entry in found.pictures]
     known = {name for shown in classes for name in (shown, key(shown))} if classes else None
     fits = []
@@ -230,7 +250,7 @@ def _by_table(found: Found, tables: Sequence[str], classes: Sequence[str] | None
     if fits:
         raise ValueError(
             f"{place}: {first_ten(found.store.name(path) for path, _ in fits)} disagree on the classes of its "
-            "pictures: keep the right one there"
+            "pictures: keep only the right one there"
         )
     hint = " (of ImageNet, LOC_val_solution.csv)" if names and names[0].startswith("ILSVRC2012_val_") else ""
     raise ValueError(
@@ -239,8 +259,8 @@ def _by_table(found: Found, tables: Sequence[str], classes: Sequence[str] | None
     )
 
 
-def _once(found: Found, names: Sequence[str]) -> tuple[list[Picture], int, list[str]]:
-    """Each picture once in its class, by path; how many are reached through links; notes."""
+def _once(found: FolderContents, names: Sequence[str]) -> tuple[list[Picture], int, list[str]]:
+    """Each picture once per class, by path; the number of pictures that only links lead to; lines to be printed."""
     if not any(entry.linked for entry in found.pictures):
         pictures = [Picture(e.path, e.size, name) for e, name in zip(found.pictures, names, strict=True)]
         return sorted(pictures), 0, []

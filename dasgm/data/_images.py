@@ -1,4 +1,4 @@
-"""A data set in memory: uint8 images on the device, its splits, and its normalisation and augmentation there."""
+"""A data set in memory: uint8 images on the device, the split, and normalisation and augmentation on the device."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from dasgm.data._split import split
 
 
 class Data:
-    """Training and test images with their labels, splits and statistics.
+    """Training and test images with their labels, the split, and the statistics of the images.
 
-    images, test_images: uint8 [N, 3, S, S] and labels, test_labels: int64 [N], on the device;
-    J1, J2, Jval: int64 indices into the training set, on the CPU; mean, std: 3 floats for images in [0, 1];
-    digest: SHA-256 of images and labels; notes: lines worth printing.
+    The augmentation draws from torch's global CPU generator, so that a seed gives the same draws on every device.
 
-    `train` and `test` are (images, labels). Without `mean` and `std` they are measured on J_1 and J_2.
-    The draws of the augmentation come from torch's global CPU generator, so that a seed repeats them on any device.
+    Args:
+        name: name of the data set.
+        classes: names of its classes.
+        train, test: images uint8 [N, 3, S, S] and labels int64 [N].
+        config: settings of the data set.
+        flips: whether mirrored images keep their class.
+        mean, std: normalisation of images in [0, 1], one number per channel; None: they are measured on J_1 and J_2.
+        held_out: indices into the training images that are J_val; None: J_val is drawn.
+        notes: lines to be printed.
+        device: the device that the images are moved to.
+
+    Attributes:
+        J1, J2, Jval: int64 indices into the training images, on the CPU.
+        digest: SHA-256 of all images and labels.
     """
 
     def __init__(
@@ -54,16 +64,16 @@ class Data:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Images to train on (J_1, J_2 and J_val) and to test on."""
+        """Numbers of training images (J_1, J_2 and J_val) and of test images."""
         return len(self.labels), len(self.test_labels)
 
     @property
     def resize(self) -> int:
-        """To what a picture's shorter side is resized, before its centre of `image_size` is kept."""
+        """Length to which a picture's shorter side is resized before its centre of `image_size` pixels is kept."""
         return self.image_size
 
     def describe(self) -> str:
-        """One line: classes, size and counts."""
+        """One line with the number of classes, the size and the counts."""
         size, counts = self.image_size, (len(self.J1), len(self.J2), len(self.Jval), len(self.test_labels))
         parts = ", ".join(f"{part} {n:,}" for part, n in zip(("J_1", "J_2", "J_val", "test"), counts, strict=True))
         return f"{self.name}: {len(self.classes)} classes, {size}x{size} pixels; images in {parts}"
@@ -77,16 +87,18 @@ class Data:
         return self.test_images[indices].float() / 127.5 - 1
 
     def to_classifier(self, x: Tensor) -> Tensor:
-        """[-1, 1] to the classifier's normalisation; differentiable."""
+        """Converts images in [-1, 1] to the classifier's normalisation. Differentiable."""
         return ((x + 1) / 2 - self._mean) / self._std
 
     def augment(self, x: Tensor, cutout: bool) -> Tensor:
-        """Normalised images [n, 3, S, S], cropped, flipped and, on request, cut out."""
+        """Crops and flips normalised images [n, 3, S, S], and cuts a square out of each if `cutout`."""
         x = self.flip(self.crop(x))
         return self.cutout(x) if cutout else x
 
     def crop(self, x: Tensor) -> Tensor:
-        """Normalised images padded by S / 8 (4 at 32) of normalised black, as the originals, and cropped at random."""
+        """Crops normalised images at random after padding them by S / 8 (4 at 32 pixels) with normalised black, as the
+        original codes do.
+        """
         n, _, size, _ = x.shape
         pad = size // 8
         at = torch.arange(size) + torch.randint(-pad, pad + 1, (2, n, 1))
@@ -97,7 +109,7 @@ class Data:
         return torch.where(inside, x, (-self._mean / self._std).to(x.dtype))
 
     def flip(self, x: Tensor) -> Tensor:
-        """Each image mirrored left to right with probability 1/2, where the data set allows it."""
+        """Mirrors each image left to right with probability 1/2, if the data set allows it."""
         if not self.flips:
             return x
         mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
@@ -106,7 +118,10 @@ class Data:
     flip_raw = flip  # the GAN's images, in [-1, 1]
 
     def cutout(self, x: Tensor) -> Tensor:
-        """A square of zeros (the mean) in each normalised image, its centre anywhere, cut at the borders (DeVries)."""
+        """Sets a square of each normalised image to 0, the mean.
+
+        Its centre is anywhere in the image (DeVries and Taylor 2017).
+        """
         if not self.cutout_length:
             return x
         n, _, size, _ = x.shape
@@ -117,13 +132,13 @@ class Data:
 
 
 def stack(pixels: bytearray, size: int) -> Tensor:
-    """Rows of RGB pixels, one image after the other, as uint8 [N, 3, size, size]."""
+    """RGB pixels, image after image, as uint8 [N, 3, size, size]."""
     images = torch.frombuffer(pixels, dtype=torch.uint8) if pixels else torch.empty(0, dtype=torch.uint8)
     return images.view(-1, size, size, 3).permute(0, 3, 1, 2).contiguous()
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """uint8 [N, 3, s, s] to [N, 3, size, size]: bilinear, antialiased where it shrinks."""
+    """Resizes uint8 [N, 3, s, s] to [N, 3, size, size]: bilinear, with antialiasing."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
@@ -138,7 +153,7 @@ def _digest(*tensors: Tensor) -> str:
 
 
 def _statistics(images: Tensor, indices: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, for values in [0, 1], from the counts of the 256 levels."""
+    """Mean and standard deviation of each channel for values in [0, 1], from the counts of the 256 levels."""
     counts = torch.stack([images[indices, c].flatten().bincount(minlength=256) for c in range(3)]).double()
     share = counts / counts.sum(1, keepdim=True)
     levels = torch.arange(256, dtype=torch.float64) / 255

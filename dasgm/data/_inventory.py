@@ -1,4 +1,4 @@
-"""What was found in a data set, counted before a picture is decoded. No torch here."""
+"""What was found in a data set, counted before any picture is decoded. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from dasgm.data._pictures import first_ten
 from dasgm.store.files import printable
 
-MOST_CLASSES = 10  # classes that are listed one by one; more are summarised
+MOST_CLASSES = 10  # the largest number of classes that are listed one by one
 
 
 @dataclass(frozen=True)
 class Inventory:
     """What one part of a data set holds.
 
-    place: the folder or files that were looked through, as a message names them.
-    classes: pictures of each class, by name, in the order of the labels; empty where it holds none itself.
-    ignored: number of files and folders left out, by kind, such as {"hidden files": 3}.
-    linked: how many of the pictures are reached through a link.
-    unreadable: pictures and folders that cannot be read, each 'NAME (reason)'.
+    Attributes:
+        place: the folder or files, as messages name them.
+        classes: number of pictures of each class, in the order of the labels.
+        ignored: number of files and folders left out, by kind, such as {"hidden files": 3}.
+        linked: number of pictures that are reached through a link.
+        unreadable: pictures and folders that cannot be read, each 'NAME (reason)'.
     """
 
     place: str
@@ -30,11 +31,11 @@ class Inventory:
 
     @property
     def pictures(self) -> int:
-        """Pictures of all classes."""
+        """Number of pictures in all classes."""
         return sum(self.classes.values())
 
     def lines(self) -> list[str]:
-        """One line with the counts, and one more where something cannot be read; [] where there is nothing to say."""
+        """A line with the counts, and one with what cannot be read, each only if there is something to tell."""
         found = [self._classes()] if self.classes else []
         if self.linked:
             found.append(f"{self.linked:,} of them through links")
@@ -47,7 +48,7 @@ class Inventory:
         return lines
 
     def _classes(self) -> str:
-        """'cat 120, dog 98', or of many classes how many pictures the smallest and the largest have."""
+        """'cat 120, dog 98', or for many classes the number of pictures in the smallest and the largest one."""
         if len(self.classes) <= MOST_CLASSES:
             return ", ".join(f"{name} {n:,}" for name, n in self.classes.items())
         fewest, most = (of(self.classes, key=self.classes.__getitem__) for of in (min, max))

@@ -1,4 +1,4 @@
-"""Labels and class names of Parquet files, aligned by name: a cat of one file is a cat of all."""
+"""Labels and class names of Parquet files, matched by name, so that a class has one number in all files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from dasgm.store.files import plain
 class Labels:
     """The label column of one file.
 
-    file, column: as messages name them; numbers: int64 [N]; names: what the numbers mean, None where nothing says it;
-    text: whether the column itself has names, so that `names` are only those in use.
+    Attributes:
+        file, column: their names in messages.
+        numbers: int64 [N].
+        names: what the numbers mean; None where the file does not say.
+        text: whether the column holds names, so that `names` has only those in use.
     """
 
     file: str
@@ -34,9 +37,10 @@ class Labels:
 
 
 def labels_of(file: str, schema: pa.Schema, column: str, values: pa.ChunkedArray) -> Labels:
-    """The labels of a file: whole numbers, with or without the names of a ClassLabel, or names as text.
+    """Reads the labels of a file: whole numbers, with or without the names of a ClassLabel, or names as text.
 
-    Raises ValueError for another type, a missing label, one without a name, and a name that stands for two classes.
+    Raises:
+        ValueError: the column has another type, a label is missing or has no name, or a name stands for two classes.
     """
     if pa.types.is_dictionary(values.type):
         inside = values.type.value_type
@@ -65,7 +69,7 @@ def labels_of(file: str, schema: pa.Schema, column: str, values: pa.ChunkedArray
 
 
 def _named(file: str, column: str, values: pa.ChunkedArray) -> Labels:
-    """Of a column of text; only the names in use count."""
+    """Labels from a column of text. Only the names in use count."""
     if not pa.types.is_dictionary(values.type):
         values = values.dictionary_encode()
     if not len(values):
@@ -83,7 +87,7 @@ def _named(file: str, column: str, values: pa.ChunkedArray) -> Labels:
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """What Hugging Face's metadata call the classes."""
+    """The class names in Hugging Face's metadata, or None."""
     try:
         names = plain(schema.metadata[b"huggingface"].decode())["info"]["features"][label]["names"]
         return tuple(map(str, names)) if isinstance(names, list) and names else None
@@ -92,7 +96,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
 
 
 def ensure_within(file: str, column: str, numbers: np.ndarray, classes: int) -> None:
-    """ValueError for a number that is no class's."""
+    """Raises ValueError for a number that belongs to no class."""
     if len(wrong := np.flatnonzero((numbers < 0) | (numbers >= classes))):
         raise ValueError(
             f"{file} row {wrong[0]}: {column} is {numbers[wrong[0]]}, not 0 to {classes - 1}: is it another data set?"
@@ -100,9 +104,11 @@ def ensure_within(file: str, column: str, numbers: np.ndarray, classes: int) -> 
 
 
 def classes_of(files: Sequence[Labels]) -> tuple[str, ...]:
-    """The classes of the training files: the first ClassLabel's, else sorted names, else numbers up to the largest.
+    """The classes of the training files: the names of the first ClassLabel, else the sorted names, else the numbers up
+    to the largest.
 
-    Raises ValueError where two files name other classes.
+    Raises:
+        ValueError: two files declare different classes.
     """
     declared = [one for one in files if one.names is not None and not one.text]
     for one in declared[1:]:
@@ -122,9 +128,10 @@ def classes_of(files: Sequence[Labels]) -> tuple[str, ...]:
 
 
 def aligned(files: Sequence[Labels], classes: Sequence[str]) -> np.ndarray:
-    """The labels of all files as int64 numbers of `classes`, by name.
+    """The labels of all files as int64 indices into `classes`, matched by name.
 
-    Raises ValueError for a class that is not among them, and for numbers of which nothing says what they mean.
+    Raises:
+        ValueError: a class is not among them, or nothing tells what the numbers of a file mean.
     """
     return np.concatenate([_aligned(one, {name: i for i, name in enumerate(classes)}) for one in files])
 
@@ -134,7 +141,7 @@ def _aligned(one: Labels, number: dict[str, int]) -> np.ndarray:
         if list(number) != list(map(str, range(len(number)))):
             raise ValueError(
                 f"{one.file}: column '{one.column}' has numbers without class names, and other files have names "
-                f"({first_ten(number)}): which number is which class is not certain; write all files with names"
+                f"({first_ten(number)}): the meaning of the numbers is not certain; write all files with names"
             )
         ensure_within(one.file, one.column, one.numbers, len(number))
         return one.numbers
@@ -147,13 +154,14 @@ def _aligned(one: Labels, number: dict[str, int]) -> np.ndarray:
 
 
 def aligned_to(files: Sequence[Labels], classes: Sequence[str], known_as: str, aliases: dict[str, str]) -> np.ndarray:
-    """The labels of a data set whose classes are known: by name where a file names them, else its numbers.
+    """The labels of a data set whose classes are known, matched by name, or as numbers where a file has no names.
 
     Args:
-        known_as: what the data set is called; aliases: other spellings of its classes.
+        known_as: name of the data set.
+        aliases: other spellings of its classes.
 
     Raises:
-        ValueError: a file names other classes, so it is another data set, or a number is out of range.
+        ValueError: a file names other classes, so it belongs to another data set, or a number is out of range.
     """
     number = {name: i for i, name in enumerate(classes)}
     found = []
@@ -167,7 +175,7 @@ def aligned_to(files: Sequence[Labels], classes: Sequence[str], known_as: str, a
         if odd or len(set(names)) < len(names) or (len(names) < len(classes) and not one.text):
             what = f"such as {first_ten(odd)}" if odd else f"only {len(set(names))} of them"
             raise ValueError(
-                f"{one.file} is not {known_as}: its classes in '{one.column}' are others, {what}; read it with "
+                f"{one.file} is not {known_as}: its column '{one.column}' has other classes, {what}; read it with "
                 "--dataset imagenet, or save a folder of pictures per class and use --dataset folder"
             )
         found.append(np.array([number[name] for name in names], dtype=np.int64)[one.numbers])
@@ -175,9 +183,13 @@ def aligned_to(files: Sequence[Labels], classes: Sequence[str], known_as: str, a
 
 
 def ensure_order(files: Sequence[Labels], classes: Sequence[str], known_as: str, aliases: dict[str, str]) -> list[str]:
-    """A line worth printing if files of a data set whose classes are known have numbers without names.
+    """Checks that the numbers in files without class names have one meaning.
 
-    Raises ValueError if others name the classes in another order, so that the numbers may have two meanings.
+    Returns:
+        A line to be printed if there are such files.
+
+    Raises:
+        ValueError: other files name the classes in another order, so that the numbers may have two meanings.
     """
     unnamed = [one.file for one in files if one.names is None]
     declared = [one for one in files if one.names is not None and not one.text]
@@ -187,7 +199,7 @@ def ensure_order(files: Sequence[Labels], classes: Sequence[str], known_as: str,
         if [_spelled(name, aliases) for name in one.names or ()] != list(classes):
             raise ValueError(
                 f"{first_ten(unnamed)}: labels without class names, and {one.file} has the classes in another order: "
-                "which number is which class is not certain; write all files with names"
+                "the meaning of the numbers is not certain; write all files with names"
             )
     return [
         f"{first_ten(unnamed)}: labels without class names, read as numbers of {known_as}'s classes: "
@@ -196,6 +208,6 @@ def ensure_order(files: Sequence[Labels], classes: Sequence[str], known_as: str,
 
 
 def _spelled(name: str, aliases: dict[str, str]) -> str:
-    """A class's name with the spelling of the data set's own list."""
+    """The name of a class as the data set's own list spells it."""
     plain_name = name.strip().lower().replace(" ", "_").replace("-", "_")
     return aliases.get(plain_name, plain_name)

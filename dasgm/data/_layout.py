@@ -1,4 +1,4 @@
-"""Which folders of a data set are its parts, and which are classes: decided once, for every reader."""
+"""Which folders of a data set are its parts and which are classes. Every reader uses it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from dasgm.data._clutter import DATA, is_clutter, kind_of, replaced
-from dasgm.data._folders import IMAGES, Part, absent, look, read, tables_in
+from dasgm.data._clutter import DATA, kind_of, replaced
+from dasgm.data._folders import IMAGES, FolderPart, absent, look, read, tables_in
 from dasgm.data._inventory import Inventory
 from dasgm.data._pictures import ENDINGS, first_ten
 from dasgm.data._store import Store
-from dasgm.data._tree import Entry, scan
+from dasgm.data._tree import Entry, folders_in, scan
 
-PARTS = {  # what a part's folder may be called, in any case
+PARTS = {  # names that a part's folder may have, in upper or lower case
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing", "eval"),
@@ -21,26 +21,30 @@ PARTS = {  # what a part's folder may be called, in any case
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
 ALIKE = re.compile(rf"(?:^|[^a-z])(?:{'|'.join(PART_OF)})[a-z]?(?:[^a-z]|$)")  # seg_train, train2017, testA
 TINY_IMAGENET = "wnids.txt"
-NESTED = 4  # folders of one name within one another, as archives of archives leave them
+NESTED = 4  # nested folders of the same name, as unpacked archives leave them
 RESULTS = ("run.json", "sweep.json")
 
 
 class Layout:
-    """The parts of a data set in folders. Raises ValueError, one line, where they are not certain.
+    """The parts of a data set in folders.
 
-    parts: the folders, below the store's root, of "train", "val" and "test", where they are there.
-    divided: whether there are such folders; else the root's folders are the classes of "train".
-    notes: lines worth printing.
+    Attributes:
+        parts: folders of "train", "val" and "test" below the store's root, as far as they exist.
+        divided: whether there are such folders; if not, the folders in the root are the classes of "train".
+        notes: lines to be printed.
+
+    Raises:
+        ValueError: it is not certain which folders are parts. The message is one line.
     """
 
     def __init__(self, store: Store):
         self.store, self.notes, self._ignored = store, list[str](), Counter[str]()
-        self._read = dict[str, Part]()
+        self._read = dict[str, FolderPart]()
         self._ours = list[str]()
         self.root = self._innermost("", (store.local or store.root).rstrip("/").rpartition("/")[2])
         self._top = scan(store, self.root)
         self._ours = [entry.name for entry in self._top if self._is_ours(entry)]
-        names = [entry.name for entry in _folders(self._top) if entry.name not in self._ours]
+        names = [entry.name for entry in folders_in(self._top) if entry.name not in self._ours]
         for entry in self._top:
             self._ensure_there(entry)
         found = defaultdict[str, list[str]](list)
@@ -54,10 +58,14 @@ class Layout:
         self.parts = {part: self._at(some[0]) for part, some in found.items()} or {"train": self.root}
         self._drop_unlabelled()
 
-    def read(self, part: str, classes: Sequence[str] | None = None, skip_unreadable: bool = False) -> Part:
-        """The pictures of `part`; `classes` are the training pictures', where these are known.
+    def read(self, part: str, classes: Sequence[str] | None = None, skip_unreadable: bool = False) -> FolderPart:
+        """The pictures of `part`.
 
-        Raises ValueError, one line: see `_folders.read`.
+        Args:
+            classes: the classes of the training pictures, where they are known.
+
+        Raises:
+            ValueError: see `_folders.read`.
         """
         folder = self.parts[part]
         tables = tables_in(self.store, self.root) if folder != self.root else []
@@ -73,26 +81,27 @@ class Layout:
         return found
 
     def beside(self) -> list[str]:
-        """What lies beside the parts and is ignored, as lines to print."""
+        """Lines to be printed about what lies beside the parts and is ignored."""
         ignored = {kind: n for kind, n in sorted(self._ignored.items()) if n > 0}
         return Inventory(self.store.name(""), ignored=ignored).lines()
 
     def place(self, part: str) -> str:
-        """The part's folder as messages have it."""
+        """The folder of a part, as messages name it."""
         return self.store.name(self.parts[part])
 
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}".lstrip("/")
 
     def _folders(self, folder: str) -> list[Entry]:
-        return _folders(scan(self.store, folder))
+        return folders_in(scan(self.store, folder))
 
     def _innermost(self, folder: str, name: str) -> str:
-        """The folder, or what it wraps: one folder of its own name, of class folders in images/, or at the root of
-        parts. Pictures beside it must not be there."""
+        """The folder, or the one that it wraps: its only folder, if that has the same name, or holds class folders in
+        images/, or (in the root) holds the parts. Pictures beside the inner folder are not allowed.
+        """
         for _ in range(NESTED):
             entries = scan(self.store, folder)
-            folders = _folders(entries)
+            folders = folders_in(entries)
             if len(folders) != 1 or any(entry.name.lower().endswith(ENDINGS) for entry in entries):
                 break
             only = folders[0]
@@ -109,7 +118,7 @@ class Layout:
         return any(entry.name.lower() in PARTS["train"] for entry in self._folders(folder))
 
     def _is_ours(self, entry: Entry) -> bool:
-        """Whether it is where runs are written by default, and has some."""
+        """Whether it is the default folder for runs of dasgm and has some."""
         if entry.name != "runs" or entry.kind != "folder":
             return False
         inside = (file.name for folder in self._folders(entry.path) for file in scan(self.store, folder.path))
@@ -138,7 +147,7 @@ class Layout:
             self.notes.append(f"{root}: not used, without pictures: {first_ten(others)}")
 
     def _ensure_apart(self, parts: Collection[str]) -> None:
-        """Raises ValueError if a link makes one folder two parts, or a class of two parts."""
+        """Raises ValueError if a link makes one folder belong to two parts."""
         if self.store.local is None:  # no links there
             return
         seen = dict[int, tuple[str, str]]()
@@ -147,20 +156,21 @@ class Layout:
                 part, path = seen.setdefault(entry.identity, (top.name, entry.path))
                 if part != top.name:
                     raise ValueError(
-                        f"{self.store.name(path)} and {self.store.name(entry.path)} are one folder, by a link: a "
-                        "network must not be tested on the pictures that it is trained on; remove the link"
+                        f"{self.store.name(path)} and {self.store.name(entry.path)} are the same folder, "
+                        "because of a link: a network must not be tested on the pictures that it is trained on; "
+                        "remove the link"
                     )
 
     def _ensure_there(self, entry: Entry) -> None:
-        """Raises ValueError for a part that cannot be read, or has not been downloaded."""
+        """Raises ValueError for a part that cannot be read or has not been downloaded."""
         if entry.kind == "broken" and entry.name.lower() in PART_OF:
-            raise ValueError(f"{self.store.name(entry.path)} cannot be read ({entry.problem}): mend or remove it")
+            raise ValueError(f"{self.store.name(entry.path)} cannot be read ({entry.problem}): repair or remove it")
         lacking = absent(self.store, entry)
         if lacking and (replaced(entry.name) or ("",))[0].lower() in PART_OF:
             raise ValueError(f"{lacking}, or remove {entry.name}")
 
-    def _ensure_distinct(self, found: Part) -> None:
-        """Raises ValueError if a table beside the parts may mean pictures of two parts."""
+    def _ensure_distinct(self, found: FolderPart) -> None:
+        """Raises ValueError if a table beside the parts could mean pictures of two parts."""
         names = {_stem(picture.path) for picture in found.pictures}
         for other in self._read.values():
             if shared := sorted(names & {_stem(picture.path) for picture in other.pictures}):
@@ -171,7 +181,7 @@ class Layout:
                 )
 
     def _count(self, entries: Iterable[Entry]) -> None:
-        """What lies beside the parts, or beside the folder that holds all."""
+        """Counts what lies beside the parts, or beside the folder that holds everything."""
         strange = []
         for entry in entries:
             kind = kind_of(entry.name, above=entry.kind == "file")
@@ -187,7 +197,7 @@ class Layout:
             self.notes.append(f"{self.store.name('')}: not used: {first_ten(strange)}")
 
     def _drop_unlabelled(self) -> None:
-        """tiny-imagenet's test pictures have no labels."""
+        """Leaves out tiny-imagenet's test pictures, which have no labels."""
         if "test" not in self.parts or TINY_IMAGENET not in {entry.name for entry in self._top}:
             return
         folder = self.parts["test"]
@@ -196,24 +206,28 @@ class Layout:
             self.notes.append(f"{self.store.name(folder)} is not used: its {n:,} pictures have no labels")
             del self.parts["test"]
 
-    def _ensure_classes(self, found: Part, folder: str) -> None:
-        """No class is called like a part, unless every part has that class."""
-        depth = folder.count("/") + 2 if folder else 1  # slashes in the path of a picture that lies in a class's folder
+    def _ensure_classes(self, found: FolderPart, folder: str) -> None:
+        """Raises ValueError if a class is named like a part, unless every part has a class of that name."""
+        depth = folder.count("/") + 2 if folder else 1  # slashes in the path of a picture directly in a class folder
         if nested := {part for picture in found.pictures if (part := _part_below(picture.path, depth))}:
             raise ValueError(
-                f"{first_ten(map(self.store.name, sorted(nested)))}: the names of parts, inside class folders; parts "
-                "are train/, val/ and test/ above the class folders: move them there, or give --data-dir the folder "
-                "that holds them, or rename them"
+                f"{first_ten(map(self.store.name, sorted(nested)))}: the names of parts, but inside class "
+                "folders; parts are train/, val/ and test/ above the class folders: move them there, or give "
+                "--data-dir the folder that holds them, or rename them"
             )
         direct = {picture.name for picture in found.pictures if picture.path.count("/") == depth}
-        if not self.divided:
-            alike = [name for name in found.classes if ALIKE.search(name.lower())]
-            if parts := alike if len(alike) == len(found.classes) else [name for name in alike if name not in direct]:
-                raise ValueError(
-                    f"{found.place}: {first_ten(parts)} seem to be parts, not classes: rename them to train, val and "
-                    "test, each with one folder of pictures per class"
-                )
+        if self.divided:
+            self._ensure_no_part_among(found, direct)
             return
+        alike = [name for name in found.classes if ALIKE.search(name.lower())]
+        if parts := alike if len(alike) == len(found.classes) else [name for name in alike if name not in direct]:
+            raise ValueError(
+                f"{found.place}: {first_ten(parts)} seem to be parts, not classes: rename them to train, val and "
+                "test, each with one folder of pictures per class"
+            )
+
+    def _ensure_no_part_among(self, found: FolderPart, direct: Collection[str]) -> None:
+        """The same within a part. `direct`: classes with pictures directly in their folders."""
         for name in found.classes:
             if name.lower() not in PART_OF:
                 continue
@@ -226,13 +240,8 @@ class Layout:
             self.notes.append(f"{found.place}/{name} is taken for a class: every part has a folder of that name")
 
 
-def _folders(entries: Iterable[Entry]) -> list[Entry]:
-    """Those that may be parts or classes."""
-    return [entry for entry in entries if entry.kind == "folder" and not is_clutter(entry.name)]
-
-
 def _part_below(path: str, depth: int) -> str | None:
-    """The first folder on a picture's path, below the first `depth`, that has the name of a part."""
+    """The first folder on a picture's path, below the first `depth` ones, that is named like a part."""
     if path.count("/") <= depth:
         return None
     folders = path.split("/")[:-1]
@@ -240,5 +249,5 @@ def _part_below(path: str, depth: int) -> str | None:
 
 
 def _stem(path: str) -> str:
-    """A picture's name without its ending, which tables may leave out."""
+    """A picture's name without its ending, which tables may omit."""
     return path.rpartition("/")[2].rpartition(".")[0]

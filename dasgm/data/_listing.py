@@ -1,4 +1,4 @@
-"""What ImageNet's files hold, without reading a picture: class folders or Parquet, on any pyarrow filesystem."""
+"""Lists the pictures of ImageNet without reading them, from class folders or Parquet on any pyarrow filesystem."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ import numpy as np
 import pyarrow as pa
 
 from dasgm.data import _folders, _rows, _shards
-from dasgm.data._clutter import is_clutter
 from dasgm.data._labels import aligned, classes_of
 from dasgm.data._layout import Layout
 from dasgm.data._pictures import first_ten
 from dasgm.data._rows import Rows
 from dasgm.data._store import Store
-from dasgm.data._tree import scan
+from dasgm.data._tree import folders_in, scan
 
-LARGE = 1000  # rows of a row group that is worth a note
+LARGE = 1000  # rows from which a row group gets a note
 
 
 @dataclass(frozen=True)
 class Files:
-    """Pictures as files."""
+    """Pictures in files of their own."""
 
     store: Store
-    paths: pa.BinaryArray  # below the store's root, as the filesystem has them: not always UTF-8
+    paths: pa.BinaryArray  # below the store's root, as bytes, because not all are UTF-8
 
     def path(self, index: int) -> str:
         return os.fsdecode(self.paths[index].as_py())
@@ -38,7 +37,7 @@ class Files:
         return self.store.name(self.path(index))
 
     def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
-        """The encoded pictures, or what is in the way of reading them."""
+        """The encoded pictures, or for each that cannot be read the error."""
         return [self._read(self.path(index)) for index in indices]
 
     def _read(self, path: str) -> bytes | Exception:
@@ -54,9 +53,15 @@ class Files:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of one part, in an order that is always the same.
+    """The pictures of one part, always in the same order.
 
-    classes: their names; labels: int64 [N]; chosen: bool [N], which are used; sizes: of the files, in bytes.
+    Attributes:
+        source: what reads the pictures.
+        classes: names of the classes.
+        labels: int64 [N].
+        sizes: sizes of the files, in bytes.
+        chosen: bool [N]: which pictures are used.
+        notes: lines to be printed.
     """
 
     source: Files | Rows
@@ -70,17 +75,17 @@ class Listing:
         return int(self.chosen.sum())
 
     def in_order(self) -> np.ndarray:
-        """Indices of the pictures in use, rising."""
+        """Indices of the pictures in use, ascending."""
         return np.flatnonzero(self.chosen)
 
     def permuted(self, seed: int, epoch: int) -> np.ndarray:
-        """The same indices in the order of an epoch: a function of (seed, epoch) alone."""
+        """Indices of the pictures in use, in the order of an epoch. The order depends on (seed, epoch) alone."""
         order = self.source.order(np.random.default_rng((seed, epoch)))
         return order[self.chosen[order]]
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of classes, paths, labels and sizes; where the files lie, and what is in them, does not matter."""
+        """SHA-256 of classes, paths, labels and sizes. It does not depend on the place and the content of the files."""
         if isinstance(self.source, Files):
             paths = [os.fsdecode(path) for path in self.source.paths.to_pylist()]
         else:
@@ -92,13 +97,14 @@ class Listing:
 
 
 def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tuple[Listing, Listing]:
-    """The training and the validation pictures below `root`.
+    """Lists the training and the validation pictures below `root`.
 
     Args:
-        skip_unreadable: whether pictures that are known to be unreadable may be left out.
-        config: which of several data sets of Parquet files side by side; see `_shards.find`.
+        skip_unreadable: whether pictures that are known to be unreadable are left out.
+        config: which of several data sets of Parquet files is read; see `_shards.find`.
 
-    Raises ValueError, one line, where a part, a class or a column is missing or files are not what they should be.
+    Raises:
+        ValueError: a part, a class or a column is missing, or files are not as they should be. The message is one line.
     """
     store = Store(root)
     if store.local is not None and not os.path.isdir(store.local):
@@ -116,7 +122,7 @@ def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tupl
 
 
 def _in_folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing]:
-    """Training pictures, and those to be tested on: the validation pictures, or where there are none the test's."""
+    """The training pictures and those to test on: the validation pictures, or else the test pictures."""
     tested = [part for part in ("val", "test") if part in layout.parts]
     root = layout.store.name("")
     if not tested:
@@ -129,7 +135,7 @@ def _in_folders(layout: Layout, skip_unreadable: bool) -> tuple[Listing, Listing
     return _listed(layout.store, train, train.classes), _listed(layout.store, test, train.classes, notes)
 
 
-def _listed(store: Store, part: _folders.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+def _listed(store: Store, part: _folders.FolderPart, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
     labels = np.array(part.labels(classes), dtype=np.int64)
     _none_empty(part.place, labels, classes)
     files = Files(store, pa.array([os.fsencode(picture.path) for picture in part.pictures], pa.binary()))
@@ -140,8 +146,8 @@ def _listed(store: Store, part: _folders.Part, classes: tuple[str, ...], notes: 
 # Parquet
 
 
-def _in_shards(store: Store, found: _shards.Found, skip_unreadable: bool) -> tuple[Listing, Listing]:
-    """Training pictures, and those to be tested on: the validation pictures, or where there are none the test's."""
+def _in_shards(store: Store, found: _shards.ShardSet, skip_unreadable: bool) -> tuple[Listing, Listing]:
+    """The same from Parquet files."""
     if "train" not in found.parts:
         raise ValueError(
             f"{store.root} has neither train/ with a folder of pictures per class nor train*.parquet"
@@ -159,12 +165,10 @@ def _in_shards(store: Store, found: _shards.Found, skip_unreadable: bool) -> tup
     return _of_rows(train, classes), _of_rows(test, classes, found.notes(store, "train", tested))
 
 
-def _ensure_no_class_folders(store: Store, found: _shards.Found) -> None:
-    """ValueError where a part's folder has folders of classes and Parquet files lie there too: which is meant?"""
-    for folder in scan(store):
-        if folder.kind != "folder" or not _shards.folder_part(folder.name):
-            continue
-        if any(entry.kind == "folder" and not is_clutter(entry.name) for entry in scan(store, folder.path)):
+def _ensure_no_class_folders(store: Store, found: _shards.ShardSet) -> None:
+    """Raises ValueError where a part's folder has class folders and there are Parquet files too."""
+    for folder in folders_in(scan(store)):
+        if _shards.folder_part(folder.name) and folders_in(scan(store, folder.path)):
             files = [shard.path for part in found.parts.values() for shard in part]
             raise ValueError(
                 f"{store.name('')} has both folders of pictures in {folder.name}/ and Parquet files "
@@ -172,8 +176,8 @@ def _ensure_no_class_folders(store: Store, found: _shards.Found) -> None:
             )
 
 
-def _of_rows(part: _rows.Part, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
-    """Labels are aligned with `classes` by name."""
+def _of_rows(part: _rows.ParquetPart, classes: tuple[str, ...], notes: Sequence[str] = ()) -> Listing:
+    """The listing of rows of Parquet files, with labels matched to `classes` by name."""
     labels, name = aligned(part.labels, classes), part.source.store.name(part.source.paths[0])
     _none_empty(name, labels, classes)
     lines = [*part.inventory(labels, classes).lines(), *notes]

@@ -15,16 +15,16 @@ Rows = list[list[str]]
 
 
 def classes_in(table: str, pictures: Sequence[str], classes: Collection[str] | None) -> list[str] | None:
-    """The class of each of `pictures`, as `table` has it; None where that is not certain.
+    """The class of each of `pictures` according to `table`; None where that is not certain.
 
-    A column must have the name of every picture, with its ending or without, and each name one class. The classes are
-    the one other column whose first words are all in `classes`; without `classes`, of two columns the other, of more
-    the one that is headed "label" or alike.
+    One column must contain the name of every picture, with or without its ending, and each name must have one class.
+    The classes are in the only other column whose values all begin with a word in `classes`. If `classes` is None, they
+    are in the other of two columns, or in the one headed "label" or similar.
 
     Args:
-        table: the text of a file, with commas, tabs, semicolons or spaces between columns.
+        table: text of a file whose columns are separated by commas, tabs, semicolons or spaces.
         pictures: names of files, without folders.
-        classes: the names that are known, None where the table alone has them.
+        classes: the known names; None where only the table has them.
     """
     if len(set(pictures)) < len(pictures):
         return None
@@ -37,7 +37,7 @@ def classes_in(table: str, pictures: Sequence[str], classes: Collection[str] | N
 
 
 def _parsed(table: str) -> Iterator[Rows]:
-    """The rows, by each delimiter that gives every row two columns or more."""
+    """The rows, for each delimiter that gives at least two columns in every row."""
     lines = [line for line in table.splitlines() if line.strip()]
     for delimiter in DELIMITERS:
         try:
@@ -51,7 +51,7 @@ def _parsed(table: str) -> Iterator[Rows]:
 
 
 def _matched(rows: Rows, column: int, pictures: Sequence[str]) -> Rows | None:
-    """The row of each picture, by the name in `column`; None where one has none, or several that differ."""
+    """The row of each picture, by the name in `column`; None if a picture has no row, or several that differ."""
     by_name: dict[str, list[str]] = {}
     several = set[str]()
     for row in rows:
@@ -78,7 +78,8 @@ def _labels(rows: Rows, names: int, header: list[str], classes: Collection[str] 
         return None
     found = [row[columns[0]].strip() for row in rows]
     often = Counter(found)
-    return found if all(found) and 2 <= len(often) <= len(found) // 2 else None  # else no classes, but numbers
+    are_classes = all(found) and 2 <= len(often) <= len(found) // 2  # a number would differ from row to row
+    return found if are_classes else None
 
 
 def _whole(rows: Rows, columns: list[int], classes: Collection[str]) -> list[str] | None:

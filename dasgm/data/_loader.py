@@ -1,4 +1,6 @@
-"""Batches of streamed photographs in an order that is ours, and the loader for one machine: torch's DataLoader."""
+"""Batches of streamed photographs in an order that the seed determines, and the loader for one machine (torch's
+DataLoader).
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from dasgm.data._listing import Listing, listings
 from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
-from dasgm.data._pictures import reason, shorter_side
+from dasgm.data._pictures import shorter_side
 from dasgm.data._split import share
-from dasgm.store.files import first_line
+from dasgm.store.files import first_line, reason
 
 if TYPE_CHECKING:
     from dasgm.data.imagenet import Config
 
-PAD = -1  # index, and label, of a place that no picture fills
+PAD = -1  # index and label of an empty place in a batch
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """A data set that is streamed: what is known of it without reading a picture."""
+    """A data set that is streamed: what is known without reading a picture."""
 
     train: Listing
     test: Listing
@@ -43,12 +45,12 @@ class Photographs:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Images to train on and to test on."""
+        """Numbers of images to train on and to test on."""
         return len(self.train), len(self.test)
 
     @property
     def resize(self) -> int:
-        """To what a picture's shorter side is resized, before its centre of `image_size` is kept."""
+        """Length to which a picture's shorter side is resized before its centre of `image_size` pixels is kept."""
         return shorter_side(self.image_size)
 
     @property
@@ -57,11 +59,11 @@ class Photographs:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of both listings, for a run's identity."""
+        """SHA-256 of both listings, which identifies the data of a run."""
         return hashlib.sha256(f"{self.train.digest} {self.test.digest}".encode()).hexdigest()
 
     def describe(self) -> str:
-        """One line: classes, size and counts."""
+        """One line with the number of classes, the size and the counts."""
         counts = f"{len(self.train):,} images to train on, {len(self.test):,} to test on"
         return f"{self.name}: {len(self.classes)} classes, {self.image_size}x{self.image_size} pixels; {counts}"
 
@@ -83,8 +85,8 @@ def photographs(config: Config, data_dir: str | None) -> Photographs:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """From indices to one worker's batch; the same wherever it runs. `epoch` None is evaluation."""
+class BatchReader:
+    """Turns indices into one worker's batch, in the same way on every machine. `epoch` None means evaluation."""
 
     listing: Listing
     size: int
@@ -93,10 +95,14 @@ class Recipe:
     epoch: int | None
 
     def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor, list[str]]:
-        """uint8 [b, 3, S, S], labels int64 [b], and what cannot be read: '' or 'NAME (reason)' for each.
+        """Reads a batch.
 
-        With `skip`, training takes in such a picture's place the next one of the listing that can be read, with its own
-        label and the other's draws; evaluation leaves the place empty, as the padding's: black, its label `PAD`.
+        If `skip`, training replaces an unreadable picture by the next one of the listing that can be read, with that
+        one's label and the draws of the unreadable one. Evaluation leaves its place empty, as in padding: black, with
+        label `PAD`.
+
+        Returns:
+            uint8 [b, 3, S, S], labels int64 [b] and, for each picture, '' or 'NAME (reason)' if it cannot be read.
         """
         pixels = torch.zeros(len(indices), 3, self.size, self.size, dtype=torch.uint8)
         labels = torch.full((len(indices),), PAD, dtype=torch.int64)
@@ -122,41 +128,43 @@ class Recipe:
             image = decoded(encoded)
         except ModuleNotFoundError:
             raise
-        except Exception as error:  # decoders raise whatever they stumble over
+        except Exception as error:  # decoders raise many types of errors
             raise Unreadable(reason(error)) from None
         if self.epoch is None:
             return centred(image, self.size)
-        # 1 + index: numpy takes (seed, epoch) and (seed, epoch, 0) for the same
+        # 1 + index, because numpy gives (seed, epoch) and (seed, epoch, 0) the same stream
         return augmented(image, self.size, np.random.default_rng((self.seed, self.epoch, 1 + index)))
 
     def _next(self, index: int) -> tuple[int, Tensor]:
-        """The next picture in use that can be read, and its pixels."""
+        """Index and pixels of the next picture in use that can be read."""
         order = self.listing.in_order()
         for taken in np.roll(order, -int(np.searchsorted(order, index)) - 1)[:-1].tolist():
             try:
                 return taken, self._square(self.listing.source.read([taken])[0], index)
             except Unreadable:
                 continue
-        raise ValueError(f"no training picture can be read, among them {self.listing.source.name(index)}")
+        raise ValueError(f"no training picture can be read; the first one tried was {self.listing.source.name(index)}")
 
 
 class Unreadable(Exception):
-    """A picture that cannot be read: the reason, in one line."""
+    """A picture that cannot be read. The message is the reason, in one line."""
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what a filesystem says."""
+    """The first sentence of a filesystem's error."""
     return first_line(error).partition(". ")[0][:120]
 
 
 class Loader:
     """This worker's share of every global batch of `workers` x `batch_size` images.
 
-    The order of an epoch is a function of (seed, epoch), the draws of an image of (seed, epoch, image): neither depends
-    on who loads it where. In training no image comes twice in an epoch and fewer than one global batch is left out.
-    In evaluation each counts once: every worker makes equally many batches, and what pads them is masked.
+    The order of an epoch depends on (seed, epoch) alone and the draws of an image on (seed, epoch, image), so neither
+    depends on the number of workers. In training no image comes twice in an epoch, and fewer images than a global batch
+    are left out. In evaluation each image counts once: every worker has the same number of batches, and padding is
+    masked.
 
-    unreadable: what this worker could not read so far, 'NAME (reason)', once each.
+    Attributes:
+        unreadable: pictures that this worker could not read so far, each once, as 'NAME (reason)'.
     """
 
     def __init__(
@@ -164,28 +172,31 @@ class Loader:
     ) -> None:
         assert 0 <= rank < workers and batch_size > 0
         self.data, self.batch_size, self.rank, self.workers, self.device = data, batch_size, rank, workers, device
-        self.seed = seed % 2**64  # numpy takes none below 0
+        self.seed = seed % 2**64  # numpy takes no negative seed
         self.unreadable: dict[str, None] = {}
         together = workers * batch_size
         if together > len(data.train):
             raise ValueError(
-                f"a batch of {together} images on {workers} worker(s) is more than the {len(data.train)} to train on: "
-                "lower --batch-size"
+                f"a batch of {together} images on {workers} worker(s) is larger than the training set of "
+                f"{len(data.train)}: lower --batch-size"
             )
         self.iterations = len(data.train) // together
-        """Batches of an epoch, as many on every worker."""
+        """Number of batches in an epoch, the same on every worker."""
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training: x float32 [b, 3, S, S], normalised, and y int64 [b], on the device.
+        """Training batches: x float32 [b, 3, S, S], normalised, and y int64 [b], on the device.
 
-        Raises ValueError naming a picture that cannot be read, unless they are skipped.
+        Raises:
+            ValueError: a picture cannot be read and is not to be skipped. The message names it.
         """
         order = self.data.train.permuted(self.seed, epoch)[: self.iterations * self.workers * self.batch_size]
         for pixels, labels in self._checked(self.data.train, epoch, self._mine(order)):
             yield normalised(pixels, self.device), labels.to(self.device)
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Evaluation: x and y as in training and mask bool [b], which of them count; y is 0 where it is False."""
+        """Evaluation batches: x and y as in training, and a mask bool [b] of the images that count. y is 0 where it is
+        False.
+        """
         order = self.data.test.in_order()
         missing = -len(order) % (self.workers * self.batch_size)
         order = np.concatenate([order, np.full(missing, PAD)])
@@ -199,23 +210,28 @@ class Loader:
     def _checked(
         self, listing: Listing, epoch: int | None, batches: list[np.ndarray]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        recipe = Recipe(listing, self.data.image_size, self.data.skip_unreadable, self.seed, epoch)
-        for pixels, labels, wrong in self._stream(recipe, batches):
+        reader = BatchReader(listing, self.data.image_size, self.data.skip_unreadable, self.seed, epoch)
+        for pixels, labels, wrong in self._stream(reader, batches):
             found = [line for line in wrong if line]
             if found and not self.data.skip_unreadable:
                 raise ValueError(
-                    f"{found[0]} cannot be read: mend or remove it, or go on without with --data.skip-unreadable"
+                    f"{found[0]} cannot be read: repair or remove it, or leave it out with --data.skip-unreadable"
                 )
             self.unreadable |= dict.fromkeys(found)
             yield pixels, labels
 
-    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
-        """`recipe` of each of `batches`, in this order."""
+    def _stream(
+        self, reader: BatchReader, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        """Yields the batch of each of `batches`, in this order."""
         raise NotImplementedError
 
 
 class TorchLoader(Loader):
-    """For one machine: `processes` of this worker's own decode ahead; 0: none, it decodes itself."""
+    """The loader for one machine.
+
+    `processes` processes of this worker decode ahead; with 0 the worker decodes itself.
+    """
 
     def __init__(
         self,
@@ -232,21 +248,24 @@ class TorchLoader(Loader):
             raise ValueError(f"{processes} loading processes: choose 0 or more")
         self.processes = processes
 
-    def _stream(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
-        begun = "spawn" if self.processes and recipe.listing.source.store.is_uri else None  # clients dislike forks
+    def _stream(
+        self, reader: BatchReader, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        # a client of object storage does not survive a fork
+        context = "spawn" if self.processes and reader.listing.source.store.is_uri else None
         yield from DataLoader(
-            _Batches(recipe, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=begun
+            _Batches(reader, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=context
         )
 
 
 class _Batches(Dataset):
-    """A batch a place."""
+    """The batches as a torch data set."""
 
-    def __init__(self, recipe: Recipe, batches: Sequence[np.ndarray]) -> None:
-        self.recipe, self.batches = recipe, batches
+    def __init__(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> None:
+        self.reader, self.batches = reader, batches
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor, list[str]]:
-        return self.recipe(self.batches[place])
+        return self.reader(self.batches[place])

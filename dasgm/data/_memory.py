@@ -1,4 +1,4 @@
-"""Parquet files into memory: all pictures of a part as one tensor."""
+"""Reads Parquet files into memory: all pictures of a part as one tensor."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from torch import Tensor
 from dasgm.data._images import stack
 from dasgm.data._labels import aligned
 from dasgm.data._pictures import exact, read
-from dasgm.data._rows import Part, part_of
+from dasgm.data._rows import ParquetPart, part_of
 from dasgm.data._shards import Shard
 from dasgm.data._store import Store
 
 
-def load(part: Part, labels: np.ndarray, size: int, skip_unreadable: bool = False) -> tuple[Tensor, Tensor, list[str]]:
-    """Images uint8 [N, 3, size, size], labels int64 [N], and lines worth printing.
+def load(
+    part: ParquetPart, labels: np.ndarray, size: int, skip_unreadable: bool = False
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Reads the pictures of a part.
 
-    Raises ValueError for a picture that cannot be read or has another size, unless they are to be skipped.
+    Returns:
+        Images uint8 [N, 3, size, size], labels int64 [N] and lines to be printed.
+
+    Raises:
+        ValueError: a picture cannot be read or has another size, and is not to be skipped.
     """
     source = part.source
     names = [source.below(row) for row in range(len(source))]
@@ -34,7 +40,7 @@ def load(part: Part, labels: np.ndarray, size: int, skip_unreadable: bool = Fals
 
 
 def _exact(source: Any, size: int) -> bytes:
-    """Of a picture's bytes, or of what is in the way of reading them."""
+    """The pixels of a picture. `source` is its bytes, or the error of reading them, which is raised."""
     if isinstance(source, Exception):
         raise source
     return exact(source, size)
@@ -43,6 +49,6 @@ def _exact(source: Any, size: int) -> bytes:
 def load_file(
     path: Path, labels: tuple[str, ...], classes: int, size: int, skip_unreadable: bool = False
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """The same of one file whose labels are the numbers 0 to `classes` - 1."""
+    """Reads a single file whose labels are the numbers 0 to `classes` - 1."""
     part = part_of(Store(str(path.parent)), [Shard(path.name, path.stat().st_size, "", "", "", "")], labels)
     return load(part, aligned(part.labels, tuple(map(str, range(classes)))), size, skip_unreadable)

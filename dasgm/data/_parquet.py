@@ -1,4 +1,4 @@
-"""One Parquet file of labelled pictures, read within bounds: which column has the pictures, their bytes or paths."""
+"""Reads one Parquet file of labelled pictures within bounds, and finds its column of pictures."""
 
 from __future__ import annotations
 
@@ -9,35 +9,41 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dasgm.data import _pictures
+from dasgm.store.files import reason
 
-MOST_TIMES = 100  # what a file says that it holds, by its size: pictures are compressed already
-PICTURES = ("image", "img")  # what the column of pictures may be called
+MOST_TIMES = 100  # largest ratio of the declared content to the file's size, since pictures are compressed already
+PICTURES = ("image", "img")  # names that the column of pictures may have
 
 
-def opened(file: Any, name: object, size: int) -> pq.ParquetFile:
-    """A Parquet file of `size` bytes, whose pictures and texts are read as a dictionary: equal ones take memory once.
+def open_parquet(file: Any, name: object, size: int) -> pq.ParquetFile:
+    """Opens a Parquet file of `size` bytes.
 
-    Raises ValueError where it says that it holds far more than fits into it.
+    Pictures and texts are read as dictionaries, so that equal ones take memory once.
+
+    Raises:
+        ValueError: the file declares far more content than fits into it.
     """
     found = pq.read_metadata(file)
     columns = [found.schema.column(i) for i in range(len(found.schema))]
     groups = [found.row_group(g) for g in range(found.num_row_groups)]
     rows, held = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
     if not rows == found.num_rows <= size or held > MOST_TIMES * size:
-        raise ValueError(f"{name} says that it holds {rows:,} rows of {held:,} bytes, in {size:,}: download it again")
+        raise ValueError(
+            f"{name} declares {rows:,} rows with {held:,} bytes, but has {size:,} bytes: download it again"
+        )
     texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
     wanted = [path for path in texts if "." not in path or path in [f"{name}.bytes" for name in PICTURES]]
     return pq.ParquetFile(file, metadata=found, read_dictionary=wanted)
 
 
 def columns_of(parquet: pq.ParquetFile, names: list[str], groups: list[int] | None = None) -> pa.Table:
-    """In batches: pyarrow reads no long column of a dictionary within a struct at once."""
+    """Reads columns in batches, because pyarrow cannot read a long column of a dictionary within a struct at once."""
     batches = list(parquet.iter_batches(1000, row_groups=groups, columns=names))
     return pa.Table.from_batches(batches) if batches else parquet.read(columns=names)
 
 
 def column(name: str, schema: pa.Schema, names: tuple[str, ...]) -> str:
-    """Which of `names` the file called `name` has, the first if several. Raises ValueError if none."""
+    """The first of `names` that the file called `name` has as a column. Raises ValueError if it has none of them."""
     for one in names:
         if one in schema.names:
             return one
@@ -45,9 +51,10 @@ def column(name: str, schema: pa.Schema, names: tuple[str, ...]) -> str:
 
 
 def picture_column(name: str, schema: pa.Schema) -> tuple[str, list[str]]:
-    """The column with the pictures, and what is to be read of it: bytes, paths, or Hugging Face's {bytes, path}.
+    """The column of pictures, and what is read of it: bytes, paths, or Hugging Face's {bytes, path}.
 
-    Raises ValueError where there is none, or it is of another type.
+    Raises:
+        ValueError: there is no such column, or it has another type.
     """
     if all(one in schema.names for one in PICTURES):
         raise ValueError(f"{name} has both columns {' and '.join(map(repr, PICTURES))}: remove one")
@@ -65,13 +72,16 @@ def picture_column(name: str, schema: pa.Schema) -> tuple[str, list[str]]:
 
 
 def _holds(kind: pa.DataType, *wanted: str) -> bool:
-    """Whether a type is one of these, as a dictionary or not, of any length."""
+    """Whether a type is one of `wanted`, as a dictionary or not, and of any length."""
     inside = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
     return str(inside).removeprefix("large_") in wanted
 
 
 def encoded(pictures: pa.ChunkedArray) -> list[bytes | str | None]:
-    """Of each row the picture's bytes, of equal ones the same; its path where there are none; None without either."""
+    """For each row the bytes of the picture, its path where there are no bytes, or None.
+
+    Equal pictures share their bytes.
+    """
     found: list[bytes | str | None] = []
     for chunk in pictures.chunks:
         if pa.types.is_struct(chunk.type):
@@ -94,7 +104,10 @@ def _values(array: pa.Array | None, rows: pa.Array) -> list[Any]:
 
 
 def without_bytes(parquet: pq.ParquetFile, read: list[str]) -> bool:
-    """Whether no row has bytes, so that paths are all there is; told by the file's statistics if it has any."""
+    """Whether no row has bytes, so that all pictures are given by paths.
+
+    The file's statistics are used where it has any.
+    """
     if read[0].endswith(".path"):
         return True
     if len(read) == 1:
@@ -112,13 +125,13 @@ def without_bytes(parquet: pq.ParquetFile, read: list[str]) -> bool:
 
 
 def ensure_pictures(name: str, parquet: pq.ParquetFile, picture: str) -> None:
-    """ValueError where a column of plain bytes does not begin with an encoded picture."""
+    """Raises ValueError where a column of plain bytes does not begin with an encoded picture."""
     first = next(parquet.iter_batches(1, columns=[picture]), None)
     values = [] if first is None else [one for one in first.column(0).to_pylist() if one is not None]
     for value in values:
         try:
-            with _pictures.opened(value):
+            with _pictures.open_picture(value):
                 pass
-        except Exception as error:  # Pillow raises whatever it stumbles over
-            why = _pictures.reason(error)
+        except Exception as error:  # Pillow raises many types of errors
+            why = reason(error)
             raise ValueError(f"{name}: column '{picture}' has bytes that are no picture ({why}): convert it") from None

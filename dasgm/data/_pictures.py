@@ -1,4 +1,7 @@
-"""Pictures, as files or as bytes, to RGB pixels by Pillow: what a picture looks like is decided here. No torch here."""
+"""Decodes pictures, given as files or bytes, to RGB pixels with Pillow, and defines what a picture looks like.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from dasgm.store.files import contents, cut, first_line, printable
+from dasgm.store.files import contents, cut, printable, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+NO_PICTURE = "not a jpeg, png, webp or gif picture"
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-MOST_BYTES = 64 * 2**20  # of an encoded picture
+MOST_BYTES = 64 * 2**20  # largest size of an encoded picture
 Source = Path | bytes | Image.Image | None
 
 TURNS = {
@@ -30,30 +34,34 @@ TURNS = {
     6: Transpose.ROTATE_270,
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
-}  # EXIF's orientation -> what makes the picture upright
-EXIF = b"Exif\0\0"  # what EXIF in a JPEG begins with
-APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG's segments: EXIF or XMP; what the pixels follow
+}  # EXIF's orientation -> the operation that makes the picture upright
+EXIF = b"Exif\0\0"  # the first bytes of EXIF in a JPEG
+APP1, START_OF_SCAN = 0xE1, 0xDA  # markers of a JPEG's segments: that of EXIF or XMP, and that before the pixels
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
-POINTERS = {  # what stands in a picture's place until it is fetched -> how to fetch it
+POINTERS = {  # beginning of the placeholder of a picture that has not been fetched -> how to fetch it
     b"version https://git-lfs": "only a pointer of Git LFS: run 'git lfs pull'",
     b"/annex/objects/": "only a pointer of git-annex: run 'git annex get'",
 }
-SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # PNG's samples -> Pillow's, where they are not the same
+SCALES = {
+    "L;2": 85,
+    "L;4": 17,
+    "RGB;16B": 1 / 256,
+}  # type of PNG's samples -> factor to Pillow's levels, where they differ
 
 
 def fitted(source: Source, size: int) -> bytes:
-    """A picture of any size: its shorter side becomes `size`, then the centre is kept."""
+    """The pixels of a picture of any size: the shorter side is resized to `size`, then the centre is kept."""
     image = upright_rgb(source, reduce_to=4 * size)
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR).tobytes()
 
 
 def shorter_side(size: int) -> int:
-    """Of ImageNet in evaluation: to what the shorter side is resized before the centre of `size` is kept."""
+    """Length to which ImageNet's evaluation resizes the shorter side before it keeps the centre of `size` pixels."""
     return round(size * 256 / 224)
 
 
 def exact(source: Source, size: int) -> bytes:
-    """A picture that must be `size` x `size` already."""
+    """The pixels of a picture that must have `size` x `size` pixels already."""
     image = upright_rgb(source)
     if image.size != (size, size):
         raise ValueError(f"{image.width}x{image.height} pixels, not {size}x{size}")
@@ -67,17 +75,28 @@ def read(
     skip_unreadable: bool,
     threads: int = 1,
 ) -> tuple[bytearray, list[int], list[str]]:
-    """The pixels of all pictures end to end, the positions of those that could be read, and lines worth printing.
+    """Decodes all pictures.
 
-    Raises ValueError with the first ten `names` of those that could not, unless they are to be skipped.
-    Threads help with photographs (2 cores: 4.1 to 1.8 ms each), not with pictures of 32x32, whose cost is Python's.
+    Threads help with photographs (on 2 cores 1.8 ms each instead of 4.1), not with pictures of 32x32, whose cost is
+    Python's.
+
+    Args:
+        names: names of the pictures in messages.
+        decode: returns the pixels of a picture.
+
+    Returns:
+        The pixels of all pictures one after another, the positions of those that could be read, and lines to be
+        printed.
+
+    Raises:
+        ValueError: pictures cannot be read and are not to be skipped. The message names the first ten.
     """
     pixels, readable, failures = bytearray(), list[int](), list[str]()
 
     def attempt(source: Source) -> bytes | str:
         try:
             return decode(source)
-        except Exception as error:  # decoders raise whatever they stumble over
+        except Exception as error:  # decoders raise many types of errors
             return reason(error)
 
     with quiet(), ThreadPoolExecutor(threads) as pool:
@@ -91,12 +110,12 @@ def read(
         return pixels, readable, []
     listed = f"{len(failures)} of {len(sources)} pictures cannot be read: {first_ten(failures)}"
     if not skip_unreadable:
-        raise ValueError(f"{listed}; mend or remove them, or leave them out with --data.skip-unreadable")
+        raise ValueError(f"{listed}; repair or remove them, or leave them out with --data.skip-unreadable")
     return pixels, readable, [f"left out: {listed}"]
 
 
 def first_ten(names: Iterable[str]) -> str:
-    """The first ten, odd characters escaped and long ones cut, and how many more there are."""
+    """The first ten names, with odd characters escaped and long names shortened, and the number of further ones."""
     names = list(names)
     return ", ".join(cut(printable(name)) for name in names[:10]) + (
         f" and {len(names) - 10} more" if len(names) > 10 else ""
@@ -104,21 +123,24 @@ def first_ten(names: Iterable[str]) -> str:
 
 
 def upright_rgb(source: Source, reduce_to: int | None = None) -> Image.Image:
-    """The picture as a search, training, the test and predict see it: RGB of 8 bits.
+    """The picture as search, training, test and `predict` see it: RGB with 8 bits.
 
-    It is the first frame, turned as EXIF or XMP says, on white where it is transparent. Colour profiles and gamma are
-    not applied, as in torchvision. A JPEG larger than `reduce_to` pixels a side may come reduced.
-    Raises whatever Pillow stumbles over.
+    It is the first frame, rotated as EXIF or XMP says, and on white where it is transparent. Colour profiles and gamma
+    are not applied, as in torchvision. A JPEG of more than `reduce_to` pixels per side may be decoded at a smaller
+    size.
+
+    Raises:
+        Exception: whatever Pillow raises.
     """
-    with opened(source) as image:
+    with open_picture(source) as image:
         if reduce_to and image is not source:
             image.draft(None, (reduce_to, reduce_to))
         return upright(image)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The same of a picture that is open already; it stays as it is."""
-    tiles = getattr(image, "tile", None)  # forgotten once it is loaded
+    """The same for an image that is open already and is not changed."""
+    tiles = getattr(image, "tile", None)  # Pillow drops it when it loads the image
     samples = tiles[0].args if tiles else None
     image.load()
     turn = TURNS.get(orientation(image))
@@ -127,32 +149,33 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Image.Image]:
-    """A picture whose header is read; of a file its pixels are not decoded yet.
+def open_picture(source: Source) -> Iterator[Image.Image]:
+    """Opens a picture and reads its header. The pixels of a file are not decoded yet.
 
-    Raises for what is no picture, and for one of more bytes or pixels than is sound.
+    Raises:
+        Exception: it is no picture, or has too many bytes or pixels.
     """
     if isinstance(source, Image.Image):
         yield source
         return
-    with _opened(encoded(source)) as image:
+    with _parsed(encoded(source)) as image:
         if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels are too many")
         yield image
 
 
 def encoded(source: Path | bytes | None) -> bytes:
-    """Raises ValueError where there are no bytes, or too many."""
+    """The bytes of a picture. Raises ValueError where there are none or too many."""
     if source is None:
         raise ValueError("no bytes")
     if isinstance(source, Path):
         return contents(source, MOST_BYTES)
     if len(source) > MOST_BYTES:
-        raise ValueError(f"{len(source):,} bytes")
+        raise ValueError(f"{len(source):,} bytes, at most {MOST_BYTES:,} are read")
     return source
 
 
-def _opened(picture: bytes) -> Image.Image:
+def _parsed(picture: bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(picture), formats=FORMATS)
     except UnidentifiedImageError:
@@ -160,9 +183,12 @@ def _opened(picture: bytes) -> Image.Image:
             raise ValueError(advice) from None
         at = picture.find(EXIF)
         if not picture.startswith(b"\xff\xd8") or at < 0:
-            raise
-    # Pillow refuses a JPEG if it stumbles over the resolution in its EXIF
-    image = Image.open(BytesIO(without_exif(picture)), formats=FORMATS)
+            raise ValueError(NO_PICTURE) from None
+    # Pillow refuses a JPEG if it cannot read the resolution in its EXIF
+    try:
+        image = Image.open(BytesIO(without_exif(picture)), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(NO_PICTURE) from None
     image.info["exif"] = picture[at : at + 2**16]
     return image
 
@@ -170,7 +196,7 @@ def _opened(picture: bytes) -> Image.Image:
 def without_exif(jpeg: bytes) -> bytes:
     """The same JPEG with its EXIF overwritten by zeros.
 
-    EXIF is told by its content, at byte 6 of an APP1 segment: torchcodec does not look at the segment's name.
+    EXIF is recognised by its content at byte 6 of an APP1 segment, because torchcodec ignores the name of the segment.
     """
     cleaned, at = bytearray(jpeg), 2
     while 0 <= (at := jpeg.find(b"\xff", at)) < len(jpeg) - 4 and jpeg[at + 1] != START_OF_SCAN:
@@ -187,22 +213,25 @@ def without_exif(jpeg: bytes) -> bytes:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings of odd metadata: nothing that a user can act on."""
+    """Inside, Pillow's warnings about odd metadata are suppressed, since users cannot act on them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def is_plain_jpeg(image: Image.Image) -> bool:
-    """Whether it is a JPEG, grey or RGB, that needs no turn: every decoder gives the same pixels, within rounding."""
+    """Whether it is an upright grey or RGB JPEG, for which all decoders give the same pixels within rounding."""
     return image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") and orientation(image) == 1
 
 
 def orientation(image: Image.Image) -> int:
-    """1 (upright) to 8, as EXIF counts; of several EXIF comes first, then XMP. Broken metadata count as none."""
+    """The orientation as EXIF counts it, 1 (upright) to 8.
+
+    EXIF takes precedence over XMP; broken metadata are ignored.
+    """
     app1 = _raw_profile(image, "APP1")
     for exif in (image.getexif, lambda: _exif(app1)) if app1 else (image.getexif,):
-        with suppress(Exception):  # Pillow raises whatever it stumbles over
+        with suppress(Exception):  # Pillow raises many types of errors
             number = exif().get(ExifTags.Base.Orientation)
             if number is not None and int(number) in range(1, 9):
                 return int(number)
@@ -228,7 +257,11 @@ def _exif(content: bytes) -> Image.Exif:
 
 
 def _rgb(image: Image.Image, samples: Any) -> Image.Image:
-    """On white where it is transparent. samples: how Pillow calls the file's samples, None if it is not known."""
+    """RGB on white where the image is transparent.
+
+    Args:
+        samples: Pillow's name for the type of the file's samples, or None if it is not known.
+    """
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
         image = _eight_bits(image, key)
@@ -243,18 +276,9 @@ def _rgb(image: Image.Image, samples: Any) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, key: int | None) -> Image.Image:
-    """16 bits of grey, which Pillow's own conversion would clip at 255; transparent where the level is `key`."""
+    """Converts 16-bit grey, which Pillow's own conversion would clip at 255. The level `key` is transparent."""
     grey = image.convert("I").point(lambda level: level * (1 / 257)).convert("L")
     if key is not None:
         del grey.info["transparency"]
         grey.putalpha(Image.fromarray(np.asarray(image) != key).convert("L"))
     return grey
-
-
-def reason(error: Exception) -> str:
-    """Why a picture could not be read, in a few words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a jpeg, png, webp or gif picture"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return first_line(error)[:100]

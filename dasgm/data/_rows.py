@@ -1,4 +1,4 @@
-"""Pictures as rows of Parquet files: listed with their labels, then read a row group at a time."""
+"""Pictures as rows of Parquet files: they are listed with their labels, then read one row group at a time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dasgm.data._shards import Shard
 from dasgm.data._store import Store
 from dasgm.store.files import first_line
 
-MIXED = 4  # row groups whose rows are mixed: a batch has rows of them all
-KEPT = 200  # rows of a row group that a process keeps for its next batch: some 20 MB
-LOOKED_FOR = 100  # paths of a file that are looked for in object storage, where each takes a while
+MIXED = 4  # number of row groups whose rows are mixed, so that a batch has rows of all of them
+KEPT = 200  # largest row group (in rows) that a process keeps for its next batch: about 20 MB
+LOOKED_FOR = 100  # number of paths of a file that are checked in object storage, where each takes a while
 
 
 @lru_cache(maxsize=MIXED)
 def row_group(store: Store, path: str, group: int) -> pa.ChunkedArray:
-    """Its encoded pictures; a process has those that it read last. Errors are not kept."""
+    """The encoded pictures of a row group. A process caches those that it read last; errors are not cached."""
     with store.parquet(path) as file:
         picture, read = _parquet.picture_column(store.name(path), file.schema_arrow)
         return file.read_row_group(group, columns=read)[picture]
@@ -34,7 +34,7 @@ def row_group(store: Store, path: str, group: int) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class Rows:
-    """Pictures as rows of Parquet files; a row group is read as a whole, and kept if it is small."""
+    """Pictures as rows of Parquet files. A row group is read as a whole, and cached if it is small."""
 
     store: Store
     paths: tuple[str, ...]
@@ -49,13 +49,13 @@ class Rows:
         return self.store.name(self.below(index))
 
     def below(self, index: int) -> str:
-        """The same below the root: 'train.parquet row 7'."""
+        """The same below the root, such as 'train.parquet row 7'."""
         shard = self.shards[self._group(index)]
         first = self.starts[np.flatnonzero(self.shards == shard)[0]]
         return f"{self.paths[shard]} row {index - first}"
 
     def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
-        """The encoded pictures, or what is in the way of reading them."""
+        """The encoded pictures, or for each that cannot be read the error."""
         wanted = np.asarray(indices)
         found: list[bytes | Exception] = [ValueError("not read")] * len(wanted)
         groups = self._group(wanted)
@@ -80,7 +80,9 @@ class Rows:
         return np.searchsorted(self.starts, index, "right") - 1
 
     def order(self, random: np.random.Generator) -> np.ndarray:
-        """A permutation of the row groups, then of the rows of each `MIXED` that follow one another."""
+        """A random permutation of the row groups, in which the rows of each `MIXED` consecutive ones are permuted
+        together.
+        """
         groups = random.permutation(len(self.groups))
         mixed = []
         for first in range(0, len(groups), MIXED):
@@ -90,11 +92,11 @@ class Rows:
         return np.concatenate(mixed)
 
 
-# pictures that a row has the path of
+# pictures that rows give by their path
 
 
 def _beside(store: Store, shard: str, path: str | None) -> bytes | Exception:
-    """The picture at the path that a row of `shard` has in place of bytes."""
+    """The picture at the path that a row of `shard` has in place of bytes, or the error of reading it."""
     try:
         place = store.beside(shard, path) if path else None
         return store.read(place) if place else ValueError("no bytes")
@@ -103,9 +105,10 @@ def _beside(store: Store, shard: str, path: str | None) -> bytes | Exception:
 
 
 def _ensure_beside(store: Store, shard: str, file: Any, picture: str, read: list[str]) -> list[str]:
-    """The rows of a file of paths whose pictures are not there, 'train.parquet row 7 (no file 'x.png')'.
+    """The rows of a shard of paths whose pictures are missing, such as 'train.parquet row 7 (no file 'x.png')'.
 
-    Raises ValueError where none is there.
+    Raises:
+        ValueError: all pictures are missing.
     """
     batches = file.iter_batches(1000, columns=read[-1:])
     rows = (value for batch in batches for value in _parquet.encoded(pa.chunked_array([batch.column(0)])))
@@ -126,8 +129,15 @@ def _ensure_beside(store: Store, shard: str, file: Any, picture: str, read: list
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part's pictures and their labels, one `Labels` a file; `unreadable`: rows whose picture is not there."""
+class ParquetPart:
+    """The pictures of a part and their labels.
+
+    Attributes:
+        source: what reads the pictures.
+        labels: one `Labels` per file.
+        sizes: sizes of the files, in bytes.
+        unreadable: rows whose picture is missing.
+    """
 
     source: Rows
     labels: list[Labels]
@@ -135,7 +145,7 @@ class Part:
     unreadable: tuple[str, ...]
 
     def inventory(self, labels: np.ndarray, classes: Sequence[str]) -> Inventory:
-        """Pictures of each class, where `labels` are the numbers of `classes`."""
+        """The number of pictures of each class, where `labels` are indices into `classes`."""
         counts = np.bincount(labels, minlength=len(classes)).tolist()
         store, (first, *others) = self.source.store, self.source.paths
         place = store.name(first) + (f" and {len(others)} more" if others else "")
@@ -143,50 +153,75 @@ class Part:
 
     @property
     def largest(self) -> int:
-        """Rows of the largest row group."""
+        """Number of rows of the largest row group."""
         return int(np.diff(self.source.starts).max(initial=0))
+
+
+@dataclass(frozen=True)
+class _File:
+    """What one shard holds: the names of its columns of pictures and of labels, the labels, the number of rows of each
+    row group, and the rows whose picture is missing.
+    """
+
+    columns: tuple[str, str]
+    labels: Labels
+    rows: list[int]
+    unreadable: list[str]
 
 
 def part_of(
     store: Store, shards: Sequence[Shard], labels: tuple[str, ...] = ("label",), skip_unreadable: bool = False
-) -> Part:
-    """Lists a part's shards; labels are read, pictures are not.
+) -> ParquetPart:
+    """Lists the shards of a part. Labels are read, pictures are not.
 
     Args:
-        labels: names that the label column may have, the first that there is counts.
+        labels: names that the label column may have. The first one that a file has is taken.
         skip_unreadable: whether a row may have the path of a picture that is not there.
 
     Raises:
-        ValueError: a broken file, a missing column or one of another type, shards whose columns have other names,
-            paths in place of bytes where no picture lies.
+        ValueError: a broken file, a missing column or one of another type, shards whose columns have different names,
+            or paths in place of bytes where no picture lies.
     """
-    found: list[Labels] = []
-    groups, unreadable, columns = list[tuple[int, int, int]](), list[str](), set[tuple[str, str]]()
-    for shard, (path, name) in enumerate((shard.path, store.name(shard.path)) for shard in shards):
-        try:
-            with store.parquet(path) as file:
-                schema = file.schema_arrow
-                picture, read = _parquet.picture_column(name, schema)
-                label = _parquet.column(name, schema, labels)
-                found.append(labels_of(name, schema, label, file.read([label])[label]))
-                if _parquet.without_bytes(file, read):
-                    unreadable += _ensure_beside(store, path, file, picture, read)
-                elif read == [picture]:
-                    _parquet.ensure_pictures(name, file, picture)
-                groups += [(shard, g, file.metadata.row_group(g).num_rows) for g in range(file.num_row_groups)]
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{name} is no whole Parquet file ({first_line(error)[:100]}): download it again"
-            ) from None
-        columns.add((picture, label))
+    files = [_look(store, shard.path, labels) for shard in shards]
+    columns = {file.columns for file in files}
     if len(columns) > 1:
-        raise ValueError(f"{store.root}: shards have other columns, {sorted(columns)}: give them the same names")
+        raise ValueError(
+            f"{store.root}: the shards have different columns, {sorted(columns)}: give them the same names"
+        )
+    unreadable = tuple(row for file in files for row in file.unreadable)
     if unreadable and not skip_unreadable:
         raise ValueError(
             f"{store.root}: {len(unreadable)} pictures cannot be read: {first_ten(unreadable)}; put them there, or "
             "leave them out with --data.skip-unreadable"
         )
-    counts = np.array(groups, dtype=np.int64).reshape(-1, 3)
-    starts = np.concatenate([[0], counts[:, 2].cumsum()])
-    source = Rows(store, tuple(shard.path for shard in shards), counts[:, 0], counts[:, 1], starts)
-    return Part(source, found, np.array([shard.size for shard in shards]), tuple(unreadable))
+    shard_of = [shard for shard, file in enumerate(files) for _ in file.rows]
+    group_of = [group for file in files for group in range(len(file.rows))]
+    rows = [n for file in files for n in file.rows]
+    source = Rows(
+        store,
+        tuple(shard.path for shard in shards),
+        np.array(shard_of, dtype=np.int64),
+        np.array(group_of, dtype=np.int64),
+        np.concatenate([[0], np.array(rows, dtype=np.int64).cumsum()]),
+    )
+    sizes = np.array([shard.size for shard in shards])
+    return ParquetPart(source, [file.labels for file in files], sizes, unreadable)
+
+
+def _look(store: Store, path: str, label_names: tuple[str, ...]) -> _File:
+    """What the shard at `path` holds. Raises ValueError: see `part_of`."""
+    name = store.name(path)
+    try:
+        with store.parquet(path) as file:
+            picture, read = _parquet.picture_column(name, file.schema_arrow)
+            label = _parquet.column(name, file.schema_arrow, label_names)
+            labels = labels_of(name, file.schema_arrow, label, file.read([label])[label])
+            unreadable = []
+            if _parquet.without_bytes(file, read):
+                unreadable = _ensure_beside(store, path, file, picture, read)
+            elif read == [picture]:
+                _parquet.ensure_pictures(name, file, picture)
+            rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{name} is no whole Parquet file ({first_line(error)[:100]}): download it again") from None
+    return _File((picture, label), labels, rows, unreadable)

@@ -1,6 +1,6 @@
-"""Which Parquet files are the shards of a data set's parts, by their names alone, as Hugging Face's tools write them.
+"""Finds the Parquet files of a data set's parts by their names, as Hugging Face's tools write them.
 
-A data set is one folder (its configuration) with, for each part, `train.parquet`, `train-00000-of-00003.parquet` (from
+A data set is one folder (its configuration). For each part it has `train.parquet`, `train-00000-of-00003.parquet` (from
 2022 to 2023 with a hash at the end), `NAME-train-...`, or a folder `train/` or `partial-train/` with `0000.parquet`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -19,24 +19,29 @@ from dasgm.data._inventory import Inventory
 from dasgm.data._layout import PARTS as FOLDERS
 from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
-from dasgm.data._tree import scan
+from dasgm.data._tree import folders_in, scan
 
-# what a part may be called: as folders are, and two words more that Hugging Face's datasets knows
+# names of parts: those of folders, and two more that Hugging Face's datasets knows
 PARTS = FOLDERS | {"val": (*FOLDERS["val"], "dev"), "test": (*FOLDERS["test"], "evaluation")}
 PART_OF = {word: part for part, words in PARTS.items() for word in words}
-MOST_DEEP, MOST_FOLDERS = 4, 100  # folders below one another, and side by side, in which Parquet files are looked for
+MOST_DEEP, MOST_FOLDERS = 4, 100  # Parquet files are looked for to this depth, and in this many folders side by side
 NUMBERED = re.compile(r"(.*?)[-_. ]?(\d+)-of-(\d+)(-[0-9a-f]{16})?", re.IGNORECASE)
 COUNTED = re.compile(r"(.*?)[-_. ]?(?<!\d)(0\d*|\d{1,3})")
-DEFAULT = ("", "data")  # folders of the configuration that Hugging Face calls "default"
+DEFAULT = ("", "data")  # folders of Hugging Face's configuration "default"
 
 
 @dataclass(frozen=True)
 class Shard:
     """One Parquet file of a part.
 
-    path: below the root; size: in bytes; spelled: the part as its name has it; place: the folder of its configuration,
-    below the root; variant: what its name has besides the part and the number; number, total: as in 00000-of-00003,
-    None where the name has none.
+    Attributes:
+        path: its path below the root.
+        size: its size in bytes.
+        part: "train", "val" or "test".
+        spelled: the part as its name writes it.
+        place: folder of its configuration, below the root.
+        variant: what its name has besides part and number.
+        number, total: as in 00000-of-00003; None where the name has none.
     """
 
     path: str
@@ -50,15 +55,18 @@ class Shard:
 
     @property
     def config(self) -> str:
-        """The name for --data.config."""
+        """Its configuration, as --data.config names it."""
         return "/".join(filter(None, (self.place, self.variant))) or "."
 
 
 @dataclass(frozen=True)
-class Found:
-    """The shards of each part that there is, sorted by path.
+class ShardSet:
+    """The shards of each part, sorted by path.
 
-    strangers: Parquet files whose names tell no part; ignored: how many others are left out, by kind.
+    Attributes:
+        parts: the shards of each part that exists.
+        strangers: Parquet files whose names tell no part.
+        ignored: number of other files that are left out, by kind.
     """
 
     parts: dict[str, tuple[Shard, ...]]
@@ -66,7 +74,11 @@ class Found:
     ignored: dict[str, int]
 
     def notes(self, store: Store, *used: str) -> list[str]:
-        """Lines worth printing: what is left out, and what is known to be incomplete."""
+        """Lines to be printed: what is left out, and what is known to be incomplete.
+
+        Args:
+            used: the parts that are read.
+        """
         notes = Inventory(store.name(""), ignored=self.ignored).lines()
         if self.strangers:
             notes.append(
@@ -80,20 +92,20 @@ class Found:
         return notes
 
     def besides(self) -> str:
-        """For a message that something is missing: what there is whose name tells no part."""
+        """For a message about missing files: the Parquet files whose names tell no part."""
         return f" (the name of {first_ten(self.strangers)} tells no part)" if self.strangers else ""
 
 
-def find(store: Store, config: str = "") -> Found:
-    """The Parquet files of the data set below the store's root.
+def find(store: Store, config: str = "") -> ShardSet:
+    """Finds the Parquet files of the data set below the store's root.
 
     Args:
-        config: which of several data sets that lie side by side, by its folder or by what its files' names have besides
+        config: which of several data sets side by side is meant, by its folder or by what its files' names have besides
             the part.
 
     Raises:
-        ValueError: there are several and none is chosen, or the chosen one is not there; a shard is missing; shards of
-            two uploads lie side by side; the store cannot be listed.
+        ValueError: there are several data sets and none is chosen, the chosen one or a shard is missing, shards of two
+            uploads lie side by side, or the store cannot be listed.
     """
     files = sorted(_walk(store, "", MOST_DEEP, set()))
     left = Counter(kind for path, _ in files if (kind := kind_of(PurePosixPath(path).name)))
@@ -111,18 +123,18 @@ def find(store: Store, config: str = "") -> Found:
         _check(store, part)
     left["Parquet files of other configurations"] = len(shards) - len(chosen)
     listed = {name: tuple(part) for name, part in parts.items()}
-    return Found(listed, strangers, {kind: n for kind, n in left.items() if n})
+    return ShardSet(listed, strangers, {kind: n for kind, n in left.items() if n})
 
 
 def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tuple[str, int]]:
-    """Paths and sizes of Parquet files; a folder that is reached twice, through a link, is read once."""
+    """Paths and sizes of Parquet files. A folder that links lead to is read once."""
     entries = scan(store, folder)
     for entry in entries:
         if entry.kind == "broken" and entry.name.lower().endswith(".parquet"):
-            raise ValueError(f"{store.name(entry.path)} cannot be read ({entry.problem}): mend or remove it")
+            raise ValueError(f"{store.name(entry.path)} cannot be read ({entry.problem}): repair or remove it")
         if entry.kind == "file" and entry.name.lower().endswith(".parquet"):
             yield entry.path, entry.size
-    folders = [entry for entry in entries if entry.kind == "folder" and not is_clutter(entry.name)]
+    folders = folders_in(entries)
     if not depth or len(folders) > MOST_FOLDERS:  # class folders
         return
     for entry in folders:
@@ -136,7 +148,7 @@ def _walk(store: Store, folder: str, depth: int, seen: set[str]) -> Iterator[tup
 
 
 def parsed(path: str, size: int = 0) -> Shard | None:
-    """What the name of a Parquet file says; None where it tells no part."""
+    """What the name of a Parquet file says, or None where it tells no part."""
     file, folder = PurePosixPath(path), PurePosixPath(path).parent
     stem, number, total = file.name[: -len(".parquet")], None, None
     if match := NUMBERED.fullmatch(stem):
@@ -162,7 +174,7 @@ def parsed(path: str, size: int = 0) -> Shard | None:
 
 
 def folder_part(name: str) -> str | None:
-    """The part that a folder of this name holds."""
+    """The part that a folder of this name holds, or None."""
     return PART_OF.get(name.lower().removeprefix("partial-"))
 
 
@@ -197,63 +209,77 @@ def _chosen(store: Store, shards: list[Shard], config: str) -> list[Shard]:
 
 
 def _together(shards: list[Shard]) -> bool:
-    """Whether they lie in the folder and in its `data/`, no part in both: one data set, as Hugging Face reads it."""
+    """Whether the shards lie in the root and in its `data/`, and no part in both.
+
+    Hugging Face reads this as one data set.
+    """
     places = {shard.part: shard.config for shard in shards}
     return {s.config for s in shards} <= {".", "data"} and all(places[s.part] == s.config for s in shards)
 
 
 def _offered(sets: dict[str, list[Shard]]) -> str:
-    """'mini (mini/train.parquet), ...': names for --data.config."""
+    """The names for --data.config, such as 'mini (mini/train.parquet), ...'."""
     return first_ten(f"{name} ({shards[0].path})" for name, shards in sorted(sets.items()))
 
 
-# whether its shards are all there
+# whether all its shards are there
 
 
 def _check(store: Store, shards: list[Shard]) -> None:
-    """ValueError where the shards of a part are not all there, or are of two uploads."""
+    """Raises ValueError where shards of a part are missing or come from two uploads."""
+    if paths := _of_two_uploads(shards):
+        raise ValueError(
+            f"{store.root} has shards of {shards[0].part} from two uploads side by side: {first_ten(paths)}; keep "
+            "those of one and move the others away"
+        )
+    numbers = {shard.number: shard.path for shard in shards if shard.number is not None}
+    if numbers:
+        _ensure_complete(store, shards[0], numbers)
+
+
+def _of_two_uploads(shards: list[Shard]) -> list[str]:
+    """Paths of shards that cannot come from the same upload; [] if all can."""
     kinds: dict[tuple[str, bool, int | None], str] = {}
     for shard in shards:
         kinds.setdefault((shard.spelled, shard.number is None, shard.total), shard.path)
     if len(kinds) > 1:
-        raise _two_uploads(store, shards, kinds.values())
+        return list(kinds.values())
     numbers: dict[int, str] = {}
     for shard in shards:
         if shard.number is not None and (before := numbers.setdefault(shard.number, shard.path)) != shard.path:
-            raise _two_uploads(store, shards, (before, shard.path))
-    first, folders = shards[0], {PurePosixPath(shard.path).parent for shard in shards}
-    if not numbers:
-        if len(shards) > 1 and (len(folders) > 1 or any(_named(shard) for shard in shards)):
-            raise _two_uploads(store, shards, [shard.path for shard in shards])
-        return
+            return [before, shard.path]
+    folders = {PurePosixPath(shard.path).parent for shard in shards}
+    if not numbers and len(shards) > 1 and (len(folders) > 1 or any(_named(shard) for shard in shards)):
+        return [shard.path for shard in shards]
+    return []
+
+
+def _ensure_complete(store: Store, first: Shard, numbers: dict[int, str]) -> None:
+    """Raises ValueError unless the numbers of a part's shards have no gap.
+
+    They count from 0, or without a total perhaps from 1.
+    """
     low = 0 if first.total is not None else min(1, *numbers)
     total = first.total if first.total is not None else max(numbers) - low + 1
     if stray := [path for number, path in numbers.items() if number >= low + total]:
         raise ValueError(f"{store.name(stray[0])}: its number is beyond the {total} shards that there are: rename it")
-    if len(numbers) < total:
+    lack = total - len(numbers)
+    if lack:
         missing = (_numbered(first, n) for n in range(low, low + total) if n not in numbers)
-        lack, ten = total - len(numbers), list(islice(missing, 10))
-        more = f" and {lack - 10} more" if lack > 10 else ""
+        named = ", ".join(islice(missing, 10)) + (f" and {lack - 10} more" if lack > 10 else "")
         raise ValueError(
-            f"{store.root} has {len(numbers)} of {total} shards of {first.part}: {', '.join(ten)}{more} "
+            f"{store.root} has {len(numbers)} of {total} shards of {first.part}: {named} "
             f"{'is' if lack == 1 else 'are'} missing; add the others"
         )
 
 
-def _two_uploads(store: Store, shards: list[Shard], paths: Iterable[str]) -> ValueError:
-    return ValueError(
-        f"{store.root} has shards of {shards[0].part} from two uploads side by side: {first_ten(paths)}; keep those of "
-        "one and move the others away"
-    )
-
-
 def _named(shard: Shard) -> bool:
-    """Whether the file's own name tells the part, so that there is one file for it."""
+    """Whether the name of the file itself tells the part, so that the part has one file."""
     return parsed(PurePosixPath(shard.path).name) is not None
 
 
 def _numbered(like: Shard, number: int) -> str:
-    """The path of the shard of this number: named as `like` is, any hash."""
+    """The path of the shard with this number, named as `like` is, with any hash."""
     path = PurePosixPath(like.path)
     stem = path.name[: -len(".parquet")]
     tail = ""

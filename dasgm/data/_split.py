@@ -1,4 +1,4 @@
-"""Stratified, seeded splits of a labelled set; torch's global generator is left alone."""
+"""Stratified, seeded splits of a labelled data set. They do not use torch's global generator."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dasgm.data._base import DataConfig
 
 
 def share(labels: Tensor, portion: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices of `portion` of the images and of the rest, both rising; floor or ceiling of it from every class.
+    """Indices of `portion` of the images and of the others, both ascending.
 
-    Systematic sampling: with the images shuffled and then sorted by class, every 1/portion-th is taken.
+    Of each class it takes the floor or the ceiling.
+
+    This is systematic sampling: the images are shuffled, sorted by class, and every 1/portion-th one is taken.
     """
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]
@@ -21,9 +23,13 @@ def share(labels: Tensor, portion: float, generator: torch.Generator) -> tuple[T
 
 
 def split(labels: Tensor, config: DataConfig, held_out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """J_1, J_2, J_val: disjoint indices into the training set. `held_out` replaces the drawn J_val.
+    """J_1, J_2 and J_val: disjoint indices into the training images.
 
-    Raises ValueError if J_1 or J_2, or a J_val that was asked for, would be empty.
+    Args:
+        held_out: J_val; None: it is drawn.
+
+    Raises:
+        ValueError: J_1, J_2, or a J_val that was asked for, would be empty.
     """
     generator = torch.Generator().manual_seed(config.split_seed)
     pool = torch.arange(len(labels))
@@ -56,5 +62,8 @@ def split(labels: Tensor, config: DataConfig, held_out: Tensor | None = None) ->
 
 
 def test_split(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Test and training indices of a set that came without a test set: a sixth, as CIFAR's; the same for every seed."""
+    """Indices of test and training images for a data set without a test set.
+
+    A sixth is the test set, as in CIFAR; it does not depend on the seed.
+    """
     return share(labels, 1 / 6, torch.Generator().manual_seed(0))

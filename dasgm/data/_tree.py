@@ -1,20 +1,20 @@
-"""What lies in a folder, on this machine or on any pyarrow filesystem: one view for every reader of class folders."""
+"""What a folder contains, on this machine or on any pyarrow filesystem. All readers of class folders use it."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
-from dasgm.data._pictures import reason
+from dasgm.data._clutter import is_clutter
 from dasgm.data._store import Store
-from dasgm.store.files import first_line
+from dasgm.store.files import first_line, reason
 
 KINDS: dict[int, Literal["file", "folder"]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
 
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     path: str
     """Below the store's root, "/" between names; bytes that are no UTF-8 as Python's surrogates."""
     kind: Literal["file", "folder", "again", "broken", "other"]
-    """again: a folder that was listed already; broken: it cannot be read; other: a pipe, a device."""
+    """again: a folder that was listed already; broken: what cannot be read; other: a pipe or a device."""
     size: int = 0
     linked: bool = False
     """Whether a link leads to it or to a folder above it."""
@@ -40,9 +40,10 @@ class Entry(NamedTuple):
 
 
 def scan(store: Store, folder: str = "") -> list[Entry]:
-    """What lies directly in `folder`, sorted by name; [] if there is no such folder.
+    """What `folder` directly contains, sorted by name; [] if there is no such folder.
 
-    Raises ValueError, one line, where it cannot be read.
+    Raises:
+        ValueError: it cannot be read. The message is one line.
     """
     try:
         return _scan(store, folder)
@@ -52,32 +53,39 @@ def scan(store: Store, folder: str = "") -> list[Entry]:
         raise not_listed(store.name(folder), error) from None
 
 
+def folders_in(entries: Iterable[Entry]) -> list[Entry]:
+    """The folders that may be parts or classes: all but clutter."""
+    return [entry for entry in entries if entry.kind == "folder" and not is_clutter(entry.name)]
+
+
 def not_listed(name: str, error: Exception) -> ValueError:
-    """What a user is told of a folder that cannot be read."""
+    """The error for a folder that cannot be read."""
     return ValueError(f"{name} cannot be listed ({first_line(error)[:200]}): give --data-dir a folder or a URI")
 
 
-def walk(store: Store, folder: str, skipped: Callable[[str], bool]) -> Iterator[Entry]:
-    """All that lies below `folder`, in no certain order; nothing below a folder whose name is `skipped`.
+def walk(store: Store, folder: str) -> Iterator[Entry]:
+    """Everything below `folder`, in no particular order, except what is below a folder of clutter.
 
     Within each folder directly in `folder` (a class), a folder is listed once, however many links lead to it, and a
-    link to a folder above ends there: both are "again". A folder that cannot be read is "broken".
-    Raises ValueError, one line, where `folder` itself cannot be read.
+    link to a folder above is not followed: both are "again". A folder that cannot be read is "broken".
+
+    Raises:
+        ValueError: `folder` itself cannot be read. The message is one line.
     """
     if store.local is None:
-        yield from _walk_elsewhere(store, folder, skipped)
+        yield from _walk_elsewhere(store, folder)
         return
     for top in scan(store, folder):
-        if top.kind == "folder" and not skipped(top.name):
-            yield from _walk_here(store, store.local, top, skipped)
+        if top.kind == "folder" and not is_clutter(top.name):
+            yield from _walk_here(store, store.local, top)
         else:
             yield top
 
 
-def _walk_here(store: Store, root: str, top: Entry, skipped: Callable[[str], bool]) -> Iterator[Entry]:
+def _walk_here(store: Store, root: str, top: Entry) -> Iterator[Entry]:
     seen = _above(os.path.dirname(os.path.join(root, top.path)))
     pending = deque([top])
-    while pending:  # folders that no link leads to first: what is reached twice has its own path
+    while pending:  # folders without a link come first, so that what is reached twice has its own path
         here = pending.popleft()
         if here.identity in seen:
             yield here._replace(kind="again")
@@ -94,7 +102,7 @@ def _walk_here(store: Store, root: str, top: Entry, skipped: Callable[[str], boo
         for entry in entries:
             if here.linked:
                 entry = entry._replace(linked=True)
-            if entry.kind != "folder" or skipped(entry.name):
+            if entry.kind != "folder" or is_clutter(entry.name):
                 yield entry
             elif entry.linked:
                 pending.append(entry)
@@ -102,8 +110,8 @@ def _walk_here(store: Store, root: str, top: Entry, skipped: Callable[[str], boo
                 pending.appendleft(entry)
 
 
-def _walk_elsewhere(store: Store, folder: str, skipped: Callable[[str], bool]) -> Iterator[Entry]:
-    """In one listing: object storage answers it faster than one a folder."""
+def _walk_elsewhere(store: Store, folder: str) -> Iterator[Entry]:
+    """The same in one listing, because object storage answers that faster than one listing per folder."""
     told = set[str]()
     start = len(folder.split("/")) if folder else 0
     try:
@@ -113,7 +121,7 @@ def _walk_elsewhere(store: Store, folder: str, skipped: Callable[[str], bool]) -
     for info in infos:
         entry = _elsewhere(store, info)
         names = entry.path.split("/")
-        left_out = next((i for i in range(start, len(names) - 1) if skipped(names[i])), None)
+        left_out = next((i for i in range(start, len(names) - 1) if is_clutter(names[i])), None)
         if left_out is not None:
             entry = Entry("/".join(names[: left_out + 1]), "folder")
         if entry.path not in told:
@@ -146,7 +154,7 @@ def _elsewhere(store: Store, info: fs.FileInfo) -> Entry:
 
 
 def _above(path: str) -> set[int]:
-    """Of `path` and all folders above it."""
+    """The identities of `path` and of all folders above it."""
     return {_identity(os.stat(folder)) for folder in (Path(path), *Path(path).parents)}
 
 

@@ -10,6 +10,8 @@ from dasgm.data._cifar import CifarConfig
 
 @dataclass(frozen=True)
 class Config(CifarConfig):
+    """Settings of CIFAR-10."""
+
     CLASSES: ClassVar[tuple[str, ...]] = (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     )  # fmt: skip

@@ -20,6 +20,8 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 @dataclass(frozen=True)
 class Config(CifarConfig):
+    """Settings of CIFAR-100."""
+
     CLASSES: ClassVar[tuple[str, ...]] = tuple(NAMES.split())
     ALIASES: ClassVar[dict[str, str]] = {"cra": "crab"}  # of Hugging Face's copy
     LABELS: ClassVar[tuple[str, ...]] = ("fine_label", "label")

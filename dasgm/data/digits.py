@@ -1,8 +1,8 @@
-"""1,797 handwritten digits, 8x8, in the package: the data set that needs no download.
+"""1,797 handwritten digits of 8x8 pixels, which are part of the package: the data set that needs no download.
 
-`digits.parquet` is the "Optical Recognition of Handwritten Digits" test set of the UCI repository (E. Alpaydin and
-C. Kaynak, 1998; https://doi.org/10.24432/C50P49; CC BY 4.0) as scikit-learn ships it, its levels 0 to 16 stretched to
-0 to 255, in Hugging Face's layout. It was made by `python tests/test_data.py dasgm/data/digits.parquet`.
+`digits.parquet` is the test set of "Optical Recognition of Handwritten Digits" from the UCI repository (E. Alpaydin and
+C. Kaynak, 1998; https://doi.org/10.24432/C50P49; CC BY 4.0) as scikit-learn ships it, with its levels 0 to 16 stretched
+to 0 to 255, in Hugging Face's layout. It was made by `python tests/tools/pictures.py dasgm/data/digits.parquet`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(DataConfig):
+    """Settings of the digits."""
+
     packaged: ClassVar[bool] = True
     image_size: int = 16
     """Side of the square images in pixels, enlarged from 8: a multiple of 4 from 16 on; with a GAN 16, 32 or 64."""
@@ -27,7 +29,7 @@ class Config(DataConfig):
         return 10
 
     def load(self, data_dir: str | None = None, device: str = "cpu") -> Data:
-        """1,497 for training, 300 for testing (always the same); `data_dir` is not needed."""
+        """Reads 1,497 images for training and 300 for testing, always the same ones. `data_dir` is not needed."""
         from dasgm.data._images import Data, resized
         from dasgm.data._memory import load_file
         from dasgm.data._split import test_split
@@ -41,6 +43,6 @@ class Config(DataConfig):
             (images[train], labels[train]),
             (images[test], labels[test]),
             self,
-            flips=False,  # a mirrored 2 is none
+            flips=False,  # a mirrored 2 is no 2
             device=device,
         )

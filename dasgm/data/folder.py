@@ -1,6 +1,6 @@
 """The user's own pictures: `class/*.jpg`, or `train/class/*.jpg` with `test/` and perhaps `val/` beside it.
 
-Which folders are parts is decided in `_layout.py`, which files are pictures in `_folders.py`.
+`_layout.py` decides which folders are parts, `_folders.py` which files are pictures.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(DataConfig):
+    """Settings of a folder of pictures."""
+
     skip_unreadable: bool = False
     """Leave out pictures that cannot be read, and say how many. Otherwise the first one ends the command."""
 
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
-        """Pictures of any size, their shorter side resized to `image_size`, then centre-cropped; classes by name.
+        """Reads pictures of any size.
 
-        Without `test/` a sixth of each class is set aside, always the same. `val/` becomes J_val where `holdout` asks
-        for one. Raises ValueError for a class of fewer than 10 pictures, other formats, unreadable pictures, and
-        folders that may be parts or classes.
+        The shorter side is resized to `image_size`, then the centre is kept. Classes are sorted by name.
+
+        Without `test/` a sixth of each class is the test set, always the same. `val/` becomes J_val if `holdout` is not
+        0.
+
+        Raises:
+            ValueError: a class has fewer than 10 pictures, a file has another format or cannot be read, or it is not
+                certain whether folders are parts or classes.
         """
         from dasgm.data._folder import load
 

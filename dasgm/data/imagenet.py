@@ -1,7 +1,7 @@
-"""ImageNet (ILSVRC 2012), or other photographs laid out like it: streamed from files, never held in memory.
+"""ImageNet (ILSVRC 2012), or other photographs in its layout. They are streamed from files, never held in memory.
 
-`train/<class>/*.JPEG` with `val/<class>/*.JPEG` (or `test/`, where there is no `val/`), or Parquet shards in Hugging
-Face's layout. No torch at the top.
+The layout is `train/<class>/*.JPEG` with `val/<class>/*.JPEG` (or `test/` if there is no `val/`), or Parquet shards in
+Hugging Face's layout. Imports no torch at the top.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(DataConfig):
-    """The settings of J_1, J_2 and J_val mean nothing here: a network is trained on all of `train`."""
+    """Settings of ImageNet. Those of J_1, J_2 and J_val have no effect: a network is trained on all of `train`."""
 
     streamed: ClassVar[bool] = True
     image_size: int = 224
@@ -40,7 +40,7 @@ class Config(DataConfig):
             raise ValueError(f"data.cutout is {self.cutout}: imagenet is trained without; leave it at 0")
 
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
-        """Raises ValueError: it does not fit into memory."""
+        """Raises ValueError, because the data set does not fit into memory."""
         raise ValueError(
             "imagenet is streamed, not held in memory, so no search is made on it: search on cifar10, cifar100 or "
             "folder, then evaluate the genotype on imagenet"
@@ -50,9 +50,13 @@ class Config(DataConfig):
         return self.photographs(data_dir)
 
     def photographs(self, data_dir: str | None) -> Photographs:
-        """Lists `data_dir`, a path or a URI (s3://bucket/prefix). Raises ValueError where files are not as they should.
+        """Lists the pictures of both parts below `data_dir`, a path or a URI (s3://bucket/prefix), without reading
+        them.
 
-        Both parts are listed, no picture is read. With `limit` a stratified draw of the training images is used.
+        With `limit`, a stratified draw of the training images is used.
+
+        Raises:
+            ValueError: the files are missing or not as they should be. The message is one line.
         """
         from dasgm.data._loader import photographs
 

@@ -1,1 +1,1 @@
-"""GANs: one file a GAN, its name is the key of `--gan`; files that begin with `_` are helpers."""
+"""GANs, one file each. The name of the file is the GAN's key for --gan; files that begin with `_` are helpers."""

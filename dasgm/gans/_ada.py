@@ -1,8 +1,8 @@
 """Adaptive discriminator augmentation (Karras et al. 2020, arXiv 2006.06676): pixel blitting, geometry and colour.
 
-Every image has one 3x3 matrix of geometry and one 4x4 matrix of colour, composed as appendix B of the paper lists them.
-A simplification: the paper resamples with a wavelet at twice the resolution on both sides, here the image is
-doubled by a cubic interpolation and sampled bilinearly. At whole pixels (flips, quarter turns, shifts) it is exact.
+Each image has one 3x3 matrix for geometry and one 4x4 matrix for colour, composed in the order of the paper's appendix
+B. One simplification: the paper resamples with a wavelet filter at twice the resolution; here the image is doubled by
+cubic interpolation and sampled bilinearly. Flips, quarter turns and shifts by whole pixels are exact.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 
 class Augmentation(nn.Module):
-    """Images [N, 3, size, size] -> the same, each transformation with probability p; at p = 0 the images themselves.
+    """Augments images [N, 3, size, size]; each transformation is applied with probability p.
 
-    p follows r_t, the mean sign of the logits of real images: after every `interval` batches it moves by their number
-    of images / `horizon`, up where r_t is above `target`, within [0, 1]. Each worker of several counts its own images,
-    so p moves more slowly by their number. Draws are torch's, on the CPU: a stream entered again repeats them.
+    At p = 0 the images are returned unchanged.
+
+    p follows r_t, the mean sign of the logits of real images. After every `interval` batches it changes by their number
+    of images / `horizon`, upwards if r_t is above `target`, and is clipped to [0, 1]. Each worker counts only its own
+    images, so with several workers p changes more slowly. The draws are torch's on the CPU, so that `replay` repeats
+    them.
     """
 
-    p: Tensor  # and, since it moved last:
-    signs: Tensor  # the sum of the signs
-    images: Tensor  # that many
-    batches: Tensor  # in that many
+    p: Tensor
+    signs: Tensor  # sum of the signs since p changed last
+    images: Tensor  # number of images since then
+    batches: Tensor  # number of batches since then
     interpolation: Tensor
 
     def __init__(self, size: int, start: float, target: float, interval: int, horizon: float) -> None:
@@ -45,7 +48,7 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def observe(self, logits: Tensor) -> None:
-        """Count the logits of a batch of real images, and move p where it is time."""
+        """Counts the logits of a batch of real images, and changes p after every `interval` batches."""
         if not self.training:
             return
         signs, images = self.signs + logits.sign().sum(), self.images + len(logits)
@@ -58,12 +61,14 @@ class Augmentation(nn.Module):
 
 
 def geometry(n: int, size: int, p: float) -> Tensor:
-    """n maps [n, 3, 3] of pixels about the image's centre (x to the right, y down), from where they are to where they
-    go."""
+    """n random transformations [n, 3, 3] of pixel coordinates about the centre of the image (x to the right, y down).
+
+    They map the position of a pixel to its new position.
+    """
     flip, turn = 1.0 - 2 * _fires(n, p, torch.randint(2, (n,))), _fires(n, p, torch.randint(4, (n,)))
     shift = _fires(n, p, (torch.rand(2, n) * 2 - 1) * size / 8).round()
     scale, stretch = 2 ** _fires(n, p, 0.2 * torch.randn(n)), 2 ** _fires(n, p, 0.2 * torch.randn(n))
-    either = 1 - math.sqrt(1 - p)  # so that one or the other of two turns has probability p
+    either = 1 - math.sqrt(1 - p)  # with two turns, at least one happens with probability p
     before, after = (_fires(n, either, (torch.rand(n) * 2 - 1) * math.pi) for _ in range(2))
     drift = _fires(n, p, torch.randn(2, n) * size / 8)
     cosine, sine = torch.tensor([[1.0, 0.0, -1.0, 0.0], [0.0, -1.0, 0.0, 1.0]])[:, turn.long()]  # exact
@@ -81,7 +86,7 @@ def geometry(n: int, size: int, p: float) -> Tensor:
 
 
 def colour(n: int, p: float) -> Tensor:
-    """n maps [n, 4, 4] of (red, green, blue, 1) in [-1, 1]."""
+    """n random transformations [n, 4, 4] of (red, green, blue, 1), with colours in [-1, 1]."""
     bright, contrast = _fires(n, p, 0.2 * torch.randn(n)), 2 ** _fires(n, p, 0.5 * torch.randn(n))
     invert = _fires(n, p, torch.randint(2, (n,)))
     hue, saturation = _fires(n, p, (torch.rand(n) * 2 - 1) * math.pi), 2 ** _fires(n, p, torch.randn(n))
@@ -97,9 +102,12 @@ def colour(n: int, p: float) -> Tensor:
 
 
 def moved(x: Tensor, geometry: Tensor, interpolation: Tensor) -> Tensor:
-    """Images [n, c, s, s] moved by [n, 3, 3]; beyond the border they go on mirrored.
+    """Images [n, c, s, s] transformed by `geometry` [n, 3, 3].
 
-    Gathers, not `grid_sample`: the second derivative, which R1 takes, is then there in every version of torch.
+    Beyond the border the image is continued by reflection.
+
+    It gathers pixels instead of calling `grid_sample`, so that the second derivative, which R1 needs, exists in every
+    version of torch.
     """
     size, centre = x.shape[-1], (x.shape[-1] - 1) / 2
     rows, columns = torch.meshgrid(*[torch.arange(size) - centre] * 2, indexing="ij")
@@ -119,13 +127,15 @@ def moved(x: Tensor, geometry: Tensor, interpolation: Tensor) -> Tensor:
 
 
 def coloured(x: Tensor, colour: Tensor) -> Tensor:
-    """Images [n, 3, s, s] with colours changed by [n, 4, 4]."""
+    """Images [n, 3, s, s] with colours transformed by `colour` [n, 4, 4]."""
     matrix = colour.to(x)
     return (matrix[:, :3, :3] @ x.flatten(2) + matrix[:, :3, 3:]).view_as(x)
 
 
 def interpolation(size: int) -> Tensor:
-    """[2 size - 1, size]: pixels, and between each two of them the cubic through four, mirrored at the borders."""
+    """The matrix [2 size - 1, size] that doubles a row of pixels: the pixels themselves and, between two of them, the
+    cubic through four, with reflection at the borders.
+    """
     rows = torch.zeros(2 * size - 1, size)
     for i in range(2 * size - 1):
         taps = {0: 1.0} if i % 2 == 0 else {-1: -1 / 16, 0: 9 / 16, 1: 9 / 16, 2: -1 / 16}
@@ -135,18 +145,18 @@ def interpolation(size: int) -> Tensor:
 
 
 def _fires(n: int, p: float, values: Tensor) -> Tensor:
-    """values [..., n] with probability p, all rows of a column together; else 0."""
+    """`values` [..., n] with probability p, else 0. One draw decides for a whole column."""
     return torch.where(torch.rand(n) < p, values, 0)
 
 
 def _matrix(*rows: list[Tensor | float]) -> Tensor:
-    """[n, k, k] of k rows, each entry a number or [n]."""
+    """[n, k, k] from k rows, whose entries are numbers or [n]."""
     entries = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.get_default_dtype()) for r in rows for v in r))
     return torch.stack(entries, -1).unflatten(-1, (len(rows), len(rows)))
 
 
 def _composed(steps: tuple[Tensor, ...]) -> Tensor:
-    """The first step first."""
+    """The product of all steps; the first one is applied first."""
     first, *others = steps
     for step in others:
         first = step @ first
@@ -166,8 +176,9 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _on_colours(across: Tensor | float, luma: Tensor | float | None = None, turn: Tensor | float = 0.0) -> Tensor:
-    """Scales by `luma` along the grey axis v = (1, 1, 1) / sqrt 3 (as `across`, by default), by `across` across it,
-    with `turn` times the cross product v x ... (Rodrigues: cos, 1 and sin of an angle rotate)."""
+    """The matrix that scales colours by `luma` along the grey axis v = (1, 1, 1) / sqrt 3 and by `across` perpendicular
+    to it, plus `turn` times the cross product v x ... (Rodrigues: cos, 1 and sin of an angle give a rotation).
+    """
     along = across if luma is None else luma
     same, cross = (along - across) / 3, turn / math.sqrt(3)
     near, far, own = same - cross, same + cross, same + across

@@ -1,9 +1,10 @@
-"""What every GAN is to the search: a configuration that builds networks, losses and optimisers. Free of torch."""
+"""The interface of a GAN: a configuration that builds networks, losses and optimisers. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -15,12 +16,12 @@ Loss: TypeAlias = "Callable[[Discriminate, Tensor, Tensor, Tensor, Tensor], Tens
 Parameters: TypeAlias = "dict[str, Tensor]"
 
 SIZES = (16, 32, 64)
-WIDEST = 2**16  # of any layer's setting; beyond is a slip, or worse
+WIDEST = 2**16  # largest width of a layer that is accepted
 
 
 @dataclass(frozen=True)
 class GanConfig:
-    """Settings of a GAN. A file in this folder has a frozen dataclass `Config` derived from it."""
+    """Settings that every GAN has. The file of a GAN derives its own frozen dataclass `Config` from this class."""
 
     channels: int = 64
     """Base width of generator and discriminator, in channels."""
@@ -40,50 +41,66 @@ class GanConfig:
     """Number of discriminator steps after each generator step of a pre-training, each on images of its own."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.channels <= WIDEST:
-            raise ValueError(f"gan.channels {self.channels}: expected 1 to {WIDEST}")
-        for name, lr in (
-            ("generator_lr", self.generator_lr),
-            ("discriminator_lr", self.discriminator_lr),
-            ("warmup_lr", self.warmup_lr),
-        ):
-            if not 0 <= lr < float("inf"):
-                raise ValueError(f"gan.{name} {lr}: expected a learning rate of at least 0")
-        if self.warmup_batch_size < 2:
-            raise ValueError(f"gan.warmup_batch_size {self.warmup_batch_size}: expected at least 2")
-        if self.warmup < 0:
-            raise ValueError(f"gan.warmup {self.warmup}: expected a number of iterations, 0 for none")
-        if self.pretrain_iterations < 0:
-            raise ValueError(f"gan.pretrain_iterations {self.pretrain_iterations}: expected 0 or more")
-        if (steps := self.pretrain_discriminator_steps) < 1:
-            raise ValueError(f"gan.pretrain_discriminator_steps {steps}: expected at least 1")
+        self.ensure("channels", 1, WIDEST)
+        for name in ("generator_lr", "discriminator_lr", "warmup_lr", "warmup", "pretrain_iterations"):
+            self.ensure(name, 0)
+        self.ensure("warmup_batch_size", 2)
+        self.ensure("pretrain_discriminator_steps", 1)
+
+    def ensure(
+        self, name: str, least: float = -inf, most: float = inf, *, above: float = -inf, below: float = inf
+    ) -> None:
+        """Raises ValueError unless the setting `name` is finite, from `least` to `most`, above `above` and below
+        `below`.
+        """
+        value = getattr(self, name)
+        if least <= value <= most and above < value < below:
+            return
+        bounds = {f"at least {least}": least, f"at most {most}": most, f"above {above}": above, f"below {below}": below}
+        expected = " and ".join(words for words, bound in bounds.items() if abs(bound) < inf)
+        if -inf < least and most < inf:
+            expected = f"{least} to {most}"
+        if not -inf < value < inf:
+            expected += ", finite"
+        raise ValueError(f"gan.{name} {value}: expected {expected}")
 
     @property
     def pretraining_length(self) -> int:
-        """Iterations of a pre-training. 50,000 by default, on CIFAR 128 passes over J_2 with one discriminator step and
-        512 with four: the paper says nothing, and StudioGAN's curves have flattened there (BigGAN's FID: 14.9 at
-        20,000, 8.9 at 50,000, 8.1 at 100,000)."""
+        """Number of iterations of a pre-training: the setting, else the warmup, else 50,000.
+
+        The paper gives none. With CIFAR's J_2, 50,000 iterations are 128 passes with one discriminator step each, and
+        512 with four. StudioGAN's curves are flat there (FID of BigGAN: 14.9 at 20,000, 8.9 at 50,000, 8.1 at 100,000).
+        """
         return self.pretrain_iterations or self.warmup or 50_000
 
     def build(self, classes: int, size: int, searched: bool) -> Gan:
-        """Networks for `classes` and square images of `size` pixels; `searched`: with the discriminator's
-        architecture B. Raises ValueError where size is not among SIZES."""
+        """Builds the GAN.
+
+        Args:
+            classes: number of classes.
+            size: side of the square images, in pixels.
+            searched: whether the discriminator's architecture B can be searched.
+
+        Raises:
+            ValueError: the GAN does not make images of this size.
+        """
         raise NotImplementedError
 
 
 def check_size(size: int) -> int:
-    """`size`, or a ValueError where no GAN of ours makes such images."""
+    """Returns `size`. Raises ValueError where the GANs of this package do not make images of this size."""
     if size not in SIZES:
         raise ValueError(f"image size {size}: a GAN makes images of 16, 32 or 64 pixels; choose one of these")
     return size
 
 
 class Gan:
-    """Networks, losses and settings of the optimisers; not a module, without state of its own.
+    """Networks, losses and settings of the optimisers. It is not a module and has no state of its own.
 
-    All state is in the modules' parameters and buffers, and buffers are written in forward. In the losses
-    `discriminate` is `lambda *a: discriminator(b, *a)`; images are [-1, 1] NCHW, labels int64 [N]. A generator without
-    tanh goes beyond [-1, 1]: its images are cut off where they are shown or measured, never where gradients pass.
+    All state is in the parameters and buffers of the modules, and `forward` updates the buffers. In the losses,
+    `discriminate` is `lambda *a: discriminator(b, *a)`. Images are [N, 3, S, S] in [-1, 1], labels int64 [N]. A
+    generator without tanh may exceed [-1, 1]; its images are clipped where they are shown or measured, never where
+    gradients pass.
     """
 
     z_dim: int
@@ -94,20 +111,26 @@ class Gan:
     regularise: Callable[[Parameters], Parameters] | None = None  # of G: extra gradient from its raw weights
 
     def generator_loss(self, discriminate: Discriminate, fake: Tensor, y: Tensor) -> Tensor:
-        """What G descends: -L_GAN of Eq. 4."""
+        """The loss that G descends: -L_GAN of Eq. 4."""
         raise NotImplementedError
 
     def discriminator_losses(self, turn: int) -> list[Loss]:
-        """What E descends (Eq. 5) at G's step `turn`: one step on each, in order.
-        Each is loss(discriminate, real, y, fake, y_fake)."""
+        """The losses that E descends (Eq. 5) in its step number `turn`, counted from 0.
+
+        E takes one optimiser step on each, in order.
+
+        Each is loss(discriminate, real, y, fake, y_fake).
+        """
         raise NotImplementedError
 
     def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        """The optimiser of G, torch's SGD without Nesterov momentum or Adam."""
         raise NotImplementedError
 
     def discriminator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
+        """The optimiser of E, likewise."""
         raise NotImplementedError
 
     def average_decay(self, step: int) -> float:
-        """Decay of G's moving average at its step `step`, counted from 1; 0 copies."""
+        """Decay of the moving average of G in its step number `step`, counted from 1. 0 copies the weights."""
         raise NotImplementedError

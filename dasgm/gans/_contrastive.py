@@ -1,4 +1,4 @@
-"""ContraGAN's discriminator and its conditional contrastive loss (Kang & Park 2020, arXiv 2006.12681, section 3)."""
+"""ContraGAN's discriminator and its conditional contrastive loss 2C (Kang & Park 2020, arXiv 2006.12681, Section 3)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from dasgm.gans._resnet import SpectralEmbedding, SpectralLinear, Trunk
 
 
 class ContrastiveDiscriminator(Trunk):
-    """(images [N, 3, size, size], y [N]) -> (logits [N], the images [N, D] and the proxies of their classes [N, D],
-    both of length 1). The logit does not see the label."""
+    """(images [N, 3, size, size], y [N]) -> logits [N], embeddings of the images [N, D] and proxies of their classes
+    [N, D].
+
+    Embeddings and proxies have length 1. The logit does not depend on the label.
+    """
 
     def __init__(self, classes: int, size: int, width: int, dim: int) -> None:
         super().__init__(size, width, attention=True)
@@ -27,14 +30,15 @@ class ContrastiveDiscriminator(Trunk):
 
 
 def contrast(images: Tensor, proxies: Tensor, y: Tensor, temperature: float, positives: bool) -> Tensor:
-    """The 2C loss (Eq. 8) of a batch: -log of the share that an image's like have in its similarity to all.
+    """The 2C loss of a batch (Eq. 8).
 
-    With s the cosine / temperature, of image i the share is exp s(i, its proxy) over the same plus the sum of
-    exp s(i, k) over all other images k; `positives`: the k of i's class are summed in the numerator too.
+    With s the cosine divided by the temperature, the loss of image i is -log of exp s(i, its proxy) divided by the same
+    plus the sum of exp s(i, k) over all other images k.
 
     Args:
-        images, proxies: [N, D], of length 1; the proxy is that of the image's class.
+        images, proxies: [N, D], of length 1; each proxy is that of the image's class.
         y: labels [N].
+        positives: whether the numerator also sums over the other images of the class of i.
     """
     own = (images * proxies).sum(1, keepdim=True) / temperature
     others = images @ images.mT / temperature

@@ -1,8 +1,7 @@
-"""What the GANs on BigGAN's networks share: settings, chunks of z, optimisers, averages, the hinge. Free of torch."""
+"""What the GANs on BigGAN's networks share: settings, optimisers, moving average and hinge loss. Imports no torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -37,27 +36,29 @@ class ResnetConfig(GanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value, low, high in (
-            ("shared_dim", self.shared_dim, 1, WIDEST),
-            ("embedding_std", self.embedding_std, 0, math.inf),
-            ("orthogonal", self.orthogonal, 0, math.inf),
-            ("average_decay", self.average_decay, 0, 1),
-        ):
-            if not low <= value < high:
-                raise ValueError(f"gan.{name} {value}: expected at least {low} and less than {high}")
+        self.ensure("shared_dim", 1, WIDEST)
+        self.ensure("embedding_std", 0)
+        self.ensure("orthogonal", 0)
+        self.ensure("average_decay", 0, below=1)
 
     def cut(self, size: int) -> tuple[int, int]:
-        """(chunks of z, length of one) at `size` pixels. ValueError where there is no such generator or no length."""
+        """Number of chunks into which z is cut for images of `size` pixels, and the length of each.
+
+        Raises:
+            ValueError: the GAN does not make images of this size, or z is too short or too long.
+        """
         from dasgm.gans._resnet import generator_blocks
 
         slots = generator_blocks(check_size(size)) + 1
         if not slots <= self.z_dim <= WIDEST:
-            raise ValueError(f"gan.z_dim {self.z_dim}: expected {slots} to {WIDEST} at {size} pixels, a chunk has one")
+            raise ValueError(
+                f"gan.z_dim {self.z_dim}: expected {slots} to {WIDEST}: at {size} pixels z has {slots} chunks"
+            )
         return slots, self.z_dim // slots
 
 
 class ResnetGan(Gan):
-    """Optimisers (Adam), moving average and regularisation of such a GAN."""
+    """Optimisers (Adam), moving average and regularisation of a GAN on the networks of `_resnet`."""
 
     betas: ClassVar[tuple[float, float]]
     eps: ClassVar[float]
@@ -83,13 +84,18 @@ class ResnetGan(Gan):
 
 
 def hinge(logits: Tensor, real: int) -> Tensor:
-    """What E descends on the logits of `real` real images, then of generated ones (Lim and Ye 2017, 1705.02894)."""
+    """The hinge loss that E descends (Lim and Ye 2017, arXiv 1705.02894).
+
+    Args:
+        logits: those of `real` real images, followed by those of generated ones.
+    """
     return (1 - logits[:real]).relu().mean() + (1 + logits[real:]).relu().mean()
 
 
 def orthogonal_gradient(strength: float, params: Parameters) -> Parameters:
-    """2 strength (W W^T o (1 - I)) W for every raw weight matrix, 0 for vectors and the shared embedding
-    (Brock et al., Eq. 3)."""
+    """Gradient of orthogonal regularisation, 2 strength (W W^T o (1 - I)) W, for each raw weight matrix (Brock et al.,
+    Eq. 3). It is 0 for vectors and for the shared embedding.
+    """
     return {
         name: strength * _orthogonal(p.detach().flatten(1)).view_as(p)
         if p.dim() > 1 and name != "shared.weight"
@@ -101,5 +107,5 @@ def orthogonal_gradient(strength: float, params: Parameters) -> Parameters:
 def _orthogonal(w: Tensor) -> Tensor:
     from torch.linalg import multi_dot
 
-    # W W^T W in the cheaper order, less what its diagonal gives
+    # W W^T W in the cheaper order, minus the contribution of the diagonal
     return 2 * (multi_dot([w, w.mT, w]) - w.square().sum(1, keepdim=True) * w)

@@ -1,5 +1,8 @@
-"""BigGAN's networks (Brock et al. 2019, appendix B), the ResNet for small images: spectral norm, conditional batch
-norm, blocks, self-attention. The width is constant."""
+"""BigGAN's networks for small images (Brock et al.
+
+2019, appendix B): residual blocks with spectral norm, conditional batch norm and self-attention. All layers have the
+same width.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from dasgm.gans._searchable import Alternatives, dilated, none, skip
 
 
 class Spectral(nn.Module):
-    """Mixin: `weight`, at first ~ N(0, 0.02), divided by its spectral norm, estimated as sigma = |W^T u|.
+    """Mixin for layers whose `weight`, initialised from N(0, 0.02), is divided by its spectral norm, estimated as |W^T
+    u|.
 
-    Use, then iterate: u is read before forward moves it by one power iteration, so that passes from the same state
-    see the same u. Where u is fixed, sigma's gradient is u v^T, the usual one.
+    `forward` uses u and then updates it by one power iteration, so that passes from the same state use the same u. For
+    a constant u the gradient of the norm is the usual u v^T.
     """
 
     weight: Tensor
@@ -35,8 +39,8 @@ class Spectral(nn.Module):
         self.u.copy_(F.normalize(w @ (w.mT @ self.u), dim=0))
 
     def normalised(self) -> Tensor:
-        """W / sigma, in the shape of W."""
-        u = self.u.clone()  # autograd keeps it, while the buffer moves on
+        """W divided by its spectral norm, in the shape of W."""
+        u = self.u.clone()  # autograd keeps this copy; the buffer is updated below
         weight = self.weight / (self.weight.flatten(1).mT @ u).norm()
         if self.training:
             self._iterate()
@@ -44,7 +48,7 @@ class Spectral(nn.Module):
 
 
 class SpectralConv2d(Spectral, nn.Conv2d):
-    """Stride 1, odd kernel, padded to the same size."""
+    """Convolution of stride 1 with an odd kernel, padded to keep the size."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, bias: bool = True
@@ -53,7 +57,7 @@ class SpectralConv2d(Spectral, nn.Conv2d):
         self.start()
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """(normalised kernel [out, in, k, k] with the zeros of its dilation written out, bias)."""
+        """The normalised kernel [out, in, k, k], with the zeros of its dilation written out, and the bias."""
         return dilated(self.normalised(), self.dilation[0]), self.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ class SpectralEmbedding(Spectral, nn.Embedding):
 
 
 def start_orthogonal(*networks: nn.Module) -> None:
-    """Give every spectral layer an orthogonal weight, all of whose singular values are 1, and no bias."""
+    """Initialises every spectral layer with an orthogonal weight, whose singular values are all 1, and a bias of 0."""
     for layer in (module for network in networks for module in network.modules() if isinstance(module, Spectral)):
         layer.start(nn.init.orthogonal_)
         bias = getattr(layer, "bias", None)
@@ -88,10 +92,10 @@ def start_orthogonal(*networks: nn.Module) -> None:
 
 
 class Attention(nn.Module):
-    """[N, C, S, S] -> the same: x + sigma * what each place gathers from all (Zhang et al. 2019, arXiv 1805.08318).
+    """Self-attention [N, C, S, S] -> the same shape: x + sigma * attention(x) (Zhang et al. 2019, arXiv 1805.08318).
 
-    BigGAN's: keys and values max-pooled to S/2, sigma from 0. Written out, since the fused attention of torch has
-    neither a second derivative nor forward mode on a CPU.
+    As in BigGAN, keys and values are max-pooled to S/2 and sigma starts at 0. It is written out because torch's fused
+    attention has neither a second derivative nor forward mode on a CPU.
     """
 
     def __init__(self, channels: int) -> None:
@@ -111,7 +115,7 @@ class Attention(nn.Module):
 
 
 class ConditionalNorm(nn.Module):
-    """Batch norm whose gain, 1 + a linear map of the condition [N, features], and bias follow the condition."""
+    """Batch norm whose gain and bias are linear maps of a condition [N, features]; 1 is added to the gain."""
 
     def __init__(self, channels: int, features: int, eps: float) -> None:
         super().__init__()
@@ -125,7 +129,7 @@ class ConditionalNorm(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the image: [N, C, S, S] -> [N, C, 2S, 2S]."""
+    """Residual block that doubles the image: [N, C, S, S] -> [N, C, 2S, 2S]."""
 
     def __init__(self, channels: int, features: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -145,8 +149,13 @@ class GeneratorBlock(nn.Module):
 class Generator(nn.Module):
     """(z [N, z_dim], y [N]) -> images [N, 3, size, size] in [-1, 1].
 
-    Hierarchical z: its first chunk makes the 4x4 map, each block is conditioned on one more and on the class
-    embedding, which the blocks share. `attention`: where the map is half as large as the image; `eps`: of batch norm.
+    z is hierarchical: its first chunk gives the 4x4 map, and each block is conditioned on one further chunk and on the
+    class embedding, which all blocks share.
+
+    Args:
+        chunk: length of a chunk of z.
+        attention: whether there is self-attention on the map that is half as large as the image.
+        eps: of batch norm.
     """
 
     def __init__(
@@ -182,7 +191,10 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """[N, in, S, S] -> [N, out, S, S], or S/2 where `down`; `first`: on an image, without activation before it."""
+    """Residual block [N, in, S, S] -> [N, out, S, S], or S/2 where `down`.
+
+    The `first` block reads an image, without an activation before its first convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, down: bool, first: bool) -> None:
         super().__init__()
@@ -201,7 +213,11 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Trunk(nn.Module):
-    """A discriminator without its head. `attention`: where the map is half as large as the image."""
+    """A discriminator without its head.
+
+    Args:
+        attention: whether there is self-attention on the map that is half as large as the image.
+    """
 
     def __init__(self, size: int, width: int, attention: bool = False) -> None:
         super().__init__()
@@ -234,12 +250,12 @@ class Discriminator(Trunk):
 
 
 def generator_blocks(size: int) -> int:
-    """Doublings from 4x4 to `size`."""
+    """Number of doublings from 4x4 to `size`."""
     return (size // 4).bit_length() - 1
 
 
 def edges(discriminator: nn.Module) -> dict[str, Alternatives]:
-    """The search space of B: both convolutions of every block, and how the blocks that halve the map pool."""
+    """The search space of B: both convolutions of every block, and the pooling of the blocks that halve the map."""
     space: dict[str, Alternatives] = {}
     for name, module in discriminator.named_modules():
         leaf = name.rpartition(".")[2]

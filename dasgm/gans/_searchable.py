@@ -1,7 +1,7 @@
-"""The discriminator's architecture B: chosen modules of a stock discriminator become mixed operations.
+"""The discriminator's architecture B: selected modules of a stock discriminator are replaced by mixed operations.
 
-The stock discriminator is plain torch and knows nothing of B. With B at its default one-hot the relaxed one computes
-what stock computes, so "default architecture" and "searched architecture" are one code path.
+The stock discriminator is plain torch and does not know B. With B at its default one-hot, the searchable discriminator
+computes exactly what the stock one does, so the default and the searched architecture are one code path.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Alternatives = Callable[[], dict[str, nn.Module]]
 
 
 class FixedConv2d(nn.Module):
-    """Convolution with a constant kernel [out, in, k, k], without bias."""
+    """Convolution with a constant kernel [out, in, k, k] and no bias."""
 
     fixed: Tensor
 
@@ -33,21 +33,26 @@ class FixedConv2d(nn.Module):
 
 
 def none(in_channels: int, out_channels: int) -> FixedConv2d:
+    """The operation `none` as a convolution with a kernel of zeros."""
     return FixedConv2d(torch.zeros(out_channels, in_channels, 1, 1))
 
 
 def skip(channels: int) -> FixedConv2d:
+    """The identity as a 1x1 convolution."""
     return FixedConv2d(torch.eye(channels)[:, :, None, None])
 
 
 def weighted(weights: Iterable[Tensor], terms: Iterable[Tensor]) -> Tensor:
+    """The weighted sum of `terms`."""
     first, *others = [w * term for w, term in zip(weights, terms, strict=True)]
     return sum(others, first)
 
 
 def fold(weights: Tensor, kernels: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    """(kernel, bias) of the convolution that equals sum_k weights_k conv(x; kernel_k, bias_k): the kernels, of odd
-    sizes, are centred in the largest."""
+    """Kernel and bias of the one convolution that equals sum_k weights_k conv(x; kernel_k, bias_k).
+
+    The kernels have odd sizes and are centred in the largest one.
+    """
     size = max(kernel.shape[-1] for kernel, _ in kernels)
     kernel = weighted(weights, (F.pad(k, [(size - k.shape[-1]) // 2] * 4) for k, _ in kernels))
     biases = [(w, bias) for w, (_, bias) in zip(weights, kernels, strict=True) if bias is not None]
@@ -55,7 +60,7 @@ def fold(weights: Tensor, kernels: list[tuple[Tensor, Tensor | None]]) -> tuple[
 
 
 def dilated(kernel: Tensor, dilation: int) -> Tensor:
-    """kernel [out, in, k, k] with the zeros of its dilation written out."""
+    """A kernel [out, in, k, k] with the zeros of its dilation written out."""
     gap = dilation - 1
     if not gap:
         return kernel
@@ -64,10 +69,13 @@ def dilated(kernel: Tensor, dilation: int) -> Tensor:
 
 
 class Choice(nn.Module):
-    """A mixed operation, stock first: sum_k weights_k operation_k(x), or stock alone while `weights` is None.
+    """A mixed operation, the stock one first: sum_k weights_k operation_k(x).
 
-    Where every operation is a stride-1 convolution (has `kernel() -> (kernel, bias)`, dilation written out) the sum
-    is a single convolution, exact by linearity: the memory of stock, half the time of a sum.
+    While `weights` is None, the stock one alone.
+
+    Where every operation is a convolution of stride 1 with a method `kernel() -> (kernel, bias)`, the sum is computed
+    as a single convolution. This is exact, since convolution is linear in its kernel; it takes the memory of the stock
+    operation and half the time of a sum.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
@@ -77,7 +85,7 @@ class Choice(nn.Module):
         self.weights: Tensor | None = None  # set by Searchable for the duration of a forward
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """(kernel, bias) of the single convolution, for a caller that gives it another stride."""
+        """Kernel and bias of the single convolution, for a caller that applies it with another stride."""
         operations: list[Any] = list(self.operations.values())
         if self.weights is None:
             return operations[0].kernel()
@@ -93,7 +101,9 @@ class Choice(nn.Module):
 
 
 class Architecture(nn.Module):
-    """B: logits of each edge's operations, the default one ahead by `init`. () -> softmax weights, edge by edge."""
+    """B: logits of the operations of each edge, that of the default one larger by `init`. () -> softmax weights of each
+    edge.
+    """
 
     def __init__(self, operations: dict[str, list[str]], init: float) -> None:
         super().__init__()
@@ -106,13 +116,13 @@ class Architecture(nn.Module):
         return tuple(logits.softmax(0) for logits in self.logits)
 
     def chosen(self) -> dict[str, str]:
-        """The strongest operation of every edge, for reports."""
+        """The strongest operation of each edge, for reports."""
         pairs = zip(self.operations.items(), self.logits, strict=True)
         return {edge: names[int(logits.argmax())] for (edge, names), logits in pairs}
 
 
 class Searchable(nn.Module):
-    """(b, *args) -> stock(*args), with b's weights on its choices; b = () is stock alone."""
+    """(b, *args) -> stock(*args) with the weights b of its choices. b = () is the stock discriminator."""
 
     def __init__(self, stock: nn.Module, edges: Iterable[str]) -> None:
         super().__init__()
@@ -133,8 +143,16 @@ class Searchable(nn.Module):
 def relax(
     stock: nn.Module, edges: dict[str, Alternatives], searched: bool, init: float
 ) -> tuple[Searchable, Architecture]:
-    """(discriminator, architecture) of a stock discriminator. Where `searched`, the modules that `edges` names become
-    choices between themselves ("default") and what `edges` builds; else nothing is built and B has no parameters."""
+    """Makes a stock discriminator searchable.
+
+    Args:
+        edges: name of a module -> what builds the alternatives to it. The module itself is the choice "default".
+        searched: whether to build the choices; if not, B has no parameters.
+        init: how far the logit of the default operation is ahead.
+
+    Returns:
+        The discriminator and its architecture B.
+    """
     operations: dict[str, list[str]] = {}
     for edge, alternatives in edges.items() if searched else ():
         choice = Choice({"default": stock.get_submodule(edge), **alternatives()})

@@ -1,7 +1,10 @@
-"""StyleGAN2's networks (Karras et al. 2020, arXiv 1912.04958): 'skip' generator, discriminator without residuals.
+"""StyleGAN2's networks (Karras et al.
 
-One width at every resolution, equalised learning rates (weights ~ N(0, 1), scaled at run time), float32. Nothing is
-written in place and everything can be differentiated twice, in B, in the images and in the weights.
+2020, arXiv 1912.04958): generator with skips, discriminator without residuals.
+
+All resolutions have the same width. Learning rates are equalised (weights from N(0, 1) are scaled at run time), and all
+computation is in float32. Nothing is changed in place, and everything can be differentiated twice, with respect to B,
+the images and the weights.
 """
 
 from __future__ import annotations
@@ -17,21 +20,21 @@ from torch import Tensor, nn
 from dasgm.gans._ada import Augmentation
 from dasgm.gans._searchable import Alternatives, dilated, none, skip
 
-MAPPING_RATE = 0.01  # the mapping networks learn a hundred times more slowly
+MAPPING_RATE = 0.01  # relative learning rate of the mapping networks
 
 
 def activate(x: Tensor) -> Tensor:
-    """Leaky ReLU that keeps the second moment."""
+    """Leaky ReLU, scaled to preserve the second moment."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
 def normalise(x: Tensor) -> Tensor:
-    """Features [N, F] at a second moment of 1."""
+    """Features [N, F], scaled to a second moment of 1."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 class EqualLinear(nn.Module):
-    """Linear layer at an equalised learning rate, times `rate`."""
+    """Linear layer with an equalised learning rate, times `rate`."""
 
     def __init__(self, inputs: int, outputs: int, rate: float = 1.0, bias: float = 0.0) -> None:
         super().__init__()
@@ -44,7 +47,7 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """Convolution at an equalised learning rate: stride 1, odd kernel, padded to the same size."""
+    """Convolution with an equalised learning rate: stride 1, odd kernel, padded to keep the size."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class EqualConv2d(nn.Module):
         self.dilation, self.gain = dilation, 1 / math.sqrt(inputs * kernel_size**2)
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """(scaled kernel [out, in, k, k] with the zeros of its dilation written out, bias)."""
+        """The scaled kernel [out, in, k, k], with the zeros of its dilation written out, and the bias."""
         return dilated(self.weight * self.gain, self.dilation), self.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ class EqualConv2d(nn.Module):
 
 
 class Blur(nn.Module):
-    """Every channel filtered by [1, 3, 3, 1] in both directions, over zeros: S pixels become S + 2 padding - 3."""
+    """Filters each channel by [1, 3, 3, 1] in both directions, with zero padding: S pixels become S + 2 padding - 3."""
 
     taps: Tensor
 
@@ -75,15 +78,19 @@ class Blur(nn.Module):
         return F.conv2d(x, self.taps.expand(x.shape[1], -1, -1, -1), padding=self.padding, groups=x.shape[1])
 
     def upsampled(self, x: Tensor) -> Tensor:
-        """[N, C, S, S] -> [N, C, 2S, 2S]: zeros between the pixels, then the filter, at 4 times its gain."""
+        """[N, C, S, S] -> [N, C, 2S, 2S]: inserts zeros between the pixels, then filters with 4 times the gain."""
         return F.conv_transpose2d(x, 4 * self.taps.expand(x.shape[1], -1, -1, -1), None, 2, 1, groups=x.shape[1])
 
 
 class ModulatedConv2d(nn.Module):
-    """Convolution whose input channels are scaled by a style, affine in w [N, w_dim]; with `up` the map doubles.
+    """Convolution whose input channels are scaled by a style, an affine map of w [N, w_dim].
 
-    `demodulate` brings every output channel of every sample back to unit variance. Both scales are applied to
-    activations, which equals a kernel of its own for each sample (appendix B of the paper) without building it.
+    Both scales are applied to the activations. This equals a kernel of its own for each sample (appendix B of the
+    paper), without building it.
+
+    Args:
+        demodulate: whether each output channel of each sample is scaled back to unit variance.
+        up: whether height and width are doubled.
     """
 
     def __init__(
@@ -109,7 +116,7 @@ class ModulatedConv2d(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise of a learned strength, the same in every channel, bias, activation."""
+    """Modulated 3x3 convolution, then noise of a learned strength (the same for all channels), bias and activation."""
 
     def __init__(self, channels: int, w_dim: int, up: bool = False) -> None:
         super().__init__()
@@ -124,7 +131,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """The image that a map [N, C, S, S] stands for [N, 3, S, S]."""
+    """The image [N, 3, S, S] that a map [N, C, S, S] contributes."""
 
     def __init__(self, channels: int, w_dim: int) -> None:
         super().__init__()
@@ -136,7 +143,7 @@ class ToRGB(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles map and image: (x [N, C, S, S], image [N, 3, S, S], w) -> the same at 2S."""
+    """Doubles the map x [N, C, S, S] and the image [N, 3, S, S]."""
 
     def __init__(self, channels: int, w_dim: int) -> None:
         super().__init__()
@@ -151,7 +158,7 @@ class GeneratorBlock(nn.Module):
 
 
 class Mapping(nn.Module):
-    """(labels [N], z [N, z_dim] where there is one) -> w [N, w_dim]."""
+    """Labels [N], and z [N, z_dim] if z_dim is not 0 -> w [N, w_dim]."""
 
     def __init__(self, classes: int, z_dim: int, w_dim: int, layers: int) -> None:
         super().__init__()
@@ -169,7 +176,10 @@ class Mapping(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z [N, z_dim], y [N]) -> images [N, 3, size, size], around [-1, 1] but linear: nothing bounds them."""
+    """(z [N, z_dim], y [N]) -> images [N, 3, size, size].
+
+    They lie around [-1, 1]; the output is linear and not bounded.
+    """
 
     def __init__(self, classes: int, size: int, channels: int, z_dim: int, w_dim: int) -> None:
         super().__init__()
@@ -189,7 +199,7 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Halves the map, [N, C, S, S] -> [N, C, S/2, S/2]: a 3x3 convolution, then a blurred 3x3 one of stride 2."""
+    """Halves the map, [N, C, S, S] -> [N, C, S/2, S/2]: a 3x3 convolution, then a blurred one of stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -198,15 +208,16 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = EqualConv2d(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blur(activate(self.conv0(x)))  # S + 1 pixels, each between four of before
+        x = self.blur(activate(self.conv0(x)))  # S + 1 pixels, each in the middle of four of the previous map
         kernel, bias = self.conv1.kernel()
         return activate(F.conv2d(x, kernel, bias, stride=2, padding=(kernel.shape[-1] - 3) // 2))
 
 
 class Discriminator(nn.Module):
-    """(images [N, 3, size, size], y [N], whether they are real ones to adapt the augmentation by) -> logits [N].
+    """(images [N, 3, size, size], y [N]) -> logits [N].
 
-    Every image passes the augmentation, if there is one; the label enters by projection, through its own mapping.
+    Every image is augmented, if there is an augmentation. The label enters by projection, through a mapping network of
+    its own. With `real`, the augmentation adapts to these logits.
     """
 
     def __init__(self, classes: int, size: int, channels: int, augmentation: Augmentation | None) -> None:
@@ -232,9 +243,10 @@ class Discriminator(nn.Module):
 
 
 def with_deviation(x: Tensor, most: int = 32) -> Tensor:
-    """x [N, C, S, S] with one channel more: the standard deviation over a group of the batch, averaged over the map.
+    """Appends a channel to x [N, C, S, S]: the standard deviation over a group of the batch, averaged over the map.
 
-    Groups are as large as `most` allows and divides the batch; sample n is in group n mod the number of groups.
+    The size of a group is the largest divisor of the batch size that is at most `most`. Sample n is in group n modulo
+    the number of groups.
     """
     size = next(g for g in range(min(most, len(x)), 0, -1) if len(x) % g == 0)
     groups = x.unflatten(0, (size, -1))
@@ -243,7 +255,7 @@ def with_deviation(x: Tensor, most: int = 32) -> Tensor:
 
 
 def doublings(size: int) -> int:
-    """Blocks between maps of 4x4 and of `size`."""
+    """Number of blocks between maps of 4x4 and of `size`."""
     return (size // 4).bit_length() - 1
 
 
@@ -258,7 +270,7 @@ def edges(discriminator: Discriminator) -> dict[str, Alternatives]:
 
 
 def _convolutions(channels: int) -> dict[str, nn.Module]:
-    """The alternatives to a 3x3 convolution; activation and stride are the block's."""
+    """The alternatives to a 3x3 convolution. Activation and stride are the block's."""
     return {
         "none": none(channels, channels),
         "skip": skip(channels),
@@ -269,5 +281,5 @@ def _convolutions(channels: int) -> dict[str, nn.Module]:
 
 
 def _filters() -> dict[str, nn.Module]:
-    """The alternatives to the blur: what the four pixels around a place have on average, or at most."""
+    """The alternatives to the blur: the average or the maximum of the four pixels around a place."""
     return {"average": nn.AvgPool2d(2, 1, 1), "max": nn.MaxPool2d(2, 1, 1)}

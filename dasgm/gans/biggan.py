@@ -1,5 +1,8 @@
-"""BigGAN (Brock et al. 2019) at the size of CIFAR, with what the paper names: shared class embedding, hierarchical z
-("skip connections") and orthogonal regularisation. Other settings are those of the authors' recipe for CIFAR."""
+"""BigGAN for CIFAR (Brock et al.
+
+2019), with the parts that the paper names: shared class embedding, hierarchical z ("skip connections") and orthogonal
+regularisation. All other settings are those of the authors' code for CIFAR.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class BigGan(ResnetGan):
 
 
 def discriminator_loss(discriminate: Discriminate, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Tensor:
-    """Real and fake in one pass, so that the spectral norm iterates once."""
+    """The hinge loss. Real and generated images share one pass, so that the spectral norm iterates once."""
     from torch import cat
 
     return hinge(discriminate(cat([real, fake]), cat([y, y_fake])), len(real))

@@ -1,13 +1,12 @@
 """ContraGAN (Kang & Park 2020, arXiv 2006.12681) on the BigGAN of its authors' StudioGAN, in its settings for CIFAR.
 
-That BigGAN is wider in the generator than in the discriminator, both with self-attention where the map is half as large
-as the image: 16x16 at 32 pixels, hence 8x8 at 16 and 32x32 at 64 (where the authors have it too, for Tiny ImageNet).
-Unlike theirs no ReLU is in place, which would put one on the shortcuts as well.
+The generator of that BigGAN is wider than its discriminator. Both have self-attention where the map is half as large as
+the image: 16x16 at 32 pixels, 8x8 at 16 and 32x32 at 64 (as the authors have it for Tiny ImageNet). Unlike in StudioGAN
+no ReLU works in place, since that would apply one to the shortcuts as well.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,13 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(ResnetConfig):
-    """ContraGAN: hinge plus the conditional contrastive loss 2C, that of E on real images, that of G on its own.
+    """ContraGAN: the hinge loss plus the conditional contrastive loss 2C, which E takes of real images and G of its
+    own.
 
-    `positives_in_numerator` is the paper's 2C. It lets the images of a class do without their proxy: enough that they
-    are alike, and G may draw deer where it is asked for birds, reproducibly (StudioGAN, issue 81: FID within a class
-    119.6 against BigGAN's 14.3, though over all classes 6.0 against 4.2; on our digits, zeros for sevens). J_3 is used
-    with its labels, so the default has the proxy alone there, which ties every image to its label; the maintainer of
-    StudioGAN advises the same. Watch `gan/synthetic_accuracy` where it is on.
+    `positives_in_numerator` gives the 2C loss of the paper. With it an image need not be close to the proxy of its
+    class: it suffices that the images of a class are similar, and G may reproducibly draw deer where birds are asked
+    for (StudioGAN, issue 81: FID within a class 119.6 against BigGAN's 14.3, although over all classes 6.0 against 4.2;
+    on the digits, zeros for sevens). The search uses generated images with their labels. The default therefore has only
+    the proxy in the numerator, which ties every image to its label; the maintainer of StudioGAN recommends the same.
+    Watch `gan/synthetic_accuracy` if you turn it on.
     """
 
     channels: int = 96
@@ -50,13 +51,9 @@ class Config(ResnetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value, ok, expected in (
-            ("contrast_dim", self.contrast_dim, 1 <= self.contrast_dim <= WIDEST, f"1 to {WIDEST}"),
-            ("conditional_strength", self.conditional_strength, self.conditional_strength >= 0, "at least 0"),
-            ("temperature", self.temperature, self.temperature > 0, "more than 0"),
-        ):
-            if not ok or math.isinf(value):
-                raise ValueError(f"gan.{name} {value}: expected a number: {expected}")
+        self.ensure("contrast_dim", 1, WIDEST)
+        self.ensure("conditional_strength", 0)
+        self.ensure("temperature", above=0)
 
     def build(self, classes: int, size: int, searched: bool) -> ContraGan:
         from dasgm.gans._contrastive import ContrastiveDiscriminator
@@ -92,7 +89,10 @@ class ContraGan(ResnetGan):
     def discriminator_loss(
         self, discriminate: Discriminate, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor
     ) -> Tensor:
-        """Real and fake in one pass, so that the spectral norm iterates once; 2C on the real ones alone."""
+        """Hinge loss plus 2C of the real images.
+
+        Real and generated images share one pass, so that the spectral norm iterates once.
+        """
         from torch import cat
 
         n = len(real)

@@ -1,14 +1,15 @@
-"""StyleGAN2-ADA, class-conditional, in its authors' configuration for CIFAR (Karras et al. 2020, arXiv 1912.04958 and
-2006.06676): skip generator, discriminator without residuals, R1 every 16 steps, adaptive augmentation; without path
-length regularisation and style mixing, in float32.
+"""StyleGAN2-ADA, class-conditional, in its authors' configuration for CIFAR (Karras et al.
 
-What it does otherwise: numbers that are not finite end the search (theirs are replaced in gradients); any batch has
-groups for its deviation; the augmentation resamples more simply (see `_ada`) and its probability stays within 1.
+2020, arXiv 1912.04958 and 2006.06676): skip generator, discriminator without residuals, R1 every 16 steps and adaptive
+augmentation, without path length regularisation and style mixing, in float32.
+
+Differences from the authors' code: numbers that are not finite end the search (theirs replaces them in gradients); the
+minibatch deviation has groups for every batch size; the augmentation resamples in a simpler way (see `_ada`), and its
+probability is at most 1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -61,20 +62,15 @@ class Config(GanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value, low, high in (
-            ("z_dim", self.z_dim, 1, WIDEST),
-            ("w_dim", self.w_dim, 1, WIDEST),
-            ("r1_gamma", self.r1_gamma, 0, math.inf),
-            ("r1_interval", self.r1_interval, 1, math.inf),
-            ("augment_start", self.augment_start, 0, 1),
-            ("augment_target", self.augment_target, -1, 1),
-            ("augment_interval", self.augment_interval, 1, math.inf),
-            ("augment_kimg", self.augment_kimg, 1e-3, math.inf),
-            ("average_half_life", self.average_half_life, 0, math.inf),
-            ("average_rampup", self.average_rampup, 0, math.inf),
-        ):
-            if not (low <= value <= high and math.isfinite(value)):
-                raise ValueError(f"gan.{name} {value}: expected at least {low} and at most {high}")
+        for name in ("z_dim", "w_dim"):
+            self.ensure(name, 1, WIDEST)
+        for name in ("r1_interval", "augment_interval"):
+            self.ensure(name, 1)
+        for name in ("r1_gamma", "average_half_life", "average_rampup"):
+            self.ensure(name, 0)
+        self.ensure("augment_start", 0, 1)
+        self.ensure("augment_target", -1, 1)
+        self.ensure("augment_kimg", 1e-3)
 
     def build(self, classes: int, size: int, searched: bool) -> StyleGan2Ada:
         from dasgm.gans._ada import Augmentation
@@ -91,9 +87,10 @@ class Config(GanConfig):
 
 
 class StyleGan2Ada(Gan):
-    """Real and fake images pass the discriminator apart, so that the minibatch deviation is of one kind.
+    """Losses, optimisers and moving average of StyleGAN2-ADA.
 
-    R1 is a step of its own, after the logistic one.
+    Real and generated images pass through the discriminator separately, so that the minibatch deviation never mixes
+    them. R1 is an optimiser step of its own, after the logistic loss.
     """
 
     def __init__(self, config: Config) -> None:
@@ -112,7 +109,7 @@ class StyleGan2Ada(Gan):
         return _adam(params, self.config.generator_lr, 4 / 5)
 
     def discriminator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
-        # as many steps as without R1 do as much (Karras et al. 2020a, appendix B)
+        # compensates for the additional R1 steps (Karras et al. 2020a, appendix B)
         share = self.config.r1_interval / (self.config.r1_interval + 1) if self.config.r1_gamma else 1.0
         return _adam(params, self.config.discriminator_lr * share, share)
 
@@ -122,14 +119,17 @@ class StyleGan2Ada(Gan):
 
 
 def logistic(discriminate: Discriminate, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Tensor:
-    """Non-saturating logistic loss. The augmentation adapts by these real images."""
+    """Non-saturating logistic loss. The augmentation adapts to the logits of these real images."""
     from torch.nn.functional import softplus
 
     return softplus(discriminate(fake, y_fake)).mean() + softplus(-discriminate(real, y, True)).mean()
 
 
 def r1(gamma: float, discriminate: Discriminate, real: Tensor, y: Tensor, fake: Tensor, y_fake: Tensor) -> Tensor:
-    """gamma / 2 E |d logit / d real image|^2 (Mescheder et al. 2018, arXiv 1801.04406), of images not yet augmented."""
+    """The R1 penalty, gamma / 2 E |d logit / d real image|^2, of images before augmentation (Mescheder et al.
+
+    2018, arXiv 1801.04406).
+    """
     from torch.autograd import grad
 
     real = real.detach().requires_grad_()

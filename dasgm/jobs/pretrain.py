@@ -5,27 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dasgm import pretrained
 from dasgm.adversary import Adversary, networks
-from dasgm.bilevel import Point, Tensors, replay
+from dasgm.bilevel import Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
+from dasgm.jobs.inspection import Inspection
+from dasgm.jobs.loop import Loop
 from dasgm.jobs.memory import ensure_gan
-from dasgm.jobs.search import Loop
-from dasgm.jobs.session import Hooks, Interrupted, JobBody, Row, of_first, run_job
+from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import iterate
 from dasgm.measures.fidelity import inception
-from dasgm.measures.judge import collapse
-from dasgm.pages.report import report as write_report
-from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read, state, write
+from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read
 from dasgm.search import Means, SearchFailed, batch
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import exclusive, printable
-from dasgm.store.replica import refresh
 from dasgm.store.run import Run, ensure_writable, state_of
 
 LEAST = 100  # iterations of an epoch: of small data several passes, or checkpoints would come one upon the other
@@ -38,12 +37,32 @@ def main(config: PretrainConfig, folder: Path, hooks: Hooks | None = None) -> Ro
         ValueError, SearchFailed, Interrupted: as a search does (loop.main).
     """
 
-    def prepare(data: Any) -> tuple[JobBody, dict[str, str]]:
-        fits(config, data, world_size())
-        return _Pretraining(config, data).go, {}
-
     hooks = hooks or Hooks()
-    return run_job(config, folder, replace(hooks, about={"kind": "pretrain"} | hooks.about), prepare, _advice)
+    return run_job(PretrainJob(config), folder, replace(hooks, about={"kind": "pretrain"} | hooks.about))
+
+
+@dataclass
+class PretrainJob:
+    """A pre-training, for `run_job`."""
+
+    config: PretrainConfig
+
+    def load(self, device: str) -> Any:
+        return self.config.data.load(self.config.data_dir, device)
+
+    def check(self, data: Any) -> dict[str, str]:
+        fits(self.config, data, world_size())
+        return {}
+
+    def advice(self, data: Any) -> str:
+        config = self.config
+        return (
+            f"out of memory: batch {config.batch_size} and gan.channels {config.gan.channels} do not fit; choose a "
+            "smaller --batch-size or --gan.channels"
+        )
+
+    def run(self, data: Any, session: Session) -> Row:
+        return PretrainLoop(session, self.config, data).go()
 
 
 def fits(config: PretrainConfig, data: Any, workers: int) -> None:
@@ -60,13 +79,6 @@ def fits(config: PretrainConfig, data: Any, workers: int) -> None:
     ensure_gan(config.gan, len(data.classes), data.image_size, config.search_discriminator, device)
     if config.inception_weights:
         inception(config.inception_weights)
-
-
-def _advice(config: PretrainConfig, data: Any) -> str:
-    return (
-        f"out of memory: batch {config.batch_size} and gan.channels {config.gan.channels} do not fit; choose a smaller "
-        "--batch-size or --gan.channels"
-    )
 
 
 def of_search(
@@ -86,8 +98,7 @@ def of_search(
     wanted = wanted_by(config)
     folder = storage.absolute() / wanted.name
     ensure_writable(storage)
-    refresh(folder)
-    if Run(folder).busy:
+    if Run(folder).latest().busy:
         say(f"the pre-training {folder} is being run by another process: waiting for it")
     with exclusive(storage / "cache" / f"{wanted.name}.lock"):
         if state_of(folder) == "finished" and _whole(folder):
@@ -159,134 +170,124 @@ class Pretraining:
             player.load_state_dict(state[name])
 
 
-class _Pretraining(Loop):
-    """Shares with a search its checkpoints, resume, pictures and judge; what is looked at is the averaged generator."""
+class PretrainLoop(Loop):
+    """A pre-training, epoch by epoch; what is looked at is the averaged generator."""
 
-    search: Pretraining
-    config: PretrainConfig
+    phase = "pretrain"
 
-    def _go(self) -> Row:
-        last = self._last()
-        self.search = Pretraining(self.config, self.data)
-        length = self.config.gan.pretraining_length
-        if (old := first_half(self.search.gan.gan.average_decay, length)) > 0.5:
+    def __init__(self, session: Session, config: PretrainConfig, data: Any):
+        super().__init__(session, config, data)
+        self.session = session
+
+    def build(self) -> None:
+        self.training = Pretraining(self.config, self.data)
+        gan, length = self.training.gan, self.config.gan.pretraining_length
+        if (old := first_half(gan.gan.average_decay, length)) > 0.5:
             self.hooks.say(
                 f"the moving average is slow for {length} iterations: {old:.0%} of it will be what the first half "
                 "left; name more --iterations or a smaller --gan.average-decay"
             )
-        self._call_judge()
-        if last:
-            self._restore(last)
-            if finished := self._finished():
-                self.run_note(state="finished", reason="", ended=finished["time"])
-                return finished
-            self._go_on()
-        else:
-            of_first(lambda: self.run.cut(-1))
-            self.search.load_state_dict(broadcast(self.search.state_dict()))  # one truth, whatever the machines
-            self._look(0)
-        self._call_fidelity()
-        while self._left:
-            self._epoch()
-        return self._end()
+        self.inspection = Inspection(self.session, self.config, self.data, gan, lambda: gan.G.averaged())
+
+    def start(self) -> None:
+        self.training.load_state_dict(broadcast(self.training.state_dict()))  # one truth, whatever the machines
+        self._look()
+
+    def resume(self) -> None:
+        self.inspection.ready()
+
+    # an epoch
 
     @property
     def _left(self) -> int:
         """Iterations from the beginning of this epoch to the end."""
-        return max(0, self.config.gan.pretraining_length - self.search.iteration + self.means.iterations)
+        return max(0, self.config.gan.pretraining_length - self.iteration + self.done)
 
-    def _finished(self) -> Row | None:
-        found = None
-        if rank() == 0 and not self._left and (self.run.folder / ABOUT).exists():
-            rows = self.run.rows()
-            written = self._written() == self.search.iteration
-            found = rows[-1] if written and rows and rows[-1]["phase"] == "best" else None
-        return broadcast(found)
+    @property
+    def epochs(self) -> int:
+        return self.epoch + -(-self._left // self.training.batches)
 
-    def _written(self) -> int:
-        """Iterations of the GAN whose files lie in the folder; -1: they are torn, and written again."""
-        try:
-            return int(read(self.run.folder).about["iterations"])
-        except ValueError as error:
-            self.hooks.say(printable(f"{error}; it is written again"))
-            return -1
+    @property
+    def length(self) -> int:
+        return min(self.training.batches, self._left)
 
-    def _epoch(self) -> None:
-        search, begun, before = self.search, time.monotonic(), self.means.iterations
-        epoch, batches = self.epoch + 1, min(search.batches, self._left)
-        epochs = self.epoch + -(-self._left // search.batches)
-        for i in range(before, batches):
-            self.hooks.watch(epoch, epochs, i, search.batches)
-            self.means.add(search.iterate())
-            if self.stop and i + 1 < batches:
-                self.spent += time.monotonic() - begun
-                self._save(False)
-                raise Interrupted
-        row: Row = {"epoch": epoch, "phase": "pretrain", "time": time.time(), "iteration": search.iteration}
-        row |= self.means.close(epoch)
-        if not all(p.isfinite().all() for player in search.gan.players for p in player.params.values()):
-            raise SearchFailed(f"epoch {epoch}: the GAN's weights are not finite; lower --gan.generator-lr")
-        seconds = self.spent + time.monotonic() - begun
-        self.hours += seconds * world_size() / 3600
-        images = batches * self.config.batch_size * world_size()
-        row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
-        self.epoch, self.means, self.spent = epoch, Means(), 0.0
-        row |= self._look(epoch)
-        if rank() == 0:
-            self.run.log("metrics", row)
-        if line := collapse(epoch, row["gan/diversity"]):
-            raise SearchFailed(line)
-        self._save(False)
-        self.hooks.report(row)
-        self._tell(row, epochs)
-        if self.stop:
-            raise Interrupted
+    @property
+    def iteration(self) -> int:
+        return self.training.iteration
 
-    def _tell(self, row: Row, epochs: int) -> None:
+    def more(self) -> bool:
+        return self._left > 0
+
+    def batches(self) -> range:
+        return range(self.done, self.length)  # the training draws its own
+
+    def iterate(self, i: int, batch: Any) -> Tensors:
+        return self.training.iterate()
+
+    def close(self, means: Means) -> Row:
+        row: Row = {"iteration": self.iteration} | means.close(self.epoch)
+        if not all(p.isfinite().all() for player in self.training.gan.players for p in player.params.values()):
+            raise SearchFailed(f"epoch {self.epoch}: the GAN's weights are not finite; lower --gan.generator-lr")
+        return row | self.took(means.iterations) | self._look()
+
+    def _look(self) -> Row:
+        """Figures of merit of the generator at the end of an epoch (0: before the first step), and a picture."""
+        images, figures = self.inspection.look(self.epoch)
+        if rank() == 0 and (self.epoch % self.config.pictures_every == 0 or not self._left):
+            self.inspection.draw(images, self.epoch)
+        return figures
+
+    def tell(self, row: Row) -> None:
         self.hooks.say(
-            f"epoch {row['epoch']}/{epochs}  iteration {row['iteration']}  generator {row['loss/generator']:.3f}  "
+            f"epoch {row['epoch']}/{self.epochs}  iteration {row['iteration']}  generator {row['loss/generator']:.3f}  "
             f"discriminator {row['loss/discriminator']:.3f}  synthetic {row['gan/synthetic_accuracy']:.3f}  "
             f"fd_proxy {row['gan/fd_proxy']:.2f}  {row['speed/seconds']:.1f} s"
         )
 
-    def _shown(self) -> Point:
-        return self.search.gan.G.averaged()
+    # a checkpoint, and the end
 
-    def _look(self, epoch: int) -> Row:
-        """Figures of merit of the generator at the end of an epoch (0: before the first step), and a picture."""
-        samples = self._samples()
-        assert samples is not None and self.judge is not None
-        if rank() == 0 and (epoch % self.config.pictures_every == 0 or not self._left):
-            self._draw_samples(samples[0], epoch)
-        row = self.judge.measure(*samples, self.data) | (self.fidelity.measure(epoch) if self.fidelity else {})
-        return broadcast(row)  # so that all workers end together or none
+    def state(self) -> Row:
+        return {"search": self.training.state_dict()}
 
-    def _end(self) -> Row:
+    def restore(self, state: Row) -> None:
+        self.training.load_state_dict(state["search"])
+
+    def complete(self) -> bool:
+        return not self._left and bool(broadcast(rank() == 0 and self._written()))
+
+    def _written(self) -> bool:
+        """Whether this GAN's files lie in the folder; torn ones are written again."""
+        if not (self.run.folder / ABOUT).exists():
+            return False
+        try:
+            return int(read(self.run.folder).about["iterations"]) == self.iteration
+        except ValueError as error:
+            self.hooks.say(printable(f"{error}; it is written again"))
+            return False
+
+    def finish(self) -> Row:
         """The result: both files, and what they are worth."""
         row, workers = None, world_size()
         if rank() == 0:
             with alone():
                 row = self._write(workers)
-            self.run.log("metrics", row)
-            self.run.note(state="finished", reason="", ended=time.time())
-            write_report(self.run.folder)
         row = broadcast(row)
         assert row is not None
         return row
 
     def _write(self, workers: int) -> Row:
-        gan, config = self.search.gan, self.config
-        tensors = state("G", gan.gan.generator) | state("E", gan.gan.discriminator) | state("B", gan.gan.architecture)
+        gan, config, inspection = self.training.gan, self.config, self.inspection
+        parts = {"G": gan.gan.generator, "E": gan.gan.discriminator, "B": gan.gan.architecture}
+        tensors = {k: t for name, module in parts.items() for k, t in pretrained.state(name, module).items()}
         with at_average(gan, config.batch_size, config.seed, "settle"):
-            tensors |= state("G_average", gan.gan.generator)
-            samples = self._samples()
-            assert samples is not None and self.judge is not None and self.fidelity is not None
-            measured = self.judge.measure(*samples, self.data) | self.fidelity.proxy()
-            measured |= self.fidelity.report(self._interrupt_check("what is measured at the end"))
+            tensors |= pretrained.state("G_average", gan.gan.generator)
+            assert inspection.fidelity is not None
+            measured = inspection.judge.measure(*inspection.samples(), self.data) | inspection.fidelity.proxy()
+            measured |= inspection.fidelity.report(inspection.interrupt_check)
         worth = {_leaf(name): value for name, value in measured.items()}
-        protocols = {_leaf(name): words for name, words in self.fidelity.protocols.items() if name in measured}
-        about = {"iterations": self.search.iteration, "workers": workers, "judge": self.judge.accuracy}
-        write(self.run.folder, config, self.data, tensors, **about, protocols=protocols, **worth)
+        protocols = {_leaf(name): words for name, words in inspection.fidelity.protocols.items() if name in measured}
+        about = {"iterations": self.iteration, "workers": workers, "judge": inspection.judge.accuracy}
+        pretrained.write(self.run.folder, config, self.data, tensors, **about, protocols=protocols, **worth)
         row: Row = {"epoch": self.epoch, "phase": "best", "time": time.time(), "cost/gpu_hours": self.hours}
         return row | {f"best/{name}": value for name, value in worth.items()}
 

@@ -1,46 +1,32 @@
-"""A search from beginning to end: resume, epochs, metrics, pictures, checkpoints. One `main` alone and under Ray."""
+"""A search from beginning to end: its epochs, metrics, pictures and checkpoints. One `main` alone and under Ray."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch
-from torch import Tensor
 
-from dasgm.adversary import Adversary, sample
-from dasgm.bilevel import NotFinite, Point, seed_of
+from dasgm.adversary import Adversary
+from dasgm.bilevel import NotFinite, Tensors
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
-from dasgm.distributed import barrier, broadcast, disagreeing, rank, world_size
+from dasgm.distributed import broadcast, disagreeing, rank, world_size
 from dasgm.genotype import KNOWN
-from dasgm.jobs.evaluate import proxy
+from dasgm.jobs.inspection import Inspection
+from dasgm.jobs.loop import Loop, restoring
 from dasgm.jobs.memory import advice, ensure_gan
-from dasgm.jobs.session import (
-    Hooks,
-    Interrupted,
-    JobBody,
-    Row,
-    called_again,
-    of_first,
-    restoring,
-    run_job,
-    steady_threads,
-    tell_of_workers,
-)
+from dasgm.jobs.proxy import Proxy
+from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
-from dasgm.measures.fidelity import Fidelity, inception, quantised
-from dasgm.measures.judge import Judge, collapse, judge
+from dasgm.measures.fidelity import inception
 from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
-from dasgm.pages.figures import draw, nearest, nearest_grid, sample_grid
-from dasgm.pages.report import report as write_report
+from dasgm.pages.figures import draw
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.search import Means, Search, SearchFailed, architecture_metrics
-from dasgm.store.records import FORMAT
-from dasgm.store.run import Run
 
 
 def main(config: SearchConfig, folder: Path, hooks: Hooks | None = None) -> Row:
@@ -52,14 +38,31 @@ def main(config: SearchConfig, folder: Path, hooks: Hooks | None = None) -> Row:
         Interrupted: stopped on request after saving.
     """
 
-    def prepare(data: Any) -> tuple[JobBody, dict[str, str]]:
-        fits(config, data, world_size())
-        can_synchronise(config, data.images.device.type == "cuda")
-        pretrained = chosen(config, data)
-        digests = {"gan_checkpoint": pretrained.digest} if pretrained else {}
-        return Loop(config, data, pretrained).go, digests
+    return run_job(SearchJob(config), folder, hooks or Hooks())
 
-    return run_job(config, folder, hooks or Hooks(), prepare, advice)
+
+@dataclass
+class SearchJob:
+    """A search, for `run_job`."""
+
+    config: SearchConfig
+    pretrained: Pretrained | None = None
+    """The GAN that it begins with, once `check` has read it; None: a fresh one."""
+
+    def load(self, device: str) -> Any:
+        return self.config.data.load(self.config.data_dir, device)
+
+    def check(self, data: Any) -> dict[str, str]:
+        fits(self.config, data, world_size())
+        can_synchronise(self.config, data.images.device.type == "cuda")
+        self.pretrained = chosen(self.config, data)
+        return {"gan_checkpoint": self.pretrained.digest} if self.pretrained else {}
+
+    def advice(self, data: Any) -> str:
+        return advice(self.config, data)
+
+    def run(self, data: Any, session: Session) -> Row:
+        return SearchLoop(session, self.config, data, self.pretrained).go()
 
 
 def can_synchronise(config: SearchConfig, gpus: bool) -> None:
@@ -95,157 +98,97 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             inception(config.inception_weights)
 
 
-class Loop:
-    """A search, epoch by epoch; a pre-training is another (pretrain.py)."""
+class SearchLoop(Loop):
+    """A search, epoch by epoch, over all stages of its method."""
 
-    search: Any  # Search, or what stands in for it
-    run: Run
-    hooks: Hooks
-    stop: list[int]
-
-    def __init__(self, config: Any, data: Any, pretrained: Pretrained | None = None):
-        self.config, self.data, self.pretrained = config, data, pretrained
-        self.epoch, self.best = 0, -1.0  # epochs over all stages
-        self.means = Means()
-        self.spent = 0.0  # device seconds of an epoch cut short
-        self.hours = 0.0  # device hours of all workers so far
+    def __init__(self, session: Session, config: SearchConfig, data: Any, pretrained: Pretrained | None = None):
+        super().__init__(session, config, data)
+        self.session, self.pretrained = session, pretrained
+        self.highest = -1.0  # accuracy of an epoch so far
+        self.early = ""  # why the stage has just ended before its time
         self.warmup_seconds = 0.0
-        self.judge: Judge | None = None
-        self.fidelity: Fidelity | None = None  # of rank 0
+        self.proxy: Proxy | None = None
+        self.proxy_state: Row = {}  # of a checkpoint that was written within the proxy
 
-    def go(self, run: Run, hooks: Hooks, stop: list[int]) -> Row:
-        """Begin or continue in the run's folder; `stop` is filled when somebody asks for it. Returns the last row."""
-        self.run, self.hooks, self.stop = run, hooks, stop
-        self.cache = hooks.cache or run.folder.parent / "cache"
-        return self._go()
+    def build(self) -> None:
+        self.search = Search(self.config, self.data, self.pretrained)
+        gan, self.inspection = self.search.gan, None
+        if isinstance(gan, Adversary):  # what is looked at is the live generator, which a search learns from
+            self.inspection = Inspection(self.session, self.config, self.data, gan, lambda: gan.G.fixed)
 
-    def _go(self) -> Row:
-        state = self._last()
-        search = self.search = Search(self.config, self.data, self.pretrained)
-        if self.config.gan is not None:
-            self._call_judge()
-        if state:
-            self._restore(state)
-            if finished := self._finished():
-                called_again(self.run, finished)
-                return finished
-            self._go_on()
-        else:
-            of_first(lambda: self.run.cut(-1))
-            if self.pretrained is None:
-                self.warmup_seconds = warm_up(
-                    search, self.cache, self.hooks.say, self._interrupt_check("the GAN's warm-up")
-                )
-            search.load_state_dict(broadcast(search.state_dict()))  # one truth, whatever the workers' machines
-            self._record(0)
-        if self.judge:
-            self._call_fidelity()
+    def start(self) -> None:
+        if self.pretrained is None:
+            self.warmup_seconds = warm_up(self.search, self.cache, self.hooks.say, self.stop)
+        self.search.load_state_dict(broadcast(self.search.state_dict()))  # one truth, whatever the workers' machines
+        self._record()
+
+    def resume(self) -> None:
+        if self.inspection:
+            self.inspection.ready()
         self._tell_stage()
-        while True:
-            while search.left > 0:
-                self._epoch()
-            following = self.config.method.next(search.stage, search.relaxation())
+
+    # an epoch
+
+    @property
+    def phase(self) -> str:
+        return f"search {self.search.stage.index + 1}"
+
+    @property
+    def epochs(self) -> int:
+        return int(self.config.method.total_epochs)
+
+    @property
+    def length(self) -> int:
+        return self.search.batches
+
+    @property
+    def iteration(self) -> int:
+        return self.search.iteration
+
+    def more(self) -> bool:
+        """Whether there is another epoch; where a stage is over, the next one is entered."""
+        while self.search.left <= 0:
+            following = self._following()
             if following is None:
-                return self._end()
-            search.enter(following)
+                return False
+            self.search.enter(following)
             self._tell_stage()
+        return True
 
-    def run_note(self, **changes: Any) -> None:
-        if rank() == 0:
-            self.run.note(**changes)
+    def _following(self) -> Any:
+        """The stage after this one; None: it is the last."""
+        return self.config.method.next(self.search.stage, self.search.relaxation())
 
-    def _last(self) -> Row | None:
-        """The last checkpoint."""
-        state: Row | None = of_first(lambda: self.run.load(self.hooks.say))
-        steady_threads(self.run, self.config)
-        return state
+    def batches(self) -> range:
+        self.search.schedule()
+        return range(self.done, self.length)  # the search draws its own
 
-    def _call_judge(self) -> None:
-        self.judge = judge(self.data, self.cache, self.hooks.say)
-        self.run_note(judge={"accuracy": self.judge.accuracy, "measured_on": self.judge.measured_on})
-        self.hooks.say(f"judge: accuracy {self.judge.accuracy:.3f} on {self.judge.measured_on}")
+    def iterate(self, i: int, batch: Any) -> Tensors:
+        try:
+            return self.search.iterate()
+        except NotFinite as error:
+            self._end_not_finite(error)
 
-    def _call_fidelity(self) -> None:
-        assert self.judge is not None
-        if rank() == 0:
-            self.fidelity = Fidelity(self.config, self.data, self.search.gan, self.judge, self.hooks.say)
-            self.run.note(protocols=self.fidelity.protocols)
+    def _end_not_finite(self, error: NotFinite) -> Never:
+        """SearchFailed, of an iteration that could not be taken."""
+        epoch = self.epoch + 1
+        self._agree(epoch)  # of averaged numbers, so it is on every worker
+        self.means.add(self.search.losses())
+        self.means.close(epoch)  # names the stage, if a loss is not finite either
+        raise SearchFailed(f"epoch {epoch}, stage 3 or 4 (mixed derivative): {error}") from None
 
-    def _restore(self, state: Row) -> None:
-        with restoring(self.run):
-            self.search.load_state_dict(state["search"])
-            self.epoch, self.best, self.means = int(state["epoch"]), float(state["best"]), Means(state["means"])
-            self.warmup_seconds, self.spent = float(state["warmup_seconds"]), float(state["spent"])
-            self.hours, self.workers = float(state["hours"]), int(state["workers"])
-
-    def _go_on(self) -> None:
-        of_first(lambda: self.run.cut(self.epoch))
-        where = f", iteration {self.means.iterations}" if self.means.iterations else ""
-        self.hooks.say(f"going on after epoch {self.epoch}{where} of {self.run.folder}")
-        tell_of_workers(self.workers, self.config.batch_size, self.hooks.say)
-
-    def _interrupt_check(self, what: str) -> Callable[[], None]:
-        """To be called between two steps of `what` is not checkpointed: it begins anew when the run goes on."""
-
-        def give_way() -> None:
-            if self.stop:
-                raise Interrupted(what)
-
-        return give_way
-
-    def _finished(self) -> Row | None:
-        rows = broadcast(self.run.rows() if rank() == 0 else None)
-        assert isinstance(rows, list)
-        over = self.search.left <= 0 and self.config.method.next(self.search.stage, self.search.relaxation()) is None
-        return rows[-1] if over and rows and rows[-1].get("phase") == "best" else None
-
-    def _epoch(self) -> None:
-        search, begun, before = self.search, time.monotonic(), self.means.iterations
-        search.schedule()
-        epoch, epochs = self.epoch + 1, self.config.method.total_epochs
-        for i in range(before, search.batches):
-            self.hooks.watch(epoch, epochs, i, search.batches)
-            try:
-                self.means.add(search.iterate())
-            except NotFinite as error:
-                self._agree(epoch)  # of averaged numbers, so it is on every worker
-                self.means.add(search.losses())
-                self.means.close(epoch)  # names the stage, if a loss is not finite either
-                raise SearchFailed(f"epoch {epoch}, stage 3 or 4 (mixed derivative): {error}") from None
-            if self.stop and i + 1 < search.batches:
-                self.spent += time.monotonic() - begun
-                self._save(False)
-                raise Interrupted
-        row: Row = {"epoch": epoch, "phase": f"search {search.stage.index + 1}", "time": time.time()}
-        row["arch/supernet_parameters"] = search.size
-        self._agree(epoch)  # first: what else ends a search has to end it on every worker
-        row |= self.means.close(epoch)
+    def close(self, means: Means) -> Row:
+        search = self.search
+        row: Row = {"arch/supernet_parameters": search.size}
+        self._agree(self.epoch)  # first: what else ends a search has to end it on every worker
+        row |= means.close(self.epoch)
         if not all(p.isfinite().all() for p in search.A.params.values()):
-            raise SearchFailed(f"epoch {epoch}, stage 3 (architecture): its parameters are not finite")
-        row["val/accuracy"] = search.accuracy(self.data.Jval if len(self.data.Jval) else self.data.J2)
-        row |= architecture_metrics(search.stage, search.relaxation())
-        if self.config.hessian_every and epoch % self.config.hessian_every == 0:
-            row["arch/hessian_eigenvalue"] = search.hessian()
-        seconds = self.spent + time.monotonic() - begun
-        images = search.batches * self.config.batch_size * world_size()
-        self.hours += seconds * world_size() / 3600
-        row |= {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
-        self.epoch, self.means, self.spent = epoch, Means(), 0.0
-        collapsed = search.collapsed(row)
-        search.left = 0 if collapsed else search.left - 1
-        row |= self._record(epoch)
-        better, self.best = row["val/accuracy"] > self.best, max(self.best, row["val/accuracy"])
-        if rank() == 0:
-            self.run.log("metrics", row)
-        if "gan/diversity" in row and (line := collapse(epoch, row["gan/diversity"])):
-            raise SearchFailed(line)
-        self._save(better)
-        self.hooks.report(row)
-        self._tell(row, epochs)
-        if collapsed:
-            self.hooks.say(f"stopped early after epoch {epoch}: {collapsed}")
-        if self.stop:
-            raise Interrupted
+            raise SearchFailed(f"epoch {self.epoch}, stage 3 (architecture): its parameters are not finite")
+        row |= self._measure()
+        row |= self.took(search.batches)
+        self.early = search.collapsed(row)
+        search.left = 0 if self.early else search.left - 1
+        return row | self._record()
 
     def _agree(self, epoch: int) -> None:
         """Every worker holds the same A and B: gradients are averaged, so anything else is a fault of a machine.
@@ -256,6 +199,45 @@ class Loop:
             if odd := disagreeing(list(player.params.values())):
                 who = ", ".join(map(str, odd))
                 raise RuntimeError(f"epoch {epoch}: worker {who} holds another {name} than the others")
+
+    def _measure(self) -> Row:
+        """The supernet's accuracy, and what the architecture looks like."""
+        search, data = self.search, self.data
+        row: Row = {"val/accuracy": search.accuracy(data.Jval if len(data.Jval) else data.J2)}
+        row |= architecture_metrics(search.stage, search.relaxation())
+        if self.config.hessian_every and self.epoch % self.config.hessian_every == 0:
+            row["arch/hessian_eigenvalue"] = search.hessian()
+        return row
+
+    def _record(self) -> Row:
+        """Architecture, pictures and figures of merit at the end of an epoch (0: before the first step)."""
+        search, epoch = self.search, self.epoch
+        relaxation, genotype = search.relaxation(), search.genotype()
+        images, figures = self.inspection.look(epoch) if self.inspection else (None, {})
+        if rank() == 0:
+            operations = {"normal": search.stage.normal_operations, "reduce": search.stage.reduce_operations}
+            weights = {"normal": relaxation.normal, "reduce": relaxation.reduce}
+            self.run.log("alphas", {"epoch": epoch} | weights | {"operations": operations})
+            genotype.save(self.run.folder / "genotype.json")
+            if epoch % self.config.pictures_every == 0 or search.left == 0:
+                draw(genotype, self.run.picture("cells", epoch), f"epoch {epoch}")
+                if self.inspection and images is not None:
+                    self.inspection.draw(images, epoch)
+        return figures
+
+    def best(self, row: Row) -> bool:
+        better, self.highest = row["val/accuracy"] > self.highest, max(self.highest, row["val/accuracy"])
+        return better
+
+    def tell(self, row: Row) -> None:
+        gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""
+        self.hooks.say(
+            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss/classifier']:.3f}  "
+            f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}  "
+            f"{row['speed/seconds']:.1f} s"
+        )
+        if self.early:
+            self.hooks.say(f"stopped early after epoch {self.epoch}: {self.early}")
 
     def _tell_stage(self) -> None:
         search, stages = self.search, len(self.config.method.outline())
@@ -271,100 +253,45 @@ class Loop:
                 f"last ({search.stage.epochs}), so the architecture stays random; lower --method.arch-start-epoch"
             )
 
-    def _tell(self, row: Row, epochs: int) -> None:
-        gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""
-        self.hooks.say(
-            f"epoch {row['epoch']}/{epochs}  loss {row['loss/classifier']:.3f}  "
-            f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}  "
-            f"{row['speed/seconds']:.1f} s"
-        )
+    # a checkpoint, and the end
 
-    def _record(self, epoch: int) -> Row:
-        """Architecture, pictures and figures of merit at the end of an epoch (0: before the first step)."""
-        search, out = self.search, {}
-        relaxation, genotype = search.relaxation(), search.genotype()
-        samples = self._samples()
-        if samples is not None and self.judge:
-            out = broadcast(self.judge.measure(*samples, self.data))  # so that all workers end together or none
-            if epoch:
-                out |= broadcast(self.fidelity.measure(epoch) if self.fidelity else None)
-        if rank() == 0:
-            last = search.left == 0
-            operations = {"normal": search.stage.normal_operations, "reduce": search.stage.reduce_operations}
-            self.run.log(
-                "alphas",
-                {"epoch": epoch, "normal": relaxation.normal, "reduce": relaxation.reduce, "operations": operations},
-            )
-            genotype.save(self.run.folder / "genotype.json")
-            if epoch % self.config.pictures_every == 0 or last:
-                draw(genotype, self.run.picture("cells", epoch), f"epoch {epoch}")
-                if samples is not None:
-                    self._draw_samples(samples[0], epoch)
-        return out
+    def state(self) -> Row:
+        own = {"best": self.highest, "warmup_seconds": self.warmup_seconds}
+        return {"search": self.search.state_dict()} | own | ({"proxy": self.proxy.state()} if self.proxy else {})
 
-    def _samples(self) -> tuple[Tensor, Tensor] | None:
-        """The generator's images, classes in turn, from the same z at every epoch."""
-        gan = self.search.gan
-        if not isinstance(gan, Adversary):
-            return None
-        classes = len(self.data.classes)
-        labels = torch.arange(classes).repeat_interleave(max(10, min(50, 500 // classes)))
-        return sample(gan, self._shown(), labels, seed_of(self.config.seed, "samples")), labels.to(self.search.device)
+    def restore(self, state: Row) -> None:
+        self.search.load_state_dict(state["search"])
+        self.highest, self.warmup_seconds = float(state["best"]), float(state["warmup_seconds"])
+        if self.complete():  # else more epochs are asked for, and the proxy was of what the search had found by then
+            self.proxy_state = state.get("proxy", {})
 
-    def _shown(self) -> Point:
-        """Whose images are looked at: the live generator's, which a search learns from."""
-        return self.search.gan.G.fixed
+    def complete(self) -> bool:
+        return self.search.left <= 0 and self._following() is None
 
-    def _draw_samples(self, images: Tensor, epoch: int) -> None:
-        """A class a row; and beside them the training images that come nearest (the paper's Figure 4)."""
-        data, classes = self.data, min(len(self.data.classes), 20)
-        rows = quantised(images.view(len(data.classes), -1, *images.shape[1:])[:classes, :10].flatten(0, 1))
-        sample_grid(rows, self.run.picture("samples", epoch), columns=10, scale=2)
-        train = torch.cat([data.J1, data.J2, data.Jval])
-        labels = torch.arange(classes, device=rows.device).repeat_interleave(10)
-        found = nearest(rows, labels, data.images[train], data.labels[train])
-        nearest_grid(rows, found, self.run.picture("nearest", epoch), columns=10, scale=2)
-
-    def _save(self, better: bool) -> None:
-        """Rank 0's state is the truth: gradients and floating buffers are averaged."""
-        if rank() != 0:
-            return
-        state = {
-            "format": FORMAT,
-            "search": self.search.state_dict(),
-            "epoch": self.epoch,
-            "best": self.best,
-            "means": self.means.plain(),
-            "threads": torch.get_num_threads(),
-            "warmup_seconds": self.warmup_seconds,
-            "spent": self.spent,
-            "hours": self.hours,
-            "workers": world_size(),
-        }
-        self.run.save(state, self.search.iteration, self.config.checkpoints, better)
-
-    def _end(self) -> Row:
-        """The proxy, the costs, and the page."""
-        config, genotype = self.config, self.search.genotype()
-        row: Row = {"epoch": self.epoch, "phase": "best"}
-        begun = time.monotonic()
-        if config.proxy.epochs:
-            self.hooks.say(f"proxy: training the found network from scratch, {config.proxy.epochs} epochs on J_1")
-            row["best/proxy"], row["best/proxy_error"] = proxy(
-                genotype, self.data, config.proxy, config.seed, self._interrupt_check("the proxy")
-            )
+    def finish(self) -> Row:
+        """The proxy and the costs."""
         hours = world_size() / 3600
-        row["cost/proxy_gpu_hours"] = (time.monotonic() - begun) * hours
-        if self.judge:
-            row |= broadcast(
-                self.fidelity.report(self._interrupt_check("what is measured at the end")) if self.fidelity else None
-            )
+        row: Row = {"epoch": self.epoch, "phase": "best"}
+        row |= self._proxy() if self.config.proxy.epochs else {"cost/proxy_gpu_hours": 0.0}
+        if self.inspection:
+            fidelity = self.inspection.fidelity
+            row |= broadcast(fidelity.report(self.inspection.interrupt_check) if fidelity else None)
         row["cost/gpu_hours"] = self.hours
         row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours
-        row["time"] = time.time()
-        if rank() == 0:
-            self.run.log("metrics", row)
-            self.run.note(state="finished", reason="", ended=time.time())
-            write_report(self.run.folder)
-        barrier()
-        return row
+        return row | {"time": time.time()}
+
+    def _proxy(self) -> Row:
+        """The brief training of what was found: what it is worth, and what that cost."""
+        config, genotype = self.config.proxy, self.search.genotype()
+        proxy = Proxy(genotype, self.data, config, self.config.seed, self.stop, lambda: self.save(False))
+        if self.proxy_state:
+            with restoring(self.run):
+                proxy.restore(self.proxy_state)
+            self.hooks.say(f"proxy: going on after epoch {proxy.epoch} of {config.epochs}")
+        else:
+            self.hooks.say(f"proxy: training the found network from scratch, {config.epochs} epochs on J_1")
+        self.proxy = proxy
+        proxy.go_through()
+        accuracy, error = proxy.accuracy()
+        cost = proxy.spent * world_size() / 3600
+        return {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}

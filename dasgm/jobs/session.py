@@ -1,4 +1,4 @@
-"""What frames a run, a search's, a pre-training's or an evaluation's: data, folder and lock, how it ended."""
+"""What frames a run, of a search, a pre-training or an evaluation: its data, its folder and lock, how it ended."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-
-from dasgm.config import MOST_THREADS, mathematics, to_json
+from dasgm.config import mathematics, to_json
 from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
 from dasgm.pages.report import report as write_report
 from dasgm.search import SearchFailed
 from dasgm.store.files import gist, printable
-from dasgm.store.records import kept_record
 from dasgm.store.replica import speak
 from dasgm.store.run import Locked, Run, Unwritable, not_written
 
@@ -66,109 +63,88 @@ class Hooks:
     """Seconds for which a folder that another holds is waited for: a lost machine's sign of life counts for some."""
 
 
-JobBody = Callable[[Run, Hooks, list[int]], Row]
+@dataclass(frozen=True)
+class Session:
+    """What a job works with while it holds its run's folder."""
+
+    run: Run
+    hooks: Hooks
+    stop: list[int]
+    """Filled when somebody asks to stop."""
+
+    @property
+    def cache(self) -> Path:
+        """Where the judge and the GAN's warm-up are kept."""
+        return self.hooks.cache or self.run.folder.parent / "cache"
 
 
-def steady_threads(run: Run, config: Any) -> None:
-    """Sums depend on the number of threads: a run goes on with those it began with."""
-    begun = of_first(lambda: kept_record(run.folder / "run.json").get("threads"))
-    if begun is not None and not 1 <= begun <= MOST_THREADS:
-        raise Refused(f"run {run.folder}: it began with {begun} threads, says its run.json; use another --name")
-    threads = begun or config.threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
-    if rank() == 0:
-        run.note(threads=threads)
+class Job(Protocol):
+    """A search, a pre-training or an evaluation, as `run_job` sees it."""
+
+    config: Any
+    """With `data`, `data_dir` and `device`; it makes the run's identity."""
+
+    def load(self, device: str) -> Any:
+        """The data set."""
+
+    def check(self, data: Any) -> dict[str, str]:
+        """The digests of what is read besides the data. ValueError: the job cannot run on these data."""
+
+    def advice(self, data: Any) -> str:
+        """What would fit where memory does not suffice."""
+
+    def run(self, data: Any, session: Session) -> Row:
+        """Do what is left to do; the run's last row."""
 
 
-def tell_of_workers(began: int, batch_size: int, say: Callable[[str], None]) -> None:
-    """Says where a run goes on on another number of workers than the `began` that it began on."""
-    if began != world_size():
-        say(
-            f"it began on {began} worker(s) and goes on on {world_size()}: batches of "
-            f"{batch_size} a worker, so no longer what one run of either number gives"
-        )
-
-
-@contextmanager
-def restoring(run: Run) -> Iterator[None]:
-    """Inside, what a checkpoint holds is put in place: Refused, in one line, where it is of something else."""
-    wrong = ""
-    try:
-        yield
-    except Exception as error:  # an entry that is missing, of another type or shape: each has its own exception
-        if is_out_of_memory(error):
-            raise
-        wrong = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    for reason in filter(None, gather(wrong)):
-        raise Refused(
-            f"run {run.folder}: its checkpoint is of something else ({reason:.200}); remove its checkpoints to begin "
-            "anew, or use another --name"
-        )
-
-
-def called_again(run: Run, row: Row) -> None:
-    """A finished run, whose last row this is: its state is put right, and its page is there."""
-    if rank() == 0:
-        run.note(state="finished", reason="", ended=row["time"])
-        if not (run.folder / "report.html").exists():
-            write_report(run.folder)
-
-
-def run_job(
-    config: Any,
-    folder: Path,
-    hooks: Hooks,
-    prepare: Callable[[Any], tuple[JobBody, dict[str, str]]],
-    advice: Callable[[Any, Any], str],
-    read: Callable[[str], Any] | None = None,
-) -> Row:
+def run_job(job: Job, folder: Path, hooks: Hooks) -> Row:
     """Load the data, hold the run's folder, and do in it what there is to do; how it ends is written down.
 
     OSError in one line where the folder's disk is full or can no longer be written; what was saved stays.
-
-    Args:
-        config: with `data`, `data_dir` and `device`; what makes the run's identity.
-        prepare: of the data, what to do and the digests of what else is read; ValueError for what cannot be used.
-        advice: of the configuration and the data, what would fit where memory does not suffice.
-        read: of the device, the data; by default loaded into its memory.
     """
     ready()
-    folder = Path(folder)
     if rank() != 0:
-        hooks.say = lambda line: None
-    device = device_of(config.device)
-    read = read or (lambda device: config.data.load(config.data_dir, device))
-    found: list[Any] = []
-    _together(lambda: found.append(read(device)))  # first rank 0: it may download
-
-    def own() -> tuple[Any, JobBody, dict[str, str]]:
-        data = found[0] if found else read(device)
-        go, digests = prepare(data)
-        return data, go, {"data": data.digest} | digests
-
-    data, go, digests = _each(own)
-    _ensure_alike(digests)
+        hooks = replace(hooks, say=lambda line: None)
+    data, digests = _loaded(job)
     run = Run(folder)
-    speak(folder, hooks.say)
-    with ExitStack() as stack:
-        stop = stack.enter_context(_stopping(hooks))
-        about = _about(config, device) | hooks.about
-        try:
-            _together(lambda: _begin(stack, run, config, about, digests, hooks))
-            _tell_of(data, run, hooks)
-            return _with_advice(lambda: go(run, hooks, stop), lambda: advice(config, data))
-        except SearchFailed as error:
-            if rank() == 0:
-                _note_end(run, hooks, "failed", str(error))
+    speak(run.folder, hooks.say)
+    with _stopping(hooks) as stop, ExitStack() as held, _ending(run, hooks, stop):
+        _together(lambda: _begin(held, run, job.config, digests, hooks))
+        _tell_of(data, run, hooks)
+        return _with_advice(lambda: job.run(data, Session(run, hooks, stop)), lambda: job.advice(data))
+
+
+def _loaded(job: Job) -> tuple[Any, dict[str, str]]:
+    """The data, and the digests of all that is read: the same on every worker, and the job can run on them."""
+    device, of_rank_0 = device_of(job.config.device), list[Any]()
+    _together(lambda: of_rank_0.append(job.load(device)))  # first rank 0: it may download
+
+    def own() -> tuple[Any, dict[str, str]]:
+        data = of_rank_0[0] if of_rank_0 else job.load(device)
+        return data, {"data": data.digest} | job.check(data)
+
+    data, digests = _each(own)
+    _ensure_alike(digests)
+    return data, digests
+
+
+@contextmanager
+def _ending(run: Run, hooks: Hooks, stop: list[int]) -> Iterator[None]:
+    """Write down how a job ends before its time."""
+    try:
+        yield
+    except SearchFailed as error:
+        if rank() == 0:
+            _note_end(run, hooks, "failed", str(error))
+        raise
+    except Interrupted as asked:
+        reason = "stopped on request" if any(stop) else "the time budget is used up"
+        _note_end(run, hooks, "interrupted", reason)
+        if any(stop):
             raise
-        except Interrupted as asked:
-            reason = "stopped on request" if any(stop) else "the time budget is used up"
-            _note_end(run, hooks, "interrupted", reason)
-            if any(stop):
-                raise
-            raise OutOfTime(*asked.args) from None
-        except OSError as error:
-            raise not_written(folder, error) from None
+        raise OutOfTime(*asked.args) from None
+    except OSError as error:
+        raise not_written(run.folder, error) from None
 
 
 def _tell_of(data: Any, run: Run, hooks: Hooks) -> None:
@@ -189,10 +165,10 @@ def _note_end(run: Run, hooks: Hooks, state: str, reason: str) -> None:
         hooks.say(f"how it ended is not written down: {gist(error) or 'out of memory'}")
 
 
-def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
-    """What `go` gives; out of memory becomes one line that says what would fit."""
+def _with_advice(work: Callable[[], Row], advice: Callable[[], str]) -> Row:
+    """What `work` gives; out of memory becomes one line that says what would fit."""
     try:
-        return go()
+        return work()
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
@@ -204,19 +180,20 @@ def _with_advice(go: Callable[[], Row], advice: Callable[[], str]) -> Row:
     raise SearchFailed(line)
 
 
-def _begin(stack: ExitStack, run: Run, config: Any, about: Row, digests: dict[str, str], hooks: Hooks) -> None:
+def _begin(held: ExitStack, run: Run, config: Any, digests: dict[str, str], hooks: Hooks) -> None:
+    """Hold the run's folder, and write down or compare what is asked."""
     if hooks.stoppable:  # nobody else starts it
-        stack.enter_context(run.driven())
+        held.enter_context(run.driven())
     end = time.monotonic() + hooks.patience
     while True:
         try:
-            stack.enter_context(run)
+            held.enter_context(run)
             break
         except Locked:
             if time.monotonic() >= end:
                 raise
             time.sleep(hooks.patience / 20)
-    run.begin(to_json(config), mathematics(config) | digests, about)
+    run.begin(to_json(config), mathematics(config) | digests, _about(config) | hooks.about)
 
 
 def _together(begin: Callable[[], None]) -> None:
@@ -266,9 +243,9 @@ def of_first(work: Callable[[], Any]) -> Any:
     return broadcast(found[0] if found else None)
 
 
-def _about(config: Any, device: str) -> Row:
+def _about(config: Any) -> Row:
     on = "J_val" if config.data.holdout else "J_2"
-    return {"device": hardware(device), "workers": world_size(), "measured_on": on}
+    return {"device": hardware(device_of(config.device)), "workers": world_size(), "measured_on": on}
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,18 @@ from dasgm.adversary import Adversary
 from dasgm.bilevel import Tensors, replay, seed_of
 from dasgm.config import SearchConfig, mathematics
 from dasgm.distributed import alone
+from dasgm.jobs.epochs import Epochs
 from dasgm.search import Search, SearchFailed
+from dasgm.store.files import printable, write_atomic
 from dasgm.store.records import digest
-from dasgm.store.tensors import cached
+from dasgm.store.replica import fetch, offer, withdraw
+from dasgm.store.tensors import cached, packed, why_not_loaded
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
+
+EVERY = 10.0  # seconds between two lines that tell how far a warm-up is, and between two of its checkpoints
+SHARE = 0.1  # of the time at most goes into these checkpoints
 
 
 def iterate(gan: Adversary, data: Data, j: Tensor, n: int, *stream: object) -> Tensors:
@@ -35,40 +41,24 @@ def iterate(gan: Adversary, data: Data, j: Tensor, n: int, *stream: object) -> T
     return {"generator": generator, "discriminator": discriminator}
 
 
-def warm_up(
-    search: Search, cache: Path, say: Callable[[str], None] = print, give_way: Callable[[], None] = lambda: None
-) -> float:
+def warm_up(search: Search, cache: Path, say: Callable[[str], None] = print, stop: Sequence[int] = ()) -> float:
     """Train G and E for `gan.warmup` iterations on J_2, or take them from `cache`.
 
-    One warm-up serves every search with the same GAN, data and seed: one process trains it, others wait.
-    Returns the device seconds that it cost. `give_way` is called between steps.
+    One warm-up serves every search with the same GAN, data and seed: one process trains it, others wait. Who comes
+    after one that was stopped goes on where it was. Returns the device seconds that it cost, all parts together.
+
+    Raises:
+        SearchFailed: the weights are not finite.
+        Interrupted: `stop` was filled.
     """
     config = search.config
     if config.gan is None or not config.gan.warmup:
         return 0.0
-    name = f"gan-{_key(config, search)[:16]}"
-    iterations = config.gan.warmup
-    players, seconds = dict(zip("GEB", search.gan.players, strict=True)), 0.0
-
-    def state() -> dict[str, Any]:
-        return {letter: player.state_dict() for letter, player in players.items()} | {"seconds": seconds}
-
-    def load(state: dict[str, Any]) -> None:
-        nonlocal seconds
-        for letter, player in players.items():
-            player.load_state_dict(state[letter])
-        seconds = float(state["seconds"])
-
-    def make() -> None:
-        nonlocal seconds
-        say(f"GAN warm-up: {iterations} iterations on J_2, once for all searches with this GAN")
-        with alone():
-            seconds = train(search, say, give_way)
-        if not all(p.isfinite().all() for player in players.values() for p in player.params.values()):
-            raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
-
-    cached("GAN warm-up", cache / f"{name}.pt", state, load, make, say)
-    return seconds
+    path = cache / f"gan-{_key(config, search)[:16]}.pt"
+    training = WarmUp(search, path.with_suffix(".part"), say, stop)
+    cached("GAN warm-up", path, training.state, training.restore, training.make, say)
+    training.forget()
+    return training.spent
 
 
 def _key(config: SearchConfig, search: Search) -> str:
@@ -82,20 +72,125 @@ def _key(config: SearchConfig, search: Search) -> str:
     return digest([relevant, search.data.digest, search.data.J2.tolist(), searched])
 
 
-def train(search: Search, say: Callable[[str], None], give_way: Callable[[], None]) -> float:
-    """The warm-up itself; returns its device seconds."""
-    config, data, gan = search.config, search.data, search.gan
-    assert config.gan is not None
-    G, begun, told = gan.players[0], time.monotonic(), time.monotonic()
-    lr, G.lr = G.lr, config.gan.warmup_lr
-    for i in range(config.gan.warmup):
-        give_way()
-        j = search.batch(data.J2, "warm-up", i, min(config.gan.warmup_batch_size, len(data.J2)))
-        iterate(gan, data, j, len(j), "warm-up", config.seed, i)
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            say(f"GAN warm-up: iteration {i + 1} of {config.gan.warmup}")
-    G.lr = lr
-    if data.images.is_cuda:
-        torch.cuda.synchronize()
-    return time.monotonic() - begun
+class WarmUp(Epochs):
+    """One epoch of `gan.warmup` iterations, which can be gone on with by another search.
+
+    Args:
+        part: the file of what is done so far; None: nothing is kept.
+        stop: filled when somebody asks to stop.
+    """
+
+    def __init__(self, search: Search, part: Path | None, say: Callable[[str], None] = print, stop: Sequence[int] = ()):
+        super().__init__(stop)
+        assert search.config.gan is not None
+        self.search, self.config, self.part, self.say = search, search.config.gan, part, say
+        self.players = dict(zip("GEB", search.gan.players, strict=True))
+
+    # the whole, as the cache keeps it
+
+    def state(self) -> dict[str, Any]:
+        """Plain data and tensors."""
+        return {letter: player.state_dict() for letter, player in self.players.items()} | {"seconds": self.spent}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        for letter, player in self.players.items():
+            player.load_state_dict(state[letter])
+        self.spent = float(state["seconds"])
+
+    def make(self) -> None:
+        """Take the iterations that are left, by this worker alone."""
+        if not self._go_on():
+            self.say(f"GAN warm-up: {self.length} iterations on J_2, once for all searches with this GAN")
+        with alone():
+            self.train()
+        if not all(p.isfinite().all() for player in self.players.values() for p in player.params.values()):
+            self.forget()
+            raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
+
+    def train(self) -> None:
+        """The same, on all workers."""
+        G = self.players["G"]
+        lr, G.lr = G.lr, self.config.warmup_lr
+        self._told = self._saved = time.monotonic()
+        self._pause, self._kept = EVERY, self.done
+        self.go_through()
+        G.lr = lr
+
+    # its iterations
+
+    @property
+    def length(self) -> int:
+        return self.config.warmup
+
+    def more(self) -> bool:
+        return self.epoch == 0
+
+    def batches(self) -> range:
+        return range(self.done, self.length)  # an iteration draws its own
+
+    def watch(self, i: int) -> None:
+        if time.monotonic() - self._told > EVERY:
+            self._told = time.monotonic()
+            self.say(f"GAN warm-up: iteration {i} of {self.length}")
+        if i > self._kept and time.monotonic() - self._saved > self._pause:
+            self._save()
+
+    def take(self, i: int, batch: Any) -> None:
+        search, seed = self.search, self.search.config.seed
+        j = search.batch(search.data.J2, "warm-up", i, min(self.config.warmup_batch_size, len(search.data.J2)))
+        iterate(search.gan, search.data, j, len(j), "warm-up", seed, i)
+
+    def cut_short(self) -> None:
+        self._save()
+
+    def end_epoch(self) -> None:
+        if self.search.data.images.is_cuda:
+            torch.cuda.synchronize()
+        self.clock()
+        self.epoch = 1
+        if self.stop:
+            self._save()
+
+    # what is done so far, in a file
+
+    def _save(self) -> None:
+        """Keep what is done."""
+        if self.part is None:
+            return
+        begun = time.monotonic()
+        self.clock()
+        write_atomic(self.part, packed(self._state_so_far()))
+        offer(self.part)
+        self._saved, self._kept = time.monotonic(), self.done
+        self._pause = max(EVERY, (self._saved - begun) / SHARE)
+
+    def _go_on(self) -> bool:
+        """Take up what another has left; a torn file is said in one line."""
+        if self.part is None:
+            return False
+        for left_over in self.part.parent.glob(f".{self.part.name}.*.tmp"):  # by one that was killed as it wrote
+            left_over.unlink()
+        fetch(self.part)
+        if not self.part.exists():
+            return False
+        if why := why_not_loaded(self.part, self._state_so_far, self._restore_so_far):
+            self.say(printable(f"GAN warm-up {self.part}: it is torn or none of ours ({why}); it is begun anew"))
+            return False
+        self.say(f"GAN warm-up: going on after iteration {self.done} of {self.length}")
+        return True
+
+    def _state_so_far(self) -> dict[str, Any]:
+        return self.state() | {"iteration": self.done}
+
+    def _restore_so_far(self, state: dict[str, Any]) -> None:
+        done = int(state["iteration"])
+        if not 0 <= done <= self.length:
+            raise ValueError(f"iteration {done} of {self.length}")
+        self.restore(state)
+        self.done = done
+
+    def forget(self) -> None:
+        """Nobody needs what was kept."""
+        if self.part is not None and self.part.exists():
+            withdraw(self.part)

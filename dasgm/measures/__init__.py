@@ -1,1 +1,1 @@
-"""What is measured: the judge, FID and IS, parameters and multiply-adds."""
+"""What is measured: the judge of generated images, FID and IS, parameters and multiply-adds."""

@@ -1,6 +1,6 @@
-"""Parameters and multiply-adds (Tables 2 and 3): exact, of one image in eval mode.
+"""Parameters and multiply-adds (Tables 2 and 3), exact, for one image in eval mode.
 
-Networks are built and run on torch's meta device: shapes alone, so nothing is computed and no memory is used.
+Networks are built and run on torch's meta device, which has shapes only: nothing is computed and no memory is used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dasgm.bilevel import replay
 from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
 from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, itself, name_of
-from dasgm.methods._base import EDGES, Stage
+from dasgm.genotype import EDGES, KNOWN, PRIMITIVES, Genotype, genotype_text, name_of
+from dasgm.methods._base import Stage
 from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
 from dasgm.networks.supernet import Architecture, Supernet
@@ -29,29 +29,31 @@ from dasgm.presets import PRESETS, preset, with_dataset
 from dasgm.store.files import plain, short, text
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-Counts = dict[str, Any]  # plain data: what `dasgm measure --json` prints
+Counts = dict[str, Any]  # plain data, as `dasgm measure --json` prints it
 
 
 class Cost(NamedTuple):
-    """Of one layer, for one image."""
+    """The cost of one layer for one image."""
 
     parameters: int
     multiply_adds: int
-    """Of convolutions and linear layers: convention A."""
+    """Those of convolutions and linear layers (convention A)."""
     others: int
-    """Convention B less A (the rule of ptflops): 2 for each element normalised, 1 for each that a ReLU or a pool reads.
-    Sums, concatenations and drop-path are free."""
+    """Convention B minus A (the rule of ptflops): 2 per element of a batch norm, 1 per element that a ReLU or a pooling
+    reads. Sums, concatenations and drop-path count nothing."""
 
 
 def count(module: nn.Module) -> int:
-    """Number of parameters."""
+    """Number of parameters of a module."""
     return sum(p.numel() for p in module.parameters())
 
 
 def layer_costs(module: nn.Module, *inputs: Any) -> dict[str, Cost]:
-    """The cost of every layer of `module(*inputs)` by its name; the module is left in eval mode.
+    """The cost of every layer of `module(*inputs)`, by name. The module is left in eval mode.
 
-    `inputs` hold one image. A layer's multiply-adds are those of its definition, whatever kernels it computes with.
+    Args:
+        inputs: they hold one image. The multiply-adds of a layer follow from its definition, not from the kernels that
+            compute it.
     """
     work: dict[str, list[int]] = defaultdict(lambda: [0, 0])
 
@@ -87,8 +89,11 @@ def measure_genotype(
     classes: int = 10,
     image_size: int = 32,
 ) -> Counts:
-    """`parameters` (without the auxiliary head, as published tables count), `parameters_with_auxiliary`,
-    `multiply_adds` (convention A) and `multiply_adds_all` (B) of the network that is trained from scratch.
+    """Counts the network of a genotype, as it is trained from scratch.
+
+    Returns:
+        `parameters` (without the auxiliary head, as published tables count), `parameters_with_auxiliary`,
+        `multiply_adds` (convention A) and `multiply_adds_all` (convention B).
 
     Raises:
         ValueError: a size that the network cannot have.
@@ -106,11 +111,12 @@ def measure_genotype(
 
 
 def measure_search(config: SearchConfig, classes: int, image_size: int) -> Counts:
-    """`supernet_parameters`, `architecture_parameters` and `multiply_adds` (convention A) of the supernet that a
-    search begins with, and its `stages`.
+    """Counts the supernet of a search.
 
-    Of stages whose operations the search itself decides, the counts are [least, most] over all that may survive, each
-    count for itself.
+    Returns:
+        `supernet_parameters`, `architecture_parameters` and `multiply_adds` (convention A) of the first stage, and
+        `stages`. In stages whose operations the search decides, counts are [smallest, largest] over all operations that
+        an edge may keep, each count by itself.
 
     Raises:
         ValueError: a size that the supernet cannot have.
@@ -136,7 +142,9 @@ def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Co
 
 
 def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
-    """[least, most] over the operations that an edge may have kept: the cheapest and the dearest of all eight."""
+    """[smallest, largest] counts over the operations that an edge may keep: the cheapest and the most expensive of all
+    eight.
+    """
     everything = (PRIMITIVES,) * EDGES
     full = replace(stage, normal_operations=everything, reduce_operations=everything)
     costs = _supernet_costs(full, classes, image_size)
@@ -147,7 +155,7 @@ def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
         fans: dict[tuple[bool, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(PRIMITIVES, 0))
         for name, value in of.items():
             match name.split("."):
-                # all edges from one state cost the same, and in all cells of a type they have the same operations
+                # the edges from one state cost the same, and all cells of a type have the same operations
                 case ["cells", cell, "fans", state, "convolutions", operation, *_]:
                     fans[int(cell) in reductions(stage.cells), state][operation] += value
                 case _:
@@ -162,11 +170,14 @@ def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
 
 
 def measure_gan(config: GanConfig, classes: int, image_size: int) -> Counts:
-    """`generator_parameters`, `discriminator_parameters` (stock), and with its architecture B searched
-    `searched_discriminator_parameters` and `discriminator_architecture_parameters`.
+    """Counts a GAN.
+
+    Returns:
+        `generator_parameters`, `discriminator_parameters` (of the stock discriminator) and, where B is searched,
+        `searched_discriminator_parameters` and `discriminator_architecture_parameters`.
 
     Raises:
-        ValueError: a size of image that the GAN does not make.
+        ValueError: the GAN does not make images of this size.
     """
     with replay("never drawn from"):
         stock, searched = (config.build(classes, image_size, relaxed) for relaxed in (False, True))
@@ -182,8 +193,8 @@ def measure_gan(config: GanConfig, classes: int, image_size: int) -> Counts:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Settings of what is measured; None is its own default."""
+class MeasureOptions:
+    """Settings of what is measured. None takes the default of what is measured."""
 
     form: Form | None = None
     cells: int | None = None
@@ -191,7 +202,7 @@ class Asked:
     classes: int | None = None
     image_size: int | None = None
     dataset: str | None = None
-    """Key of a data set: its number of classes and its size of images are the defaults."""
+    """Key of a data set, whose number of classes and image size become the defaults."""
 
     def __post_init__(self) -> None:
         for name in ("cells", "channels", "classes", "image_size"):
@@ -200,36 +211,36 @@ class Asked:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least 1")
 
 
-def measure(name: str, asked: Asked = Asked()) -> Counts:
-    """What `name` stands for, its settings and its counts.
+def measure(name: str, asked: MeasureOptions = MeasureOptions()) -> Counts:
+    """The settings and counts of what `name` stands for.
 
     Args:
-        name: a known genotype, a preset, a GAN; the file of a genotype or of a preset; a run's folder;
-            a genotype's text.
+        name: a built-in genotype, a preset or a GAN; the file of a genotype or of a preset; the folder of a run; or the
+            text of a genotype.
 
     Raises:
-        ValueError: an unknown name (the nearest is suggested), or a setting that does not fit what it stands for.
+        ValueError: an unknown name (the message suggests the nearest), or a setting that does not apply.
     """
     found = subject(name)
     if isinstance(found, Genotype):
-        return {"genotype": name_of(name) if itself(name) else name} | _measured_genotype(found, asked)
+        return {"genotype": name_of(name) if genotype_text(name) else name} | _measured_genotype(found, asked)
     if isinstance(found, SearchConfig):
         return {"preset": name} | _measured_search(found, asked)
     return {"gan": name} | _measured_gan(found, asked)
 
 
 def subject(name: str) -> Genotype | SearchConfig | GanConfig:
-    """What is called `name`: see `measure`."""
-    if name in KNOWN or itself(name):
+    """What `name` stands for; see `measure`."""
+    if name in KNOWN or genotype_text(name):
         return Genotype.load(name)
     path = Path(name)
     if name in PRESETS or _is_preset(path):
         return preset(name).config
     if name in keys("gans"):
         return plugin("gans", name)()
-    there = bool(name.strip()) and os.path.exists(path)  # Path("") is the current folder
+    there = bool(name.strip()) and os.path.exists(path)  # Path("") would be the current folder
     if there and os.path.isdir(path) and not (path / "genotype.json").is_file():
-        raise ValueError(f"{name}: no run with a genotype.json; name a finished run's folder, or a file")
+        raise ValueError(f"{name}: this folder has no genotype.json; give the folder of a finished run, or a file")
     if there:
         return Genotype.load(path)
     known = [*KNOWN, *PRESETS, *keys("gans")]
@@ -244,7 +255,7 @@ def _is_preset(path: Path) -> bool:
     return isinstance(content, dict) and "parent" in content
 
 
-def _measured_genotype(genotype: Genotype, asked: Asked) -> Counts:
+def _measured_genotype(genotype: Genotype, asked: MeasureOptions) -> Counts:
     form = asked.form or "cifar"
     usual = {"cells": 14, "channels": 48} if form == "imagenet" else {"cells": 20, "channels": 36}
     images = {"classes": 1000, "image_size": 224} if form == "imagenet" else {"classes": 10, "image_size": 32}
@@ -254,7 +265,7 @@ def _measured_genotype(genotype: Genotype, asked: Asked) -> Counts:
     return {"form": form} | sizes | measure_genotype(genotype, form, **sizes)
 
 
-def _measured_search(config: SearchConfig, asked: Asked) -> Counts:
+def _measured_search(config: SearchConfig, asked: MeasureOptions) -> Counts:
     _refuse(asked, "a search's supernet", "form")
     if asked.dataset:
         config = with_dataset(config, asked.dataset)
@@ -264,7 +275,7 @@ def _measured_search(config: SearchConfig, asked: Asked) -> Counts:
     return {"cells": method.cells, "channels": method.channels} | images | counts
 
 
-def _measured_gan(config: GanConfig, asked: Asked) -> Counts:
+def _measured_gan(config: GanConfig, asked: MeasureOptions) -> Counts:
     _refuse(asked, "a GAN", "form", "cells")
     images = {"classes": 10, "image_size": 32}
     if asked.dataset:
@@ -273,19 +284,19 @@ def _measured_gan(config: GanConfig, asked: Asked) -> Counts:
     return {"channels": config.channels} | images | measure_gan(config, **images)
 
 
-def _images(data: DataConfig, asked: Asked) -> Counts:
-    """Number of classes and size of a data set's images, without reading it."""
+def _images(data: DataConfig, asked: MeasureOptions) -> Counts:
+    """Number of classes and size of the images of a data set, without reading it."""
     classes = asked.classes or data.class_count()
     if classes is None:
         raise ValueError(f"data set {key_of(data)!r}: its files tell how many classes it has; give --classes")
     return {"classes": classes, "image_size": data.image_size}
 
 
-def _overridden(settings: Counts, asked: Asked) -> Counts:
+def _overridden(settings: Counts, asked: MeasureOptions) -> Counts:
     return {name: getattr(asked, name) or value for name, value in settings.items()}
 
 
-def _refuse(asked: Asked, what: str, *names: str) -> None:
+def _refuse(asked: MeasureOptions, what: str, *names: str) -> None:
     for name in names:
         if getattr(asked, name) is not None:
             raise ValueError(f"--{name}: {what} has no such setting; leave it out")

@@ -1,7 +1,8 @@
-"""How near generated images are to the training set: FID and IS by Inception, and `fd_proxy` by the judge.
+"""How close generated images are to the training set: FID and IS by Inception, and `fd_proxy` by the judge.
 
-FID and IS: of 10,000 images every `fidelity_every` epochs (torchmetrics' streaming sums), of 50,000 at the end
-(torch-fidelity), of no more than the training set has. Every number has a protocol: without it, it says nothing.
+Every `fidelity_every` epochs FID and IS are computed from 10,000 images (torchmetrics' streaming sums), at the end from
+50,000 (torch-fidelity), in both cases from at most as many as the training set has. Each figure comes with its
+protocol, without which it cannot be compared.
 """
 
 from __future__ import annotations
@@ -27,17 +28,20 @@ from dasgm.measures.judge import Judge
 from dasgm.store.files import contents, exclusive, printable, write_atomic
 from dasgm.store.tensors import packed, unpacked
 
-SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: every few epochs, at the end, for fd_proxy
-BATCH, SPLITS = 50, 10  # of G and of Inception; of IS
+SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: for FID and IS within a run, at its end, for fd_proxy
+BATCH, SPLITS = 50, 10  # batch size of G and of Inception; splits of IS
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of weights-inception-2015-12-05
-MOST = 256 * 2**20  # bytes of a file of them; the published one has 91 MiB
-NETWORK = "inception-v3-compat"  # torch-fidelity's name of it
+MOST = 256 * 2**20  # bytes of a file of weights; the published one has 91 MiB
+NETWORK = "inception-v3-compat"  # its name in torch-fidelity
 
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) of two Gaussians [d], [d, d], squared (Heusel et al. 2017, Eq. 6).
+    """The squared Fréchet distance of two Gaussians with means [d] and covariances [d, d] (Heusel et al.
 
-    In float64; the last trace is that of the symmetric (C1^1/2 C2 C1^1/2)^1/2, so that no complex number arises.
+    2017, Eq. 6).
+
+    It is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2), in float64. The last trace is computed from the symmetric (C1^1/2
+    C2 C1^1/2)^1/2, so that no complex numbers occur.
     """
     m1, C1, m2, C2 = (t.double() for t in (mean1, covariance1, mean2, covariance2))
     values, vectors = torch.linalg.eigh(C1)
@@ -48,9 +52,10 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
-    """exp of the mean KL(p(y|x) || p(y)) of logits [n, c] (Salimans et al. 2016): mean and sd over the splits.
+    """The Inception score of logits [n, c]: mean and standard deviation over the splits (Salimans et al. 2016).
 
-    The images' order has to be a random one; splits and sd (divided by `splits`) are torch-fidelity's.
+    Each split gives exp of the mean KL(p(y|x) || p(y)). The images must be in random order. Splits and standard
+    deviation (divided by `splits`) are computed as in torch-fidelity.
     """
     n, log_p = len(logits), logits.double().log_softmax(1)
     scores = []
@@ -63,7 +68,7 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]
 
 
 def moments(features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean [d] and covariance [d, d] of batches [n_i, d] of features, in float64 on the CPU."""
+    """Mean [d] and covariance [d, d] of batches of features [n_i, d], in float64 on the CPU."""
     n, total, outer = 0, torch.zeros(()), torch.zeros(())
     for batch in features:
         x = batch.cpu().double()
@@ -74,14 +79,16 @@ def moments(features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def quantised(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8, rounded, as a picture's file holds them."""
+    """Converts [-1, 1] to uint8 with rounding, as image files store it."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def generated(gan: Adversary, n: int, seed: int) -> Iterator[Tensor]:
-    """n images of the averaged generator, uint8, BATCH at a time; uniform labels, the same draws for a seed.
+    """Generates n images of the averaged generator, as uint8 batches of `BATCH`, with uniform labels.
 
-    G in training mode, as in the search: batch norm takes the statistics of the (whole) batch.
+    A seed repeats the draws.
+
+    G is in training mode, as in the search: batch norm uses the statistics of the whole batch.
     """
     G = gan.G.averaged()
     for i in range(-(-n // BATCH)):
@@ -95,10 +102,13 @@ def generated(gan: Adversary, n: int, seed: int) -> Iterator[Tensor]:
 
 
 def inception(path: str | Path) -> tuple[nn.Module, str]:
-    """torch-fidelity's Inception with the weights of a file, on the CPU, and the words for them in a protocol.
+    """torch-fidelity's Inception with the weights of a file, on the CPU, and a description of the weights for the
+    protocol.
 
-    It gives uint8 images' 2048 features and logits (without bias, as IS has them).
-    Raises ValueError, one line, where the file is not there or holds something else.
+    The network returns 2048 features of uint8 images, and their logits (without bias, as IS uses them).
+
+    Raises:
+        ValueError: the file is missing or holds something else. The message is one line.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -106,13 +116,13 @@ def inception(path: str | Path) -> tuple[nn.Module, str]:
     try:
         content = contents(path, MOST)
         found = hashlib.sha256(content).hexdigest()
-        published = found == SHA256  # and perhaps written as older torch did
+        published = found == SHA256  # the published file may have an older torch format
         state = torch.load(io.BytesIO(content), "cpu", weights_only=True) if published else unpacked(path)
         with _as_file(state) as clean, replay("never drawn from"):
             network = FeatureExtractorInceptionV3(NETWORK, ["2048", "logits_unbiased"], clean)
     except OSError as error:
         raise ValueError(f"inception-weights {path}: {error.strerror}; {wanted}") from None
-    except Exception:  # torch has many words for a file that is none of its own, or holds another network
+    except Exception:  # torch raises many types for a file that is not its own or holds another network
         raise ValueError(f"inception-weights {path}: not the weights of Inception; {wanted}") from None
     if published:
         return network, "Inception 2015-12-05"
@@ -121,7 +131,7 @@ def inception(path: str | Path) -> tuple[nn.Module, str]:
 
 @contextmanager
 def _as_file(state: dict[str, Any]) -> Iterator[str]:
-    """What was read safely, as a file of our own: torch-fidelity unpickles whatever the file that it is given holds."""
+    """What was read safely, as a temporary file of our own. torch-fidelity unpickles any file that it is given."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "inception.pth"
         path.write_bytes(packed(state))
@@ -129,9 +139,13 @@ def _as_file(state: dict[str, Any]) -> Iterator[str]:
 
 
 def downloaded(say: Callable[[str], None] = print) -> Path:
-    """Where torch-fidelity keeps Inception's weights. They are fetched where there are none, or the file is torn.
+    """The path at which torch-fidelity keeps Inception's weights.
 
-    OSError: they cannot be fetched; a file that is there stays."""
+    They are downloaded if the file is missing or broken.
+
+    Raises:
+        OSError: they cannot be downloaded. An existing file is kept.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
@@ -145,13 +159,16 @@ def downloaded(say: Callable[[str], None] = print) -> Path:
             except HTTPException as error:
                 raise OSError(str(error)) from None
             if hashlib.sha256(content).hexdigest() != SHA256:
-                raise OSError("what came is another file")
+                raise OSError("the downloaded file has another SHA-256")
             write_atomic(path, content)
     return path
 
 
 def _unusable(path: Path) -> str:
-    """'' or why a file holds no weights of Inception. Weights of one's own in that place are some."""
+    """Why a file does not hold weights of Inception; '' if it does.
+
+    The user's own weights in that place are accepted.
+    """
     try:
         if hashlib.sha256(contents(path, MOST)).hexdigest() != SHA256:
             inception(path)
@@ -166,7 +183,7 @@ def _unusable(path: Path) -> str:
 
 
 class _Given(nn.Module):
-    """Features that are there already, for torchmetrics: Inception's one pass serves IS as well."""
+    """Passes features through, for torchmetrics. They are computed once, for FID and for IS."""
 
     num_features = 2048
 
@@ -187,13 +204,15 @@ class _Images(torch.utils.data.Dataset[Tensor]):
 
 
 class Fidelity:
-    """The figures of one search or pre-training; a lone process computes them (rank 0), so they do not depend on the
-    workers' number.
+    """The figures of one search or pre-training.
 
-    Reference is the whole training set, J_1, J_2 and J_val, as published figures have it; G itself learns from J_2.
+    Only rank 0 computes them, so they do not depend on the number of workers.
+
+    The reference is the whole training set (J_1, J_2 and J_val), as in published figures, although G learns from J_2
+    only.
 
     Raises:
-        ValueError: `inception_weights` is no such file. Weights that cannot be downloaded are said in one line.
+        ValueError: `inception_weights` does not name such a file. If weights cannot be downloaded, a line says so.
     """
 
     def __init__(
@@ -210,12 +229,12 @@ class Fidelity:
         self.inception: nn.Module | None = None
         self.protocols = {"gan/fd_proxy": self._proxy_protocol()}
         self._judged: tuple[Tensor, Tensor] | None = None
-        self._fid: Any = None  # torchmetrics', which keeps the sums of the training set
+        self._fid: Any = None  # torchmetrics' object, which keeps the sums of the training set
         if config.fidelity_every or config.inception_weights:
             self._find_inception()
 
     def measure(self, epoch: int) -> dict[str, float]:
-        """Of an epoch: `fd_proxy`, and every `fidelity_every` epochs FID and IS."""
+        """The figures of an epoch: `fd_proxy`, and every `fidelity_every` epochs also FID and IS."""
         row = self.proxy()
         every = self.config.fidelity_every
         if self.inception is None or not every or epoch % every:
@@ -226,7 +245,7 @@ class Fidelity:
 
     @torch.no_grad()
     def proxy(self) -> dict[str, float]:
-        """Of the averaged generator as it stands: `fd_proxy`."""
+        """`fd_proxy` of the averaged generator as it is now."""
 
         def features(batches: Iterable[Tensor]) -> Iterator[Tensor]:
             for x in batches:
@@ -238,7 +257,11 @@ class Fidelity:
         return {"gan/fd_proxy": frechet_distance(*moments(features(fake)), *self._judged)}
 
     def report(self, give_way: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """The figures to report, by torch-fidelity; {} where there is no Inception. `give_way` is called in between."""
+        """The figures to be reported, by torch-fidelity; {} without Inception.
+
+        Args:
+            give_way: is called between batches.
+        """
         if self.inception is None:
             return {}
         from torch_fidelity import calculate_metrics
@@ -258,8 +281,8 @@ class Fidelity:
                 feature_extractor_weights_path=weights,
                 batch_size=BATCH,
                 cuda=self.gan.device.type == "cuda",
-                cache=False,  # it would be unpickled
-                save_cpu_ram=True,  # no processes of its own
+                cache=False,  # a cache would be unpickled
+                save_cpu_ram=True,  # starts no processes
                 verbose=False,
             )
         fid, score, sd = (
@@ -323,7 +346,7 @@ class Fidelity:
             from torchmetrics.image.fid import FrechetInceptionDistance
 
             where = self.gan.device if self.gan.device.type != "mps" else "cpu"  # mps has no float64
-            # no sync: the other workers are not here
+            # no sync: only this worker computes it
             self._fid = FrechetInceptionDistance(_Given(), reset_real_features=False, sync_on_compute=False).to(where)
             for x in self._real():
                 self._fid.update(self.inception(x)[0].double().to(where), real=True)

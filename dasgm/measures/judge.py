@@ -1,4 +1,7 @@
-"""One fixed small CNN a data set, trained on J_1: are generated images what their labels say, and do they vary?"""
+"""The judge: a small CNN, trained once per data set on J_1.
+
+It tells whether generated images show their labels and vary.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,16 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
 
 ITERATIONS, BATCH = 300, 64
-# A generator has collapsed when its images of one class differ by less than this share of what real ones do: some 3 of
-# 256 grey levels on the digits. Untrained generators are at 0.8 and above, trained ones at 0.3 to 1.3, a dead one at
-# 0.006 (BigGAN, learning rate 0.3). The first epochs do not count: training from scratch may recover.
+# A generator counts as collapsed when its images of one class differ by less than this share of the distance between
+# real images: about 3 of 256 grey levels on the digits. Untrained generators have 0.8 and more, trained ones 0.3 to
+# 1.3, a dead one 0.006 (BigGAN, learning rate 0.3). The first epochs do not count: training from scratch may recover.
 COLLAPSED, GRACE = 0.05, 2
 
 
 class JudgeNetwork(nn.Module):
-    """Three convolutions with batch norm, then a linear layer; images of any size that divides by 4."""
+    """Three convolutions with batch norm and pooling, then a linear layer: images [N, 3, S, S], S
+    at least 8 -> logits.
+    """
 
     def __init__(self, classes: int):
         super().__init__()
@@ -40,7 +45,7 @@ class JudgeNetwork(nn.Module):
         self.head = nn.Linear(widths[-1], classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """[N, 64], averaged over the image."""
+        """Features [N, 64], averaged over the map."""
         return self.blocks(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +54,7 @@ class JudgeNetwork(nn.Module):
 
 @dataclass
 class Judge:
-    """The trained network, its accuracy on J_val (J_2 where there is no J_val), and how real images vary."""
+    """The trained network, its accuracy on J_val (or on J_2 where there is no J_val), and how much real images vary."""
 
     network: JudgeNetwork
     accuracy: float
@@ -58,7 +63,12 @@ class Judge:
 
     @torch.no_grad()
     def measure(self, images: Tensor, labels: Tensor, data: Data) -> dict[str, float]:
-        """Of images [-1, 1] NCHW: accuracy on their labels, and within-class distance over the real images'."""
+        """Measures images [N, 3, S, S] in [-1, 1].
+
+        Returns:
+            `gan/synthetic_accuracy`, the accuracy on their labels, and `gan/diversity`, their within-class distance
+            divided by that of real images.
+        """
         correct = self.network(data.to_classifier(images)).argmax(1) == labels
         return {
             "gan/synthetic_accuracy": correct.float().mean().item(),
@@ -67,8 +77,10 @@ class Judge:
 
 
 def collapse(epoch: int, diversity: float) -> str | None:
-    """What is wrong with a generator of this `gan/diversity` after `epoch` epochs, in one line, or nothing."""
-    if epoch <= GRACE or not diversity < COLLAPSED:  # what is not a number is named elsewhere
+    """What is wrong with a generator whose `gan/diversity` is `diversity` after `epoch` epochs, in one line; None if
+    nothing.
+    """
+    if epoch <= GRACE or not diversity < COLLAPSED:  # NaN is reported elsewhere
         return None
     return (
         f"epoch {epoch}: the generator has collapsed: images of one class differ by {100 * diversity:.1f} % of what "
@@ -77,7 +89,7 @@ def collapse(epoch: int, diversity: float) -> str | None:
 
 
 def within_class_distance(images: Tensor, labels: Tensor) -> float:
-    """Mean Euclidean distance between two different images of one class, averaged over classes with two or more."""
+    """Mean Euclidean distance between two different images of a class, averaged over the classes with at least two."""
     means = []
     for label in labels.unique():
         x = images[labels == label].flatten(1)
@@ -87,7 +99,7 @@ def within_class_distance(images: Tensor, labels: Tensor) -> float:
 
 
 def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
-    """The judge of this data set and split, from `cache` or trained now, by the first who comes."""
+    """The judge of this data set and split. It is read from `cache`, or trained by the first process that needs it."""
     name = f"judge-{digest([data.digest, data.J1.tolist(), data.Jval.tolist(), ITERATIONS])[:16]}"
     network = JudgeNetwork(len(data.classes)).to(data.images.device)
 
@@ -109,7 +121,7 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
 
 
 def _some(indices: Tensor, n: int) -> Tensor:
-    """At most n of the indices, drawn alike each time: a data set may be sorted by class."""
+    """At most n of the indices, drawn at random because a data set may be sorted by class; always the same ones."""
     return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:n]]
 
 

@@ -1,1 +1,1 @@
-"""Search methods: one file each, its name is its key."""
+"""Search methods, one file each. The name of the file is the method's key for --method."""

@@ -1,20 +1,19 @@
-"""What a search method is: settings, and a schedule of supernets (stages)."""
+"""What a search method is: settings, and a sequence of stages, each with a supernet of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dasgm.genotype import Genotype, derive
+from dasgm.genotype import CONCAT, Genotype, derive
 
-EDGES = 14  # of a cell: 2 + 3 + 4 + 5
-MOST_CELLS, WIDEST = 100, 4096  # of a network; beyond is a slip, or worse
-Weights = Sequence[Sequence[float]]  # [14][operations of the edge], softmaxed
+MOST_CELLS, WIDEST = 100, 4096  # largest numbers of cells and channels that are accepted
+Weights = Sequence[Sequence[float]]  # [14][operations of the edge]: softmax weights
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One supernet of a search and how long it is trained: a plain value, JSON in the checkpoint."""
+    """One supernet of a search and the length of its training. A plain value, stored as JSON in the checkpoint."""
 
     index: int
     epochs: int
@@ -34,7 +33,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """The architecture as plain numbers: what a method sees of A."""
+    """The weights of the architecture A as plain numbers, from which a method decides."""
 
     normal: Weights
     reduce: Weights
@@ -44,7 +43,7 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Settings that every method has. A method's file derives its own `Config` from it."""
+    """Settings that every method has. The file of a method derives its own `Config` from this class."""
 
     epochs: int = 50
     """Number of epochs of the search, of P-DARTS of each stage (DARTS and PC-DARTS: 50; P-DARTS: 25)."""
@@ -68,27 +67,34 @@ class MethodConfig:
         raise NotImplementedError
 
     def next(self, stage: Stage, relaxation: Relaxation) -> Stage | None:
-        """The stage after `stage`, given the weights it ended with; None when the search is over."""
+        """The stage after `stage`, or None where the search is over.
+
+        Args:
+            relaxation: the weights of the architecture at the end of `stage`.
+        """
         raise NotImplementedError
 
     def outline(self) -> tuple[Stage, ...]:
-        """The stages as far as they are known before a search: of later ones' operations only how many an edge has (and
-        which are the dearest that it may keep, so that what is measured on them is a bound)."""
+        """All stages, as far as they are known before the search.
+
+        Of later stages only the number of operations per edge is known. They list the most expensive operations, so
+        that costs measured on them are upper bounds.
+        """
         return (self.first(),)
 
     @property
     def total_epochs(self) -> int:
-        """Of all stages."""
+        """Number of epochs of all stages together."""
         return sum(stage.epochs for stage in self.outline())
 
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Rate of the dropout after skip connections in `epoch` (from 0) of `stage`."""
+        """Rate of the dropout after skip connections in `epoch` (counted from 0) of `stage`."""
         return 0.0
 
     def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
-        """The discrete architecture that the weights stand for: of every edge the strongest operation, of every node
-        the two strongest edges (DARTS, Section 2.4; with edge weights PC-DARTS, Section 3.3)."""
-        nodes = (2, 3, 4, 5)
+        """The genotype that the weights stand for: the strongest operation of each edge, the two strongest edges into
+        each node (DARTS, Section 2.4; with edge weights PC-DARTS, Section 3.3).
+        """
         normal = derive(stage.normal_operations, relaxation.normal, relaxation.normal_edges)
         reduce = derive(stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges)
-        return Genotype(normal, nodes, reduce, nodes)
+        return Genotype(normal, CONCAT, reduce, CONCAT)

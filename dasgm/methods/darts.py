@@ -1,11 +1,14 @@
-"""DARTS (arXiv 1806.09055): one supernet, all eight operations on every edge. First or second order is the search's."""
+"""DARTS (arXiv 1806.09055): one supernet with all eight operations on each edge.
+
+Whether it is first or second order is a setting of the search.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dasgm.genotype import PRIMITIVES
-from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
+from dasgm.genotype import EDGES, PRIMITIVES
+from dasgm.methods._base import MethodConfig, Relaxation, Stage
 
 
 @dataclass(frozen=True)

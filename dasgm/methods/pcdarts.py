@@ -1,11 +1,13 @@
-"""PC-DARTS (arXiv 1907.05737): 1/K of the channels pass through the operations, and edges have weights of their own."""
+"""PC-DARTS (arXiv 1907.05737): 1/K of the channels pass through the operations, and each edge has a
+weight of its own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dasgm.genotype import PRIMITIVES
-from dasgm.methods._base import EDGES, MethodConfig, Relaxation, Stage
+from dasgm.genotype import EDGES, PRIMITIVES
+from dasgm.methods._base import MethodConfig, Relaxation, Stage
 
 
 @dataclass(frozen=True)

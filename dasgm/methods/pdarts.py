@@ -1,7 +1,9 @@
-"""P-DARTS (arXiv 1904.12760): the supernet grows deeper in stages, while every edge loses its weakest operations.
+"""P-DARTS (arXiv 1904.12760): the supernet becomes deeper from stage to stage, and each edge loses its weakest
+operations.
 
-W, A and their optimisers begin anew with every stage; the GAN goes on. Dropout after skip connections, which fades
-within a stage, and a cap on how many the normal cell ends with keep them from winning by being easy.
+W, A and their optimisers start anew in each stage; the GAN keeps its state. Skip connections are easy to learn and
+would win too often. Two things prevent that: a dropout after them, which decreases within a stage, and a largest number
+of them in the normal cell of the result.
 """
 
 from __future__ import annotations
@@ -10,10 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dasgm.genotype import PRIMITIVES, Edge, Genotype, derive
-from dasgm.methods._base import EDGES, MOST_CELLS, MethodConfig, Relaxation, Stage
+from dasgm.genotype import CONCAT, EDGES, INPUTS, PRIMITIVES, SKIP, Edge, Genotype, derive
+from dasgm.methods._base import MOST_CELLS, MethodConfig, Relaxation, Stage
 
-SKIP = "skip_connect"
 DEAREST = (
     "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
 )  # fmt: skip
@@ -43,22 +44,24 @@ class Config(MethodConfig):
         super().__post_init__()
         stages = len(self.operations)
         if stages > len(PRIMITIVES):
-            raise ValueError(f"method.operations has {stages} values: expected at most {len(PRIMITIVES)}, one a stage")
+            raise ValueError(
+                f"method.operations has {stages} values: expected at most {len(PRIMITIVES)}, one per stage"
+            )
         for name in ("added_cells", "skip_dropout_rates"):
             if len(getattr(self, name)) != stages:
-                raise ValueError(f"method.{name} {getattr(self, name)}: expected {stages} values, one a stage")
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected {stages} values, one per stage")
         falling = all(a >= b for a, b in zip((len(PRIMITIVES), *self.operations), self.operations, strict=False))
         if not self.operations or not falling or self.operations[-1] < 3:
             raise ValueError(
-                f"method.operations {self.operations}: expected numbers that fall from {len(PRIMITIVES)} at most to "
-                "3 at least (none, a skip connection, and one more)"
+                f"method.operations {self.operations}: expected numbers that never rise, from {len(PRIMITIVES)} to at "
+                "least 3 (none, a skip connection, and one more)"
             )
         if self.operations[0] != len(PRIMITIVES):
             raise ValueError(f"method.operations {self.operations}: a search begins with all {len(PRIMITIVES)}")
         if min(self.added_cells) < 0 or self.cells + max(self.added_cells) > MOST_CELLS:
             raise ValueError(
-                f"method.added_cells {self.added_cells}: expected numbers of at least 0, no more than {MOST_CELLS} "
-                "cells in all"
+                f"method.added_cells {self.added_cells}: expected numbers of at least 0 that give at most "
+                f"{MOST_CELLS} cells"
             )
         if not all(0 <= rate < 1 for rate in self.skip_dropout_rates):
             raise ValueError(f"method.skip_dropout_rates {self.skip_dropout_rates}: expected rates from 0 to below 1")
@@ -99,20 +102,22 @@ class Config(MethodConfig):
         )
 
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Falls linearly until architecture steps begin, from there, whole again, exponentially."""
+        """Decreases linearly until architecture steps begin, then restarts at the full rate and decreases
+        exponentially.
+        """
         searched = epoch - self.arch_start_epoch
         if searched < 0:
             return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
         return stage.skip_dropout * math.exp(-0.2 * searched)
 
     def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
-        nodes = (2, 3, 4, 5)
         normal = capped(stage.normal_operations, relaxation.normal, self.max_skips)
-        return Genotype(normal, nodes, by_input(derive(stage.reduce_operations, relaxation.reduce)), nodes)
+        reduce = by_input(derive(stage.reduce_operations, relaxation.reduce))
+        return Genotype(normal, CONCAT, reduce, CONCAT)
 
 
 def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], count: int) -> Operations:
-    """Of each edge's `operations` the `count` of largest weight, in their old order; `none` is one like the others."""
+    """The `count` operations of largest weight on each edge, in their previous order. `none` counts like the others."""
     kept = []
     for names, values in zip(operations, weights, strict=True):
         best = sorted(range(len(names)), key=lambda i: (-values[i], -i))[:count]
@@ -121,14 +126,16 @@ def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[fl
 
 
 def by_input(cell: Sequence[Edge]) -> tuple[Edge, ...]:
-    """The two edges of each node in the order of their inputs, as P-DARTS lists them."""
+    """The two edges of each node sorted by their inputs, as P-DARTS lists them."""
     pairs = zip(cell[::2], cell[1::2], strict=True)
     return tuple(edge for pair in pairs for edge in sorted(pair, key=lambda edge: edge[1]))
 
 
 def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], max_skips: int) -> tuple[Edge, ...]:
-    """The cell with at most `max_skips` skip connections: while there are more, the weakest of those in the cell is
-    ruled out on its edge and the cell derived again (P-DARTS, Section 3.3)."""
+    """The cell with at most `max_skips` skip connections (P-DARTS, Section 3.3).
+
+    While there are more, the weakest one in the cell is excluded from its edge, and the cell is derived again.
+    """
     allowed = [list(names) for names in operations]
     while True:
         cell = by_input(derive(allowed, weights))
@@ -136,9 +143,9 @@ def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float
         if len(skips) <= max_skips:
             return cell
         weakest = min(skips, key=lambda edge: weights[edge][allowed[edge].index(SKIP)])
-        allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which is never chosen
+        allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which `derive` never chooses
 
 
 def _edge(node: int, state: int) -> int:
-    """Number of the edge from `state` into the cell's intermediate node `node`."""
-    return node * (node + 3) // 2 + state
+    """Number of the edge from `state` into the intermediate node `node` of a cell."""
+    return sum(INPUTS[:node]) + state

@@ -1,4 +1,4 @@
-"""The network that a genotype stands for, trained from scratch (DARTS, Section 3.2)."""
+"""The network of a genotype, which is trained from scratch (DARTS, Section 3.2)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dasgm.genotype import Edge, Genotype
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, operation, reductions, stem
 
 Form = Literal["cifar", "imagenet"]
-SHRINKS: dict[Form, int] = {"cifar": 4, "imagenet": 32}  # how many times smaller the last map is than the image
+SHRINKS: dict[Form, int] = {"cifar": 4, "imagenet": 32}  # by how much the last map is smaller than the image
 
 
 def check_image_size(form: Form, *sizes: int) -> None:
-    """ValueError, one line, where a network of this form cannot take images of that height and width in pixels."""
+    """Raises ValueError where a network of this form cannot take images of these heights and widths, in pixels."""
     shrinks = SHRINKS[form]
     for size in sizes:
         if size < shrinks or size % shrinks:
@@ -25,20 +25,22 @@ def check_image_size(form: Form, *sizes: int) -> None:
 
 
 class Network(nn.Module):
-    """Images [N, in_channels, H, W] -> logits [N, classes].
+    """The network of a genotype: images [N, in_channels, H, W] -> logits [N, classes].
 
     Args:
-        channels: of the first cells, an even number; they double at each of the two reduction cells.
-        form: `cifar`: a stem that keeps the size (H, W divisible by 4); `imagenet`: one that divides it by 8
-            (H, W divisible by 32), the first cell being the first after a reduction (DARTS, Section 3.3).
-        auxiliary: with a second head after the second reduction cell, for `forward_with_auxiliary`.
+        genotype: both cells.
+        channels: number of channels of the first cells, an even number. It doubles at each of the two reduction cells.
+        cells: number of cells, at least 3.
+        form: `cifar` has a stem that keeps the size (H and W divisible by 4). `imagenet` has one that divides it by 8
+            (H and W divisible by 32), and its first cell counts as the one after a reduction (DARTS, Section 3.3).
+        auxiliary: whether there is a second head after the second reduction cell, for `forward_with_auxiliary`.
 
     Raises:
-        ValueError: a size that no network has; in `forward` an image that does not divide.
+        ValueError: a size that the network cannot have; in `forward`, an image whose size is not divisible.
     """
 
     drop_path_rate: float = 0.0
-    """Of training, written from outside, every epoch: at least 0, below 1."""
+    """Rate of drop-path in training, at least 0 and below 1. The training sets it every epoch."""
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class Network(nn.Module):
         self.auxiliary = AuxiliaryHead(width, classes, form) if auxiliary else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits; the auxiliary head is left out."""
+        """The logits, without the auxiliary head."""
         return self._logits(self._maps(x)[1])
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +90,7 @@ class Network(nn.Module):
         return self._logits(last), self.auxiliary(middle)
 
     def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the second reduction cell and the last cell put out."""
+        """The outputs of the second reduction cell and of the last cell."""
         check_image_size(self.form, *x.shape[2:])
         rate = self.drop_path_rate if self.training else 0.0
         s0 = self.stem(fast_layout(x))
@@ -104,7 +106,10 @@ class Network(nn.Module):
 
 
 class Cell(nn.Module):
-    """Each node is the sum of two operations on earlier states; the output concatenates the states of `concat`."""
+    """A cell of the network.
+
+    Each node is the sum of two operations on earlier states; the output concatenates `concat`.
+    """
 
     def __init__(
         self,
@@ -139,17 +144,19 @@ class Cell(nn.Module):
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
-    """Each sample of x [N, C, H, W] is 0 with probability `rate`, else divided by 1 - rate (arXiv 1605.07648)."""
+    """Sets each sample of x [N, C, H, W] to 0 with probability `rate`, and divides the others by 1 - rate (arXiv
+    1605.07648).
+    """
     assert 0 <= rate < 1, rate
     keep = 1 - rate
     return x * (x.new_empty(len(x), 1, 1, 1).bernoulli_(keep) / keep)
 
 
 class AuxiliaryHead(nn.Module):
-    """Maps [N, in_channels, H, W] -> logits [N, classes] as in DARTS's code; the ImageNet form has no second norm.
+    """Maps [N, in_channels, H, W] -> logits [N, classes], as in DARTS's code; the ImageNet form has no second norm.
 
-    The map is averaged to 2x2: in windows of 5x5 as the original does where the map is the original's (8x8, stride 3,
-    for images of 32 pixels; 7x7, stride 2, for 224), adaptively for all other sizes.
+    The map is averaged to 2x2. Where it has the size of the original's (8x8 with stride 3 for images of 32 pixels, 7x7
+    with stride 2 for 224), the windows are the original's 5x5; at all other sizes the average is adaptive.
     """
 
     def __init__(self, in_channels: int, classes: int, form: Form) -> None:
@@ -168,7 +175,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def imagenet_stem(in_channels: int, channels: int) -> nn.Sequential:
-    """The first of the ImageNet form's two stems: [N, in_channels, H, W] -> [N, channels, H / 4, W / 4]."""
+    """The first of the two stems of the ImageNet form: [N, in_channels, H, W] -> [N, channels, H / 4, W / 4]."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels // 2, 3, 2, 1, bias=False),
         nn.BatchNorm2d(channels // 2),
@@ -179,5 +186,5 @@ def imagenet_stem(in_channels: int, channels: int) -> nn.Sequential:
 
 
 def _second_stem(channels: int) -> nn.Sequential:
-    """Halves what the first stem puts out."""
+    """The second stem of the ImageNet form, which halves the map."""
     return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels))

@@ -1,4 +1,4 @@
-"""Candidate operations of the DARTS search space, and what every network of it is built of."""
+"""Candidate operations of the DARTS search space, and the layers that all networks of it share."""
 
 from __future__ import annotations
 
@@ -6,33 +6,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.genotype import PRIMITIVES
-
-__all__ = [
-    "PRIMITIVES",
-    "SEPARABLE",
-    "DepthwiseConv",
-    "FactorizedReduce",
-    "HalvingConv",
-    "ReLUConvBN",
-    "fast_layout",
-    "operation",
-    "pool",
-    "reductions",
-    "stem",
-]
+from dasgm.genotype import SKIP
 
 SEPARABLE = {"sep_conv_3x3": (3, 1), "sep_conv_5x5": (5, 1), "dil_conv_3x3": (3, 2), "dil_conv_5x5": (5, 2)}
 """Kernel size and dilation of the convolutions that are depthwise, then pointwise."""
 
 
 def operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
-    """The operation `name` of PRIMITIVES, [N, channels, H, W] -> [N, channels, H / stride, W / stride]."""
+    """The operation `name`, [N, channels, H, W] -> [N, channels, H / stride, W / stride].
+
+    Args:
+        name: one of `genotype.PRIMITIVES`.
+        affine: whether its batch norms have learned gains and biases.
+    """
     if name == "none":
         return Zero(stride)
     if name in ("max_pool_3x3", "avg_pool_3x3"):
         return pool(name, stride)
-    if name == "skip_connect":
+    if name == SKIP:
         return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
     assert name in SEPARABLE, name
     kernel, dilation = SEPARABLE[name]
@@ -43,7 +34,7 @@ def operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
 
 
 def pool(name: str, stride: int) -> nn.Module:
-    """3x3 pooling; the average counts no padding."""
+    """3x3 max or average pooling; the average does not count padding."""
     if name == "max_pool_3x3":
         return nn.MaxPool2d(3, stride, padding=1)
     return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
@@ -59,7 +50,7 @@ def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: b
 
 
 class Zero(nn.Module):
-    """The operation `none`."""
+    """The operation `none`: zeros of the output's shape."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -70,7 +61,7 @@ class Zero(nn.Module):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """One k x k filter a channel, padded to keep the size (but for the stride), without bias."""
+    """One k x k filter per channel, padded to keep the size (apart from the stride), without bias."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         padding = dilation * (kernel // 2)
@@ -78,13 +69,13 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # oneDNN has no fast gradient for dilated depthwise convolutions. Dilation 2 couples only pixels whose
-        # coordinates are of equal parity, so on a CPU each of the four phases is convolved densely: the same numbers.
-        # An exported model, which needs no gradient, has the convolution as it is defined.
+        # coordinates have the same parity, so on a CPU each of the four phases is convolved without dilation, which
+        # gives the same numbers. An exported model needs no gradient and keeps the convolution as it is defined.
         odd = x.shape[2] % 2 or x.shape[3] % 2
         if self.dilation == (1, 1) or x.device.type != "cpu" or odd or torch.compiler.is_exporting():
             return super().forward(x)
         assert self.dilation == (2, 2)
-        if self.stride == (2, 2):  # reads only the phase of even coordinates
+        if self.stride == (2, 2):  # only the phase of even coordinates is read
             return self._dense(x[:, :, ::2, ::2])
         return _interleave(self._dense(_phases(x)))
 
@@ -93,7 +84,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def _phases(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [4 N, C, H / 2, W / 2], by the parity of the coordinates; channels last stays channels last."""
+    """[N, C, H, W] -> [4 N, C, H / 2, W / 2], by the parity of the coordinates. The channels-last layout is kept."""
     n, c, h, w = x.shape
     x = x.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, c)
     return x.permute(2, 4, 0, 1, 3, 5).reshape(4 * n, h // 2, w // 2, c).permute(0, 3, 1, 2)
@@ -116,7 +107,7 @@ class ReLUConvBN(nn.Sequential):
 
 
 class HalvingConv(nn.Conv2d):
-    """1x1 convolution of stride 2 without bias, [N, in_channels, H, W] -> [N, channels, ceil(H / 2), ceil(W / 2)]."""
+    """1x1 convolution of stride 2 without bias: [N, in_channels, H, W] -> [N, channels, ceil(H / 2), ceil(W / 2)]."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__(in_channels, channels, 1, stride=2, bias=False)
@@ -124,14 +115,17 @@ class HalvingConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on processors with AVX2 if the
         # input has fewer channels than a vector has lanes (oneDNN issue 6035). A convolution of stride 1 over every
-        # second pixel gives the same numbers.
+        # second pixel gives the same result.
         if x.device.type != "cpu" or torch.compiler.is_exporting():
             return super().forward(x)
         return F.conv2d(fast_layout(x[:, :, ::2, ::2]), self.weight)
 
 
 class FactorizedReduce(nn.Module):
-    """Halves H and W (even) by two 1x1 convolutions of stride 2, one of them shifted by a pixel; `channels` is even."""
+    """Halves H and W, which are even, by two 1x1 convolutions of stride 2, one of them shifted by a pixel.
+
+    Each gives half of the `channels`, an even number.
+    """
 
     def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
         super().__init__()
@@ -146,15 +140,17 @@ class FactorizedReduce(nn.Module):
 
 
 def stem(in_channels: int, channels: int) -> nn.Sequential:
-    """The CIFAR stem: 3x3 convolution and batch norm, no ReLU; affine in search too."""
+    """The stem of the CIFAR form: 3x3 convolution and batch norm without ReLU. The norm is affine in a search too."""
     return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
 
 
 def reductions(cells: int) -> set[int]:
-    """Indices of the reduction cells, at a third and two thirds of the depth; channels double there."""
+    """Indices of the reduction cells, at a third and two thirds of the depth. The number of channels doubles there."""
     return {cells // 3, 2 * cells // 3}
 
 
 def fast_layout(x: Tensor) -> Tensor:
-    """`x` in the memory format in which narrow convolutions are quick: on a CPU channels last (2 to 5 times)."""
+    """`x` in the memory format in which narrow convolutions are fastest: channels last on a CPU (2
+    to 5 times faster).
+    """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

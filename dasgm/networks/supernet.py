@@ -1,7 +1,8 @@
-"""The supernet: every edge of a cell computes all its candidate operations, weighted (DARTS, Section 2.2).
+"""The supernet: each edge of a cell computes the weighted sum of all its candidate operations (DARTS, Section 2.2).
 
-One class for DARTS, P-DARTS (operations differ from edge to edge, dropout after skips) and PC-DARTS (edge weights,
-only 1/K of the channels pass through the mixed operation). Edges are numbered as in the papers: by node, then input.
+One class serves DARTS, P-DARTS (the operations differ from edge to edge, dropout after skip connections) and PC-DARTS
+(edge weights, and only 1/K of the channels pass through the operations). Edges are numbered as in the papers: by node,
+then by input.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dasgm.genotype import EDGES, INPUTS, NODES, SKIP
 from dasgm.methods._base import Stage
 from dasgm.networks.operations import (
-    PRIMITIVES,
     SEPARABLE,
     DepthwiseConv,
     FactorizedReduce,
@@ -29,16 +30,12 @@ from dasgm.networks.operations import (
     stem,
 )
 
-NODES = 4
-INPUTS = tuple(2 + node for node in range(NODES))  # incoming edges of each node
-EDGES = sum(INPUTS)
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
-SKIP = "skip_connect"
 BYPASS = "bypass"  # PC-DARTS: the channels that pass no operation, weighted by the edge alone
 
 
 class Mixture(NamedTuple):
-    """The relaxed architecture, as the supernet takes it."""
+    """The weights of the relaxed architecture, as the supernet takes them."""
 
     normal: Tensor
     """[14, operations], each row a softmax."""
@@ -49,7 +46,7 @@ class Mixture(NamedTuple):
 
 
 class Architecture(nn.Module):
-    """A: the architecture parameters, shared by all cells of a type; drawn from 1e-3 N(0, 1)."""
+    """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1)."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -80,9 +77,10 @@ def _count(operations: Sequence[Sequence[str]]) -> int:
 
 
 class Supernet(nn.Module):
-    """W: images [N, in_channels, H, W] (H, W divisible by 4) and a mixture -> logits [N, classes].
+    """W: images [N, in_channels, H, W], with H and W divisible by 4, and a mixture -> logits [N, classes].
 
-    Raises ValueError where `stage.channels` cannot be halved after the partial connection.
+    Raises:
+        ValueError: `stage.channels` is no multiple of 2 * `stage.partial`.
     """
 
     def __init__(self, stage: Stage, classes: int, in_channels: int = 3) -> None:
@@ -116,7 +114,7 @@ class Supernet(nn.Module):
         return self.head(s1.mean((2, 3)))
 
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
-        """All weights of a cell type in one vector: the operations', edge by edge, then the edges'."""
+        """All weights of a cell type as one vector: those of the operations, edge by edge, then those of the edges."""
         if edges is None:
             edges = weights.new_ones(EDGES)
         else:
@@ -125,7 +123,18 @@ class Supernet(nn.Module):
 
 
 class Cell(nn.Module):
-    """Two inputs, four nodes; a node is the weighted sum over the edges from all states before it."""
+    """A cell of the supernet: two inputs and four nodes, each a weighted sum over the edges from all earlier states.
+
+    `forward` takes the weights of the cell type as `Supernet` lays them out, and returns the concatenated nodes.
+
+    Args:
+        operations: names of the candidate operations of each edge.
+        before, previous: number of channels of the outputs of the cell before the last, and of the last cell.
+        channels: number of channels of each node.
+        reduction: whether this cell halves height and width.
+        reduced: whether the previous cell did, so that the first input is still twice as large.
+        partial: K of PC-DARTS; 1/K of the channels pass through the operations.
+    """
 
     index: Tensor
 
@@ -143,20 +152,18 @@ class Cell(nn.Module):
         self.reduction, self.partial = reduction, partial
         shrink = FactorizedReduce if reduced else ReLUConvBN
         self.preprocess = nn.ModuleList([shrink(before, channels, False), ReLUConvBN(previous, channels, False)])
-        self.fans = nn.ModuleList()
-        slots: list[list[int]] = []
+        fans = []
         for state in range(1 + NODES):
             edges = [sum(INPUTS[:node]) + state for node in self.targets(state)]
-            stride = 2 if reduction and state < 2 else 1
-            fan = Fan([operations[edge] for edge in edges], channels, stride, partial)
-            self.fans.append(fan)
-            slots.append([_slot(operations, edges[edge], name) for name, edge in fan.weighted])
-        self.sizes = [len(slot) for slot in slots]
-        self.register_buffer("index", torch.tensor(list(chain(*slots))), persistent=False)
+            fans.append(Fan(operations, edges, channels, 2 if reduction and state < 2 else 1, partial))
+        self.fans = nn.ModuleList(fans)
+        self.sizes = [len(fan.index) for fan in fans]
+        # one gather serves all fans of the cell
+        self.register_buffer("index", torch.tensor([place for fan in fans for place in fan.index]), persistent=False)
 
     @staticmethod
     def targets(state: int) -> range:
-        """The nodes that read `state` (0 and 1 are the inputs, 2 + node a node)."""
+        """The nodes that read `state` (0 and 1 are the inputs, 2 + i is node i)."""
         return range(max(0, state - 1), NODES)
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: float) -> Tensor:
@@ -180,86 +187,119 @@ class Cell(nn.Module):
         return F.channel_shuffle(torch.cat([_total(through), _total(around)], 1), self.partial)
 
 
-def _slot(operations: Sequence[Sequence[str]], edge: int, name: str) -> int:
-    """Where `Supernet._flat` has the weight of an operation on an edge."""
-    count = len(operations[edge])
-    return EDGES * count + edge if name == BYPASS else edge * count + operations[edge].index(name)
-
-
 class Fan(nn.Module):
     """The mixed operations of all edges that leave one state.
 
-    They read the same tensor, so what has no weights (pooling, the ReLU before a convolution) is computed once, and
-    one operation on m edges is a grouped convolution on m times the channels. The numbers are those of separate edges
-    at a quarter of the kernel launches. `none` is not computed; its softmax share is simply missing from the sum.
+    These edges read the same tensor. What has no weights (pooling, the ReLU before a convolution) is therefore
+    computed once, and one operation on m edges is a grouped convolution on m times the channels. The results are
+    those of separate edges, with a quarter of the kernel launches. The operation `none` is not computed; its softmax
+    weight is missing from the sum.
+
+    Args:
+        operations: names of the candidate operations of every edge of the cell.
+        edges: numbers, within the cell, of the edges that leave this state.
+        channels: number of channels of the state.
+        stride: 2 where the edges halve the map, else 1.
+        partial: K of PC-DARTS; 1/K of the channels pass through the operations.
+
+    Attributes:
+        having: operation -> places in `edges` that have it. Convolutions come first, then what the edges share, then
+            PC-DARTS's bypass.
+        index: where `Supernet` keeps the weights that `forward` takes: operation by operation as in `having`.
     """
 
-    def __init__(self, operations: Sequence[Sequence[str]], channels: int, stride: int, partial: int) -> None:
+    def __init__(
+        self, operations: Sequence[Sequence[str]], edges: Sequence[int], channels: int, stride: int, partial: int
+    ) -> None:
         super().__init__()
-        self.edges, self.channels, self.stride, self.partial = len(operations), channels // partial, stride, partial
-        self.bypassed, c = channels - self.channels, self.channels
-        having = {name: [edge for edge, names in enumerate(operations) if name in names] for name in PRIMITIVES}
-        own = SEPARABLE if stride == 1 else (*SEPARABLE, SKIP)  # have weights: a result for each edge
-        shared = (*POOLS, SKIP) if stride == 1 else POOLS  # have none: one result for all edges
-        self.own = {name: having[name] for name in own if having[name]}
-        self.shared = [(name, edge) for name in shared for edge in having[name]]
+        self.edges, self.channels, self.stride, self.partial = len(edges), channels // partial, stride, partial
+        self.bypassed = channels - self.channels
+        learned = SEPARABLE if stride == 1 else (*SEPARABLE, SKIP)
+        shared = (*POOLS, SKIP) if stride == 1 else POOLS
+        candidates = [[*operations[edge], BYPASS] if partial > 1 else operations[edge] for edge in edges]
+        having = {
+            name: [place for place, names in enumerate(candidates) if name in names]
+            for name in (*learned, *shared, BYPASS)
+        }
+        self.having = {name: places for name, places in having.items() if places}
         self.convolutions = nn.ModuleDict({
-            name: Reduce(c, len(edges)) if name == SKIP else Separable(name, c, len(edges), stride)
-            for name, edges in self.own.items()
+            name: self._convolution(name, len(self.having[name])) for name in learned if name in self.having
         })  # fmt: skip
-        pools = [name for name in POOLS if having[name]]
-        self.pools = nn.ModuleDict({name: nn.Sequential(pool(name, stride), WeightedNorm(c)) for name in pools})
-        self.weighted = [(name, edge) for name, edges in self.own.items() for edge in edges] + self.shared
-        self.sizes = [len(edges) for edges in self.own.values()] + [len(self.shared)]
-        if partial > 1:
-            self.weighted += [(BYPASS, edge) for edge in range(self.edges)]
-            self.sizes.append(self.edges)
+        self.pools = nn.ModuleDict({
+            name: nn.Sequential(pool(name, stride), WeightedNorm(self.channels))
+            for name in POOLS if name in self.having
+        })  # fmt: skip
+        self.shared = [name for name in shared if name in self.having]
+        self.index = [
+            _position(operations, edges[place], name) for name, places in self.having.items() for place in places
+        ]
+
+    def _convolution(self, name: str, edges: int) -> nn.Module:
+        if name == SKIP:
+            return Reduce(self.channels, edges)
+        return Separable(name, self.channels, edges, self.stride)
 
     def forward(self, x: Tensor, weights: Tensor, skip_dropout: float) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """For each edge the weighted results to be summed, and those of the bypass; `weights` as in `weighted`."""
-        parts = weights.split(self.sizes)
-        own, shared = parts[: len(self.own)], parts[len(self.own)]
+        """For each edge the weighted results to be summed, and those of the bypass.
+
+        Args:
+            x: the state, [N, channels, H, W].
+            weights: [len(index)], in the order of `index`.
+            skip_dropout: rate of the dropout after skip connections.
+        """
+        parts = weights.split([len(places) for places in self.having.values()])
+        weight_of = dict(zip(self.having, parts, strict=True))
         x, around = x.split([self.channels, self.bypassed], 1)
         terms: list[list[Tensor]] = [[] for _ in range(self.edges)]
-        if self.own:
-            self._add_own(terms, x.relu(), own)
-        self._add_shared(terms, x, shared, skip_dropout)
+        if self.convolutions:
+            self._add_convolutions(terms, x.relu(), weight_of)
+        self._add_shared(terms, x, weight_of, skip_dropout)
         if self.partial == 1:
             return [(term, []) for term in terms]
         if self.stride == 2:
             around = F.max_pool2d(around, 2)
-        return [(term, [around * weight]) for term, weight in zip(terms, parts[-1].unbind(), strict=True)]
+        return [(term, [around * weight]) for term, weight in zip(terms, weight_of[BYPASS].unbind(), strict=True)]
 
-    def _add_own(self, terms: list[list[Tensor]], x: Tensor, weights: Sequence[Tensor]) -> None:
+    def _add_convolutions(self, terms: list[list[Tensor]], x: Tensor, weight_of: dict[str, Tensor]) -> None:
+        """What has a result of its own for each edge."""
         wide = torch.cat([x] * self.edges, 1)
-        everywhere: list[Tensor] = []
-        for (name, edges), weight in zip(self.own.items(), weights, strict=True):
-            source = x if name == SKIP else wide[:, : len(edges) * self.channels]
-            gain = weight[:, None].expand(-1, self.channels).flatten()
-            result = self.convolutions[name](source, gain)
-            if len(edges) == self.edges:
-                everywhere.append(result)
+        on_all_edges: list[Tensor] = []
+        for name, convolution in self.convolutions.items():
+            places = self.having[name]
+            gain = weight_of[name][:, None].expand(-1, self.channels).flatten()
+            result = convolution(x if name == SKIP else wide[:, : len(places) * self.channels], gain)
+            if len(places) == self.edges:
+                on_all_edges.append(result)
             else:  # P-DARTS: edges differ
-                for edge, term in zip(edges, result.split(self.channels, 1), strict=True):
-                    terms[edge].append(term)
-        if everywhere:
-            for edge, term in enumerate(_total(everywhere).split(self.channels, 1)):
-                terms[edge].append(term)
+                for place, term in zip(places, result.split(self.channels, 1), strict=True):
+                    terms[place].append(term)
+        if on_all_edges:
+            for place, term in enumerate(_total(on_all_edges).split(self.channels, 1)):
+                terms[place].append(term)
 
-    def _add_shared(self, terms: list[list[Tensor]], x: Tensor, weights: Tensor, skip_dropout: float) -> None:
-        results = {name: layer(x) for name, layer in self.pools.items()}
-        results[SKIP] = x
-        for (name, edge), weight in zip(self.shared, weights.unbind(), strict=True):
-            result = results[name]
-            if name == SKIP and skip_dropout > 0:
-                result = F.dropout(result, skip_dropout)  # each edge drops its own
-            terms[edge].append(result * weight)
+    def _add_shared(
+        self, terms: list[list[Tensor]], x: Tensor, weight_of: dict[str, Tensor], skip_dropout: float
+    ) -> None:
+        """What has one result for all edges."""
+        results = {name: layer(x) for name, layer in self.pools.items()} | {SKIP: x}
+        for name in self.shared:
+            for place, weight in zip(self.having[name], weight_of[name].unbind(), strict=True):
+                result = results[name]
+                if name == SKIP and skip_dropout > 0:
+                    result = F.dropout(result, skip_dropout)  # drawn anew for each edge
+                terms[place].append(result * weight)
+
+
+def _position(operations: Sequence[Sequence[str]], edge: int, name: str) -> int:
+    """Where `Supernet._flat` puts the weight of an operation on an edge."""
+    count = len(operations[edge])
+    return EDGES * count + edge if name == BYPASS else edge * count + operations[edge].index(name)
 
 
 class Separable(nn.Module):
-    """A separable or dilated convolution on several edges, its (first) ReLU left to the caller.
+    """A separable or dilated convolution on several edges, without its (first) ReLU.
 
-    [N, edges * channels, H, W], the edges side by side -> the same, each channel times its gain.
+    Input and output are [N, edges * channels, H, W], edge after edge. Each output channel is multiplied by its gain.
     """
 
     def __init__(self, name: str, channels: int, edges: int, stride: int) -> None:
@@ -280,7 +320,7 @@ class Separable(nn.Module):
 
 
 class Reduce(nn.Module):
-    """FactorizedReduce on several edges, its ReLU left to the caller: [N, channels, H, W], read by all of them."""
+    """FactorizedReduce on several edges that read the same [N, channels, H, W], without its ReLU."""
 
     def __init__(self, channels: int, edges: int) -> None:
         super().__init__()
@@ -295,7 +335,7 @@ class Reduce(nn.Module):
 
 
 class WeightedNorm(nn.Module):
-    """Batch norm without parameters of its own; a gain [channels] may be handed in."""
+    """Batch norm without learned parameters. `forward` takes an optional gain, [channels]."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -307,7 +347,7 @@ class WeightedNorm(nn.Module):
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         if gain is not None:
-            gain = gain.contiguous()  # one value expanded has stride 0, which torch's channels-last kernel misreads
+            gain = gain.contiguous()  # an expanded tensor has stride 0, which torch's channels-last kernel misreads
         return F.batch_norm(x, self.running_mean, self.running_var, gain, None, self.training, momentum=0.1, eps=1e-5)
 
 

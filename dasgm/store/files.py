@@ -114,9 +114,11 @@ def gist(error: BaseException) -> str:
     return ": ".join([*([" -> ".join(files)] if files else []), reason(error)])
 
 
-def reason(error: OSError) -> str:
-    """Why the system did not do it. Folders alone are made where there may be something."""
-    return "it is a file, expected a folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+def reason(error: Exception) -> str:
+    """Why something failed, in a few words; of the system's errors without their number and file."""
+    if isinstance(error, FileExistsError):  # folders alone are made where something may exist already
+        return "it is a file, expected a folder"
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)[:100]
 
 
 def printable(line: str) -> str:

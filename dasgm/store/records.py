@@ -17,6 +17,7 @@ from dasgm.store.files import contents, plain, shown, text, write_atomic
 FORMAT = 1
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
 ENDS = ("best", "result")  # phases of the one line after the last epoch
+OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
 ENDED = ("finished", "stopped", "failed")  # states of a run that is not gone on with
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
@@ -105,6 +106,21 @@ def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -
     return ValueError(
         f"{what} began with {key} = {begun.get(key)!r}, asked is {asked.get(key)!r}; use another --name, or that value"
     )
+
+
+def ensure_same(what: str, begun: dict[str, Any], asked: dict[str, Any]) -> None:
+    """ValueError where `what` began with another identity than is asked now; the first difference is named."""
+    key = first_difference(begun, asked)
+    if key in OTHERS:
+        raise ValueError(f"{what} began with {OTHERS[key]}; use another --name")
+    if key == "gan_checkpoint":
+        digests = begun.get(key), asked.get(key)
+        old, new = (f"a pre-trained GAN ({one[:8]})" if one else "a GAN of its own" for one in digests)
+        raise ValueError(
+            f"{what} began with {old}, asked is {new}; use another --name, or the --gan-checkpoint it began with"
+        )
+    if key:
+        raise another(what, key, begun, asked)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

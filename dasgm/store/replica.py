@@ -154,12 +154,29 @@ def ensure_writable(folder: Path) -> None:
 @contextmanager
 def shared(path: Path, once: bool = False) -> Iterator[None]:
     """Around what reads and changes a file that other machines do too. `once`: made by the first, then constant."""
-    mirror = of(path.parent)
-    if mirror and not (once and path.exists()):
-        mirror.storage.attempt(lambda: mirror.fetch(path.name))
+    if not (once and path.exists()):
+        fetch(path)
     yield
-    if mirror:
+    offer(path, once)
+
+
+def fetch(path: Path) -> None:
+    """Bring one file of a folder up to date, whose storage may not answer."""
+    if mirror := of(path.parent):
+        mirror.storage.attempt(lambda: mirror.fetch(path.name))
+
+
+def offer(path: Path, once: bool = False) -> None:
+    """Send one file of a folder. `once`: unless there is one."""
+    if mirror := of(path.parent):
         mirror.offer(path.name, once)
+
+
+def withdraw(path: Path) -> None:
+    """Remove one file of a folder, here and there."""
+    path.unlink(missing_ok=True)
+    if mirror := of(path.parent):
+        mirror.storage.attempt(lambda: mirror.withdraw(path.name))
 
 
 def for_ray(folder: Path) -> tuple[str, Any]:
@@ -202,6 +219,11 @@ class Replica:
         elif not once:
             self._unsent(name).touch()
 
+    def withdraw(self, name: str) -> None:
+        """Remove a file there."""
+        self._unsent(name).unlink(missing_ok=True)
+        self.storage.remove(self.prefix + name)
+
     def _unsent(self, name: str) -> Path:
         return self.folder / f".unsent-{name}"
 
@@ -214,20 +236,28 @@ class Replica:
         """
         below = self.storage.list(self.prefix)
         if {MANIFEST, ABOUT} & set(below) and not self.session:
-            with exclusive(self.folder / ".refresh.lock"):  # or one that read earlier might write later
-                found = self.manifest()
-                if found and found["session"] != text(self.folder / SESSION):  # else this folder is at least as new
-                    self.pull(found["files"], light=True)
-                with exclusive(self.folder / f"{ABOUT}.lock"):
-                    self.fetch(ABOUT)
-        ended = set() if ended is None else ended
-        for name, made in below.items() if depth else ():
-            if made is not None or name in NO_RUNS or name.startswith("."):
-                continue
+            self._fetch_light()
+        if depth:
+            folders = [name for name, made in below.items() if made is None]
+            runs = [name for name in folders if name not in NO_RUNS and not name.startswith(".")]
+            self._refresh_runs(runs, depth - 1, set() if ended is None else ended)
+
+    def _fetch_light(self) -> None:
+        """Fetch all files but checkpoints, where what lies there is not older than what is here."""
+        with exclusive(self.folder / ".refresh.lock"):  # or one that read earlier might write later
+            found = self.manifest()
+            if found and found["session"] != text(self.folder / SESSION):  # else this folder is at least as new
+                self.pull(found["files"], light=True)
+            with exclusive(self.folder / f"{ABOUT}.lock"):
+                self.fetch(ABOUT)
+
+    def _refresh_runs(self, names: list[str], depth: int, ended: set[str]) -> None:
+        """The same of runs in this folder; those that have `ended` and are in nobody's hands are left out next time."""
+        for name in names:
             its = Replica(self.folder / name, self.storage, f"{self.prefix}{name}/")
-            if name in ended and its._ended():  # it may have been taken up again from here
+            if name in ended and its._ended():  # else it was taken up again from here
                 continue
-            its.refresh(depth - 1)
+            its.refresh(depth)
             (ended.add if its._ended() and not its.claims() else ended.discard)(name)
 
     def _ended(self) -> bool:

@@ -25,10 +25,9 @@ from dasgm.store.records import (
     ENDS,
     FORMAT,
     amend,
-    another,
     digest,
     ensure_only,
-    first_difference,
+    ensure_same,
     kept_lines,
     kept_record,
     read_metrics,
@@ -38,7 +37,6 @@ from dasgm.store.tensors import packed, unpacked
 
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PROBE = 16 * 2**10  # bytes: on a full disk an empty file can be made
-OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
 
 
 class Unwritable(ValueError):
@@ -99,7 +97,8 @@ class Locked(ValueError):
 class Run:
     """One run's folder, by its path or its address. Only rank 0 opens it for writing; `with` holds its lock.
 
-    A folder that stands for object storage is brought up to date then, and what is new in it is sent (holding.py).
+    A folder that stands for object storage is brought up to date then, and what is new in it is sent (lease.py). Who
+    does not hold it reads it as it is here, or calls `latest` first; `note` and `unheld` change it there too.
 
     Raises:
         Locked: another process works on it (named with its host and number).
@@ -155,8 +154,7 @@ class Run:
             lock.close()
             raise self._in_use(holder)
         lock.truncate(0)
-        me = who_am_i()
-        lock.write(f"process {me['pid']} on {me['host']}")
+        lock.write("process {pid} on {host}".format(**who_am_i()))
         lock.flush()
         return lock
 
@@ -168,9 +166,17 @@ class Run:
         if self._held and (holder := self._held.news()):
             raise self._in_use(holder)
 
-    def refresh(self) -> None:
-        """Fetch what another machine has done in the folder, but for checkpoints."""
-        replica.refresh(self.folder)
+    def latest(self, depth: int = 0) -> Run:
+        """Itself, once what other machines did in it (`depth`: in runs in it too) is fetched, but for checkpoints."""
+        replica.refresh(self.folder, depth)
+        return self
+
+    @contextmanager
+    def unheld(self) -> Iterator[Run]:
+        """Inside, this process changes the folder though it does not hold it: nobody else does now. What other machines
+        have done in it is fetched before, what is new is sent after."""
+        yield self.latest()
+        replica.send(self.folder)
 
     @property
     def busy(self) -> bool:
@@ -221,7 +227,7 @@ class Run:
             if (kind := begun.get("format", FORMAT)) != FORMAT:
                 raise ValueError(f"{path}: format {short(kind)}, expected {FORMAT}; use another --name")
             if begun.get("mathematics"):
-                self._ensure_same(begun["mathematics"], identity)
+                ensure_same(f"run {self.folder}", begun["mathematics"], identity)
                 if begun.get("state") == "finished" and not any((self.folder / "checkpoints").glob("*.pt*")):
                     raise ValueError(
                         f"run {self.folder} is finished, and its checkpoints are gone: it would begin anew and lose "
@@ -242,14 +248,6 @@ class Run:
                 fresh = {}  # its sweep has just stopped it, and is about to take this worker away
             write_atomic(self.folder / "config.json", json.dumps(settings, indent=1))
             write_atomic(path, json.dumps(begun | about | fresh | who_am_i(), indent=1))
-
-    def _ensure_same(self, begun: dict[str, Any], asked: dict[str, Any]) -> None:
-        if k := first_difference(begun, asked):
-            if k in OTHERS:
-                raise ValueError(f"run {self.folder} began with {OTHERS[k]}; use another --name")
-            if k == "gan_checkpoint":
-                raise ValueError(f"run {self.folder} {_another_gan(begun.get(k), asked.get(k))}")
-            raise another(f"run {self.folder}", k, begun, asked)
 
     # what came out
 
@@ -324,7 +322,9 @@ class Run:
         folder = self.folder / "checkpoints"
         folder.mkdir(exist_ok=True)
         content = packed(state)
-        path = folder / f"{iteration:09d}-{hashlib.sha256(content).hexdigest()[:8]}.pt"
+        # while a search's proxy is trained the search takes no iteration; the last checkpoint has the highest number
+        number = max([iteration, *(_number(before) + 1 for before in self.checkpoints()[-1:])])
+        path = folder / f"{number:09d}-{hashlib.sha256(content).hexdigest()[:8]}.pt"
         write_atomic(path, content)
         if best:
             write_atomic(folder / "best", path.name)
@@ -372,9 +372,10 @@ class Run:
         return None
 
 
-def _another_gan(begun: str | None, asked: str | None) -> str:
-    old, new = (f"a pre-trained GAN ({digest[:8]})" if digest else "a GAN of its own" for digest in (begun, asked))
-    return f"began with {old}, asked is {new}; use another --name, or the --gan-checkpoint it began with"
+def _number(checkpoint: Path) -> int:
+    """In a checkpoint's name; -1: it is none of ours."""
+    digits = checkpoint.name.partition("-")[0]
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _text(path: Path) -> str:
@@ -386,11 +387,10 @@ def _text(path: Path) -> str:
 
 def state_of(folder: Path) -> str:
     """A run's state; one that says it runs while nobody holds its lock was interrupted."""
-    state = read_record(folder / "run.json").get("state", "unknown")
-    if state != "running" or Run(folder).busy:
+    run = Run(folder)
+    if (state := run.about.get("state", "unknown")) != "running" or run.busy:
         return state
-    replica.refresh(folder)  # it may have ended on another machine since
-    state = read_record(folder / "run.json").get("state", "unknown")
+    state = run.latest().about.get("state", "unknown")  # it may have ended on another machine since
     return "interrupted" if state == "running" else state
 
 

@@ -80,7 +80,7 @@ def cached(
         OSError, RuntimeError, MemoryError: the file cannot be read now, or there is no memory for it.
     """
     with exclusive(path.with_suffix(".lock")), shared(path, once=True):
-        torn = _unloaded(path, state, load) if path.exists() else None
+        torn = why_not_loaded(path, state, load) if path.exists() else None
         if torn == "":
             return
         if torn:
@@ -90,7 +90,7 @@ def cached(
             write_atomic(path, packed(state()))
 
 
-def _unloaded(path: Path, state: Callable[[], dict[str, Any]], load: Callable[[dict[str, Any]], Any]) -> str:
+def why_not_loaded(path: Path, state: Callable[[], dict[str, Any]], load: Callable[[dict[str, Any]], Any]) -> str:
     """Load a file; '' or why it is none that can be, with everything as it was before."""
     from dasgm.device import is_out_of_memory
 

@@ -1,0 +1,33 @@
+"""Multi-level optimisation with one unrolled step per level. It knows neither architecture search nor GANs.
+
+A `Player` is one level: a module, its optimiser and its gradient clipping. `Player.step` takes the optimiser's real
+step and returns the response of that step (its transposed Jacobian), so that no virtual copy of a network is made:
+
+    response = W.step(*grad(L_train(W.live), W))
+    gA, v = grad(L_valid(A, W), A, W)
+    gA = add(gA, mixed_vjp(L_train, W0, A, response(v), radius))      # W0: the place of W before its step
+"""
+
+from dasgm.bilevel.draws import replay, seed_of
+from dasgm.bilevel.hypergradient import NotFinite, dominant_eigenvalue, full_precision, grad, mixed_vjp
+from dasgm.bilevel.player import Player, empty_player
+from dasgm.bilevel.point import Point
+from dasgm.bilevel.response import Response, Tensors, add, no_response, norm
+
+__all__ = [
+    "NotFinite",
+    "Player",
+    "Point",
+    "Response",
+    "Tensors",
+    "add",
+    "dominant_eigenvalue",
+    "full_precision",
+    "grad",
+    "mixed_vjp",
+    "no_response",
+    "empty_player",
+    "norm",
+    "replay",
+    "seed_of",
+]

@@ -1,0 +1,119 @@
+"""Gradients through a step: the mixed second derivatives of Eq. 6 and 7, and the largest eigenvalue of a Hessian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dasgm.bilevel.player import Player
+from dasgm.bilevel.point import Point
+from dasgm.bilevel.response import Tensors, norm
+from dasgm.distributed import average
+
+
+class NotFinite(ArithmeticError):
+    """A number that must be finite is not."""
+
+
+def grad(loss: Tensor, *points: Point) -> tuple[Tensors, ...]:
+    """d loss / d the trainable tensors of each point, averaged over the workers.
+
+    Returns:
+        One dictionary per point; {} where nothing is trainable.
+    """
+    found = _grad(loss, [p.trainable for p in points])
+    average([g for tensors in found for g in tensors.values()])
+    return found
+
+
+def _grad(loss: Tensor, wanted: list[Tensors], create_graph: bool = False) -> tuple[Tensors, ...]:
+    """The same of any tensors, on this worker alone. A tensor that the loss does not depend on has gradient 0."""
+    flat = [t for tensors in wanted for t in tensors.values()]
+    if not flat:
+        return tuple({} for _ in wanted)
+    grads = iter(torch.autograd.grad(loss, flat, create_graph=create_graph, allow_unused=True))
+    return tuple({k: torch.zeros_like(t) if (g := next(grads)) is None else g for k, t in ts.items()} for ts in wanted)
+
+
+def mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors, radius: float | None) -> Tensors:
+    """d/dy <d f(x, y)/dx, p>: the mixed second derivative of f in direction p, as a gradient for y.
+
+    Args:
+        f: (x, y) -> scalar. It must make the same random draws in every call.
+        x: the point at which the derivative is taken.
+        y: the player that gets the gradient.
+        p: a direction for the parameters of x. {} or all zeros give {}, without a pass.
+        radius: distance (Euclidean norm) by which the central difference moves x to either side, in full float32.
+            None takes automatic differentiation instead, which is exact but ignores kinks such as ReLU's.
+
+    Raises:
+        NotFinite: p has an infinite value or NaN.
+    """
+    if not p or not y.trainable:
+        return {}
+    size = float(norm(p))
+    if size == 0.0:
+        return {}
+    if not math.isfinite(size):
+        raise NotFinite("the direction of a mixed derivative is not finite")
+    if radius is None:
+        return _exact_mixed_vjp(f, x, y, p)
+    eps = radius / size
+    with full_precision():
+        up, down = (_grad(f(x.moved(p, e), y), [y.trainable])[0] for e in (eps, -eps))
+    mixed = {k: (up[k] - down[k]) / (2 * eps) for k in up}
+    average(list(mixed.values()))
+    return mixed
+
+
+def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors) -> Tensors:
+    """Double backward at a copy of x, because the graph of the step of x does not survive that step.
+
+    For B this differentiates G too. The value is that of the JVP of G followed by a double backward of E alone, at a
+    higher cost.
+    """
+    copy = {k: t.detach().clone().requires_grad_(k in p) for k, t in x.params.items()}
+    (gx,) = _grad(f(x.at(copy), y), [{k: copy[k] for k in p}], create_graph=True)
+    inner = torch.stack([(gx[k] * p[k]).sum() for k in p if gx[k].requires_grad]).sum()
+    (mixed,) = _grad(inner, [y.trainable])
+    average(list(mixed.values()))
+    return mixed
+
+
+def dominant_eigenvalue(f: Callable[[], Tensor], x: Player, iterations: int = 20, tolerance: float = 1e-3) -> float:
+    """The eigenvalue of largest modulus of the Hessian of f over the parameters of x, averaged over the workers.
+
+    Power iteration from a random start. It ends when the Rayleigh quotient changes by less than `tolerance` of itself.
+    """
+    (g,) = _grad(f(), [x.trainable], create_graph=True)
+    v = {k: torch.randn(t.shape, dtype=t.dtype).to(t.device) for k, t in g.items()}
+    value = 0.0
+    for _ in range(iterations):
+        size = norm(v)
+        v = {k: t / size for k, t in v.items()}
+        inner = torch.stack([(g[k] * v[k]).sum() for k in g]).sum()
+        flat = torch.autograd.grad(inner, list(x.trainable.values()), retain_graph=True)
+        Hv = dict(zip(x.trainable, flat, strict=True))
+        average(list(Hv.values()))
+        before, value = value, float(torch.stack([(Hv[k] * v[k]).sum() for k in v]).sum())
+        if abs(value - before) <= tolerance * abs(value):
+            break
+        v = Hv
+    return value
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Disables TF32 and autocast: the difference of two gradients is smaller than their rounding errors."""
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul

@@ -1,0 +1,177 @@
+"""A level of the optimisation: a module with its optimiser, gradient clipping and moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dasgm.bilevel.point import Point, Slots
+from dasgm.bilevel.response import Clipping, Response, SgdResponse, Tensors, add, no_response, take_step
+from dasgm.distributed import average
+
+MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
+"""Names of what an optimiser keeps for each parameter."""
+
+
+class Player(Point):
+    """One level: a module, the optimiser that steps it, and the gradient clipping before the step.
+
+    Args:
+        module: its parameters are the variables of this level. It is put into training mode.
+        optimizer: builds the optimiser from a list of parameters (SGD without Nesterov momentum, or Adam). None: the
+            player takes no steps.
+        clip: bound of the norm of the gradient over all parameters together, or None.
+        regularise: parameters -> an extra gradient, added after clipping (orthogonal regularisation).
+        average_decay: number of the step -> decay of the moving average of the parameters (0 copies them). None: no
+            average is kept.
+        inner: "taken": the response is that of the step really taken. "sgd": it is -lr * v (the paper's literal Eq. 4).
+        frozen: nothing is trainable and nothing changes.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Callable[[list[Tensor]], Optimizer] | None = None,
+        clip: float | None = None,
+        regularise: Callable[[Tensors], Tensors] | None = None,
+        average_decay: Callable[[int], float] | None = None,
+        inner: str = "taken",
+        frozen: bool = False,
+    ):
+        self._slots = Slots(module.train())
+        self.module, self.clip, self.regularise, self.average_decay = module, clip, regularise, average_decay
+        self.inner, self.frozen, self.steps = inner, frozen, 0
+        self.params = self._slots.read(self._slots.params)
+        for p in self.params.values():
+            p.requires_grad_(not frozen)
+        self.optimizer = optimizer(list(self.params.values())) if optimizer and self.params and not frozen else None
+        self.mean = {k: p.detach().clone() for k, p in self.params.items()} if average_decay else None
+
+    @property
+    def buffers(self) -> Tensors:  # type: ignore[override]
+        """The module's buffers as they are now; a forward pass may replace them."""
+        return self._slots.read(self._slots.buffers)
+
+    @property
+    def trainable(self) -> Tensors:
+        """The module's parameters; {} where the player is frozen or has none."""
+        return {} if self.frozen else self.params
+
+    def live(self, *args: Any) -> Any:
+        """The module's output, keeping what its forward writes into buffers. Only the player's own loss calls this."""
+        return self._slots.module(*args)
+
+    @property
+    def fixed(self) -> Point:
+        """The player as a constant: it follows the player's steps, and no gradient passes into it."""
+        return _Fixed(self)
+
+    def state(self) -> Point:
+        """A copy of the parameters and buffers as they are now."""
+        params = {k: p.detach().clone() for k, p in self.params.items()}
+        return Point(self._slots, params, {k: b.clone() for k, b in self.buffers.items()})
+
+    def averaged(self) -> Point:
+        """The module at the moving average of its parameters, with its own buffers; without an average, `state()`."""
+        return self.at(self.mean) if self.mean else self.state()
+
+    @property
+    def lr(self) -> float:
+        """Learning rate, 0 without an optimiser. The search sets it every epoch."""
+        return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if self.optimizer:
+            for group in self.optimizer.param_groups:
+                group["lr"] = value
+
+    @torch.no_grad()
+    def step(self, grads: Tensors) -> Response:
+        """Take the optimiser's real step.
+
+        Args:
+            grads: gradient of each parameter, averaged over the workers and not clipped. {} takes no step.
+
+        Returns:
+            The response of this step, v -> (d new parameters / d grads)^T v. It is valid until the next step.
+        """
+        if not grads or self.optimizer is None:
+            return no_response
+        clipping = Clipping.of(grads, self.clip)
+        clipped = clipping.clipped()
+        handed = add(clipped, self.regularise(self.params)) if self.regularise else clipped
+        for name, p in self.params.items():
+            p.grad = handed[name].clone() if name in handed else None
+        response = take_step(self.optimizer, self.params, clipping)
+        for p in self.params.values():
+            p.grad = None
+        self.steps += 1
+        self._agree()
+        return SgdResponse(self.lr) if self.inner == "sgd" else response
+
+    def _agree(self) -> None:
+        """Update the moving average, and average floating-point buffers over the workers, so that rank 0's checkpoint
+        holds the truth."""
+        average([b for b in self.buffers.values() if b.is_floating_point()])
+        if self.mean and self.average_decay:
+            decay = self.average_decay(self.steps)
+            for k, p in self.params.items():
+                self.mean[k].lerp_(p.detach(), 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Module, optimiser, number of steps and moving average, as plain data and tensors."""
+        optimizer = self.optimizer.state_dict() if self.optimizer else None
+        return {"module": self.module.state_dict(), "optimizer": optimizer, "steps": self.steps, "mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned. The optimiser's settings, such as the learning rate, stay as they are.
+
+        Raises:
+            ValueError: the optimiser's state is that of another optimiser, or of parameters of other shapes.
+        """
+        self.module.load_state_dict(state["module"])
+        if self.optimizer and state["optimizer"]:
+            _ensure_moments(moments := state["optimizer"]["state"], self.optimizer, list(self.params.values()))
+            groups = self.optimizer.state_dict()["param_groups"]  # settings come from the configuration
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.steps = int(state["steps"])
+        if self.mean is not None and state["mean"] is not None:
+            for k, t in state["mean"].items():
+                self.mean[k].copy_(t)
+
+
+def _ensure_moments(moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]) -> None:
+    """ValueError for moments of another optimiser or of other parameters. PyTorch would load them unchecked."""
+    wanted = MOMENTS[type(optimizer).__name__]
+    for i, entry in moments.items():
+        if entry and set(entry) != wanted:
+            raise ValueError(f"moments {sorted(entry)} of another optimiser")
+        for name, t in entry.items():
+            if t is not None and tuple(t.shape) != (() if name == "step" else tuple(params[i].shape)):
+                raise ValueError(f"{name} of shape {list(t.shape)} for a parameter of {list(params[i].shape)}")
+
+
+class _Fixed(Point):
+    """A player as a constant. Its state is itself: no gradient passes through the player's step, so its value before
+    that step is never asked for."""
+
+    def __init__(self, player: Player):
+        self._player, self._slots = player, player._slots
+
+    @property
+    def params(self) -> Tensors:  # type: ignore[override]
+        return {k: p.detach() for k, p in self._player.params.items()}
+
+    @property
+    def buffers(self) -> Tensors:  # type: ignore[override]
+        return self._player.buffers
+
+
+def empty_player() -> Player:
+    """A player without parameters: its steps cost nothing and change nothing."""
+    return Player(nn.Module())

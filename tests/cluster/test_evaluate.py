@@ -1,0 +1,205 @@
+"""Evaluations side by side: which genotypes, the table, what is refused, what MLflow gets; on a real Ray the numbers of
+`dasgm evaluate`, a kill half-way, and ImageNet's layout on two workers of half a CPU."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+
+import pytest
+from evaluations import (
+    TINY,
+    environment,  # noqa: F401 (a fixture for every test)
+    evaluated,
+    search_sweep,
+)
+from mlflow import MlflowClient
+from scipy.stats import ttest_ind
+from tracked import START, client_of, runs_of
+
+from cluster import connection, evaluate, tracking
+from cluster.room import Workers
+from cluster.winners import named, of_sweep
+from dasgm.genotype import KNOWN
+from dasgm.pages.tables import errors
+from dasgm.pages.view import read_trials
+from dasgm.store.run import Run
+from tuning import sweep
+
+
+def test_the_best_of_a_sweep_from_its_folder(tmp_path):
+    search_sweep(tmp_path / "found")
+    best = of_sweep("found", tmp_path, 2)
+    assert [(one.name, one.genotype) for one in best] == [("t001", KNOWN["PDARTS"]), ("t000", KNOWN["DARTS_V1"])]
+    key = f"found@{START:.3f}/t001"
+    assert best[0].searched == {"sweep": "found", "trial": "t001", "run": key}
+    assert best[0].source == str(tmp_path / "found" / "t001") and best[0].config["data"]["key"] == "digits"
+    (again,) = named([str(tmp_path / "found" / "t001")])
+    assert again.searched == best[0].searched and again.name == "found-t001"
+    group = evaluate.asked(["--from-sweep=found", "--top=2", "--seeds=2", f"--storage={tmp_path}"])
+    assert [one.name for one in group.evaluations] == ["t001-s0", "t000-s0", "t001-s1", "t000-s1"]
+    assert group.folder.name == "found-top2-digits-small-digits" and group.config.data.image_size == 32
+    for top, says in ((0, "at least 1"), (3, "2 searches with a genotype have finished")):
+        with pytest.raises(ValueError, match=says):
+            of_sweep("found", tmp_path, top)
+    with Run(tmp_path / "found"), pytest.raises(ValueError, match="still running"):
+        of_sweep("found", tmp_path, 1)
+
+
+def test_the_best_of_a_sweep_from_mlflow_where_its_folder_is_not(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="there is no sweep in"):
+        of_sweep("found", tmp_path, 1)
+    assert not (tmp_path / "mlflow.db").exists()
+    tracking.sync(search_sweep(tmp_path / "found"))
+    here = of_sweep("found", tmp_path, 2)
+    shutil.rmtree(tmp_path / "found")
+    there = of_sweep("found", tmp_path, 2)
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *words, **more: search(*words, **more, max_results=1))
+    assert of_sweep("found", tmp_path, 2) == there, "it gives so many at once"
+    monkeypatch.undo()
+    runs = runs_of(client_of(tmp_path))
+    for one, other in zip(here, there, strict=True):
+        assert (one.name, one.genotype, one.config) == (other.name, other.genotype, other.config)
+        assert other.searched == one.searched | {"mlflow_run": runs[one.name].info.run_id}
+    for name, top, says in (("other", 1, "none of that name in MLflow"), ("found", 3, "ask for fewer")):
+        with pytest.raises(ValueError, match=says):
+            of_sweep(name, tmp_path, top)
+
+
+def test_table_of_errors_and_welchs_test(tmp_path):
+    values = {"A": [0.026, 0.028, 0.027], "B": [0.030, 0.033]}
+    for name, found in values.items():
+        for seed, error in enumerate(found):
+            evaluated(tmp_path, name, seed, error)
+    evaluated(tmp_path, "B", 2, 0.0, "interrupted")
+    table = errors(read_trials(tmp_path), ["A", "B"], 3)
+    spread = 100 * statistics.stdev(values["B"])
+    assert "| A | 2.70 ± 0.10 | 3 | - | 3,300,000 | - | 200 | 2.0000 |" in table
+    assert f"| B | 3.15 ± {spread:.2f} (2 of 3 finished) | 2 |" in table
+    p = ttest_ind(values["A"], values["B"], equal_var=False).pvalue
+    assert f"p = {p:.3g}" in table
+    assert "Welch" not in errors(read_trials(tmp_path), ["A"], 3)
+    assert "| C | not run | 0 |" in errors([], ["C"], 3)
+    assert "not enough runs" in errors([], ["A", "C"], 1)
+
+
+def test_imagenets_defaults_are_eight_gpus_where_they_are(monkeypatch):
+    words = ["DARTS_V2", "--dataset=imagenet"]
+    monkeypatch.setattr(connection, "visible_gpus", lambda: 8)
+    monkeypatch.setattr(connection, "cpus", lambda: 96)
+    group = evaluate.asked(words)
+    assert group.workers() == Workers(8, gpus=1.0, cpus=1.0, private=True) and group.options.loader == "ray"
+    config = group.config
+    assert (config.batch_size, config.data.image_size, config.cells, config.channels) == (64, 224, 14, 48)
+    assert group.at_once(group.workers(), 1, 96) == 1
+    with pytest.raises(ValueError, match="decode pictures"):
+        evaluate.asked([*words, "--cpus-per-worker=12"]).workers()
+    assert evaluate.asked([*words, "--cpus-per-worker=12", "--loader=torch"]).workers().cpus == 12
+    monkeypatch.setattr(connection, "visible_gpus", lambda: 0)
+    assert evaluate.asked(words).workers() == Workers(1)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert evaluate.asked(words).workers() == Workers(8, gpus=1.0, cpus=1.0, private=False)
+
+
+def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
+    monkeypatch.setattr(connection, "cpus", lambda: 4)
+    monkeypatch.setattr(connection, "visible_gpus", lambda: 0)
+    words = ["DARTS_V2", "--seeds=9", "--workers=2", "--cpus-per-worker=0.5"]
+    streamed, held = evaluate.asked([*words, "--dataset=imagenet"]), evaluate.asked([*words, "--dataset=digits"])
+    assert streamed.at_once(streamed.workers(), 4, 4) == 3 and held.at_once(held.workers(), 4, 4) == 4
+    assert evaluate.asked([*words, "--max-concurrent=2"]).at_once(held.workers(), 4, 4) == 2
+
+
+def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_own(monkeypatch):
+    monkeypatch.setattr(connection, "cpus", lambda: 8)
+    group = evaluate.asked(["DARTS_V2", "--dataset=cifar10", "--workers=5", "--batch-size=20"])
+    assert group.workers().number == 5 and group.config.batch_size == 20
+
+
+def test_a_time_budget_is_more_than_nothing_and_batches_ahead_are_two(capsys):
+    settings = {f"--time-budget={budget}": "more than 0" for budget in ("0", "-5", "nan")}
+    settings |= {f"--prefetch={n}": "at least 2 batches" for n in (1, -3)}
+    for setting, says in (settings | {"--prefetch=4 --loader=torch": "only --loader ray"}).items():
+        with pytest.raises(SystemExit):
+            evaluate.asked(["DARTS_V2", "--dataset=digits", *setting.split()])
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "name genotypes"),
+        (["DARTS_V2", "--from-sweep=found"], "name genotypes"),
+        (["DARTS_V2", "--top=2"], "--from-sweep"),
+        (["--from-sweep=found", "--top=many"], "whole number"),
+        (["--from-sweep=found"], "there is no sweep in"),
+        (["DARTS_V3"], "did you mean DARTS_V"),
+        (["DARTS_V2", "DARTS_V2"], "two genotypes are called DARTS_V2"),
+        (["DARTS_V2", "--workers=0"], "at least 1"),
+        (["DARTS_V2", "--workers=5"], "choose other --workers, or give each its --batch-size"),
+        (["DARTS_V2", "--dataset=digits", "--cpus-per-worker=0"], "more than 0"),
+        (["DARTS_V2", "--dataset=digits", "--gpus=99"], "99 GPUs"),
+        (["DARTS_V2", "--dataset=digits", "--batch-size=2000"], "there are 1497"),
+        (["DARTS_V2", "--dataset=imagenet", "--recipe=imagenet-small", "--loader=torch"], "needs --data-dir"),
+        (["DARTS_V2", "--dataset=imagenet", "--recipe=imagenet-small", "--cpus-per-worker=1e3"], "asks for"),
+    ],
+)
+def test_refused_in_one_line(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(words)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and says in line and line.startswith("error: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_configuration_or_genotype_of_the_same_name_is_refused(tmp_path):
+    def group(*more: str) -> evaluate.Evaluations:
+        return evaluate.asked(["DARTS_V2", "--dataset=digits", "--name=g", f"--storage={tmp_path}", *TINY, *more])
+
+    first = group()
+    with Run(first.folder):
+        first.begin()
+        group("--seeds=3").begin()
+        with pytest.raises(ValueError, match="began with channels = 2, asked is 4"):
+            group("--channels=4").begin()
+        with pytest.raises(ValueError, match="began with workers = 1"):
+            group("--workers=2").begin()
+        Run(first.folder / "DARTS_V2-s0").note(mathematics={"genotype": "another's"})
+        with pytest.raises(ValueError, match="another genotype"):
+            first.begin()
+    first.note(kind="")
+    with pytest.raises(ValueError, match="holds a sweep of searches, expected evaluations; use another --name"):
+        first.begin()
+
+
+def test_dry_run_counts_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main(["DARTS_V2", "PDARTS", "--seeds=2", "--dataset=digits", *TINY, "--dry-run"]) == 0
+    assert "4 evaluations, " in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch, capsys):
+    asked: list[list[str]] = []
+    search_sweep(tmp_path / "found")
+    monkeypatch.setattr(sweep, "carry_out", lambda sweep: 0)
+    monkeypatch.setattr(evaluate, "main", lambda words: asked.append(words) or 0)
+    monkeypatch.setattr(connection, "cpus", lambda: 2)
+    words = ["--gan=none", f"--storage={tmp_path}", "--name=found", "--top=2", "--then-imagenet"]
+    settings = ["--imagenet-set", "recipe=imagenet-small", "workers=2", "cpus-per-worker=0.5", "batch-size=8"]
+    assert sweep.main([*words, str(photographs), *settings]) == 0
+    (found,) = asked
+    assert [one.name for one in evaluate.asked(found).candidates] == ["t001", "t000"]
+    assert evaluate.asked(found).workers() == Workers(2, cpus=0.5)
+    capsys.readouterr()
+    for place, more, says in (
+        (tmp_path / "nowhere", settings, "nowhere"),
+        (photographs, ["--imagenet-set", "workers"], "workers=2"),
+        (photographs, [*settings[:-2], "cpus-per-worker=1"], "decode pictures"),
+    ):
+        with pytest.raises(SystemExit):
+            sweep.main([*words, str(place), *more])
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert says in line, line
+    assert len(asked) == 1

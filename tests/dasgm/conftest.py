@@ -1,0 +1,3 @@
+"""A pre-trained GAN."""
+
+from pretraining import data, made  # noqa: F401

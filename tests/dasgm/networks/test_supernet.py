@@ -1,0 +1,339 @@
+"""The search space: published counts, every operation against a formula, the supernet against its plain form."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from formulas import (
+    disturb,
+    double,  # noqa: F401 (fixtures)
+    norm,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dasgm.genotype import KNOWN, PRIMITIVES, Edge, Genotype
+from dasgm.methods._base import Stage
+from dasgm.networks.network import Network
+from dasgm.networks.operations import fast_layout, operation
+from dasgm.networks.supernet import Architecture, Cell, Fan, Mixture, Reduce, Separable, Supernet
+
+ALL = (tuple(PRIMITIVES),) * 14
+DARTS = Stage(0, 50, 0, cells=8, channels=16, normal_operations=ALL, reduce_operations=ALL)
+PC = replace(DARTS, partial=4, edge_weights=True)
+
+
+def sets(count: int, seed: int) -> tuple[tuple[str, ...], ...]:
+    """A later stage of P-DARTS: each edge keeps its own operations."""
+    rng = random.Random(seed)
+    kept = [sorted(rng.sample(range(8), count)) for _ in range(14)]
+    return tuple(tuple(PRIMITIVES[i] for i in ([1, 3, 4][:count] if names == [0] else names)) for names in kept)
+
+
+STAGES = {
+    "darts": replace(DARTS, cells=3, channels=4),
+    "pcdarts": replace(PC, cells=3, channels=8),
+    "pdarts-2": replace(DARTS, cells=3, channels=4, normal_operations=sets(5, 0), reduce_operations=sets(5, 1)),
+    "pdarts-3": replace(DARTS, cells=3, channels=4, normal_operations=sets(3, 2), reduce_operations=sets(3, 3)),
+}
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("stage", "ten", "hundred", "architecture"),
+    [
+        (DARTS, 1_930_618, 1_953_748, 224),
+        (PC, 299_578, 322_708, 252),
+        (replace(DARTS, cells=5), 1_275_834, 1_298_964, 224),  # P-DARTS, first stage
+    ],
+)
+def test_counts_of_the_supernets(stage: Stage, ten: int, hundred: int, architecture: int) -> None:
+    assert (count(Supernet(stage, 10)), count(Supernet(stage, 100))) == (ten, hundred)
+    assert count(Architecture(stage)) == architecture
+
+
+@pytest.mark.parametrize(
+    ("name", "ten", "hundred"),
+    [
+        ("DARTS_V1", 3_169_414, 3_221_344),
+        ("DARTS_V2", 3_349_342, 3_401_272),
+        ("PDARTS", 3_433_798, 3_485_728),
+        ("PC_DARTS_cifar", 3_634_678, 3_686_608),
+    ],
+)
+def test_counts_of_the_networks(name: str, ten: int, hundred: int) -> None:
+    assert count(Network(KNOWN[name], 36, 20, 10)) == ten
+    assert count(Network(KNOWN[name], 36, 20, 100)) == hundred
+
+
+def multiply_adds(module: nn.Module, *inputs: object) -> int:
+    """Of convolutions and linear layers, for one image, by hooks."""
+    total = 0
+
+    def hook(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        total += output.numel() * weight[0].numel()
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(hook)
+    with torch.no_grad():
+        module.eval()(*inputs)
+    return total
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(DARTS, 300_255_744), (PC, 56_596_992)])
+def test_multiply_adds_of_the_supernets(stage: Stage, expected: int) -> None:
+    torch.set_default_dtype(torch.float32)
+    assert multiply_adds(Supernet(stage, 10), torch.randn(1, 3, 32, 32), Architecture(stage)()) == expected
+
+
+def test_multiply_adds_of_a_network() -> None:
+    torch.set_default_dtype(torch.float32)
+    assert multiply_adds(Network(KNOWN["DARTS_V2"], 36, 20, 10), torch.randn(1, 3, 32, 32)) == 528_359_040
+
+
+def plain_cell(cell: Cell, operations: tuple[tuple[str, ...], ...], s0: Tensor, s1: Tensor, mixture: Tensor,
+               edges: Tensor | None, partial: int) -> Tensor:  # fmt: skip
+    """The cell as the papers write it: an edge after the other, with the weights of `cell`."""
+    states = [layer(s) for layer, s in zip(cell.preprocess, (s0, s1), strict=True)]
+    first = 0
+    for node in range(4):
+        total: Tensor | float = 0.0
+        for state in range(2 + node):
+            edge, stride = first + state, 2 if cell.reduction and state < 2 else 1
+            x, *others = states[state].chunk(partial, 1)
+            mixed: Tensor | float = 0.0
+            for weight, name in zip(mixture[edge], operations[edge], strict=True):
+                layers = one_edge(cell, operations, name, state, node, x.shape[1], stride)
+                result = layers(x)
+                mixed = mixed + weight * (norm(result) if "pool" in name else result)
+            assert isinstance(mixed, Tensor)
+            if partial > 1:
+                rest = torch.cat(others, 1)
+                joined = torch.cat([mixed, F.max_pool2d(rest, 2) if stride == 2 else rest], 1)
+                n, c, h, w = joined.shape
+                mixed = joined.view(n, partial, c // partial, h, w).transpose(1, 2).reshape(n, c, h, w)
+            total = total + (mixed if edges is None else edges[edge] * mixed)
+        assert isinstance(total, Tensor)
+        states.append(total)
+        first += 2 + node
+    return torch.cat(states[2:], 1)
+
+
+def one_edge(cell: Cell, operations: tuple[tuple[str, ...], ...], name: str, state: int, node: int, channels: int,
+             stride: int) -> nn.Module:  # fmt: skip
+    """The stock operation with this edge's share of the weights that the cell holds side by side."""
+    layers = operation(name, channels, stride, affine=False)
+    fan = cell.fans[state]
+    assert isinstance(fan, Fan)
+    if name not in fan.convolutions:
+        return layers
+    targets = [n for n in range(max(0, state - 1), 4) if name in operations[sum(range(2, 2 + n)) + state]]
+    place, wide = targets.index(node), fan.convolutions[name]
+    with torch.no_grad():
+        if isinstance(wide, Reduce):
+            sources = [wide.even.weight, wide.odd.weight]
+        else:
+            assert isinstance(wide, Separable)
+            pairs = zip(wide.depthwise.parameters(), wide.pointwise.parameters(), strict=True)
+            sources = [weight for pair in pairs for weight in pair]
+        for own, source in zip(layers.parameters(), sources, strict=True):
+            own.copy_(source.chunk(len(targets))[place])
+        statistics = [[b for b in module.buffers() if b.ndim] for module in (layers, wide)]
+        for own, source in zip(*statistics, strict=True):
+            own.copy_(source.chunk(len(targets))[place])
+    return layers
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+@pytest.mark.parametrize("name", STAGES)
+def test_cell_equals_its_plain_form(name: str, reduction: bool) -> None:
+    stage = STAGES[name]
+    operations = stage.reduce_operations if reduction else stage.normal_operations
+    cell = Cell(operations, 6, 6, 8, reduction, False, stage.partial)
+    s0, s1 = (fast_layout(torch.randn(3, 6, 8, 8)).requires_grad_() for _ in range(2))
+    mixture = torch.randn(14, len(operations[0])).softmax(1).requires_grad_()
+    edges = torch.rand(14, requires_grad=True) if stage.edge_weights else None
+    weights = mixture if edges is None else mixture * edges[:, None]
+    flat = weights.flatten() if edges is None else torch.cat([weights.flatten(), edges])
+    ours = cell(s0, s1, flat, 0.0)
+    plain = plain_cell(cell, operations, s0, s1, mixture, edges, stage.partial)
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+    cotangent = torch.randn_like(ours)
+    wanted = [s0, s1, mixture] + ([] if edges is None else [edges])
+    for a, b in zip(*(torch.autograd.grad(y, wanted, cotangent) for y in (ours, plain)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+def one_hot(edges: tuple[Edge, ...]) -> Tensor:
+    """[14, 8]: the chosen edges on their operation, all others on `none`."""
+    mixture = F.one_hot(torch.zeros(14, dtype=torch.int64), 8).double()
+    for place, (name, state) in enumerate(edges):
+        edge = sum(range(2, 2 + place // 2)) + state
+        mixture[edge] = F.one_hot(torch.tensor(PRIMITIVES.index(name)), 8)
+    return mixture
+
+
+def transplant(W: Supernet, network: Network, genotype: Genotype) -> None:
+    """The supernet's weights and running statistics into the network, whose norms keep gain 1 and bias 0."""
+    pairs: list[tuple[nn.Module, nn.Module]] = [(W.stem, network.stem), (W.head, network.head)]
+    for cell, own in zip(W.cells, network.cells, strict=True):
+        pairs += zip(cell.preprocess, own.preprocess, strict=True)
+        for place, (name, state) in enumerate(genotype.reduce if cell.reduction else genotype.normal):
+            stride = 2 if cell.reduction and state < 2 else 1
+            chosen = one_edge(cell, ALL, name, state, place // 2, cell.fans[state].channels, stride)
+            pairs.append((chosen, own.operations[place]))
+    for source, target in pairs:
+        missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+        assert not unexpected and all(target.state_dict()[key].ndim == 1 for key in missing)
+
+
+def without_pools(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    instead = {"max_pool_3x3": "dil_conv_5x5", "avg_pool_3x3": "sep_conv_5x5"}
+    return tuple((instead.get(name, name), state) for name, state in edges)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("name", KNOWN)
+def test_network_with_the_supernets_weights_gives_its_output(name: str, pools: bool) -> None:
+    """In eval mode; what a search adds to a pool, a norm of its own, is taken out where a pool is chosen."""
+    genotype = KNOWN[name]
+    if not pools:
+        reduction = without_pools(genotype.reduce)
+        genotype = replace(genotype, normal=without_pools(genotype.normal), reduce=reduction)
+    W, network = Supernet(replace(DARTS, cells=5, channels=4), 7), Network(genotype, 4, 5, 7)
+    for cell in W.cells if pools else ():
+        for fan in cell.fans:
+            for layers in fan.pools.values():
+                layers[1] = nn.Identity()
+    mixture, x = Mixture(one_hot(genotype.normal), one_hot(genotype.reduce)), torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        disturb(W, variance=0.15)  # small, as of what convolutions put out: the image must not fade
+        transplant(W, network, genotype)
+        theirs, ours = W.eval()(x, mixture), network.eval()(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    assert 0.01 < theirs.std(0).max() < 100  # and depends on the image
+
+
+def test_mixture_is_softmaxed_by_edge_and_by_node() -> None:
+    A = Architecture(PC)
+    with torch.no_grad():
+        for p in A.parameters():
+            p.normal_()
+    mixture = A()
+    torch.testing.assert_close(mixture.normal, A.alphas_normal.exp() / A.alphas_normal.exp().sum(1, keepdim=True))
+    assert mixture.reduce_edges is not None and mixture.reduce_edges.shape == (14,)
+    for part, betas in zip(mixture.reduce_edges.split([2, 3, 4, 5]), A.betas_reduce.split([2, 3, 4, 5]), strict=True):
+        torch.testing.assert_close(part, betas.exp() / betas.exp().sum())
+    assert Architecture(DARTS)().normal_edges is None
+    assert 5e-4 < Architecture(DARTS).alphas_normal.std() < 2e-3
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # inside torch.func.jvp
+@pytest.mark.parametrize("name", STAGES)
+def test_second_derivatives_by_two_routes(name: str) -> None:
+    """Double backward equals forward mode over the gradient, from W to A; and pure calls leave buffers alone."""
+    stage = STAGES[name]
+    W, A = Supernet(stage, 5), Architecture(stage)
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    parameters = {k: p.detach() for k, p in W.named_parameters()}
+    alphas = {k: p.detach() for k, p in A.named_parameters()}
+    direction = {k: torch.randn_like(p) for k, p in parameters.items()}
+    before = {k: b.clone() for k, b in W.named_buffers()}
+
+    def loss(parameters: dict[str, Tensor], alphas: dict[str, Tensor]) -> Tensor:
+        buffers = {k: b.clone() for k, b in W.named_buffers()}
+        mixture = torch.func.functional_call(A, alphas, ())
+        return F.cross_entropy(torch.func.functional_call(W, (parameters, buffers), (x, mixture)), y)
+
+    def slope(alphas: dict[str, Tensor]) -> Tensor:
+        gradient = torch.func.grad(loss)(parameters, alphas)
+        return torch.stack([(gradient[k] * direction[k]).sum() for k in direction]).sum()
+
+    backward = torch.func.grad(slope)(alphas)
+    forward = torch.func.jvp(lambda p: torch.func.grad(loss, 1)(p, alphas), (parameters,), (direction,))[1]
+    for key in alphas:
+        torch.testing.assert_close(forward[key], backward[key], rtol=1e-7, atol=1e-9)
+        assert backward[key].abs().max() > 0
+    assert all(torch.equal(before[k], b) for k, b in W.named_buffers())
+    W(x, A())
+    assert any(not torch.equal(before[k], b) for k, b in W.named_buffers())
+
+
+def test_skip_dropout() -> None:
+    stage = replace(STAGES["darts"], skip_dropout=0.4)
+    torch.manual_seed(1)
+    W, A = Supernet(stage, 5), Architecture(stage)
+    torch.manual_seed(1)
+    without, x = Supernet(replace(stage, skip_dropout=0.0), 5), torch.randn(4, 3, 8, 8)
+    assert W.skip_dropout_rate == 0.4
+
+    def run(rate: float, seed: int) -> Tensor:
+        W.skip_dropout_rate = rate
+        torch.manual_seed(seed)
+        return W(x, A())
+
+    assert torch.equal(run(0.0, 0), without(x, A())) and torch.equal(run(0.0, 0), run(0.0, 1))
+    assert torch.equal(run(0.4, 0), run(0.4, 0)) and not torch.equal(run(0.4, 0), run(0.4, 1))
+
+
+def test_skips_drop_elements_of_their_own() -> None:
+    """With all weight on skips, a node of a normal cell is a sum of dropped inputs, a fresh draw an edge."""
+    cell = Cell(ALL, 3, 3, 4, False, False, 1)
+    mixture = torch.zeros(14, 8)
+    mixture[:5, PRIMITIVES.index("skip_connect")] = 1.0
+    s = torch.randn(2, 3, 8, 8)
+    x0, x1 = (layer(s) for layer in cell.preprocess)
+    first, second, *_ = cell(s, s, mixture.flatten(), 0.5).chunk(4, 1)
+    possible = torch.stack([torch.zeros_like(x0), 2 * x0, 2 * x1, 2 * x0 + 2 * x1])
+    nearest, which = (first - possible).abs().min(0)
+    assert nearest.max() < 1e-12
+    assert torch.bincount(which.flatten(), minlength=4).min() > 0.15 * which.numel()
+    again = (second - first[..., :] * 2 - possible).abs().min(0).values  # node 1 reads node 0 too, dropped anew
+    assert not (again < 1e-12).all()
+
+
+def test_weight_of_none_is_missing_from_the_sum() -> None:
+    cell = Cell(ALL, 3, 3, 4, True, False, 1)
+    s, mixture = torch.randn(2, 3, 8, 8), torch.zeros(14, 8)
+    mixture[:, 0] = 1.0
+    assert cell(s, s, mixture.flatten(), 0.0).abs().max() == 0
+
+
+@pytest.mark.parametrize(("channels", "partial"), [(7, 1), (0, 1), (12, 4), (4, 4)])
+def test_channels_that_do_not_divide_are_refused(channels: int, partial: int) -> None:
+    with pytest.raises(ValueError, match=f"channels = {channels}: .* multiple of {2 * partial}"):
+        Supernet(replace(DARTS, channels=channels, partial=partial), 10)
+
+
+def test_odd_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="channels = 7"):
+        Network(KNOWN["PDARTS"], 7, 8, 10)
+
+
+@pytest.mark.parametrize("size", [16, 28, 64])
+def test_sizes_classes_and_input_channels(size: int) -> None:
+    torch.set_default_dtype(torch.float32)
+    x = torch.randn(2, 1, size, size)
+    stage = replace(DARTS, cells=3, channels=4)
+    W, A = Supernet(stage, 7, in_channels=1), Architecture(stage)
+    network = Network(KNOWN["PDARTS"], 4, 3, 7, in_channels=1)
+    for logits, module in ((W(x, A()), W), (network(x), network)):
+        assert logits.shape == (2, 7) and logits.isfinite().all()
+        F.cross_entropy(logits, torch.tensor([0, 6])).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_mixture_may_be_given_as_plain_tensors() -> None:
+    stage = STAGES["darts"]
+    W, uniform = Supernet(stage, 3), torch.full((14, 8), 1 / 8)
+    assert W(torch.randn(2, 3, 8, 8), Mixture(uniform, uniform)).shape == (2, 3)

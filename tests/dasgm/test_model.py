@@ -1,0 +1,326 @@
+"""A trained network as files: what they hold, loading in a fresh process, predictions, exports, and hostile files."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import dasgm
+from dasgm import export
+from dasgm.cli import main as cli
+from dasgm.data import digits
+from dasgm.genotype import KNOWN
+from dasgm.jobs.evaluate import main
+from dasgm.jobs.session import Hooks
+from dasgm.networks.network import Network
+from dasgm.recipes import EvaluateConfig
+from dasgm.store.run import Run
+
+CONFIG = EvaluateConfig(data=digits.Config(limit=200), cells=3, channels=4, epochs=1, batch_size=32, threads=1)
+PDARTS = KNOWN["PDARTS"]  # with dilated convolutions and pools
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    threads = torch.get_num_threads()
+    main(PDARTS, CONFIG, folder, Hooks(say=lambda line: None))
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Network:
+    """What was trained, out of the checkpoint."""
+    state = Run(folder).load()
+    assert state is not None
+    network = Network(PDARTS, 4, 3, 10, auxiliary=True)
+    network.load_state_dict(state["W"]["module"])
+    return network.eval()
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    """Both files, to be damaged."""
+    for name in ("model.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    return tmp_path
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(n))
+
+
+def test_files_hold_the_network_without_its_auxiliary_head_and_all_that_it_needs(folder, trained):
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert names == {name for name in trained.state_dict() if not name.startswith("auxiliary.")}
+    assert any(name.endswith("running_var") for name in names)
+    about = json.loads((folder / "model.json").read_text())
+    assert about["classes"] == [str(digit) for digit in range(10)] and about["image_size"] == 16
+    assert about["data"] == "digits" and about["form"] == "cifar" and about["recipe"]["epochs"] == 1
+    weights = sum(p.numel() for name, p in trained.named_parameters() if not name.startswith("auxiliary."))
+    assert about["result"]["parameters"] == weights and 0 <= about["result"]["error"] <= 1
+    assert about["dasgm"] == dasgm.__version__
+
+
+def test_loads_in_one_line_in_a_fresh_process_without_ray_or_mlflow(folder, trained, tmp_path):
+    x = images(5)
+    torch.save(x, tmp_path / "x.pt")
+    code = f"""
+import sys, dasgm
+assert "torch" not in sys.modules
+model = dasgm.load({str(folder)!r})
+import torch
+assert not model.training and not {{"ray", "mlflow", "tyro"}} & set(sys.modules)
+torch.save(model(torch.load({str(tmp_path / "x.pt")!r})), {str(tmp_path / "y.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(tmp_path / "y.pt"), trained(x), rtol=1e-5, atol=1e-5)
+
+
+def test_every_name_of_it_loads(folder, trained):
+    with torch.no_grad():
+        expected = trained(images(2))
+        for path in (folder, folder / "model.json", folder / "model.safetensors"):
+            torch.testing.assert_close(dasgm.load(path)(images(2)), expected)
+
+
+def test_preprocess_is_the_data_sets_own_normalisation(folder):
+    model, data = dasgm.load(folder), CONFIG.data.load()
+    picture = Image.fromarray(data.test_images[7].permute(1, 2, 0).numpy())
+    encoded = BytesIO()
+    picture.save(encoded, "PNG")
+    pixels = np.asarray(picture, dtype=np.float64).transpose(2, 0, 1) / 255
+    expected = (pixels - np.array(model.mean)[:, None, None]) / np.array(model.std)[:, None, None]
+    for given in (picture, encoded.getvalue(), data.test_images[7]):
+        x = model.preprocess(given)
+        assert x.dtype == torch.float32
+        np.testing.assert_allclose(x.numpy(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        model.preprocess(picture), data.to_classifier(data.test_raw([7]))[0], rtol=1e-4, atol=1e-5
+    )
+    wide = Image.new("L", (64, 32), 0)  # grey; of its shorter side the centre is kept
+    wide.paste(255, (16, 0, 48, 32))
+    x = model.preprocess(wide)
+    white = (1 - torch.tensor(model.mean)[:, None, None]) / torch.tensor(model.std)[:, None, None]
+    assert x.shape == (3, 16, 16) and torch.allclose(x[:, :, 1:-1], white.expand(3, 16, 14))
+    with pytest.raises(ValueError, match="uint8"):
+        model.preprocess(torch.zeros(3, 16, 16))
+
+
+def test_predict_names_the_classes_and_what_cannot_be_read(folder, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = CONFIG.data.load()
+    for i in range(2):
+        Image.fromarray(data.test_images[i].permute(1, 2, 0).numpy()).save(f"{i}.png")
+    Path("broken.png").write_bytes(b"\x89PNG and no more")
+    assert cli.main(["predict", str(folder), "0.png", "broken.png", "absent.png", "1.png", "--top", "3"]) == 2
+    said = capsys.readouterr()
+    with torch.no_grad():
+        p = trained(data.to_classifier(data.test_raw(slice(2)))).softmax(1).topk(3)
+    for i, line in enumerate(said.out.splitlines()):
+        named = ", ".join(f"{c} {q:.1%}" for q, c in zip(p.values[i].tolist(), p.indices[i].tolist(), strict=True))
+        assert line == f"{i}.png: {named}"
+    assert [line.split(": ")[1] for line in said.err.splitlines()] == ["broken.png", "absent.png"]
+    assert cli.main(["predict", str(folder), "0.png"]) == 0
+
+
+def test_predict_from_python_names_the_picture_that_cannot_be_read(folder, tmp_path):
+    model = dasgm.load(folder)
+    Image.new("RGB", (20, 30)).save(tmp_path / "good.png")
+    (tmp_path / "text.jpg").write_text("hello")
+    good = tmp_path / "good.png"
+    for pictures, says in (
+        (str(good), r"^one str is given: expected a list"),
+        ([good, tmp_path / "text.jpg"], r"text\.jpg: not a jpeg, png, webp or gif picture$"),
+        ([good, b"x"], r"^picture 1 of the list: not a jpeg"),
+        ([tmp_path], "a folder, where a file is expected$"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            model.predict(pictures)
+    assert model.predict((good,)) == model.predict([good.read_bytes()])
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_export_agrees_for_any_batch(folder, trained, tmp_path, capsys, kind):
+    path = tmp_path / f"out.{kind}"
+    if kind == "onnx":
+        ort = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    assert cli.main(["export", str(folder), "--format", kind, "--output", str(path)]) == 0
+    assert "batches of 1, 2, 5" in capsys.readouterr().out and sorted(tmp_path.iterdir()) == [path]
+    if kind == "onnx":
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert [i.name for i in session.get_inputs()] == ["images"] and not isinstance(
+            session.get_inputs()[0].shape[0], int
+        )
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
+    else:
+        run = torch.export.load(path).module()
+    with torch.no_grad():
+        for n in (1, 3, 8):
+            torch.testing.assert_close(run(images(n)), trained(images(n)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_exports_alone_name_what_is_on_a_picture(folder, tmp_path, kind):
+    """From the file's metadata, with Pillow and NumPy: the same names and probabilities as `predict`."""
+    path, picture = tmp_path / f"out.{kind}", CONFIG.data.load().test_images[3].permute(1, 2, 0).numpy()
+    Image.fromarray(np.pad(picture, ((0, 0), (6, 6), (0, 0)))).save(tmp_path / "wide.png")
+    if kind == "onnx":
+        ort, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+        export.export(dasgm.load(folder), path, kind)
+        about = {one.key: json.loads(one.value) for one in onnx.load(path).metadata_props}
+    else:
+        export.export(dasgm.load(folder), path, kind)
+        files = {"dasgm.json": ""}
+        program = torch.export.load(path, extra_files=files).module()
+        about = json.loads(files["dasgm.json"])
+    assert about["layout"] == "NCHW" and about["channels"] == "RGB" and about["interpolation"].startswith("bilinear")
+    with Image.open(tmp_path / "wide.png") as image:
+        factor = about["resize"] / min(image.size)
+        image = image.resize([round(side * factor) for side in image.size], Image.Resampling.BILINEAR)
+        left, top = ((side - about["image_size"]) // 2 for side in image.size)
+        image = image.crop((left, top, left + about["image_size"], top + about["image_size"]))
+    x = (np.asarray(image) / about["scale"] - about["mean"]) / about["std"]
+    x = x.transpose(2, 0, 1)[None].astype(np.float32)
+    if kind == "onnx":
+        (logits,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": x})
+    else:
+        logits = program(torch.from_numpy(x)).numpy(force=True)
+    exponents = np.exp(logits[0])
+    found = sorted(zip(about["classes"], exponents / exponents.sum(), strict=True), key=lambda one: -one[1])
+    (expected,) = dasgm.load(folder).predict([tmp_path / "wide.png"], top=10)
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], rtol=1e-3)
+
+
+def test_an_export_that_differs_or_cannot_be_made_leaves_no_file(folder, tmp_path, monkeypatch, capsys):
+    model = dasgm.load(folder)
+    monkeypatch.setattr(export, "_write_pt2", lambda model, path: path.write_bytes(b"wrong"))
+    monkeypatch.setattr(export, "_pt2", lambda path: lambda x: model(x) + 1e-2)
+    monkeypatch.setattr(export, "NEEDED", ("onnx", "no_such_package"))
+    for words, says in (
+        (["--format", "pt2", "--output", str(tmp_path / "x.pt2")], "differ from the network's by 0.01"),
+        (["--format", "pt2", "--output", str(tmp_path / "no" / "x.pt2")], "cannot be written"),
+        (["--format", "onnx", "--output", str(tmp_path / "x.onnx")], "pip install 'dasgm[export]'"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["export", str(folder), *words])
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert stopped.value.code == 2 and says in line
+    assert not list(tmp_path.iterdir())
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    about = json.loads((folder / "model.json").read_text()) | changes
+    (folder / "model.json").write_text(json.dumps(about))
+
+
+def header(folder: Path, **tensors: Any) -> None:
+    """A safetensors file that only declares its tensors."""
+    text = json.dumps(tensors).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+BIG = [["sep_conv_5x5", 0]] * 2000
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "not JSON": (lambda f: (f / "model.json").write_text("{"), "not JSON"),
+    "deep JSON": (lambda f: (f / "model.json").write_text("[" * 10**6), "not JSON"),
+    "bytes": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), "not JSON"),
+    "a list": (lambda f: (f / "model.json").write_text("[1]"), "format [1]"),
+    "format": (lambda f: edit(f, format=2), "format 2, expected 1"),
+    "enormous": (lambda f: (f / "model.json").write_text(" " * (17 * 2**20)), "larger than 16 MiB"),
+    "channels": (lambda f: edit(f, channels=10**9), "from 1 to 4096"),
+    "wide": (lambda f: edit(f, channels=4096), "not F32"),
+    "odd channels": (lambda f: edit(f, channels=7), "even number"),
+    "cells": (lambda f: edit(f, cells="20"), "cells '20'"),
+    "another width": (lambda f: edit(f, channels=8), "not F32"),
+    "more cells": (lambda f: edit(f, cells=5), "are missing or unexpected"),
+    "form": (lambda f: edit(f, form="mnist"), "cifar or imagenet"),
+    "form of a list": (lambda f: edit(f, form=[]), "cifar or imagenet"),
+    "image size": (lambda f: edit(f, image_size=18), "multiple of 4"),
+    "classes": (lambda f: edit(f, classes=["a", 1]), "at least two names"),
+    "a class twice": (lambda f: edit(f, classes=["0", "1"] * 5), "names that differ"),
+    "mean": (lambda f: edit(f, mean=[0, 0, float("nan")]), "mean"),
+    "std": (lambda f: edit(f, std=[1, 1, 0]), "std"),
+    "genotype": (lambda f: edit(f, genotype={"normal": []}), "genotype"),
+    "operation": (lambda f: edit(f, genotype={**json.loads(PDARTS.to_json()), "normal": [["eval", 0]] * 8}), "'eval'"),
+    "many edges": (lambda f: edit(f, genotype={**json.loads(PDARTS.to_json()), "normal": BIG}), "edges"),
+    "other genotype": (
+        lambda f: edit(f, genotype=json.loads(KNOWN["DARTS_V1"].to_json())),
+        "are missing or unexpected",
+    ),
+    "truncated": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]), ""),
+    "huge header": (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}"), ""),
+    "declared only": (
+        lambda f: header(f, x={"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}),
+        "",
+    ),
+    "pickle": (lambda f: torch.save({"x": 1}, f / "model.safetensors"), ""),
+    "other weights": (
+        lambda f: save_file(
+            {k: t * 2 if t.is_floating_point() else t for k, t in load_file(f / "model.safetensors").items()},
+            f / "model.safetensors",
+        ),
+        "not the weights",
+    ),
+    "other kind": (
+        lambda f: save_file(
+            {k: t.to(torch.float64) for k, t in load_file(f / "model.safetensors").items()}, f / "model.safetensors"
+        ),
+        "F64",
+    ),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_or_hostile_files_are_one_line(copy, damage):
+    act, says = DAMAGES[damage]
+    act(copy)
+    with pytest.raises(ValueError) as caught:
+        dasgm.load(copy)
+    line = str(caught.value)
+    assert says in line and "\n" not in line and line.startswith(f"model {copy}") and len(line) < 500, line
+
+
+def test_a_hostile_description_allocates_nothing(copy):
+    """100 cells of 4096 channels: a terabyte of weights."""
+    edit(copy, channels=4096, cells=100)
+    code = """
+import resource, sys, dasgm, dasgm.model
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 600 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    dasgm.load(sys.argv[1])
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(copy)], capture_output=True, text=True)
+    assert "are missing or unexpected" in done.stdout and not done.stderr
+
+
+def test_where_there_is_no_model_it_says_what_makes_one(tmp_path):
+    for path in (tmp_path, tmp_path / "model.json"):
+        with pytest.raises(ValueError, match="there is no model.json; dasgm evaluate writes it"):
+            dasgm.load(path)
+    with pytest.raises(ValueError, match="expected a run's folder"):
+        dasgm.load(tmp_path / "model.pt")

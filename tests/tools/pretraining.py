@@ -1,0 +1,71 @@
+"""A small pre-training for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import finish, start
+
+from dasgm.config import SearchConfig, override
+from dasgm.jobs.session import Hooks
+from dasgm.presets import preset
+from dasgm.store.records import read_lines
+
+TIMES = ("time", "speed/", "cost/")
+LENGTH = 205  # two epochs and a piece
+CHANGES: dict[str, Any] = {
+    "gan.channels": 2,
+    "gan.shared_dim": 8,
+    "gan.z_dim": 24,
+    "gan.average_start": 50,
+    "gan.average_decay": 0.98,
+    "gan.pretrain_iterations": LENGTH,
+    "gan.pretrain_discriminator_steps": 1,
+    "data.limit": 200,
+    "data.holdout": 0.2,
+    "batch_size": 8,
+    "val_portion": 0.5,
+    "method.epochs": 2,
+    "method.channels": 2,
+    "proxy.epochs": 0,
+    "pictures_every": 1,
+}
+WORDS = [f"--{k.replace('_', '-')}={v}" for k, v in CHANGES.items()]
+OWN = [w for w in WORDS if not w.startswith(("--method", "--proxy", "--val"))]  # of these, what a pre-training has
+QUIET = Hooks(say=lambda line: None)
+
+
+def small(**changes: Any) -> SearchConfig:
+    """A tiny search on digits whose GAN is frozen, unless changed."""
+    return override(preset("quickstart").config, CHANGES | {"freeze_gan": True} | changes)
+
+
+def pretraining(storage: Path, *more: str) -> Any:
+    """The real command."""
+    words = ["pretrain", "quickstart", "--no-search-discriminator", *OWN, "--storage", str(storage), "--name", "gan"]
+    return start("-m", "dasgm", *words, *more)
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A finished pre-training, stock discriminator."""
+    storage = tmp_path_factory.mktemp("made")
+    code, out, err = finish(pretraining(storage))
+    assert (code, err) == (0, ""), (out, err)
+    assert "are what their label says" in out
+    return storage / "gan"
+
+
+def with_file(made: Path, **changes: Any) -> SearchConfig:
+    return small(gan_checkpoint=str(made), **changes)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small().data.load(None)

@@ -1,0 +1,61 @@
+"""A sweep's proposals for tests."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from dasgm.presets import preset
+from dasgm.store.run import Run
+from tuning import spaces
+from tuning.asking import open_study
+from tuning.halving import Halving
+from tuning.plan import METRIC, Plan, rungs
+from tuning.trials import Proposer
+
+BASE = preset("quickstart").config
+
+
+def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]:
+    """(trial, epoch, accuracy) as a cluster would report them: trials side by side, ties among the accuracies."""
+    draw = random.Random(seed)
+    waiting = {f"t{i:03d}": list(range(1, epochs + 1)) for i in range(trials)}
+    out = []
+    while waiting:
+        name = draw.choice(sorted(waiting)[:4])
+        out.append((name, waiting[name].pop(0), draw.randint(10, 90) / 100))
+        if not waiting[name]:
+            del waiting[name]
+    return out
+
+
+def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
+    halving = Halving(rungs(BASE.method, 2))
+    plan = Plan(num_trials, lambda: space, rungs(BASE.method, 2), {})
+    return Proposer(
+        open_study(folder), folder, folder / "cache", BASE, plan, halving, lambda name, title, parameters: {}
+    )
+
+
+def end(proposer: Proposer, ray_id: str, state: str, accuracies: list[float], proxy: float = 0.5) -> None:
+    """Write what a search of this end leaves behind, and tell the proposer."""
+    run = Run(proposer.folder / f"t{proposer.numbers[ray_id]:03d}")
+    for epoch, accuracy in enumerate(accuracies, 1):
+        row = {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": float(epoch)}
+        run.log("metrics", row)
+        proposer.halving.judge(run.folder.name, row)
+    if state == "finished":
+        run.log("metrics", {"epoch": len(accuracies), "phase": "best", "best/proxy": proxy, "time": 99.0})
+    if state != "stopped":
+        run.note(state=state)
+    proposer.on_trial_complete(ray_id)
+
+
+GAVE_UP = (
+    "a search asks for 1 worker(s) with 1 CPUs in all; after 3 s the cluster has 0 CPUs and 0 GPUs free (see --wait)"
+)
+
+
+def interrupt(proposer: Proposer, ray_id: str, reason: str) -> None:
+    Run(proposer.folder / f"t{proposer.numbers[ray_id]:03d}").note(state="interrupted", reason=reason)
+    proposer.on_trial_complete(ray_id, error=True)

@@ -1,0 +1,152 @@
+"""The paper's tables as rows over seeds: which searches are made, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+from optuna.trial import TrialState
+from proposals import end
+from scipy import integrate, special
+
+from dasgm.config import from_json, key_of, mathematics, override
+from dasgm.pages.tables import TABLES, compared, markdown, rows, welch
+from dasgm.pages.view import RunView
+from dasgm.presets import PRESETS, preset
+from dasgm.store.records import read_json
+from tuning.asking import open_study
+from tuning.halving import Halving
+from tuning.reproduce import Options, _everything
+from tuning.trials import Proposer
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_is_made_from_any_other_by_all_its_settings(name):
+    for base in ("quickstart", "darts-1st", "dasgm-pcdarts"):
+        made = override(preset(base).config, _everything(preset(name).config))
+        assert made.gan_checkpoint is None
+        assert mathematics(made) == mathematics(preset(name).config)
+
+
+@pytest.mark.parametrize("name", sorted({row for table in TABLES.values() for row in table}))
+def test_rows_of_the_tables_keep_what_they_are_at_small_size(name):
+    frozen = "val" in name
+    config = Options(rows=(name,), small=True, pretrain=frozen).configs()[name]
+    full = Options(rows=(name,), pretrain=frozen).configs()[name]
+    for same in ("order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip"):
+        assert getattr(config, same) == getattr(full, same)
+    assert key_of(config.gan) == key_of(full.gan) and key_of(config.method) == key_of(full.method)
+    assert config.method.cells <= 5 and config.data.holdout == 0.1
+    assert full.data.holdout == 0 and full.method.channels == 16 and full.proxy.epochs > 0
+
+
+def test_table_2_has_the_papers_sixteen_rows():
+    assert len(TABLES["2"]) == 16 == len(set(TABLES["2"])) and set(TABLES["6"]) <= set(TABLES["2"])
+    assert all("Table 2" in preset(name).published for name in TABLES["2"])
+
+
+def test_settings_reach_the_rows_that_have_them():
+    options = Options(rows=("pdarts", "dasgm-darts"), set=("gan.channels=8", "method.max_skips=1", "batch_size=16"))
+    found = options.configs()
+    assert found["dasgm-darts"].gan.channels == 8 and found["pdarts"].method.max_skips == 1
+    assert {config.batch_size for config in found.values()} == {16}
+    with pytest.raises(ValueError, match="max_skips"):
+        replace(options, set=("method.max_skip=1",)).configs()
+    assert key_of(Options(rows=("pdarts",), dataset="digits").configs()["pdarts"].data) == "digits"
+
+
+def test_trials_are_the_rows_seed_by_seed_and_more_seeds_extend(tmp_path):
+    def proposer(seeds: int) -> Proposer:
+        options = Options(rows=("darts-1st", "dasgm-pdarts"), seeds=seeds, small=True)
+        configs = options.configs()
+        plan, base = options.plan(configs), next(iter(configs.values()))
+        return Proposer(open_study(tmp_path), tmp_path, tmp_path / "cache", base, plan, Halving([]), lambda *_: {})
+
+    one = proposer(1)
+    asked = [one.suggest(letter) for letter in "ab"]
+    made = [from_json(json.loads(trial["config"])) for trial in asked]
+    assert [key_of(config.method) for config in made] == ["darts", "pdarts"]
+    assert made[0].gan is None and made[1].method.outline()[1].cells == 4 and made[1].arch_clip == 5.0
+    assert read_json(tmp_path / "t001" / "run.json")["epochs"] == made[1].method.total_epochs == 6
+    for letter in "ab":
+        end(one, letter, "finished", [0.5])
+    assert one.suggest("c") == Proposer.FINISHED
+    two = proposer(2)
+    assert [from_json(json.loads(two.suggest(letter)["config"])).seed for letter in "cd"] == [1, 1]
+    assert [t.params["row"] for t in two.study.get_trials()] == ["darts-1st", "dasgm-pdarts"] * 2
+    assert two.study.get_trials()[0].state == TrialState.COMPLETE
+
+
+def run(row: str, seed: int, accuracy: float | None, state: str = "finished") -> RunView:
+    metrics = [{"epoch": 1, "speed/images_per_s": 64.0, "cost/gpu_hours": 0.5}]
+    metrics += [] if accuracy is None else [{"epoch": 1, "best/proxy": accuracy, "cost/gpu_hours": 0.5}]
+    info = {"parameters": {"row": row, "seed": seed}, "workers": 2}
+    return RunView(Path(f"{row}{seed}"), state, info, {"batch_size": 16}, metrics, None)
+
+
+def test_mean_deviation_and_what_is_missing():
+    runs = [run("pdarts", s, a) for s, a in enumerate((0.50, 0.54, 0.58))] + [run("dasgm-pdarts", 0, 0.6)]
+    runs += [run("dasgm-pdarts", 1, None, "failed")]
+    found = rows(runs, ("dasgm-pdarts", "pdarts", "pcdarts"), 3)
+    assert found[1].mean == pytest.approx(0.54) and found[1].deviation == pytest.approx(0.04)
+    assert found[1].seconds == pytest.approx((0.5,) * 3)  # 2 workers x 16 images at 64 a second
+    assert [row.state for row in found] == ["1 of 3 finished", "", "not run"]
+    text = markdown(found).splitlines()
+    assert text[2].startswith("| dasgm-pdarts | 60.00 (1 of 3 finished) | 1 |") and text[2].endswith("| - |")
+    assert text[3].startswith("| pdarts | 54.00 ± 4.00 | 3 | 0.5000 | 0.500 |")
+    assert text[4] == "| pcdarts | not run | 0 | - | - | - |"
+
+
+def test_welch_is_the_formula():
+    """t and its degrees of freedom by hand, the tail of Student's distribution by integration."""
+    a, b = (2.70, 2.62, 2.81, 2.66), (2.90, 2.75, 2.95)
+    means, variances = [], []
+    for values in (a, b):
+        mean = sum(values) / len(values)
+        means.append(mean)
+        variances.append(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+    t = abs(means[0] - means[1]) / math.sqrt(sum(variances))
+    df = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 2)
+    scale = special.gamma((df + 1) / 2) / (math.sqrt(df * math.pi) * special.gamma(df / 2))
+    tail, _ = integrate.quad(lambda x: scale * (1 + x * x / df) ** (-(df + 1) / 2), t, math.inf)
+    assert welch(a, b) == pytest.approx(2 * tail, rel=1e-6)
+    assert math.isnan(welch((1.0,), b))
+
+
+def test_rows_are_compared_with_their_own_baseline():
+    names = ("dasgm-darts", "dasgm-darts:contragan", "dasgm-darts-val30", "darts-2nd", "pdarts")
+    found = rows([run(row, s, 0.5 + 0.01 * s) for row in names[:-1] for s in (0, 1)], names, 2)
+    assert {name: base for name, (base, _) in compared(found).items()} == {
+        "dasgm-darts": "darts-2nd",
+        "dasgm-darts:contragan": "darts-2nd",
+        "dasgm-darts-val30": "darts-2nd",
+    }
+    assert compared(found)["dasgm-darts"][1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "--table 2"),
+        (["--table", "9"], "2, 4, 6"),
+        (["--rows", "pdart"], "did you mean 'pdarts'"),
+        (["--rows", "dasgm-darts:bigan"], "did you mean 'biggan'"),
+        (["--rows", "pdarts", "--set", "method.epoch=3"], "did you mean 'epochs'"),
+        (["--rows", "pdarts", "--set", "nothing"], "method.epochs=3"),
+        (["--rows", "pdarts", "--seeds", "0"], "at least 1"),
+        (["--rows", "dasgm-pdarts-val30"], "add --pretrain"),
+        (["--rows", "dasgm-pdarts", "--pretrain"], "leave it out"),
+        (["--rows", "pdarts", "--data-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, words, says):
+    command = [sys.executable, str(ROOT / "tuning" / "reproduce.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.glob("*")), "nothing is left half-written"
