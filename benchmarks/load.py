@@ -58,7 +58,7 @@ LARGE = 10_000  # trials, that is asked about
 class Trivial:
     """In place of tuning.sweep.Trial: a search's folder and reports, without a search."""
 
-    def __init__(self, cache: Path, scratch: Path, workers: Workers):
+    def __init__(self, scratch: Path, workers: Workers):
         self.__name__ = "trivial"
 
     def __call__(self, config: dict[str, Any]) -> None:
@@ -66,12 +66,12 @@ class Trivial:
 
         from ray import tune
 
-        from dasgm.config import from_json
+        from dasgm.config import from_json, mathematics
 
-        about, asked = json.loads(config["about"]), from_json(json.loads(config["config"]))
+        settings = json.loads(config["config"])
         draw = random.Random(config["name"])
         with Run(config["folder"]) as run:
-            run.begin(asked, about, {})
+            run.begin(settings, mathematics(from_json(settings)), json.loads(config["about"]))
             for epoch in range(1, EPOCHS + 1):
                 row = {"epoch": epoch, "phase": "search 1", "time": time.time(), "speed/seconds": 0.0}
                 row["val/accuracy"] = draw.random()
@@ -192,7 +192,7 @@ def worked(view: RunView) -> float:
 def measure(kind: str, trials: int, at_once: int, storage: Path) -> None:
     from cluster.tracking import sync
     from dasgm.pages.view import read_trials
-    from tuning.trials import open_study
+    from tuning.asking import open_study
 
     chosen = choose(["--preset", "quickstart"], positional=False)
     options = Options(

@@ -1,4 +1,4 @@
-"""Ray: joined where there is a cluster, else a private one on this machine. `connected` is the only ray.init."""
+"""Ray: a cluster is joined if there is one, else a private Ray starts on this machine. Only `connected` starts it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from cluster.patience import say_now, told
 from cluster.room import Workers, wait_for_room
 from dasgm.store.files import first_line
 
-# Ray reads these when it is imported, so they are set before. Each can be overridden in the environment.
+# Ray reads these when it is imported, so they are set before. The environment overrides them.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports are passed on once a poll: 2 s would slow short epochs
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports wait for a poll: 2 s would slow short epochs
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first report, before any epoch, has no accuracy
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asks for no GPU sees none
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first report comes before any epoch and has no accuracy
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
     "PYTHONWARNINGS": "ignore",
 }
 PRIVATE = {
-    "RAY_worker_maximum_startup_concurrency": "16",  # else a warning: drivers and controllers hold no CPU
+    "RAY_worker_maximum_startup_concurrency": "16",  # avoids a warning: drivers and controllers hold no CPU
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes every socket of Ray's loopback only
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a search that watches for other machines to go
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves the process per search that watches for the loss of machines
     "RAY_AUTH_MODE": "token",
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
@@ -47,7 +47,7 @@ ASKED_ANEW = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # seconds after which Ray
 
 
 class Failed(RuntimeError):
-    """What Ray did not do, in one line; the same command tries again."""
+    """What Ray failed to do, in one line. The same command tries again."""
 
 
 def joined() -> bool:
@@ -56,7 +56,7 @@ def joined() -> bool:
 
 
 def cpus() -> int:
-    """CPUs that this process may use: fewer than the machine's under taskset, or in a container with a quota."""
+    """CPUs that this process may use. Under taskset, or a container's quota, these are fewer than the machine has."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -65,24 +65,24 @@ def cpus() -> int:
 
 
 def visible_gpus() -> int:
-    """GPUs of this machine, without starting CUDA."""
+    """Number of GPUs of this machine. CUDA is not started."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def slots_here(workers: Workers) -> int:
-    """How many searches of `workers` this machine runs at once."""
+    """How many runs with such workers this machine has room for at once."""
     return workers.slots(cpus(), visible_gpus())
 
 
 def machine() -> str:
-    """This machine, for who reads a result."""
+    """This machine in words, for those who read a result."""
     return f"{cpus()} CPUs, {visible_gpus()} GPUs, {platform.machine()}"
 
 
 def prepare() -> None:
-    """Set what Ray reads from the environment when it is imported: to be called before that."""
+    """Set what Ray reads from the environment; to be called before Ray is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not joined():
@@ -92,14 +92,17 @@ def prepare() -> None:
 
 @contextmanager
 def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterator[int]:
-    """Ray: the cluster at $RAY_ADDRESS, else a private one on this machine that ends with the block.
+    """Join the Ray cluster at $RAY_ADDRESS, or start a private Ray on this machine that ends with the block.
 
-    While it starts, or is joined, `say` gets a line every 5 s.
+    Args:
+        workers: of each run.
+        say: gets a line every 5 seconds until Ray has started.
 
-    Yields how many searches of `workers` can run at once (at least 1).
+    Yields:
+        How many such runs there is room for at once, at least 1.
 
     Raises:
-        ValueError: a joined cluster has no room for one within their `wait`, or does not answer.
+        ValueError: the cluster does not answer, or has no room within the workers' `wait`.
         Failed: Ray did not start.
     """
     prepare()
@@ -125,7 +128,7 @@ def _start(folder: Path) -> None:
         address="local",
         num_cpus=cpus(),
         num_gpus=visible_gpus(),
-        include_dashboard=True,  # frees what a stopped trial held; so does the sweep's janitor
+        include_dashboard=True,  # frees what a stopped trial held, as the sweep's Janitor does
         dashboard_host="127.0.0.1",
         dashboard_port=port,
         _temp_dir=str(folder),
@@ -134,7 +137,7 @@ def _start(folder: Path) -> None:
 
 
 def _awaited() -> str:
-    """What a private Ray that starts waits for: its processes come one after another."""
+    """Which part of a private Ray is to start next: its processes start one after another."""
     if not hasattr(sys.modules.get("ray"), "init"):
         return "Python to import it"
     import psutil
@@ -161,7 +164,7 @@ def _init(**options: Any) -> None:
     try:
         with signals_kept():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # bare ones too, of whatever its processes did not do in time
+    except Exception as error:  # Ray raises bare ones too if its processes are too slow
         if joined():
             raise ValueError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {last_line(error)}") from None
         raise Failed(f"Ray did not start: {first_line(error)}; the same command tries again") from None
@@ -169,7 +172,7 @@ def _init(**options: Any) -> None:
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """What SIGTERM and SIGINT do is afterwards as it was: Ray takes the one as it starts, the other for a run."""
+    """Restore the handlers of SIGTERM and SIGINT afterwards: Ray replaces one as it starts, the other during a run."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -182,7 +185,7 @@ def signals_kept() -> Iterator[None]:
 
 
 def _disconnect() -> None:
-    """Leave Ray; of a private one no process may be left."""
+    """Leave Ray. No process of a private Ray may be left."""
     import ray
 
     import psutil  # isort: skip  (Ray brings its own)
@@ -196,25 +199,27 @@ def _disconnect() -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A private Ray's folder, $TMPDIR of all its processes, gone at the end; those of killed ones go now, and those
-    that a dying agent made again, which have no lock."""
+    """The folder of a private Ray, which is $TMPDIR for its processes and is removed at the end.
+
+    Folders that killed processes left are removed first.
+    """
     root = tempfile.gettempdir()
     root = root if len(root) <= LONGEST_TMPDIR else "/tmp"
     for old in Path(root).glob("dasgm-ray-*"):
         with suppress(OSError):
             if old.lstat().st_uid != os.getuid():
                 continue
-            with open(old / "lock", "a") as lock:  # it may be in use
+            with open(old / "lock", "a") as lock:  # fails if it is in use
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(old, ignore_errors=True)
-    if (free := shutil.disk_usage(root).free) < NEEDED:  # Ray says something else each time
+    if (free := shutil.disk_usage(root).free) < NEEDED:  # Ray itself reports this in ever different ways
         raise Failed(
             f"Ray did not start: {root} has {free / 2**20:.0f} MiB free, and Ray writes there; make room, or name "
             "another folder in TMPDIR"
         )
     made = Path(tempfile.mkdtemp(prefix="dasgm-new-", dir=root))
     with open(made / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go when this process dies
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when this process dies
         folder = made.rename(made.with_name(made.name.replace("new", "ray")))
         before = os.environ.get("TMPDIR")
         os.environ["TMPDIR"] = str(folder)
@@ -240,11 +245,10 @@ def _free_port() -> int:
 
 
 def _lasting_actors_here() -> None:
-    """Where machines come and go, the actors that Ray Train and Ray Data leave behind have to live on the head, as this
-    process does.
+    """If machines come and go, make the lasting actors of Ray Train and Ray Data here, on the head.
 
-    Each is made once for a cluster, by who first needs it, where he runs: a machine that has one never goes
-    (ray-project/ray#58481).
+    Ray makes each of them once per cluster, on the machine that needs it first, and never removes a machine that has
+    one (ray-project/ray#58481).
     """
     if "DASGM_SLOTS" in os.environ:
         from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
@@ -255,6 +259,6 @@ def _lasting_actors_here() -> None:
 
 
 def last_line(error: BaseException) -> str:
-    """The gist of what Ray tells over many lines: the last, which is the cause, without its class."""
+    """The last line of a long error of Ray, which is the cause, without the name of its class."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return re.sub(r"^([a-z_]\w*\.)*[A-Z]\w*: ", "", line)

@@ -1,4 +1,4 @@
-"""What MLflow shall hold of a run's folder, or of a sweep's with its trials: read from its files, and of them alone."""
+"""What MLflow shall hold of a run, or of a sweep and its trials, read from the files of their folders alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = ("cells", "samples", "nearest")  # pictures/cells-003.png is epoch 3'
 
 
 def identity(folder: Path) -> str:
-    """What MLflow's tag `dasgm.run` calls a folder: NAME@started of a sweep or a lone run, and /TRIAL."""
+    """The tag `dasgm.run` of a folder in MLflow: NAME@started for a sweep or a lone run, with /TRIAL for a trial."""
     root = root_of(folder)
     return _name(root, record_of(root)) + (f"/{folder.name}" if folder != root else "")
 
@@ -32,7 +32,7 @@ def identity(folder: Path) -> str:
 class Content:
     """What MLflow shall hold of one folder."""
 
-    key: str  # identity: NAME@started of a sweep or a lone search, and /TRIAL
+    key: str  # see `identity`
     record: dict[str, Any]  # run.json or sweep.json
     tags: dict[str, str]
     lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
@@ -53,7 +53,7 @@ class Content:
 
 
 def versions_of(folder: Path) -> list[tuple[int, int]]:
-    """Tell whether anything in a run's folder has changed that MLflow shall hold."""
+    """Versions of all files of a run that MLflow shall hold: they differ once something has changed."""
     names = ("run.json", "config.json", "metrics.jsonl", "genotype.json", "report.html", "pictures", "")
     return [version(folder / name) for name in names]
 
@@ -87,7 +87,7 @@ def _protocols(record: dict[str, Any]) -> dict[str, str]:
 def content_of_sweep(
     folder: Path, known: Mapping[str, Content] = MappingProxyType({})
 ) -> tuple[Content, dict[str, Content]]:
-    """The sweep and, by folder name, its trials; those that are `known` are read again where they changed."""
+    """The sweep and, by the names of their folders, its trials. `known` trials are read again only if they changed."""
     record = record_of(folder)
     key, started, config = _name(folder, record), record["started"], json.dumps(record["config"], indent=2)
 
@@ -104,7 +104,7 @@ def content_of_sweep(
 
 
 def _pages(folder: Path, record: dict[str, Any], *names: str) -> list[Path]:
-    """The files of a folder that are artifacts, but for vast ones; the result page goes once, at the end."""
+    """The files of a folder that are artifacts, without very large ones. The result page is sent once, at the end."""
     found = names if record["state"] in ("running", "waiting") else (*names, "report.html")
     paths = (folder / name for name in found)
     return [path for path in paths if path.is_file() and path.stat().st_size <= LARGEST]
@@ -140,12 +140,12 @@ def _sweep_note(record: dict[str, Any], trials: list[Content], top: int = 20) ->
 
 
 def is_error(record: dict[str, Any]) -> bool:
-    """Whether less is better."""
+    """Whether the objective is an error, of which less is better."""
     return record["objective"].endswith("error")
 
 
 def record_of(folder: Path, **defaults: Any) -> dict[str, Any]:
-    """sweep.json or run.json; what a run that died early left out is filled in. ValueError if it is not one of ours."""
+    """sweep.json or run.json, with what a run that died early left out. ValueError: the file is not one of dasgm's."""
     path = folder / ("sweep.json" if (folder / "sweep.json").is_file() else "run.json")
     record = {
         "kind": "search",
@@ -169,7 +169,7 @@ def record_of(folder: Path, **defaults: Any) -> dict[str, Any]:
 
 
 def _name(folder: Path, record: dict[str, Any]) -> str:
-    return f"{folder.name}@{record['started']:.3f}"  # `started` is the first start's, whatever was resumed since
+    return f"{folder.name}@{record['started']:.3f}"  # `started` is the first start, even if the run was resumed
 
 
 def root_of(folder: Path) -> Path:

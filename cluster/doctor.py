@@ -1,29 +1,27 @@
-"""What would fail, before it costs anything: python cluster/doctor.py [cluster/gpu.yaml | cluster/local.yaml].
+"""Find what would fail before it costs anything: python cluster/doctor.py [cluster/gpu.yaml | cluster/local.yaml].
 
-Every line is a pass, one sentence that says what to do, or what could not be looked at and why. Exit code 1: something
-fails. Nothing is started or rented. Machines reached over SSH are asked one question each, and files that it writes in
-the storage there are removed.
+Each line says that a check passed, or what to do, or what could not be checked and why. The exit code is 1 if a check
+fails. Nothing is started or rented. Each machine over SSH is asked once; files that are written to its storage for that
+are removed.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 import re
-import shlex
 import shutil
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, schema
+from cluster.machines import look_at_machines
 from dasgm.cli.arguments import Parser, fail
 from dasgm.config import key_of, keys, nearest
 from dasgm.presets import preset, with_dataset
@@ -35,96 +33,12 @@ from dasgm.store.files import first_line
 LOOPBACK = ("127.", "::1", "::ffff:127.")
 TOKEN = "~/.ray/auth_token"
 
-PROBE = """
-for tool in bash rsync uptime curl; do command -v $tool > /dev/null || echo "missing $tool"; done
-echo "gpus $(nvidia-smi -L 2> /dev/null | grep -c ^GPU)"
-test -x ~/venv/bin/python && ~/venv/bin/python -c 'import platform, importlib.metadata as m
-print("python", platform.python_version())
-for name in ("ray", "torch"): print(name, m.version(name))' 2> /dev/null
-for path in {paths}; do test -e "$path" || echo "absent $path"; done
-true
-"""
-STORED = """
-test ! -e {mark} || echo "shared yes"
-touch {mark}-$$ 2> /dev/null && rm {mark}-$$ && echo "written yes"
-true
-"""
-
-
-# ------------------------------------------------------------------------------------------------ machines over SSH
-
-
-def look_at_machines(
-    config: dict[str, Any], pins: dict[str, str], data: str = "", storage: str = ""
-) -> Iterator[Finding]:
-    """One question to every machine of a local cluster: tools, versions, GPUs, data, and a storage that all share.
-
-    Args:
-        data: a path, where every machine is to have it.
-        storage: a path too; what the head writes there the others have to see.
-    """
-    provider, auth = config["provider"], config.get("auth", {})
-    head = provider["head_ip"]
-    mark = shlex.quote(f"{storage}/.dasgm-{uuid.uuid4().hex}")
-    question = PROBE.replace("{paths}", " ".join(shlex.quote(path) for path in (data, storage) if path))
-    question += STORED.replace("{mark}", mark) if storage else ""
-    left = False
-    for host in dict.fromkeys([head, *provider["worker_ips"]]):
-        first = f"touch {mark} 2> /dev/null\n" if storage and host == head else ""
-        answer = _ask(host, auth, first + question)
-        if isinstance(answer, str):
-            yield False, f"{host}: {answer}"
-            continue
-        there = dict(answer)
-        left |= host == head and "shared" in there
-        wrong = [f"install {value}" for key, value in answer if key == "missing"]
-        absent = [value for key, value in answer if key == "absent"]
-        wrong += [f"{path} is not there: every machine needs it at this path" for path in absent]
-        if storage and storage not in absent:
-            if "written" not in there:
-                wrong.append(f"storage {storage} cannot be written: give {auth.get('ssh_user')} the right to")
-            elif left and "shared" not in there:
-                wrong.append(f"storage {storage} is not the one of {head}: mount one folder on all machines, as by NFS")
-        others = [f"{key} {there[key]} for {pins[key]}" for key in pins if there.get(key, pins[key]) != pins[key]]
-        wrong += [f"has {', '.join(others)}: remove ~/venv there, `ray up` makes it anew"] if others else []
-        if host in provider["worker_ips"] and there.get("gpus") == "0" and _gpus_of_a_worker(config):
-            wrong.append(
-                "nvidia-smi lists no GPU, and the YAML exports DASGM_GPUS: install the driver or set DASGM_GPUS=0"
-            )
-        yield from ((False, f"{host}: {line}") for line in wrong)
-        if not wrong:
-            installed = " ".join(f"{key} {there[key]}" for key in pins if key in there) or "nothing installed yet"
-            stored = f", {storage} is written{' and shared' if left and host != head else ''}" if storage else ""
-            yield True, f"{host}: reached, has rsync and the rest, {there.get('gpus', 0)} GPUs, {installed}{stored}"
-    if left:
-        _ask(head, auth, f"rm -f {mark}")
-
-
-def _gpus_of_a_worker(config: dict[str, Any]) -> float:
-    said = re.search(r"DASGM_GPUS=([\d.]+)", "\n".join(config.get("setup_commands", [])))
-    return float(said[1]) if said else 0.0
-
-
-def _ask(host: str, auth: dict[str, Any], script: str) -> list[tuple[str, str]] | str:
-    """The lines of its answer, each a key and a value; else why there is none."""
-    key = ["-i", os.path.expanduser(auth["ssh_private_key"])] if "ssh_private_key" in auth else []
-    known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]  # as Ray
-    command = ["ssh", *key, *known, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", f"{auth.get('ssh_user')}@{host}"]
-    try:
-        done = subprocess.run([*command, "bash", "-s"], input=script, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"no answer over SSH ({type(error).__name__}): is it on, and is its port 22 (else ~/.ssh/config)?"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"`{' '.join(command[-1:])}` is refused ({last[:120]}): check auth in the YAML and the key there"
-    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in done.stdout.splitlines() if " " in line]
-
 
 # ------------------------------------------------------------------------------------------------ this machine
 
 
 def pinned(root: Path, config: dict[str, Any] | None) -> dict[str, str]:
-    """Versions that every node gets: Ray's and torch's from constraints.txt, Python's from the YAML file."""
+    """Versions that every node gets: of Ray and torch from constraints.txt, of Python from the YAML file."""
     path = root / "constraints.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     found = {line.partition("==")[0]: line.partition("==")[2] for line in lines}
@@ -134,7 +48,7 @@ def pinned(root: Path, config: dict[str, Any] | None) -> dict[str, str]:
 
 
 def look_at_versions(pins: dict[str, str]) -> Iterator[Finding]:
-    """Ours against the nodes'. Only Ray has to agree: what runs here speaks to the cluster through SSH and HTTP."""
+    """Compare the versions here with the nodes'. Only Ray's must agree: this machine uses SSH and HTTP alone."""
     here = {name: importlib.metadata.version(name) for name in ("ray", "torch")}
     here["python"] = platform.python_version()
     if "ray" in pins and pins["ray"] != here["ray"]:
@@ -152,7 +66,7 @@ def look_at_tools() -> Iterator[Finding]:
 
 
 def look_at_storage(storage: str) -> Iterator[Finding]:
-    """A file written, read and removed, as runs are."""
+    """Write, read and remove a file in the storage of runs."""
     try:
         path = local(storage).expanduser().absolute()
         if lies_at(path) == str(path):
@@ -193,7 +107,7 @@ def look_at_data(dataset: str, data_dir: str | None) -> Iterator[Finding]:
 
 
 def look_at_ports() -> Iterator[Finding]:
-    """Sockets of Ray's processes here that listen beyond loopback."""
+    """Look for sockets of Ray's processes on this machine that listen beyond loopback."""
     import ray  # noqa: F401  (it brings psutil)
 
     import psutil  # isort: skip
@@ -230,7 +144,7 @@ def look_at_token(needed: bool) -> Iterator[Finding]:
 
 
 def look(options: argparse.Namespace) -> Iterator[Finding]:
-    """Everything, in the order in which it would fail."""
+    """All checks, in the order in which a command would fail."""
     config: dict[str, Any] | None = None
     root = Path(__file__).parents[1]
     if options.yaml:
@@ -243,7 +157,7 @@ def look(options: argparse.Namespace) -> Iterator[Finding]:
     yield from look_at_tools()
     yield from look_at_token(needed=options.yaml is not None)
     yield from look_at_ports()
-    if config is None:  # this machine, or a file that says nothing
+    if config is None:  # this machine is checked, or the file cannot be used
         if not options.yaml:
             yield from look_at_storage(options.storage or "runs")
         yield from look_at_gpus()
@@ -265,7 +179,7 @@ def look_at_key(config: dict[str, Any]) -> Iterator[Finding]:
 def look_at_cluster(
     config: dict[str, Any], pins: dict[str, str], data: str | None, storage: str | None
 ) -> Iterator[Finding]:
-    """Data and storage, where they are the machines' and not this one's."""
+    """Look at data and storage that the machines of a cluster have, not this one."""
     scheme, mark, _ = (storage or "").partition("://")
     folder = "" if not storage or mark and scheme != "file" else str(local(storage))
     if config["provider"]["type"] == "local":
@@ -302,11 +216,17 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = pr
         nargs="?",
         type=Path,
         metavar="YAML",
-        help="File that describes a cluster. Without one this machine is looked at.",
+        help="YAML file that describes a cluster. By default this machine is checked.",
     )
-    parser.add_argument("--storage", help="Folder for runs: a path, or an address such as s3://BUCKET/PREFIX.")
+    parser.add_argument(
+        "--storage",
+        help="Folder for runs: a path, or an address such as s3://BUCKET/PREFIX (default: runs, on this machine).",
+    )
     parser.add_argument("--dataset", default="digits", help="Name of the data set (default: digits).")
-    parser.add_argument("--data-dir", help="Folder with the data set's files, on every machine.")
+    parser.add_argument(
+        "--data-dir",
+        help="Folder with the data set's files, the same on every machine. By default no files are looked for.",
+    )
     options = parser.parse_args(arguments)
     if options.yaml and not options.yaml.is_file():
         fail(f"{options.yaml}: there is no such file")

@@ -1,7 +1,7 @@
-"""On a joined cluster a command hands itself to Ray's job server: what dies with a terminal there only follows a log.
+"""On a cluster a command hands itself to Ray's job server, so that with a terminal only the view of the log is lost.
 
 `RAY_ADDRESS` says which cluster: on its head `auto`, from elsewhere `http://127.0.0.1:8265` at the end of a tunnel.
-The source that runs here runs on every machine: Ray's runtime environment carries it, whatever was installed there.
+Every machine runs the source that runs here: Ray's runtime environment carries it, whatever is installed there.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 INSIDE = "DASGM_JOB"
-"""Set where the job itself runs: it does not hand itself over again."""
+"""Set inside the job, so that it does not hand itself over again."""
 SERVER = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 PASSED = ("DASGM_GPUS", "DASGM_SLOTS", "DASGM_LOCK_AGE", *SERVER)
-"""What holds for the whole cluster, and for the job and its workers where the command was given it. No keys."""
+"""Variables that hold for the whole cluster; those set for the command are set for the job and its workers. No keys."""
 STOP_SECONDS = 60
-"""What a cancelled job has to write down how far it came, before it is killed."""
-HELP = "On a cluster (RAY_ADDRESS) it becomes a job: --follow NAME looks at it again, --cancel NAME ends it."
+"""Seconds in which a cancelled job can save how far it got, before it is killed."""
+HELP = "On a cluster (RAY_ADDRESS) the command becomes a job: --follow NAME prints its log, --cancel NAME ends it."
 
 
 def hand_over(module: str, words: Sequence[str]) -> int | None:
-    """Run `python -m module WORDS` as a job of the joined cluster and follow it; also --follow NAME, --cancel NAME.
+    """Run `python -m module WORDS` as a job of the cluster and follow it; also do --follow NAME and --cancel NAME.
 
-    Returns the command's exit code (130 where the following was stopped, or the job was); None if it is to go on here:
-    there is no cluster, this is the job itself, or it is only asked (--help, --dry-run).
+    Returns:
+        The command's exit code, 130 if the job, or following it, was stopped. None if the command is to continue in
+        this process: there is no cluster, this process is the job, or --help or --dry-run was given.
     """
     asked = words[0].partition("=") if words and words[0].split("=")[0] in ("--follow", "--cancel") else None
     if asked is None and (not joined() or INSIDE in os.environ or {"-h", "--help", "--dry-run"} & set(words)):
@@ -69,7 +70,7 @@ def hand_over(module: str, words: Sequence[str]) -> int | None:
 
 
 def _look_at_addresses(words: Sequence[str]) -> None:
-    """ValueError, before Ray logs them with the job: an address of a storage that has a key in it."""
+    """ValueError if the address of a storage has a key in it, before Ray logs it with the job."""
     for word in words:
         found = re.fullmatch(r"(?:--[\w.-]+=)?(\w+://\S*)", word)
         if found and not found[1].startswith("http"):
@@ -102,7 +103,7 @@ def _client() -> Iterator[JobSubmissionClient]:
 
 
 def _reach(address: str) -> None:
-    """OSError at once where nobody listens: Ray itself would try for 40 s. What is no HOST:PORT is left to it."""
+    """OSError at once if nothing listens, where Ray would try for 40 s. Only HOST:PORT is looked at."""
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         host, port = parts.hostname, parts.port
@@ -117,10 +118,12 @@ def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> s
     name = _option(words, "--name") or module.rpartition(".")[2]
     job = re.sub(r"[^\w.-]", "-", name) + time.strftime("-%m%d-%H%M%S")
     address = os.environ["RAY_ADDRESS"]
-    if address.startswith("http"):  # from another machine, whose paths are not the head's
+    if address.startswith("http"):  # this is another machine, with other paths than the head
         entrypoint = f"exec {shlex.join(['python', '-P', '-m', module, *words])}"
     else:
-        here = [] if address == "auto" else ["env", f"RAY_ADDRESS={address}"]  # Ray would guess, of several on a host
+        here = (
+            [] if address == "auto" else ["env", f"RAY_ADDRESS={address}"]
+        )  # if several run on a host, Ray would guess
         entrypoint = f"cd {shlex.quote(os.getcwd())} && "
         entrypoint += f"exec {shlex.join([*here, sys.executable, '-P', '-m', module, *words])}"
     typed = program(words, module.replace(".", "/") + ".py")
@@ -138,7 +141,7 @@ def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> s
                     runtime_env={"env_vars": environment, "py_modules": packages, "excludes": ["**/__pycache__"]},
                 )
             except RuntimeError as error:
-                if "try again later" not in str(error) or time.monotonic() > end:  # a cluster that is just coming up
+                if "try again later" not in str(error) or time.monotonic() > end:  # the cluster is just starting
                     raise
                 time.sleep(1)
 
@@ -162,7 +165,7 @@ def _option(words: Sequence[str], flag: str) -> str:
 
 
 def _find(client: JobSubmissionClient, name: str) -> str:
-    """The job called so; of several runs of one --name the newest. ValueError if there is none."""
+    """The job of this name, or the newest one of this --name. ValueError: there is none."""
     jobs = sorted((job for job in client.list_jobs() if job.submission_id), key=lambda job: job.start_time or 0)
     found = [job for job in jobs if name in (job.submission_id, (job.metadata or {}).get("name"))]
     if not found:

@@ -1,4 +1,4 @@
-"""One run on many workers: `launch` is the only TorchTrainer."""
+"""One run on several workers. `launch` makes the only TorchTrainer; the rest is what a worker does."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ from dasgm.store.replica import age, discard, for_ray, of
 
 
 class ControllerLost(Failed):
-    """Ray Train's controller, the process that watches a run's workers, is gone, and they with it."""
+    """Ray Train's controller, the process that watches the workers of a run, is gone, and so are the workers."""
 
 
 def workers_for(
     number: int, gpus_per_search: float | None, cpus_each: float = 1.0, wait: float = Workers.wait
 ) -> Workers:
-    """Workers of a search: GPUs are used where there are some, unless a number is named.
+    """The workers of a run.
 
-    Of a cluster that is told by $DASGM_GPUS: GPUs of a worker where none are asked for.
+    Args:
+        number: of workers.
+        gpus_per_search: GPUs of all workers together. None: one GPU per worker if this machine has as many, else 0;
+            on a cluster $DASGM_GPUS per worker, else 0.
+        cpus_each: CPUs of each worker.
+        wait: seconds to wait for room on a cluster.
 
     Raises:
-        ValueError: fewer than one worker, GPUs or seconds below zero, no CPUs, more workers than GPUs, or more than a
-            private Ray has.
+        ValueError: a number is out of range, there are fewer GPUs than workers, or more is asked for than this machine
+            has.
     """
     if not wait >= 0:
         raise ValueError(f"wait {wait}: expected 0 or more seconds")
@@ -48,11 +53,14 @@ def workers_for(
     gpus = number * each if gpus_per_search is None else gpus_per_search
     if number > 1 and 0 < gpus < number:
         raise ValueError(
-            f"{number} workers on {gpus:g} GPUs: NCCL takes no two workers on one GPU; ask for fewer workers, for "
+            f"{number} workers on {gpus:g} GPUs: NCCL cannot put two workers on one GPU; ask for fewer workers, for "
             f"{number} GPUs, or for 0 to compute on CPUs"
         )
     if gpus / number > 1 and gpus % number:
-        raise ValueError(f"{gpus:g} GPUs for {number} worker(s): Ray gives each a share of one GPU, or whole ones")
+        raise ValueError(
+            f"{gpus:g} GPUs for {number} worker(s): Ray gives each a share of one GPU, or whole GPUs; ask for a "
+            f"multiple of {number}"
+        )
     workers = Workers(number, gpus / number, cpus_each, not joined(), wait)
     if workers.private and not connection.slots_here(workers):
         raise ValueError(
@@ -63,12 +71,12 @@ def workers_for(
 
 
 def ensure_device(config: Any, workers: Workers) -> None:
-    """ValueError where `config.device` is none that these workers have: Ray gives each worker its GPU."""
+    """ValueError if these workers cannot use `config.device`; Ray chooses the GPU of each worker."""
     kind, _, index = config.device.partition(":")
     if kind == "cuda" and not workers.gpus:
         raise ValueError(
-            f"device {config.device!r}: the workers have no GPU; give them some (--gpus, of a sweep --gpus-per-trial), "
-            "or leave --device out"
+            f"device {config.device!r}: the workers have no GPU; give them some (--gpus, or for a sweep "
+            "--gpus-per-trial), or leave --device out"
         )
     if index:
         raise ValueError(f"device {config.device!r}: Ray chooses each worker's GPU; leave --device out")
@@ -77,10 +85,13 @@ def ensure_device(config: Any, workers: Workers) -> None:
 
 
 def leave_for_data(workers: Workers, cpus: float) -> None:
-    """Ray Data decodes pictures in tasks of one CPU; where the workers hold every CPU it would wait for ever.
+    """Check that the workers leave Ray Data a CPU: it decodes pictures in tasks of one, and would wait for ever.
+
+    Args:
+        cpus: of the cluster.
 
     Raises:
-        ValueError: the workers leave it none of the cluster's `cpus`.
+        ValueError: they leave none.
     """
     left = cpus - workers.number * workers.cpus
     if left < 1 - 1e-6:
@@ -91,7 +102,7 @@ def leave_for_data(workers: Workers, cpus: float) -> None:
 
 
 def notes_in(scratch: Path, workers: Workers) -> dict[str, Any]:
-    """Where Ray keeps its own notes of a run, as RunConfig wants it."""
+    """Arguments of RunConfig that say where Ray keeps its own notes of a run."""
     place, system = (str(scratch), None) if workers.private else for_ray(scratch)
     return {"storage_path": place, "storage_filesystem": system}
 
@@ -104,14 +115,18 @@ def launch(
     callbacks: list[Any] | None = None,
     retries: int = 2,
 ) -> None:
-    """Run `work(payload)` on every worker, as one Ray Train run; a worker that dies is started again.
+    """Run `work(payload)` on every worker, as one Ray Train run. If a worker dies, all are started again.
 
-    Ray's own notes go below `scratch` for that time; several machines share it, so there it may be object storage.
-    Room for workers that lost their machine is waited for as at the beginning.
+    If a machine is lost, its workers wait for room as at the start.
+
+    Args:
+        scratch: folder for Ray's own notes during the run. Several machines share it, so it may be object storage.
+        callbacks: Ray Train's callbacks.
+        retries: how often the workers are started again.
 
     Raises:
-        ValueError: what `work` returned: a user's mistake, which no retry mends.
-        Failed: one line, the cause, once the retries are used up or there is no room within the workers' `wait`.
+        ValueError: what `work` returned, a user's mistake: trying again would not help.
+        Failed: the cause in one line, once the retries are used up or the workers' `wait` is over.
         KeyboardInterrupt: stopped by Ctrl-C.
     """
     import ray.train
@@ -154,7 +169,7 @@ def launch(
 
 
 def _teller(folder: Path) -> Any:
-    """Writes into a run's log why its workers had to be started again."""
+    """A callback that writes into a run's log why its workers had to be started again."""
     import ray.train
 
     from dasgm.store.run import Run
@@ -162,16 +177,17 @@ def _teller(folder: Path) -> Any:
     class Teller(ray.train.UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
-            with suppress(OSError, ValueError):  # where that cannot be written, neither can this
+            with suppress(OSError, ValueError):  # if the error is that the folder cannot be written, neither can this
                 Run(folder).note_incident(f"worker {rank} failed: {last_line(error)}")
 
     return Teller()
 
 
 def _torch_config(workers: Workers) -> Any:
-    """On one machine the process group meets through a file: torch's TCP store listens on every interface.
+    """Ray Train's configuration of torch.
 
-    One worker has nobody to meet, on a cluster neither.
+    On one machine the workers find each other through a file, since torch's TCP store listens on every interface. On a
+    cluster several workers use the TCP store.
     """
     import ray
     from ray.train.torch import TorchConfig
@@ -197,17 +213,18 @@ def _torch_config(workers: Workers) -> Any:
 
 
 def meet(path: str, rank: int, size: int, backend: str) -> None:
-    """Join the process group of `size` workers that meet at `path`."""
+    """Join the process group of `size` workers that find each other through the file at `path`."""
     import torch.distributed as dist
 
     dist.init_process_group(backend, f"file://{path}", timedelta(minutes=30), size, rank)  # as Ray Train's own
 
 
 def search(payload: dict[str, Any]) -> str | None:
-    """A worker's whole work: the search of `payload`, reporting every epoch to Ray Train.
+    """All that a worker does: the search of a payload. Every epoch is reported to Ray Train.
 
-    Returns what is wrong with what the user asked, in one line. A search that failed is not tried again: its folder
-    says why.
+    Returns:
+        What is wrong with what the user asked for, in one line, else None. A search that failed is not tried again; its
+        folder says why.
     """
     from dasgm.config import SearchConfig
     from dasgm.jobs.search import main
@@ -224,16 +241,16 @@ def pretrain(payload: dict[str, Any]) -> str | None:
 
 
 def evaluate(payload: dict[str, Any]) -> str | None:
-    """The same for an evaluation, whose photographs, if it has any, Ray Data or torch's DataLoader loads."""
+    """The same for an evaluation. Ray Data or torch's DataLoader loads photographs."""
     from dasgm.genotype import Genotype
-    from dasgm.jobs.evaluate import local, main
+    from dasgm.jobs.evaluate import main, torch_batches
     from dasgm.recipes import EvaluateConfig
     from dasgm.store.run import Run
 
-    if fatal := Run(payload["folder"]).about.get("fatal"):  # to the workers before these, and it would be again
+    if fatal := Run(payload["folder"]).about.get("fatal"):  # earlier workers found it, and these would too
         return str(fatal)
     genotype = Genotype.from_json(payload["genotype"])
-    batches: Callable[[Any, EvaluateConfig], Any] = local
+    batches: Callable[[Any, EvaluateConfig], Any] = torch_batches
     if payload["prefetch"]:
         from cluster.stream import streamed
 
@@ -260,22 +277,25 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     folder, cache = local(payload["folder"]), local(payload["cache"])
     run = Run(folder)
     config = from_json(json.loads(payload["config"]), kind)
-    if config.device == "auto" and not payload.get("gpus"):  # whatever this machine has, Ray may have given to others
+    if config.device == "auto" and not payload.get("gpus"):  # Ray may have given the GPUs of this machine to others
         config = replace(config, device="cpu")
     ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
-    # of a machine that is gone the last sign of life, or a file server's lease, counts for more: no failure of this try
+    # the sign of life of a lost machine, or the lease of a file server, outlives it: wait, rather than fail
     patience = 2 * age() if of(folder) or payload.get("shared") else 0.0
-    hooks = Hooks(report=report, say=run.say, about=payload["about"], cache=cache, patience=patience)
+    about = json.loads(payload["about"]) | {"driver": payload["driver"]}
+    hooks = Hooks(report=report, say=run.say, about=about, cache=cache, patience=patience)
     try:
         main(config, folder, hooks)
     except SearchFailed:
-        pass  # run.json says what and where
-    except Locked:  # by a worker that is just being killed: the next try comes later
+        pass  # run.json has the reason
+    except Locked:  # a worker that is just being killed has it; the next try comes later
         raise
-    except Unwritable:  # a full disk, a mount that is gone: it may be mended before the next try
+    except Unwritable:  # a full disk or a lost mount may be mended before the next try
         raise
     except ValueError as error:
-        if world_size() > 1 and not isinstance(error, Refused):  # of this worker alone: the others wait until it dies
+        if world_size() > 1 and not isinstance(
+            error, Refused
+        ):  # only this worker has it, and the others wait until it dies
             raise
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""A cluster's YAML file, judged: what Ray's launcher would refuse, and what it lets pass and should not."""
+"""Checks a cluster's YAML file for what Ray's launcher would refuse, and for what it accepts but should not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dasgm.config import nearest
 from dasgm.store.files import first_line, text
 
 Finding = tuple[bool | None, str]
-"""True and what is well; False and what to do; None and what was not looked at."""
+"""True and what passed; False and what to do; None and what could not be looked at."""
 
 PLACEHOLDER = re.compile(r"<[A-Z_]+>")
 
-# Ray passes any key in these two parts: a typo would be found when machines are there, or never.
+# Ray accepts any key in these two parts, so a typo would be noticed only when machines run, or never.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "aws": (
         *("type", "region", "availability_zone", "cache_stopped_nodes", "security_group", "key_pair"),
@@ -59,18 +59,18 @@ INSTANCE: dict[str, Any] = {  # parameters of EC2's RunInstances that make sense
 
 
 def read_yaml(path: Path) -> tuple[str, Any]:
-    """A file's text and what it says. ValueError: in a few words, why it cannot be read."""
+    """The text of a file, and its contents. ValueError: why it cannot be read, in a few words."""
     import yaml
 
     try:
         found = text(path)
         return found, yaml.safe_load(found)
     except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"is no YAML: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def look_at_yaml(path: Path) -> Iterator[Finding]:
-    """Placeholders, Ray's schema, typos that Ray lets pass, slots, what would be open to the network."""
+    """Look for placeholders, what Ray's schema refuses, typos that it accepts, wrong slots, and open ports."""
     try:
         content, config = read_yaml(path)
     except ValueError as error:
@@ -96,7 +96,7 @@ def look_at_yaml(path: Path) -> Iterator[Finding]:
 
 
 def schema(config: Any) -> str:
-    """What Ray's own validation says, in one line; empty if it accepts the file."""
+    """The error of Ray's own validation, in one line; empty if there is none."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     if not isinstance(config, dict) or not isinstance(config.get("provider"), dict):
@@ -140,7 +140,7 @@ def _unknown(found: Any, known: dict[str, Any] | None, path: str) -> Iterator[st
 
 
 def _slots(path: Path, config: dict[str, Any], text: str) -> Iterator[Finding]:
-    """DASGM_SLOTS against the machines that may come."""
+    """Compare DASGM_SLOTS with the machines that may be started."""
     types = config.get("available_node_types", {}).values()
     if not types:
         return
@@ -153,7 +153,7 @@ def _slots(path: Path, config: dict[str, Any], text: str) -> Iterator[Finding]:
 
 
 def _closed(path: Path, config: dict[str, Any]) -> Iterator[Finding]:
-    """That the commands switch the token on and keep dashboard and MLflow on loopback."""
+    """Look whether the commands require the token and keep dashboard and MLflow on loopback."""
     commands = "\n".join(c for key, part in config.items() if key.endswith("_commands") for c in part)
     wanted = {
         "RAY_AUTH_MODE=token": "export it in setup_commands, or anyone who reaches a port of Ray's runs code",
@@ -162,7 +162,7 @@ def _closed(path: Path, config: dict[str, Any]) -> Iterator[Finding]:
     if "mlflow server" in commands:
         wanted["--host 127.0.0.1"] = "give it to `mlflow server`"
     missing = [f"{path}: {what} is missing: {do}" for what, do in wanted.items() if what not in commands]
-    everywhere = re.search(r"(?<![\d.])0\.0\.0\.0(?!\d)", commands)  # 10.0.0.0/8 is none
+    everywhere = re.search(r"(?<![\d.])0\.0\.0\.0(?!\d)", commands)  # 10.0.0.0/8 is not meant
     missing += [f"{path}: 0.0.0.0 is every interface: name 127.0.0.1"] if everywhere else []
     yield from ((False, line) for line in missing)
     if not missing:
@@ -170,7 +170,7 @@ def _closed(path: Path, config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _security_group(config: dict[str, Any]) -> Iterator[Finding]:
-    """Rules of the groups that the machines get: SSH alone, and not from everywhere."""
+    """Look whether the machines' security groups allow SSH alone, and not from everywhere."""
     if config["provider"]["type"] != "aws":
         return
     configs = [kind.get("node_config", {}) for kind in config.get("available_node_types", {}).values()]
@@ -197,7 +197,7 @@ def _security_group(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def rules(groups: list[dict[str, Any]]) -> Iterator[Finding]:
-    """EC2's answer about groups, judged: from outside only port 22, from single addresses."""
+    """Look whether groups, as EC2 describes them, allow only port 22 from outside, from single addresses."""
     for group in groups:
         wide = []
         for rule in group["IpPermissions"]:

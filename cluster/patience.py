@@ -1,4 +1,4 @@
-"""What a person who waits is told: every few seconds what is waited for, and at once that Ctrl-C has arrived."""
+"""What someone who waits is told: every few seconds what is waited for, and at once that Ctrl-C was received."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOPPING = (
 
 
 def say_now(line: str) -> None:
-    """Print a line, odd characters in it escaped; a pipe gets it at once too."""
+    """Print a line at once, into a pipe too. Characters that cannot be printed are escaped."""
     print(printable(line), flush=True)
 
 
@@ -28,9 +28,12 @@ def say_now(line: str) -> None:
 def told(
     doing: str, awaited: Callable[[], str], say: Callable[[str], None] = say_now, every: float = EVERY
 ) -> Iterator[None]:
-    """Say every few seconds, while the block runs, what is being done, for how long, and what is waited for.
+    """While the block runs, say every few seconds what is being done, for how long, and what is waited for.
 
-    Nothing is said while `awaited` names nothing.
+    Args:
+        doing: what is being done.
+        awaited: returns what is waited for; nothing is said while it returns an empty text.
+        every: seconds between two lines.
     """
     over, begun = threading.Event(), time.monotonic()
 
@@ -50,10 +53,10 @@ def told(
 
 @contextmanager
 def answered(line: str = STOPPING, say: Callable[[str], None] = say_now) -> Iterator[None]:
-    """Say `line` at the first Ctrl-C or SIGTERM, and leave what these do as it is.
+    """Say `line` at the first Ctrl-C or SIGTERM. The handlers of these signals stay as they are.
 
-    Python runs its handlers between two bytecodes of the main thread, which may be seconds away while Ray or torch
-    computes; the signal itself writes into a pipe, from which another thread reads.
+    Python runs handlers between two bytecodes of the main thread, which may take seconds while Ray or torch computes.
+    The signal itself writes into a pipe at once, from which another thread reads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -74,6 +77,6 @@ def answered(line: str = STOPPING, say: Callable[[str], None] = say_now) -> Iter
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writer)  # the thread reads the end
+        os.close(writer)  # so that the thread ends
         thread.join()
         os.close(reader)

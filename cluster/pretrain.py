@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from cluster.driver import ended, payload, run
 from cluster.handover import HELP, hand_over
 from cluster.job import ensure_device, workers_for
 from cluster.job import pretrain as work
+from cluster.options import OnWorkers
 from cluster.patience import say_now
-from cluster.search import ended, payload, run
+from cluster.stores import ensure_known
 from dasgm.cli.again import called
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.pretrain import PretrainOptions, pretrain_options, pretrained_line
@@ -17,15 +19,8 @@ from dasgm.store.bucket import lies_at
 
 
 @dataclass(frozen=True)
-class Options(PretrainOptions):
+class Options(OnWorkers, PretrainOptions):
     """Where a pre-training lies, how many workers run it, how long it is, and its settings."""
-
-    workers: int = 1
-    """Number of processes that share the pre-training; each has a batch of --batch-size of its own."""
-    gpus: float | None = None
-    """Number of GPUs of all workers together. None takes one for each worker if this machine has as many."""
-    wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,9 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         print(describe_pretraining(config, options.workers))
         return 0
 
-    def job() -> None:
+    def job() -> int:
         from dasgm.jobs.pretrain import fits
 
+        ensure_known()
         workers = workers_for(options.workers, options.gpus, wait=options.wait)
         say_now(f"pre-training: starting Ray; the run's folder is {lies_at(folder)}")
         ensure_device(config, workers)
@@ -53,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         about = {"name": folder.name, "title": folder.name, "command": command}
         run(work, payload(config, folder, options.storage / "cache", about), workers, "pre-training")
         print(pretrained_line(folder))
+        return 0
 
     return ended(job, folder, command)
 

@@ -1,4 +1,4 @@
-"""What a search asks of a cluster, whether there is room for it, and waiting until there is."""
+"""What a run asks of a cluster, whether there is room for it, and how it is waited for."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Resources = Mapping[str, float]  # of a machine, by Ray's names
-STARTS = 5  # of workers that die as they begin, before a run fails
-WAITS, SEE = "waiting up to ", "(see --wait)"  # what a line begins and ends with
+Resources = Mapping[str, float]  # of a machine, under Ray's names
+STARTS = 5  # number of times that workers may die as they start before the run fails
+WAITS, SEE = "waiting up to ", "(see --wait)"  # how the two lines about room begin and end
 SLOT = "slot"  # a cluster's machine has one for each worker that it holds (gpu.yaml, local.yaml)
-HOLDS_NOTHING: dict[str, float] = {"memory": 1}  # one byte: a trial's driver takes no CPU from the workers
+HOLDS_NOTHING: dict[str, float] = {"memory": 1}  # one byte, since a trial's driver shall take no CPU from workers
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What one search asks of the cluster."""
+    """The workers of one run, and what they ask of the cluster."""
 
     number: int = 1
     gpus: float = 0.0
-    """Of each worker."""
+    """Number of GPUs of each worker."""
     cpus: float = 1.0
     private: bool = True
     """Whether they share one machine."""
     wait: float = 1800.0
-    """Seconds for which room for them is waited for."""
+    """Seconds to wait for room."""
 
     def fit(self, cpus: float, gpus: float) -> int:
-        """How many of them one machine with these resources holds."""
+        """How many workers one machine with these resources has room for."""
         by_cpu = int(cpus / self.cpus + 1e-6)  # 1 // 0.1 is 9
         if not self.gpus:
             return by_cpu
         if self.gpus >= 1:
             return min(by_cpu, int(gpus / self.gpus + 1e-6))
-        whole = int(gpus + 1e-6)  # a share of a GPU lies on one GPU; what is left of others may be too
+        whole = int(
+            gpus + 1e-6
+        )  # a share of a GPU lies on one GPU; the rest of a GPU that is partly in use counts as well
         return min(by_cpu, whole * int(1 / self.gpus + 1e-6) + int((gpus - whole) / self.gpus + 1e-6))
 
     def slots(self, cpus: float, gpus: float) -> int:
-        """How many such searches run at once on one machine with these resources."""
+        """How many such runs one machine with these resources has room for at once."""
         return self.fit(cpus, gpus) // self.number
 
     def room(self, machines: Iterable[Resources]) -> int:
-        """How many of them these machines hold: each is on one machine, those of a search need not be on the same."""
+        """How many workers these machines have room for. The workers of a run may be on several machines."""
         return sum(self.fit(its.get("CPU", 0.0), its.get("GPU", 0.0)) for its in machines)
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What Ray gives each of them."""
+        """The resources that Ray gives each worker."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
     def __str__(self) -> str:
@@ -60,9 +62,13 @@ class Workers:
 
 
 def wait_for_room(workers: Workers, say: Callable[[str], None]) -> int:
-    """How many searches the cluster has room for now; others may be using it.
+    """Wait for room for one run; return how many such runs the cluster has room for.
 
-    Where machines come and go ($DASGM_SLOTS: slots of all that may come), they are asked for, and what may come counts.
+    Others may be using the cluster. If machines come and go ($DASGM_SLOTS: the slots of all that may come), they are
+    asked for, and those that may come count.
+
+    Raises:
+        ValueError: there was no room within the workers' `wait`.
     """
     from ray.autoscaler.sdk import request_resources
 
@@ -79,16 +85,16 @@ def wait_for_room(workers: Workers, say: Callable[[str], None]) -> int:
             if not told:
                 say(waiting(workers, have))
                 told = True
-            if most:  # again and again: every 20 s Train's coordinator puts what it knows of in its place
+            if most:  # repeatedly: every 20 s Ray Train's coordinator replaces this request by its own
                 request_resources(bundles=[workers.bundle] * workers.number)
             time.sleep(2)
     finally:
         if most and told:
-            request_resources(bundles=[])  # or they would never be returned
+            request_resources(bundles=[])  # otherwise the machines would never be returned
 
 
 def _machines(free: bool) -> list[Resources]:
-    """What each machine of the cluster has, in all or free."""
+    """The resources of each machine of the cluster: all, or those that are free."""
     import ray
 
     if free:
@@ -99,7 +105,7 @@ def _machines(free: bool) -> list[Resources]:
 
 
 def unplaced(asked: Resources) -> bool:
-    """Whether what has these resources waits for a machine that has them free."""
+    """Whether something that asks for these resources waits for a machine that has them free."""
     from ray.util import placement_group_table
 
     groups = placement_group_table().values()
@@ -107,32 +113,32 @@ def unplaced(asked: Resources) -> bool:
 
 
 def waiting(workers: Workers, have: str = "") -> str:
-    """The line that says what is waited for; by default it names what is free now."""
+    """The line that says what is waited for. `have`: what the cluster has; by default what is free now."""
     have = have or _have(workers, _machines(free=True), free=True)
     return f"{WAITS}{workers.wait:g} s for room on the cluster: a search asks for {workers}, it has {have}"
 
 
 def given_up(workers: Workers, have: str = "") -> str:
-    """The line that says what was waited for in vain; by default it names what is free now."""
+    """The line that says what was waited for in vain. `have`: see `waiting`."""
     have = have or _have(workers, _machines(free=True), free=True)
     return f"a search asks for {workers}; after {workers.wait:g} s the cluster has {have} {SEE}"
 
 
 def gave_up(reason: str) -> bool:
-    """Whether a run ended with that line."""
+    """Whether the reason of a run's end is the line of `given_up`."""
     return reason.endswith(SEE)
 
 
 def _have(workers: Workers, machines: list[Resources], free: bool) -> str:
     cpus, gpus = (sum(its.get(kind, 0.0) for its in machines) for kind in ("CPU", "GPU"))
     have, room = f"{cpus:g} CPUs and {gpus:g} GPUs{' free' if free else ''}", workers.room(machines)
-    if room < workers.number <= workers.fit(cpus, gpus):  # in all it would do
+    if room < workers.number <= workers.fit(cpus, gpus):  # the resources would suffice on one machine
         have += f", but each worker is on one machine: room for {room}"
     return have
 
 
 def _may_come(workers: Workers, machines: list[Resources], most: float) -> int:
-    """How many searches run at once on as many machines, like the one with the most slots, as have `most` in all."""
+    """How many runs there is room for on machines with `most` slots together, each like the largest there is now."""
     widest, asked = max(machines, key=lambda its: its.get(SLOT, 0.0)), _slots(workers)
     if not (each := widest.get(SLOT, 0.0)):
         return max(1, int(most // asked))
@@ -142,22 +148,23 @@ def _may_come(workers: Workers, machines: list[Resources], most: float) -> int:
 
 
 def _slots(workers: Workers) -> float:
-    """What a search takes of SLOT: a GPU, or a CPU where it uses none. Ray takes fractions below 1 only."""
+    """Slots that a run takes: one per GPU, or per CPU if it uses no GPU. Ray takes fractions below 1 only."""
     asked = workers.number * (workers.gpus or workers.cpus)
     return asked if asked < 1 else float(math.ceil(asked))
 
 
 def driver(workers: Workers) -> dict[str, float]:
-    """What the driver of a search asks for, so that machines come for it and it begins where its workers fit.
+    """The resources that the driver of a search asks for.
 
-    Where no machine of the cluster has slots, nothing.
+    They are slots, so that machines are started for it and it runs where its workers fit. If no machine has slots, it
+    asks for nothing.
     """
     widest = max((its.get(SLOT, 0.0) for its in _machines(free=False)), default=0.0)
     return {SLOT: min(widest, _slots(workers))} if widest else HOLDS_NOTHING
 
 
 def tell(folder: Path, line: str) -> None:
-    """Write into a run's log while no worker has it."""
+    """Write a line into the log of a run that no worker holds."""
     from dasgm.store.run import Run
 
     with Run(folder).unheld() as run, suppress(OSError):
@@ -165,7 +172,10 @@ def tell(folder: Path, line: str) -> None:
 
 
 def waiter(folder: Path, workers: Workers) -> Any:
-    """Writes into a run's log that its workers wait for room, and gives up: Ray Train asks for ever, without a word."""
+    """A callback that writes into a run's log that its workers wait for room, and gives up after `wait` seconds.
+
+    Ray Train itself would ask for ever and print nothing.
+    """
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     from ray.train.v2._internal.execution.callback import ControllerCallback
     from ray.train.v2._internal.execution.controller.state import PreemptingState, ReschedulingState, RunningState
@@ -183,7 +193,7 @@ def waiter(folder: Path, workers: Workers) -> Any:
                 return
             error: Any = current_state.training_failed_error
             error = getattr(error, "controller_failure", error)
-            if not isinstance(error, WorkerGroupStartupTimeoutError):  # a worker died as it began: there was room
+            if not isinstance(error, WorkerGroupStartupTimeoutError):  # a worker died as it started, so there was room
                 self.since, self.failed = 0.0, self.failed + 1
                 if self.failed > STARTS:
                     raise error

@@ -1,4 +1,4 @@
-"""Where MLflow keeps what is mirrored: $MLFLOW_TRACKING_URI, else SQLite beside the runs. Free of mlflow."""
+"""Where MLflow keeps what is sent to it: $MLFLOW_TRACKING_URI, else SQLite beside the runs. Does not import mlflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from dasgm.config import nearest
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
 EXPERIMENT = "dasgm"
+ENVIRONMENT = {  # set unless the user has: with its defaults MLflow waits 4 to 20 minutes for a server that is gone
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised as well, and said once
+}
 EXAMPLES = "http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db"
+
+
+def prepare() -> None:
+    """Set what mlflow reads from the environment; to be called before it is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def store_of(uri: str | None, storage: Path) -> str:
@@ -27,9 +40,9 @@ def experiment_of(name: str | None = None) -> str:
 
 
 def ensure_known(uri: str | None = None) -> None:
-    """ValueError where MLflow has no store for `uri`, by default for $MLFLOW_TRACKING_URI.
+    """ValueError if MLflow has no store for `uri`, by default $MLFLOW_TRACKING_URI.
 
-    MLflow's own import takes seconds, and its error comes once a search runs.
+    MLflow itself takes seconds to import, and would raise its error only when a search already runs.
     """
     named = "" if uri else "MLFLOW_TRACKING_URI "
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -58,7 +71,7 @@ def ensure_known(uri: str | None = None) -> None:
 
 
 def _kind(uri: str) -> str:
-    """Its scheme as MLflow takes it: of a database without the driver; '' of a path."""
+    """The scheme of an address as MLflow reads it: a database without its driver; empty for a path."""
     if uri in SERVERS:  # databricks, without an address
         return uri
     scheme = urlsplit(uri).scheme.lower()
@@ -69,5 +82,5 @@ def _kind(uri: str) -> str:
 
 
 def _shown(uri: str) -> str:
-    """For people: without a password, and no longer than a line takes."""
+    """An address as it is shown: without a password, and short."""
     return repr(re.sub(r"//[^/@]*@", "//...@", uri)[:100])

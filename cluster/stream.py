@@ -1,4 +1,4 @@
-"""ImageNet through Ray Data: photographs decoded and augmented on all the cluster's CPUs. Its only importer."""
+"""ImageNet through Ray Data: photographs are decoded and augmented on all CPUs of the cluster."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dasgm.recipes import EvaluateConfig
 
 
 class RayLoader(Loader):
-    """A worker's batches, each made by a task of one CPU anywhere in the cluster, also where there is no GPU.
+    """The batches of a worker. Each is made by a task of one CPU, on any machine of the cluster.
 
-    At most `prefetch` batches are in the making or waiting, so memory does not grow with the data: a batch is
-    batch_size x 3 x size^2 bytes in Ray's object store. Ray Data counts more than one block for a running task and so
-    runs about a third of `prefetch` at once: three times this worker's share of the cluster's CPUs uses them all.
+    At most `prefetch` batches are being made or wait, so memory does not grow with the data: a batch has
+    batch_size x 3 x size^2 bytes in Ray's object store. Ray Data counts more than one block per running task, so about
+    a third of `prefetch` run at once. Three batches for each CPU of this worker's share use all of them.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RayLoader(Loader):
         self._listings: dict[str, Any] = {}
 
     def _kept(self, listing: Listing) -> Any:
-        """A listing in Ray's object store, once for all epochs: what a pipeline is handed outlives it for a while."""
+        """A listing in Ray's object store, put there once: Ray frees what a pipeline used only after a while."""
         import ray
 
         if listing.digest not in self._listings:
@@ -57,8 +57,10 @@ class RayLoader(Loader):
         import ray
         import ray.data
 
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its import has set it anew
-        rows = ray.data.from_arrow([pa.table({"index": batch}) for batch in batches])  # a block a batch, so a task
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the import has reset the level
+        rows = ray.data.from_arrow(
+            [pa.table({"index": batch}) for batch in batches]
+        )  # one block, and so one task, per batch
         options = rows.context.execution_options
         options.preserve_order = True
         options.resource_limits = ray.data.ExecutionResources(
@@ -73,12 +75,14 @@ class RayLoader(Loader):
             concurrency=min(self.prefetch, len(batches)),
         )
         for batch in made.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=0):
-            pixels, labels = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label"))  # Ray's: read-only
+            pixels, labels = (
+                torch.from_numpy(batch[name].copy()) for name in ("pixels", "label")
+            )  # Ray's arrays are read-only
             yield pixels, labels, batch["wrong"].tolist()
 
 
 def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader]:
-    """What makes the batches of a Train worker."""
+    """A function that makes the batches of a worker of Ray Train."""
 
     def batches(data: Photographs, config: EvaluateConfig) -> RayLoader:
         device = device_of(config.device)
@@ -88,7 +92,7 @@ def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader
 
 
 class _Make:
-    """A task's work. The reader's listing, which may be large, is a reference: Ray keeps one copy on each machine."""
+    """What a task does. It has a reference to the listing, which may be large: Ray keeps one copy per machine."""
 
     def __init__(self, reader: Any) -> None:
         self.reader = reader

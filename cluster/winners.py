@@ -1,4 +1,4 @@
-"""Genotypes to evaluate: named ones, those of runs, and the best of a sweep, from its folder or from MLflow."""
+"""Genotypes to evaluate: given by name, of a run, or the best of a sweep, from its folder or from MLflow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.stores import EXPERIMENT, prepare, store_of
 from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.pages.view import OBJECTIVE, ranking, read_trials
@@ -26,17 +27,17 @@ class Candidate:
     """A genotype and where it comes from."""
 
     name: str
-    """Of its row, and of its evaluations' folders: DARTS_V2, t003."""
+    """As in DARTS_V2 or t003: names its row of the table and its evaluations."""
     genotype: Genotype
     source: str
     config: dict[str, Any] = field(default_factory=dict)
-    """config.json of the search that gave it."""
+    """config.json of the search that found it; empty if it comes from elsewhere."""
     searched: dict[str, str] = field(default_factory=dict)
-    """That search: sweep, trial, its MLflow tag `dasgm.run` as `run`, and its MLflow run where it came from there."""
+    """That search: its sweep and trial, `run` (its tag `dasgm.run` in MLflow), `mlflow_run` if it came from there."""
 
 
 def named(sources: Sequence[str]) -> list[Candidate]:
-    """Of built-in names, files, runs' folders and genotypes' texts. ValueError: no genotype, or two of one name."""
+    """Genotypes by known names, files, folders of runs, or as text. ValueError: no genotype, or two share a name."""
     found = [_named(source) for source in sources]
     names = [one.name for one in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -102,15 +103,14 @@ def _enough(where: str, finished: int, top: int) -> None:
 
 
 def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
-    """The same from what the sweep's mirror sent: ranked by the objective, genotype.json and config.json."""
-    from cluster.tracking import ENVIRONMENT, one_line, store_of
+    """The same from MLflow, by what the sweep sent there: the objective, genotype.json and config.json."""
+    from cluster.tracking import one_line
 
     uri = store_of(None, storage)
     missing = f"--from-sweep {name}: there is no sweep in {storage / name}"
     if uri.startswith("sqlite") and not (storage / "mlflow.db").is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
         raise ValueError(f"{missing}; name its --storage, or set MLFLOW_TRACKING_URI")
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+    prepare()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -126,8 +126,8 @@ def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
 
 
 def _trials(client: MlflowClient, name: str) -> list[Any] | None:
-    """MLflow's runs of the finished trials of the sweep begun last under this name, best first; None: no such sweep."""
-    from cluster.tracking import EXPERIMENT, every
+    """MLflow's runs of the finished trials of the latest sweep of this name, best first; None: no such sweep."""
+    from cluster.writer import every
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:

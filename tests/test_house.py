@@ -9,6 +9,8 @@ import pytest
 from commands import ROOT
 from layout import circle, imports
 
+PARTS_OF_A_SWEEP = ("trials", "halving", "callbacks", "table", "asking", "plan", "spaces", "last_stage")
+
 MOST_AT_THE_TOP = 16  # modules of dasgm besides __init__ and __main__
 GRAPH = imports(ROOT)
 
@@ -28,6 +30,9 @@ def test_circles_are_found() -> None:
     [
         ("dasgm", ("cluster", "tuning")),
         ("cluster", ("tuning",)),
+        ("cluster.driver", ("cluster.search", "cluster.pretrain", "cluster.evaluate", "cluster.group")),
+        ("cluster.group", ("cluster.evaluations", "cluster.evaluate")),
+        *((f"tuning.{name}", ("tuning.sweep", "tuning.options")) for name in PARTS_OF_A_SWEEP),
         ("dasgm.store", ("dasgm.config", "dasgm.search", "dasgm.data", "dasgm.jobs", "dasgm.pages", "dasgm.cli")),
         ("dasgm.pages", ("dasgm.jobs", "dasgm.cli")),
         ("dasgm.jobs", ("dasgm.cli",)),

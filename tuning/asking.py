@@ -1,6 +1,6 @@
-"""A sweep's study, and what its space answers: the changes of each trial, and whether it is still the space it was.
+"""The study of a sweep, and what the space makes of its trials. A space that has changed since is refused.
 
-Free of Ray, so that a wrong space is refused before Ray starts.
+Does not import Ray, so that a wrong space is refused before Ray starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dasgm.store.files import first_line, short
 from tuning.plan import Plan
 from tuning.spaces import Space
 
-TRIES = 16  # proposals in which a space that varies a given setting shows it
+TRIES = 16  # number of proposals in which a space has to show that it varies a given setting
 MEND = "restore the space, or use another --name"
 
 
@@ -33,7 +33,7 @@ class Conflict(ValueError):
 
 
 def open_study(folder: Path) -> optuna.Study:
-    """The study of a sweep's folder (study.db; optuna-dashboard opens it), made if need be."""
+    """The study of a sweep's folder, made if there is none: study.db, which optuna-dashboard opens."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = (folder / "study.db").absolute()
     try:
@@ -41,7 +41,7 @@ def open_study(folder: Path) -> optuna.Study:
             storage=f"sqlite:///{path}", study_name=folder.name, direction="maximize", load_if_exists=True
         )
         study.get_trials(deepcopy=False)
-    except Exception as error:  # SQLAlchemy's and Optuna's, of a file that is no study of ours
+    except Exception as error:  # SQLAlchemy's and Optuna's, if the file is not such a study
         raise ValueError(
             f"study {path}: it cannot be read ({first_line(error)[:200]}); restore it, or use another --name"
         ) from None
@@ -49,7 +49,7 @@ def open_study(folder: Path) -> optuna.Study:
 
 
 def _ensure_nameable(folder: Path) -> None:
-    """ValueError where Optuna's and MLflow's databases cannot hold the folder's name."""
+    """ValueError if the databases of Optuna and MLflow cannot hold the name of the folder."""
     try:
         str(folder.absolute()).encode()
     except UnicodeEncodeError:
@@ -69,12 +69,12 @@ def copy_of_study(folder: Path) -> optuna.Study:
 
 
 def searches(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """But for those at which the space failed: they never were one, and Optuna cannot forget them."""
+    """The trials that are searches. If the space fails, Optuna keeps a trial of which no search was made."""
     return [trial for trial in trials if trial.state != TrialState.FAIL or "overrides" in trial.user_attrs]
 
 
 class Prescribed(optuna.samplers.RandomSampler):
-    """Proposes the parameters that it was given."""
+    """Proposes given parameters."""
 
     def __init__(self, parameters: dict[str, Any]):
         super().__init__()
@@ -85,7 +85,7 @@ class Prescribed(optuna.samplers.RandomSampler):
 
 
 def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """Of the trial with this number: random at first, then TPE."""
+    """The sampler of the trial with this number: the first trials are random, then TPE proposes them."""
     return optuna.samplers.TPESampler(seed=seed_of(seed, "sampler", number) % 2**32, n_startup_trials=6)
 
 
@@ -93,10 +93,10 @@ def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
 
 
 def changes_of(study: optuna.Study, number: int, plan: Plan, space: Space, base: SearchConfig) -> dict[str, Any]:
-    """What the space makes of a trial; kept in the study, so that it is asked once.
+    """The changes of the base configuration that the space proposes for a trial. The study keeps them.
 
     Raises:
-        ValueError: the space fails, proposes what is no configuration, or changes a setting that is given.
+        ValueError: the space fails, its changes give no valid configuration, or it changes a given setting.
     """
     trials = study.get_trials(deepcopy=False)
     place = len(searches(trials[:number]))
@@ -109,8 +109,8 @@ def changes_of(study: optuna.Study, number: int, plan: Plan, space: Space, base:
             _fits_checkpoint(base, config)
             _keeps(plan, base, config)
             trial.set_user_attr("overrides", changes)
-        except Exception as error:  # a user's space may fail in any way
-            study.tell(number, state=TrialState.FAIL)  # no search: another takes its place
+        except Exception as error:  # a user's function may raise any error
+            study.tell(number, state=TrialState.FAIL)  # no search is made of it; another trial takes its place
             raise ValueError(f"the space, at trial {number}: {error}") from None
     if not isinstance(changes := trial.user_attrs["overrides"], dict):
         raise ValueError(f"study {study.study_name}: the changes of trial {number} are {short(changes)}")
@@ -118,19 +118,22 @@ def changes_of(study: optuna.Study, number: int, plan: Plan, space: Space, base:
 
 
 def ensure_same_space(folder: Path, plan: Plan, base: SearchConfig, pretrained: bool = True) -> None:
-    """Whether the space is the one that made the trials of a sweep's folder, and can make the next one.
+    """Check that the space is the one that proposed the trials of a sweep, and that it can propose the next one.
 
-    Nothing is written: it is asked about a copy of the study. `pretrained`: the base configuration has its GAN's file,
-    or needs none; otherwise what the space makes of it cannot be compared yet.
+    It is asked with a copy of the study, so nothing is written.
+
+    Args:
+        pretrained: the base configuration has the file of its GAN, or needs none. Otherwise the changes that the space
+            proposes cannot be compared yet.
 
     Raises:
-        ValueError: the space has changed (the parameter or the setting is named), or as of `changes_of`.
+        ValueError: the space has changed (the parameter or the setting is named), or see `changes_of`.
     """
     _ensure_nameable(folder)
     study, space = copy_of_study(folder), plan.space()
     made = searches(study.get_trials(deepcopy=False))
     if len(made) >= plan.num_trials:
-        return  # none is to be proposed
+        return  # no trial is to be proposed
     if not plan.parameters:  # rows of a table are compared by their digest
         for trial in made:
             if isinstance(trial.user_attrs.get("overrides"), dict):
@@ -141,7 +144,7 @@ def ensure_same_space(folder: Path, plan: Plan, base: SearchConfig, pretrained: 
 
 
 def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
-    """ValueError where a trial is to begin with the pre-trained GAN of another kind, or with one but has no GAN."""
+    """ValueError if a trial would begin with a pre-trained GAN of another type than its own, or has no GAN."""
     one, other = key_of(base.gan), key_of(config.gan)
     if config.gan_checkpoint and config.gan_checkpoint == base.gan_checkpoint and one != other:
         raise ValueError(
@@ -151,7 +154,7 @@ def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
 
 
 def _keeps(plan: Plan, base: SearchConfig, config: SearchConfig) -> None:
-    """Conflict where a space of the user's own gives a search another value than the given one."""
+    """Conflict if a user's own space gives a search another value than the given one."""
     asked, found = _values(base), _values(config)
     unused = {"freeze_gan"} if config.gan is None else set()  # without a GAN there is nothing to freeze
     for path in sorted(plan.given - unused) if plan.space_name else ():
@@ -163,12 +166,12 @@ def _keeps(plan: Plan, base: SearchConfig, config: SearchConfig) -> None:
 
 
 def _values(config: SearchConfig) -> dict[str, Any]:
-    """Settings by their paths; a part's is its key, of no GAN `none`."""
+    """Settings by their paths. The value of a part is its key; without a GAN it is `none`."""
     return settings(config) | {part: key_of(getattr(config, part)) for part in PARTS}
 
 
 def _ensure_kept(plan: Plan, space: Space, base: SearchConfig) -> None:
-    """Conflict where a space that sets a given setting varies it: one proposal may have the given value by chance."""
+    """ValueError if a space varies a given setting. It is asked often: one proposal may agree by chance."""
     for seed in range(TRIES):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
         try:
@@ -176,14 +179,14 @@ def _ensure_kept(plan: Plan, space: Space, base: SearchConfig) -> None:
         except Conflict as error:
             raise ValueError(f"the space: {error}") from None
         except Exception:
-            continue  # said where it happens to a trial
+            continue  # reported when it happens to a trial
 
 
 # ------------------------------------------------------------------------------------------------ the same space?
 
 
 class _Asked(optuna.Trial):
-    """Optuna keeps one kind of distribution a parameter, and one list of choices: names what differs."""
+    """A trial that names what differs if a parameter does not have the distribution that it had before."""
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         for trial in self.study.get_trials(deepcopy=False):
@@ -192,12 +195,12 @@ class _Asked(optuna.Trial):
                     check_distribution_compatibility(before, distribution)
                 except ValueError:
                     raise Conflict(f"{_differs(name, before, distribution)}; {MEND}") from None
-                break  # the others are compatible with that one
+                break  # all others are compatible with this one
         return super()._suggest(name, distribution)
 
 
 class _Again(FixedTrial):
-    """A trial that was proposed before: what the space asks for must be what it asked for then."""
+    """A trial that was proposed before: the space must ask for the same parameters as it did then."""
 
     def __init__(self, trial: FrozenTrial):
         super().__init__(trial.params, trial.number)
@@ -212,7 +215,7 @@ class _Again(FixedTrial):
 
 
 def _ensure_asked_alike(trial: FrozenTrial, plan: Plan, space: Space, base: SearchConfig, pretrained: bool) -> None:
-    """ValueError where the space would make something else of the parameters of a trial than it did."""
+    """ValueError if the space proposes other changes for the parameters of a trial than it did."""
     again = _Again(trial)
     try:
         changes = space(again, base)
@@ -224,7 +227,7 @@ def _ensure_asked_alike(trial: FrozenTrial, plan: Plan, space: Space, base: Sear
         what = f"space {plan.space_name}" if plan.space_name else "the space"
         raise ValueError(f"{what} has changed since it made trial {trial.number}: {error}; {MEND}") from None
     except Exception:
-        return  # it asks for what a trial of the past has not, such as its study: it cannot be compared
+        return  # it uses what a finished trial lacks, such as its study, so it cannot be compared
 
 
 def _ensure_changes_alike(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,66 +1,54 @@
-"""A sweep's options: where its searches run and what they share, and which searches there are."""
+"""Options of a sweep: where its searches lie and run, and which searches there are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from dasgm.cli.settings import check_time_budget
+from cluster.options import GroupOptions, OnCluster
 from dasgm.given import NOTHING, Given, flags
 from tuning import spaces
 from tuning.plan import Plan, rungs
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where and how widely searches run, and the settings that they share."""
+class SweepOptions(OnCluster, GroupOptions):
+    """Where the searches of a sweep lie, and on what each of them runs."""
 
-    config: Any
-    max_concurrent: int = 0
-    """Largest number of searches at once; 0 is as many as the machine or cluster has room for."""
-    workers_per_trial: int = 1
-    """Number of processes that share one search."""
-    gpus_per_trial: float | None = None
-    """Number of GPUs of all workers of a search together. None takes one for each worker if there are as many."""
-    storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Name of the sweep; by default <preset>-<dataset>-s<seed>. A sweep of the same name is continued."""
-    time_budget: float | None = None
-    """Seconds after which no more work is begun and running work is stopped, to be continued by the same command."""
-    wait: float = 1800.0
-    """Seconds to wait for room on a joined cluster (RAY_ADDRESS), at the beginning and after a machine is lost."""
+    """Name of the sweep, by default <preset>-<dataset>-s<seed>. A sweep with this name is continued."""
+    workers_per_trial: int = 1
+    """Number of processes that share one search. Each has a batch of --batch-size of its own."""
+    gpus_per_trial: float | None = None
+    """Number of GPUs of all workers of a search together. By default one GPU per worker if there are as many GPUs,
+    else 0."""
     pretrain: bool = False
-    """Begin every search with the same pre-trained GAN, and pre-train it first if that has not been done."""
-    dry_run: bool = False
-    """Print the configuration and what the sweep would cost, and start nothing."""
+    """Begin every search with the same pre-trained GAN; train it first if no run in --storage has done so."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.workers_per_trial < 1:
             raise ValueError(f"workers-per-trial {self.workers_per_trial}: expected at least 1")
-        if self.max_concurrent < 0:
-            raise ValueError(f"max-concurrent {self.max_concurrent}: expected 1 or more, or 0 for as many as fit")
-        check_time_budget(self.time_budget)
 
 
 @dataclass(frozen=True)
-class Options(Placement):
+class Options(SweepOptions):
     """What a sweep is, and its base configuration's settings."""
 
     num_trials: int = 4
-    """Number of searches in all. A larger number extends a sweep of the same name."""
+    """Number of searches of the sweep. A larger number extends a sweep with this name."""
     grace: int = 2
-    """Number of epochs before a search can be stopped early; at most the epochs of a search."""
+    """Number of epochs before a search can be stopped early, at most those of a search."""
     space: str = ""
     """Python function that proposes the settings that vary, as MODULE:FUNCTION.
-    By default learning rates, the share of real images and the type of the GAN vary, but for those that are given."""
+    By default learning rates, --val-portion and the type of the GAN vary, except those that are given."""
     then_imagenet: str = ""
-    """Folder with ImageNet's files: at the end the best genotypes are trained on it, as by cluster/evaluate.py."""
+    """Folder with ImageNet's files, on which the best genotypes are trained at the end, as by cluster/evaluate.py.
+    By default none is."""
     top: int = 1
-    """Number of genotypes that are trained on ImageNet."""
+    """Number of genotypes to train on ImageNet, the best first."""
     imagenet_set: tuple[str, ...] = ()
     """Settings of the training on ImageNet, as in --imagenet-set recipe=imagenet-small workers=2."""
 
@@ -73,7 +61,7 @@ class Options(Placement):
             raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
 
     def plan(self, given: Given = NOTHING) -> Plan:
-        """The searches that these options ask for; none changes a setting that is given."""
+        """The searches that these options ask for. None of them changes a given setting."""
         base, identity = self.config, dict[str, Any](space=self.space, grace=self.grace)
         if not self.space:
             identity["fixed"] = list(spaces.fixed(base, given))
@@ -81,7 +69,7 @@ class Options(Placement):
         return Plan(self.num_trials, partial(spaces.load, self.space, given), compared, identity, given=given)
 
     def look_at_grace(self, words: Sequence[str]) -> None:
-        """Say where a grace that is given has no effect. ValueError: it is beyond the last epoch."""
+        """Say so if a given --grace has no effect. ValueError: it is beyond the last epoch."""
         method, given = self.config.method, "grace" in flags(words)
         if given and self.grace > method.total_epochs:
             raise ValueError(f"grace {self.grace}: expected at most {method.total_epochs}, the epochs of a search")

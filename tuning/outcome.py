@@ -1,4 +1,4 @@
-"""What a sweep's command prints at its end: the ranking, the best genotype, where to look."""
+"""What the command of a sweep prints at its end: the ranking, the best genotype, and where everything lies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(sweep: Sweep) -> bool:
-    """The ranking, the best genotype, where everything lies, and what to do next; whether any trial finished."""
+    """Print the ranking, the best genotype, and what to do next; return whether a trial finished."""
     from rich.console import Console
 
     from cluster.tracking import CHARTS, address, ui_command
@@ -54,7 +54,7 @@ def show(sweep: Sweep) -> bool:
 
 
 def own_pictures(words: list[str]) -> list[str]:
-    """The command's words with the user's folder in place of its data set."""
+    """The words of a command with a folder of the user's in place of its data set."""
     kept, rest = [], iter(words)
     for word in rest:
         if word in ("--dataset", "--data-dir", "--name"):
@@ -65,7 +65,7 @@ def own_pictures(words: list[str]) -> list[str]:
 
 
 def _synthetic(runs: list[Any]) -> list[str]:
-    """What the generated images are worth: of the best run that has a GAN, else of one that was stopped."""
+    """A line about the quality of the generated images, of the best run that has measured it."""
     for run in runs:
         accuracy, diversity = run.last("gan/synthetic_accuracy"), run.last("gan/diversity")
         judge = run.info.get("judge", {})

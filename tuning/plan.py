@@ -1,4 +1,7 @@
-"""Which searches a sweep makes and when they are compared. Free of Ray and Optuna, so that a first line comes soon."""
+"""Which searches a sweep makes, and when they are compared.
+
+Does not import Ray or Optuna, so that the first line is printed soon.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from dasgm.given import NOTHING, Given
 from dasgm.methods._base import MethodConfig
 from tuning.spaces import Space, load
 
+METRIC = "val/accuracy"
+"""What searches are compared by at a rung."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -19,33 +25,37 @@ class Plan:
 
     num_trials: int
     space: Callable[[], Space]
-    """Loads what turns a trial's parameters into a configuration."""
+    """Loads the function that turns a trial's parameters into changes of the configuration."""
     rungs: list[int]
-    """Epochs at which the worse half is stopped; []: every search runs to its end."""
+    """Epochs at which the worse half is stopped. Empty: every search runs to its end."""
     identity: dict[str, Any]
     """What may not differ when the same command continues."""
     parameters: tuple[dict[str, Any], ...] = ()
-    """Of each search in turn; (): Optuna proposes them."""
+    """The parameters of each search in turn. Empty: Optuna proposes them."""
     given: Given = NOTHING
     """Settings that no search may change."""
 
     @property
     def space_name(self) -> str:
-        """module:function; '' of the default space, or of a table's rows."""
+        """MODULE:FUNCTION; empty for the default space, and for the rows of a table."""
         return str(self.identity.get("space", ""))
 
     def varying_all(self) -> Plan:
-        """The same with the default space of versions that varied given settings too."""
+        """The same plan with the default space of older versions, which varied given settings too."""
         identity = {key: value for key, value in self.identity.items() if key != "fixed"}
         return replace(self, space=partial(load, ""), identity=identity, given=NOTHING)
 
 
 def rungs(method: MethodConfig, grace: int, factor: int = 2, early_ends: bool = False) -> list[int]:
-    """Epochs at which searches are compared: `grace`, then `factor` times as many each time, as Ray's scheduler has it.
+    """Epochs at which searches are compared: `grace`, then `factor` times as many each time, as in Ray's scheduler.
 
-    None at the last epoch, where it would only spoil a finished search. Within one of several stages supernets differ
-    from trial to trial in what they have to learn: there the rungs are the stages' ends; none where stages have
-    `early_ends` (stop_skips, stop_entropy), so that no epoch is the end of a stage in every trial.
+    The last epoch is none of them, since a search that has finished need not be stopped. If the method has several
+    stages, searches are compared at the ends of the stages: within one, the supernets of different trials have
+    different things to learn.
+
+    Args:
+        early_ends: a stage may end early (stop_skips, stop_entropy). Then no epoch is the end of a stage in every
+            trial, and searches of several stages are not compared.
     """
     ends = list(accumulate(stage.epochs for stage in method.outline()))
     if len(ends) > 1:

@@ -1,4 +1,4 @@
-"""A table of the paper: each of its rows is searched with several seeds, in one sweep and one MLflow experiment.
+"""Search the rows of a table of the paper, each with several seeds, in one sweep and one MLflow experiment.
 
 python tuning/reproduce.py --table 2 --dataset cifar100            the paper's sizes, for GPUs
 python tuning/reproduce.py --table 2 --small --data-dir FOLDER     the same rows at a size for two cores
@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.driver import pretrained_first
+from cluster.group import carry_out
 from cluster.handover import HELP, hand_over
 from cluster.patience import say_now
 from cluster.room import Workers
-from cluster.search import pretrained_first
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
 from dasgm.cli.settings import Chosen, absolute
@@ -25,43 +26,43 @@ from dasgm.pages.tables import TABLES, markdown, rows
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
-from tuning.options import Placement
+from tuning.options import SweepOptions
 from tuning.plan import Plan
-from tuning.sweep import Sweep, carry_out, for_a_sweep
+from tuning.sweep import Sweep, for_a_sweep
 
 ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
 EXAMPLES = "".join(f"\n- {example}" for example in _EXAMPLES.splitlines())
 
 
 @dataclass(frozen=True)
-class Options(Placement):
+class Options(SweepOptions):
     """Which rows, with how many seeds, at what size."""
 
     config: Any = None
     table: str = ""
-    """Number of the paper's table whose rows are searched: 2, 4 or 6."""
+    """Number of the paper's table whose rows are searched: 2, 4 or 6. By default --rows names them."""
     rows: tuple[str, ...] = ()
-    """Names of the rows instead of a table: presets, or PRESET:GAN."""
+    """Names of the rows, instead of --table: presets, or PRESET:GAN."""
     seeds: int = 4
     """Number of searches of each row (paper: 4)."""
     small: bool = False
-    """Search at the size of the cifar10-smoke presets, with a tenth set aside as J_val, which two cores can do."""
+    """Search at the size of the cifar10-smoke presets, for two cores, with a tenth of the data as J_val."""
     dataset: str = ""
-    """Name of the data set; by default the rows' own, cifar10."""
+    """Name of the data set. By default that of the rows' presets, cifar10."""
     data_dir: Path | None = None
-    """Folder with the data set's files."""
+    """Folder with the data set's files. By default CIFAR is in ~/.cache/dasgm, and downloaded if need be."""
     set: tuple[str, ...] = ()
-    """Settings of every row that has them, as in --set method.epochs=3 gan.channels=8."""
+    """Settings of all rows that have them, as in --set method.epochs=3 gan.channels=8."""
 
     def __post_init__(self) -> None:
-        pass  # the parser would frame what is wrong; `configs` says it in a line
+        pass  # checked by `configs`, whose errors are printed as one line
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.rows or TABLES[self.table]
 
     def row(self, name: str) -> SearchConfig:
-        """The configuration of a row. ValueError: no such preset or GAN."""
+        """The configuration of a row. ValueError: there is no such preset or GAN."""
         key, _, gan = name.partition(":")
         config = preset(key).config
         config = with_gan(config, gan) if gan else config
@@ -71,7 +72,7 @@ class Options(Placement):
         return replace(config, data_dir=absolute(str(self.data_dir)) if self.data_dir else None)
 
     def configs(self) -> dict[str, SearchConfig]:
-        """Every row's configuration. ValueError: as `row`, a setting that no row has, options that contradict."""
+        """The configuration of each row. ValueError: see `row`; no row has a setting; options contradict each other."""
         self._check()
         found = {name: self.row(name) for name in self.names}
         for path, value in map(_setting, self.set):
@@ -95,7 +96,7 @@ class Options(Placement):
         super().__post_init__()
 
     def plan(self, configs: dict[str, SearchConfig]) -> Plan:
-        """Seed by seed, so that what there is when it is cut short can be compared, and more seeds extend."""
+        """All rows with the first seed, then with the next: if it is cut short, what there is can be compared."""
         trials = tuple({"row": name, "seed": seed} for seed in range(self.seeds) for name in configs)
         names = list(configs)
 
@@ -118,20 +119,20 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _everything(config: SearchConfig) -> dict[str, Any]:
-    """All settings of a configuration as changes of any other: parts by key, then leaves; the GAN's file."""
+    """All settings of a configuration, as changes of any other: first the keys of its parts, then their settings."""
     changes = {path.removesuffix(".key"): value for path, value in settings(config).items()}
     return changes | {"gan_checkpoint": config.gan_checkpoint}
 
 
 class Table(Sweep):
-    """A sweep over rows: each has a configuration of its own."""
+    """A sweep over rows, each with its own configuration."""
 
     def __init__(self, chosen: Chosen, options: Options, configs: dict[str, SearchConfig], command: str):
         super().__init__(chosen, options, options.plan(configs), command)
         self.configs = configs
 
     def pretrain(self, workers: Workers) -> None:
-        """One pre-training for all rows, and all seeds, that freeze the same GAN."""
+        """Pre-train a GAN once for all rows and seeds that freeze it."""
         options = self.options
         for name, config in self.configs.items():
             if config.freeze_gan:
@@ -147,7 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parse(without_config(Options), words, Options(), prog, f"{ABOUT} {HELP}{EXAMPLES}")
         configs = options.configs()
-        first = max(configs.values(), key=lambda config: config.freeze_gan)  # what is to be pre-trained is looked at
+        first = max(
+            configs.values(), key=lambda config: config.freeze_gan
+        )  # one with a frozen GAN, if any, so that its pre-training is checked
         size = "-small" if options.small else ""
         name = f"table{options.table}{size}" if options.table else f"rows{size}"
         chosen = Chosen(name, first, [])
@@ -173,7 +176,7 @@ def _show(sweep: Sweep, options: Options) -> None:
         f"over seeds.\n\n`{sweep.command}`\n\n{table}",
     )
     print(f"\n{table}")
-    say_now(f"the same in {path}")
+    say_now(f"this table is in {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a sweep varies: define-by-run functions suggest(trial) -> overrides of the base configuration.
+"""What a sweep varies: functions that get an Optuna trial and the base configuration, and return changes of it.
 
-A user's own is named by --space module:function; the function gets an Optuna trial and the base configuration.
+--space MODULE:FUNCTION names a function of the user's own.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ SWEPT = {
 
 
 def default(trial: BaseTrial, base: SearchConfig, given: Given = NOTHING) -> dict[str, Any]:
-    """Classifier, architecture and generator rates (log-uniform around the preset's), validation portion, GAN type.
+    """Vary the learning rates of classifier, architecture and generator, the validation portion, and the GAN type.
 
-    A setting that is given keeps its value. The generator's rate and the portion exist only under a GAN, the rate only
-    where the generator is trained.
+    Rates are log-uniform between a quarter and four times the preset's. A given setting keeps its value. The portion
+    is varied only with a GAN, and the generator's rate only if the generator is trained.
     """
     changes: dict[str, Any] = {}
 
@@ -61,27 +61,27 @@ def default(trial: BaseTrial, base: SearchConfig, given: Given = NOTHING) -> dic
 
 
 def fixed(base: SearchConfig, given: Given) -> dict[str, Any]:
-    """{parameter: value} of what the default space would vary and keeps, because it is given."""
+    """Parameters that the default space would vary, but keeps since they are given, and their values."""
     values = settings(base) | {"gan": key_of(base.gan)}
     return {name: values[path] for name, path in SWEPT.items() if path in given and path in values}
 
 
 def varied(base: SearchConfig, given: Given) -> list[str]:
-    """The parameters that differ between searches of the default space."""
+    """The parameters that the default space varies."""
     of_gan = {"gan"} | ({"val_portion"} if base.freeze_gan else {"val_portion", "generator_lr"})
     there = {"classifier_lr", "arch_lr"} | (of_gan if base.gan else set())
     return [name for name, path in SWEPT.items() if name in there and path not in given]
 
 
 def described(name: str, base: SearchConfig, given: Given) -> str:
-    """A line that says what the space `name` varies, and what is fixed because it is given."""
+    """A line that says what the space `name` varies, and which given settings it keeps."""
     proposed = f"the settings that {name} proposes" if name else ", ".join(varied(base, given)) or "nothing"
     kept = ", ".join(f"{parameter} {value}" for parameter, value in fixed(base, given).items())
     return f"varied: {proposed}" + (f"; fixed as given: {kept}" if kept else "")
 
 
 def gans(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
-    """GAN type among all there are, and the validation portion under one: the cells of Table 4 and of the +Val rows."""
+    """Vary the GAN type among all there are, and with a GAN the validation portion: Table 4 and the +Val rows."""
     key = trial.suggest_categorical("gan", ["none", *keys("gans")])
     changes: dict[str, Any] = {"gan": key}
     if key != "none":
@@ -92,7 +92,7 @@ def gans(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
 
 
 def load(name: str, given: Given = NOTHING) -> Space:
-    """The space called module:function, or for '' the default, which keeps what is given.
+    """The space of this name, MODULE:FUNCTION. An empty name is the default space, which keeps given settings.
 
     Raises:
         ValueError: it cannot be imported, or is not a function.
@@ -100,19 +100,26 @@ def load(name: str, given: Given = NOTHING) -> Space:
     if not name:
         return partial(default, given=given)
     module, _, function = name.partition(":")
-    sys.path.append(os.getcwd())  # as with `python FILE`, a file beside the user is found
+    sys.path.append(os.getcwd())  # a file in the current folder is found, as with `python FILE`
     try:
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # the user's module may fail in any way
-        raise ValueError(f"space {name!r}: {error}; expected module:function, importable from here") from None
+    except Exception as error:  # the user's module may raise any error
+        raise ValueError(
+            f"space {name!r}: {error}; expected MODULE:FUNCTION that can be imported from the current folder"
+        ) from None
     if not callable(found):
         raise ValueError(f"space {name!r}: expected a function of (trial, base configuration)")
     return found
 
 
+def name_of(number: int) -> str:
+    """The name of a search, and of its folder: t003."""
+    return f"t{number:03d}"
+
+
 def title(number: int, parameters: dict[str, Any]) -> str:
-    """What varies, short: `t003 biggan v50`, or of a table's row `t003 dasgm-pdarts s1`."""
+    """A search's name and what varies, short: `t003 biggan v50`, or of a table's row `t003 dasgm-pdarts s1`."""
     if "row" in parameters:
-        return f"t{number:03d} {parameters['row']} s{parameters['seed']}"
+        return f"{name_of(number)} {parameters['row']} s{parameters['seed']}"
     portion = f" v{100 * parameters['val_portion']:.0f}" if "val_portion" in parameters else ""
-    return f"t{number:03d} {parameters.get('gan', '')}{portion}".strip()
+    return f"{name_of(number)} {parameters.get('gan', '')}{portion}".strip()

@@ -1,10 +1,11 @@
-"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere. Read from the run folders."""
+"""What a sweep shows while it runs, read from its folders: a live table on a terminal, else plain lines."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,16 +15,81 @@ from dasgm.pages.view import RunView, Trials, ranking
 from dasgm.store.files import version
 from dasgm.store.records import ENDED
 from dasgm.store.run import Run
-
-METRIC = "val/accuracy"
+from tuning.plan import METRIC
 
 
 def varied(run: RunView) -> str:
-    """The swept parameters, short."""
+    """The parameters of a trial, in short."""
     return "  ".join(
         f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in run.parameters.items()
     )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a trial was asked for, and when its epochs came, those before `since` left out."""
+
+    run: RunView
+    asked: float
+    epochs: list[float]
+    since: float
+
+    @staticmethod
+    def of(run: RunView, now: float, since: float) -> Timing:
+        asked = run.info.get("asked") or run.info.get("started") or now
+        return Timing(run, asked, [r["time"] for r in run.metrics if METRIC in r and r["time"] >= since], since)
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds per epoch; None before the second epoch."""
+        return (self.epochs[-1] - self.epochs[0]) / (len(self.epochs) - 1) if len(self.epochs) > 1 else None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it tells how long a start takes: it was asked for after `since`, and has an epoch."""
+        return bool(self.epochs) and self.asked >= self.since
+
+    @property
+    def ended(self) -> float | None:
+        return self.run.info.get("ended")
+
+
+@dataclass(frozen=True)
+class Typical:
+    """How long the parts of a trial take, in seconds."""
+
+    pace: float
+    """Of an epoch."""
+    start: float
+    """From being asked for to the beginning of the first epoch."""
+    tail: float
+    """From the last epoch to the end."""
+    trial: float
+    """Of a whole trial that is not begun. Those that were stopped early count."""
+
+    @staticmethod
+    def of(timings: Sequence[Timing], epochs: int) -> Typical | None:
+        """What the trials show; None before one of them has two epochs."""
+        paces = [timing.pace for timing in timings if timing.pace is not None]
+        if not paces:
+            return None
+        pace, seen = _mean(paces), [timing for timing in timings if timing.counts]
+        starts = [max(0.0, one.epochs[0] - one.asked - (pace if one.pace is None else one.pace)) for one in seen]
+        start = median(starts) if starts else 0.0  # not the mean: one may have trained the GAN's warm-up for all
+        over = [(one, one.ended) for one in seen if one.ended and one.run.state in ENDED]
+        tails = [ended - one.epochs[-1] for one, ended in over if one.run.state == "finished"]
+        tail = _mean(tails) if tails else pace
+        whole = _mean([ended - one.asked for one, ended in over]) if over else start + epochs * pace + tail
+        return Typical(pace, start, tail, whole)
+
+    def left(self, timing: Timing, ends: Sequence[int], chance: float, now: float) -> float:
+        """Of a trial that runs, or waits for its workers."""
+        pace = self.pace if timing.pace is None else timing.pace
+        expected = _expected(timing.run.epochs, ends, chance, pace, self.tail)
+        if timing.epochs:
+            return max(0.0, expected - (now - timing.epochs[-1]))
+        return max(0.0, expected + self.start - (now - timing.asked))
 
 
 def time_left(
@@ -38,62 +104,49 @@ def time_left(
 ) -> float | None:
     """Seconds until the sweep ends, or None before the first epochs say anything.
 
-    A trial takes a while to start, its epochs, and what comes after the last one. A running trial goes by its own
-    pace, and past a rung with this `chance`, by default as often as trials did so far; one not begun by the mean of
-    those that ended (stopped ones too). Only what happened after `since` counts: a sweep may have been continued after
-    a night.
+    Args:
+        runs: the trials that were begun.
+        epochs: of a whole trial.
+        num_trials: of the sweep.
+        at_once: number of trials that run at once.
+        since: only what happened after this time counts: a sweep may have been continued after a night.
+        rungs: epochs at which a trial may be stopped.
+        chance: that a trial goes on at a rung; by default as often as trials did so far.
     """
-    chance = _chance(runs, rungs) if chance is None else chance
-    starts, tails, lasted = [], [], []
-    asked = {id(run): run.info.get("asked") or run.info.get("started") or now for run in runs}
-    times = {id(run): [r["time"] for r in run.metrics if METRIC in r and r["time"] >= since] for run in runs}
-    pace = {k: (t[-1] - t[0]) / (len(t) - 1) for k, t in times.items() if len(t) > 1}
-    if not pace:
+    timings = [Timing.of(run, now, since) for run in runs]
+    typical = Typical.of(timings, epochs)
+    if typical is None:
         return None
-    typical = _mean(list(pace.values()))
-    for run in runs:
-        t, ended = times[id(run)], run.info.get("ended")
-        if not t or asked[id(run)] < since:
-            continue
-        starts.append(max(0.0, t[0] - asked[id(run)] - pace.get(id(run), typical)))
-        if run.state == "finished":
-            tails.append(ended - t[-1])
-        if ended and run.state in ENDED:
-            lasted.append(ended - asked[id(run)])
-    start = median(starts) if starts else 0.0  # one of them may have trained the GAN's warm-up for all
-    tail = _mean(tails) if tails else typical
-    whole = start + epochs * typical + tail
-    remaining = []
-    for run in runs:
-        if run.state in ("running", "waiting"):
-            t, own = times[id(run)], pace.get(id(run), typical)
-            ends = [*rungs, run.info.get("epochs", epochs)]
-            left = _expected(run.epochs, ends, chance, own, tail) + (0.0 if t else start)
-            remaining.append(max(0.0, left - (now - (t[-1] if t else asked[id(run)]))))
-    begun = len([run for run in runs if run.state != "interrupted"])
-    total = sum(remaining) + max(0, num_trials - begun) * (_mean(lasted) if lasted else whole)
+    chance = _chance(runs, rungs) if chance is None else chance
+    remaining = [
+        typical.left(timing, [*rungs, timing.run.info.get("epochs", epochs)], chance, now)
+        for timing in timings
+        if timing.run.state in ("running", "waiting")
+    ]
+    begun = sum(run.state != "interrupted" for run in runs)
+    total = sum(remaining) + max(0, num_trials - begun) * typical.trial
     return max([total / at_once, *remaining])
 
 
 def _chance(runs: Sequence[RunView], rungs: Sequence[int]) -> float:
-    """That a trial goes on at a rung: what was seen, from a start of one half."""
+    """That a trial goes on at a rung: what was seen, beginning with one half."""
     stopped = sum(run.state == "stopped" for run in runs)
     reached = sum(run.epochs >= rung for run in runs for rung in rungs)
     return (reached - stopped + 1) / (reached + 2)
 
 
 def _expected(done: int, ends: Sequence[int], chance: float, pace: float, tail: float) -> float:
-    """Seconds that a trial will take from epoch `done` on; it may end at each of `ends` but goes on with `chance`."""
-    seconds, sure = 0.0, 1.0
+    """Seconds that a trial will take after epoch `done`, if it goes on with `chance` at each of `ends` but the last."""
+    seconds, reached = 0.0, 1.0
     for end in ends:
         if end > done:
-            seconds, done = seconds + sure * (end - done) * pace, end
-            sure *= chance if end != ends[-1] else 1.0
-    return seconds + sure * tail
+            seconds, done = seconds + reached * (end - done) * pace, end
+            reached *= chance if end != ends[-1] else 1.0
+    return seconds + reached * tail
 
 
 def told(left: float | None, stopped: float | None) -> str:
-    """The time left, and where that differs much, what it is if the running trials are stopped at their next rung."""
+    """The time that is left; also the time if all running trials are stopped at the next rung, if much shorter."""
     if left is None or stopped is None:
         return ""
     sooner = f" ({_duration(stopped)} if stopped at the next rung)" if stopped < 0.75 * left else ""
@@ -123,7 +176,7 @@ SAID = (
 
 
 class Board:
-    """Shows a sweep's folder while the block runs. Its thread reads files and prints, nothing else."""
+    """Shows the progress of a sweep while the block runs. Its thread only reads files and prints."""
 
     def __init__(self, folder: Path, epochs: int, num_trials: int, at_once: int, rungs: Sequence[int]):
         from rich.console import Console
@@ -166,7 +219,7 @@ class Board:
         )
 
     def _lines(self) -> None:
-        """What is new since the last look, one line each."""
+        """Print what is new since the last look."""
         runs = self.trials.look()
         for run in runs:
             self._said(run)
@@ -188,7 +241,7 @@ class Board:
                 print(f"{run.title}: {seen}{measured}{end}  {self._left(runs)}".rstrip(), flush=True)
 
     def _said(self, run: RunView) -> None:
-        """What a worker says before its first epoch, which can take long (warm-up, judge), and what befell it."""
+        """Print what the workers say that matters: before the first epoch, which can take long, and about faults."""
         name, now = run.folder.name, version(run.folder / "log.txt")
         if self.logs.get(name) == now:
             return
@@ -206,7 +259,7 @@ class Board:
 
 
 def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
-    """Trials ranked: what varies, epoch, accuracy, objective, state with rung and cut-off."""
+    """A table of the ranked trials: parameters, epoch, accuracy, objective, and state with the reason of an end."""
     from rich.table import Table
 
     found = Table(
@@ -228,7 +281,7 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
 
 
 def _state(run: RunView) -> str:
-    """With the reason of its end; before the first epoch, which can take long, what it is doing, or waits for."""
+    """The state of a trial and the reason of its end. Before the first epoch: what it does, or waits for."""
     reason = run.info.get("reason")
     if reason or run.state not in ("waiting", "running", "interrupted"):
         return f"{run.state} {reason or ''}".strip()

@@ -195,7 +195,7 @@ def describe_training(
     train, tested = data.counts
     training = Training(genotype, config, len(data.classes), device, config.seed, "evaluate")
     training.schedule(config.epochs - 1)  # with drop-path
-    batches = evaluate.local(data, config)
+    batches = evaluate.torch_batches(data, config)
     drawn = batches.training(0)
     step = _timed(lambda: training.step(*next(drawn, None) or next(batches.training(0)), 0, 0), device)
     iterations = max(1, batches.iterations // workers)

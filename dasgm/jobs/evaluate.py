@@ -44,7 +44,7 @@ def in_memory(data: Data, config: EvaluateConfig) -> Batches:
     return InMemory(data, everything(data), config.batch_size, config.seed, "evaluate")
 
 
-def local(data: Any, config: EvaluateConfig) -> Batches:
+def torch_batches(data: Any, config: EvaluateConfig) -> Batches:
     """Batches of what this machine holds in memory, or reads by torch's DataLoader: on a GPU by all of its CPUs."""
     if not config.data.streamed:
         return in_memory(data, config)
@@ -81,7 +81,7 @@ def main(
     config: EvaluateConfig,
     folder: Path,
     hooks: Hooks | None = None,
-    batches: Callable[[Any, EvaluateConfig], Batches] = local,
+    batches: Callable[[Any, EvaluateConfig], Batches] = torch_batches,
 ) -> Row:
     """Run or continue the evaluation of `folder`; returns the last row, with `result/...`; leaves the model's files.
 

@@ -120,7 +120,7 @@ def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_ow
 def test_a_time_budget_is_more_than_nothing_and_batches_ahead_are_two(capsys):
     settings = {f"--time-budget={budget}": "more than 0" for budget in ("0", "-5", "nan")}
     settings |= {f"--prefetch={n}": "at least 2 batches" for n in (1, -3)}
-    for setting, says in (settings | {"--prefetch=4 --loader=torch": "of --loader ray"}).items():
+    for setting, says in (settings | {"--prefetch=4 --loader=torch": "only --loader ray"}).items():
         with pytest.raises(SystemExit):
             evaluate.asked(["DARTS_V2", "--dataset=digits", *setting.split()])
         assert says in capsys.readouterr().err
@@ -155,21 +155,23 @@ def test_refused_in_one_line(tmp_path, monkeypatch, capsys, words, says):
 
 
 def test_another_configuration_or_genotype_of_the_same_name_is_refused(tmp_path):
-    def group(*more: str) -> evaluate.Group:
+    def group(*more: str) -> evaluate.Evaluations:
         return evaluate.asked(["DARTS_V2", "--dataset=digits", "--name=g", f"--storage={tmp_path}", *TINY, *more])
 
-    workers, first = Workers(1), group()
-    data = first.look_at_data(workers)
+    first = group()
     with Run(first.folder):
-        first.begin(data, workers)
-        group("--seeds=3").begin(data, workers)
+        first.begin()
+        group("--seeds=3").begin()
         with pytest.raises(ValueError, match="began with channels = 2, asked is 4"):
-            group("--channels=4").begin(data, workers)
+            group("--channels=4").begin()
         with pytest.raises(ValueError, match="began with workers = 1"):
-            first.begin(data, Workers(2))
+            group("--workers=2").begin()
         Run(first.folder / "DARTS_V2-s0").note(mathematics={"genotype": "another's"})
         with pytest.raises(ValueError, match="another genotype"):
-            first.begin(data, workers)
+            first.begin()
+    first.note(kind="")
+    with pytest.raises(ValueError, match="holds a sweep of searches, expected evaluations; use another --name"):
+        first.begin()
 
 
 def test_dry_run_counts_all(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import statistics
@@ -30,7 +31,8 @@ from tracked import client_of, runs_of
 
 import dasgm
 from cluster import evaluate, job, tracking
-from cluster.room import Workers
+from cluster.evaluations import Evaluation
+from cluster.winners import named
 from dasgm.data._loader import TorchLoader
 from dasgm.genotype import KNOWN, Genotype
 from dasgm.jobs.evaluate import _for_all, main
@@ -80,14 +82,14 @@ def test_unreadable_pictures_end_a_run_that_goes_on_without_them_and_names_them(
 
 def test_what_one_of_several_workers_cannot_read_is_not_tried_again(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr("dasgm.jobs.evaluate.world_size", lambda: 2)
-    config, one = replace(STREAMED, data_dir=str(photographs)), evaluate.named(["PDARTS"])[0]
+    config, one = replace(STREAMED, data_dir=str(photographs)), named(["PDARTS"])[0]
     group = evaluate.asked(["PDARTS", "--dataset=digits", "--name=g", f"--storage={tmp_path}"])
-    asked = group._payload(evaluate.Evaluation(one, config), 0)
+    asked = group._payload(Evaluation(one, config), 0)
     run = Run(asked["folder"])
     with pytest.raises(RuntimeError, match="a.JPEG cannot be read"), _for_all(run):
         raise ValueError("a.JPEG cannot be read")
     assert job.evaluate(asked) == "a.JPEG cannot be read" and not (run.folder / "metrics.jsonl").exists()
-    group._payload(evaluate.Evaluation(one, config), 0)  # the same command, once it is mended
+    group._payload(Evaluation(one, config), 0)  # the same command, once it is mended
     assert not run.about["fatal"]
 
 
@@ -97,9 +99,9 @@ def test_mlflow_gets_the_model_and_the_search_that_it_came_from(tmp_path, photog
     group = evaluate.asked([*words, "--name=g", "--recipe=imagenet-small", "--loader=torch"])
     (one,) = group.evaluations
     group.config = replace(STREAMED, data_dir=str(photographs))
-    about = group._payload(replace(one, config=group.config), 0)["about"]
+    about = json.loads(group._payload(replace(one, config=group.config), 0)["about"])
     main(one.candidate.genotype, group.config, group.folder / one.name, quiet(about=about))
-    group.begin(group.config.data.open(group.config.data_dir), Workers(1))
+    group.begin()
     (group.folder / "table.md").write_text(group.table())
     group.note(state="finished")
     assert tracking.sync(group.folder) == tracking.sync(group.folder)

@@ -61,15 +61,15 @@ def test_more_than_there_is_is_refused(monkeypatch):
 
 
 def test_a_driver_notes_the_end_of_its_own_workers_only(tmp_path):
-    from cluster.search import _not_to_its_end, payload
+    from cluster.driver import _note_end, payload
 
     config, run = preset("quickstart").config, Run(tmp_path)
-    ours, other = (payload(config, tmp_path, tmp_path / "cache", {}) for _ in range(2))
+    ours, other = (payload(config, tmp_path, tmp_path / "cache", {}) | {"driver": name} for name in "ab")
     with run:
-        run.begin(to_json(config), mathematics(config), ours["about"])
-    _not_to_its_end(other, connection.Failed("no room"))
+        run.begin(to_json(config), mathematics(config), {"driver": ours["driver"]})
+    _note_end(other, connection.Failed("no room"))
     assert run.about["state"] == "running"  # killed, to be continued: or it runs on another machine
-    _not_to_its_end(ours, connection.Failed("no room"))
+    _note_end(ours, connection.Failed("no room"))
     assert [run.about[key] for key in ("state", "reason")] == ["interrupted", "no room"]
 
 
@@ -131,7 +131,7 @@ def test_a_worker_is_tried_again_for_what_may_pass_and_not_for_a_users_mistake(m
         raise error
 
     config = json.dumps(to_json(preset("quickstart").config))
-    payload = {"folder": str(tmp_path), "cache": str(tmp_path), "config": config, "about": {}}
+    payload = {"folder": str(tmp_path), "cache": str(tmp_path), "config": config, "about": "{}", "driver": "a"}
     if again:
         with pytest.raises(type(error)):
             job._work(payload, SearchConfig, main)

@@ -89,8 +89,8 @@ def test_every_parameter_of_a_machine_is_ec2s():
         ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "0.0.0.0 is every interface"),
         ("--host 127.0.0.1", "", "--host 127.0.0.1 is missing"),
         ("SecurityGroupIds: [sg-0]", "EbsOptimized: true", "give every node type SecurityGroupIds"),
-        ("cluster_name: dasgm", "cluster_name: [", "is no YAML"),
-        ("  type: aws", "  - aws", "is no YAML"),
+        ("cluster_name: dasgm", "cluster_name: [", "is not YAML"),
+        ("  type: aws", "  - aws", "is not YAML"),
     ],
 )
 def test_what_ray_would_let_pass_is_found(old, new, says, tmp_path):
@@ -107,8 +107,8 @@ def test_what_is_no_yaml_is_one_line(content, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "c.yaml").write_bytes(content)
     (line,) = failures(tmp_path / "c.yaml")
-    assert "is no YAML" in line and len(line.splitlines()) == 1
-    assert doctor.main([str(tmp_path / "c.yaml")]) == 1 and capsys.readouterr().out.count("is no YAML") == 1
+    assert "is not YAML" in line and len(line.splitlines()) == 1
+    assert doctor.main([str(tmp_path / "c.yaml")]) == 1 and capsys.readouterr().out.count("is not YAML") == 1
 
 
 def test_a_network_is_not_every_interface(tmp_path):

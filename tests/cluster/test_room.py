@@ -95,7 +95,7 @@ def test_a_cluster_says_how_many_gpus_a_worker_gets(monkeypatch):
     monkeypatch.setenv("DASGM_GPUS", "1")
     assert job.workers_for(4, None) == Workers(4, 1.0, private=False)
     assert job.workers_for(4, 8.0) == Workers(4, 2.0, private=False)
-    with pytest.raises(ValueError, match="4 workers on 2 GPUs: NCCL takes no two workers on one GPU"):
+    with pytest.raises(ValueError, match="4 workers on 2 GPUs: NCCL cannot put two workers on one GPU"):
         job.workers_for(4, 2.0)
     monkeypatch.delenv("DASGM_GPUS")
     assert job.workers_for(4, None) == Workers(4, 0.0, private=False)

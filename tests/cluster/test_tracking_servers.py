@@ -230,7 +230,7 @@ def test_a_server_that_is_killed_and_comes_back_has_all_once(
     until(lambda: mirror.kick() or not mirror.error)
     write_run(folder, 4, best=0.9)
     assert mirror.stop(stretched(60)) == ""
-    told = f"MLflow at {served.uri}: it answers again, and what was missing is there\n"
+    told = f"MLflow at {served.uri}: it answers again, and what was missing has been sent\n"
     assert capsys.readouterr().out.endswith(told)
     client = MlflowClient(served.uri)
     (run,) = runs_of(client).values()
@@ -269,7 +269,7 @@ def test_a_search_whose_server_goes_for_good_ends_and_is_sent_later(
     assert (code, err) == (0, "") and "finished: proxy accuracy " in out, (out, err)
     *once, said = [line for line in out.splitlines() if line.startswith("MLflow at ")]
     assert served.uri in said and "python -m cluster.tracking" in said
-    assert once in ([], [f"MLflow at {served.uri}: Connection refused; going on without, and trying again"])
+    assert once in ([], [f"MLflow at {served.uri}: Connection refused; the run continues, and it is tried again"])
     rows = read_lines(storage / "search" / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 4]
     served.start()

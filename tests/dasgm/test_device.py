@@ -14,8 +14,8 @@ import yaml
 from commands import ROOT
 
 from cluster import connection, job
+from cluster.driver import payload
 from cluster.room import Workers
-from cluster.search import payload
 from dasgm.cli import main as cli
 from dasgm.config import override
 from dasgm.data import digits
@@ -65,7 +65,7 @@ def test_what_is_no_device_is_one_line(
 def test_workers_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     for number, asked, says in (
-        (2, 1.0, "2 workers on 1 GPUs: NCCL takes no two workers on one GPU"),
+        (2, 1.0, "2 workers on 1 GPUs: NCCL cannot put two workers on one GPU"),
         (3, 0.5, "3 workers on 0.5 GPUs"),
         (2, 3.0, "3 GPUs for 2 worker"),
     ):
@@ -112,7 +112,7 @@ def test_a_worker_without_a_gpu_of_its_own_takes_none(
     monkeypatch.setattr(ray.util, "get_current_placement_group", lambda: None)
     config = override(preset("quickstart").config, {"device": asked})
     found: list[str] = []
-    its = payload(config, tmp_path / "run", tmp_path, {}) | {"gpus": reserved}
+    its = payload(config, tmp_path / "run", tmp_path, {}) | {"gpus": reserved, "driver": "a"}
     assert json.loads(its["config"])["device"] == asked
     assert job._work(its, type(config), lambda config, folder, hooks: found.append(config.device)) is None
     assert found == [taken]

@@ -14,7 +14,7 @@ from hostile import command, damaged, document, hunt, one_line
 from hypothesis import strategies as st
 from samples import BEST, ROW, RUN, SEARCH, SWEEP, TEXT, TOKENS, edges, png, rows_of, sealed, tensor_file
 
-from cluster import contents, tracking
+from cluster import contents, writer
 from dasgm import model, pretrained
 from dasgm.cli.evaluate import choose_training
 from dasgm.config import PretrainConfig, from_json, to_json
@@ -98,7 +98,7 @@ class Hunts:
                 (run / f"{name}.jsonl").write_text("\n".join([json.dumps(ROW), *lines, json.dumps(edges(1))]))
             assert command("runs", "--storage", run.parent)[0] == 0
             assert command("report", run)[0] == 0
-            one_line(lambda: [list(tracking._points(line)) for line in contents.content_of_run(run).lines])
+            one_line(lambda: [list(writer._points(line)) for line in contents.content_of_run(run).lines])
             Run(run).cut(1)
 
         return st.tuples(document(RUN), document({"method": {"key": "darts"}, "gan": None}), rows), check

@@ -18,7 +18,7 @@ from photographs import digit_pictures, encoded, write_folder
 from PIL import Image
 from tracked import START, write_run
 
-from cluster import tracking
+from cluster import stores
 from dasgm.data import imagenet
 from dasgm.genotype import KNOWN
 from dasgm.jobs.session import Hooks
@@ -39,7 +39,7 @@ STREAMED = replace(
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "RAY_"))]:
         monkeypatch.delenv(name)
-    for name, value in tracking.ENVIRONMENT.items():
+    for name, value in stores.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     yield

@@ -9,8 +9,9 @@ from dasgm.presets import preset
 from dasgm.store.run import Run
 from tuning import spaces
 from tuning.asking import open_study
-from tuning.plan import Plan, rungs
-from tuning.trials import METRIC, Halving, Proposer
+from tuning.halving import Halving
+from tuning.plan import METRIC, Plan, rungs
+from tuning.trials import Proposer
 
 BASE = preset("quickstart").config
 
@@ -31,7 +32,9 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
 def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
     halving = Halving(rungs(BASE.method, 2))
     plan = Plan(num_trials, lambda: space, rungs(BASE.method, 2), {})
-    return Proposer(open_study(folder), folder, BASE, plan, halving, lambda name, title, parameters: {})
+    return Proposer(
+        open_study(folder), folder, folder / "cache", BASE, plan, halving, lambda name, title, parameters: {}
+    )
 
 
 def end(proposer: Proposer, ray_id: str, state: str, accuracies: list[float], proxy: float = 0.5) -> None:

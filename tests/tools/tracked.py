@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from PIL import Image
 
-from cluster import tracking
+from cluster import stores
 from dasgm.store.files import write_atomic
 
 START = 1_790_000_000.0
@@ -25,7 +25,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
         if name.startswith("MLFLOW_"):
             monkeypatch.delenv(name)
-    for name, value in tracking.ENVIRONMENT.items():  # restored afterwards, as the tracker itself sets them
+    for name, value in stores.ENVIRONMENT.items():  # restored afterwards, as the tracker itself sets them
         monkeypatch.setenv(name, value)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -11,9 +11,9 @@ from ray.tune.schedulers import ASHAScheduler
 from dasgm.config import override
 from dasgm.methods import darts, pdarts
 from dasgm.store.run import Run
-from tuning.plan import rungs
+from tuning.halving import Halving
+from tuning.plan import METRIC, rungs
 from tuning.sweep import Options
-from tuning.trials import METRIC, Halving
 
 
 @pytest.mark.parametrize("seed", range(5))

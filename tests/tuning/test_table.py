@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dasgm.pages.view import RunView
+from tuning.plan import METRIC
 from tuning.table import time_left, told
-from tuning.trials import METRIC
 
 
 def timeline(

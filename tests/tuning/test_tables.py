@@ -21,8 +21,9 @@ from dasgm.pages.view import RunView
 from dasgm.presets import PRESETS, preset
 from dasgm.store.records import read_json
 from tuning.asking import open_study
+from tuning.halving import Halving
 from tuning.reproduce import Options, _everything
-from tuning.trials import Halving, Proposer
+from tuning.trials import Proposer
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -65,7 +66,7 @@ def test_trials_are_the_rows_seed_by_seed_and_more_seeds_extend(tmp_path):
         options = Options(rows=("darts-1st", "dasgm-pdarts"), seeds=seeds, small=True)
         configs = options.configs()
         plan, base = options.plan(configs), next(iter(configs.values()))
-        return Proposer(open_study(tmp_path), tmp_path, base, plan, Halving([]), lambda *_: {})
+        return Proposer(open_study(tmp_path), tmp_path, tmp_path / "cache", base, plan, Halving([]), lambda *_: {})
 
     one = proposer(1)
     asked = [one.suggest(letter) for letter in "ab"]

@@ -20,8 +20,9 @@ from dasgm.presets import preset
 from dasgm.store.run import Run
 from tuning import spaces, sweep
 from tuning.asking import open_study
+from tuning.plan import METRIC
 from tuning.sweep import Options
-from tuning.trials import METRIC, Proposer, settle
+from tuning.trials import Proposer, settle
 
 
 def test_where_there_is_no_room_for_one_nothing_is_begun_until_another_ends(tmp_path):

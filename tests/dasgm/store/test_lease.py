@@ -79,7 +79,7 @@ def test_ray_workers_are_patient_with_a_bucket_only(machine, tmp_path, monkeypat
     monkeypatch.setattr("ray.train.report", lambda row: None)
     seen = []
     for place in ("s3://bucket/r20/x", str(tmp_path / "x")):
-        asked = {"config": json.dumps(to_json(preset("quickstart").config)), "about": {}}
+        asked = {"config": json.dumps(to_json(preset("quickstart").config)), "about": "{}", "driver": "a"}
         asked |= {"folder": place, "cache": str(tmp_path / "cache")}
         job._work(asked, SearchConfig, lambda config, folder, hooks: seen.append(hooks.patience))
     assert seen == [2 * mirror.age(), 0]

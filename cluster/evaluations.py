@@ -1,0 +1,300 @@
+"""The evaluations of one command, side by side: each genotype with several seeds, each a Ray Train job."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from cluster import connection, job
+from cluster.driver import attempt, payload
+from cluster.group import Group
+from cluster.options import GroupOptions, OnWorkers
+from cluster.patience import say_now
+from cluster.room import Workers, gave_up
+from cluster.winners import Candidate
+from dasgm.config import key_of, mathematics, to_json
+from dasgm.pages.tables import errors
+from dasgm.pages.view import read_trials
+from dasgm.recipes import EvaluateConfig
+from dasgm.store.bucket import lies_at, local
+from dasgm.store.files import first_line, shell_line, write_atomic
+from dasgm.store.records import digest
+from dasgm.store.run import Run
+
+
+@dataclass(frozen=True)
+class Options(OnWorkers, GroupOptions):
+    """Which evaluations, where they lie, what each asks of the cluster, and their settings."""
+
+    workers: int = 1
+    """Number of processes that share one training and the recipe's batch.
+    The default is 1; for imagenet it is 8 on a cluster, else the number of GPUs, at most 8."""
+    name: str = ""
+    """Name of the folder of these trainings, by default <genotypes>-<recipe>-<dataset>. Those with this name are
+    continued."""
+    seeds: int = 1
+    """Number of trainings of each genotype, with seeds from --seed on."""
+    cpus_per_worker: float = 1.0
+    """Number of CPUs of each worker. Ray Data needs at least one CPU that no worker has."""
+    loader: Literal["ray", "torch"] = "ray"
+    """Reader of photographs that are streamed (imagenet): Ray Data on all CPUs, or a DataLoader in each worker."""
+    prefetch: int = 0
+    """Number of batches that Ray Data prepares ahead for each worker, which bounds its memory.
+    The default 0 is three batches for each CPU of the worker's share."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seeds < 1:
+            raise ValueError(f"seeds {self.seeds}: expected at least 1")
+        if self.prefetch < 0 or self.prefetch == 1:
+            raise ValueError(f"prefetch {self.prefetch}: expected at least 2 batches, or 0 for three per CPU")
+        if self.prefetch and self.loader == "torch":
+            raise ValueError(
+                f"prefetch {self.prefetch}: only --loader ray prepares batches ahead; leave --prefetch out"
+            )
+
+    @property
+    def over_ray(self) -> bool:
+        """Whether Ray Data loads the images."""
+        return self.loader == "ray" and self.config.data.streamed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One genotype with one seed."""
+
+    candidate: Candidate
+    config: EvaluateConfig
+
+    @property
+    def name(self) -> str:
+        return f"{self.candidate.name}-s{self.config.seed}"
+
+    @property
+    def digest(self) -> str:
+        return digest(self.candidate.genotype.to_json())
+
+
+class Evaluations(Group):
+    """The evaluations and the folder that they lie in.
+
+    Args:
+        candidates: the genotypes.
+        recipe: the name of the recipe that their configuration comes from.
+        name, command: see `Group`.
+    """
+
+    kind, one, many = "evaluations", "evaluation", "evaluations"
+
+    def __init__(self, candidates: Sequence[Candidate], recipe: str, options: Options, name: str, command: str):
+        super().__init__(options, name, command)
+        self.candidates, self.recipe = candidates, recipe
+        self.config: EvaluateConfig = options.config
+        seeds = range(self.config.seed, self.config.seed + options.seeds)
+        self.evaluations = [  # seed by seed: if it is cut short, what there is can be compared
+            Evaluation(one, replace(self.config, seed=seed)) for seed in seeds for one in candidates
+        ]
+        self._said: dict[str, int] = {}
+        """By evaluation, the number of its lines that were printed."""
+
+    # ------------------------------------------------------------------------------------------------ before they run
+
+    @property
+    def headline(self) -> str:
+        return f"{self.total} evaluations by {self.recipe}, in {lies_at(self.folder)}"
+
+    @property
+    def total(self) -> int:
+        return len(self.evaluations)
+
+    def workers(self) -> Workers:
+        """The workers of each evaluation.
+
+        Raises:
+            ValueError: there are not so many, or they leave Ray Data none of this machine's CPUs.
+        """
+        options, gpus = self.options, self.options.gpus
+        if gpus is None and connection.joined() and self.config.data.streamed:
+            gpus = float(options.workers)
+        workers = job.workers_for(options.workers, gpus, options.cpus_per_worker, options.wait)
+        if options.over_ray and workers.private:
+            job.leave_for_data(workers, connection.cpus())
+        return workers
+
+    def at_once(self, workers: Workers, slots: int, cpus: float) -> int:
+        """How many run side by side if there is room for `slots`; Ray Data needs one of the `cpus` as well."""
+        if self.options.over_ray:
+            job.leave_for_data(workers, cpus)
+            slots = min(slots, replace(workers, gpus=0.0).slots(cpus - 1 + 1e-6, 0))
+        return max(1, min(self.options.at_once(slots), self.total))
+
+    @cached_property
+    def data(self) -> Any:
+        """The data set."""
+        return self.config.data.open(self.config.data_dir, "cpu")
+
+    def look_at_data(self, workers: Workers) -> None:
+        """ValueError if the data set, or a genotype on it, cannot be trained on by these workers."""
+        from dasgm.jobs.evaluate import enough, fits
+
+        job.ensure_device(self.config, workers)
+        enough(self.data, self.config, workers.number)
+        for one in self.candidates:
+            fits(one.genotype, self.config, self.data)
+
+    def dry_run(self) -> None:
+        from dasgm.cli.estimate import describe_training
+
+        workers = self.workers()
+        at_once = self.at_once(workers, max(1, connection.slots_here(workers)), connection.cpus())
+        genotype = self.candidates[0].genotype
+        print(describe_training(genotype, self.config, workers.number, self.total, at_once))
+
+    def prepare(self) -> Workers:
+        for one in self.candidates:
+            say_now(f"  {one.name}: {one.source}")
+        workers = self.workers()
+        self.look_at_data(workers)
+        for line in (self.data.describe(), *self.data.notes):
+            say_now(line)
+        return workers
+
+    def compare(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        asked = {name: value for name, value in mathematics(self.config).items() if name != "seed"}
+        asked |= {"workers": self.options.workers, "data": self.data.digest}
+        begun = self.record()
+        if begun:
+            self.ensure_same(begun.get("mathematics", {}), asked)
+        for one in self.evaluations:
+            known = Run(self.folder / one.name).about.get("mathematics", {}).get("genotype", one.digest)
+            if known != one.digest:
+                raise ValueError(f"{self.folder / one.name} began with another genotype; use another --name")
+        return begun, asked
+
+    def entries(self) -> dict[str, Any]:
+        return {
+            "preset": self.recipe,
+            "dataset": key_of(self.config.data),
+            "seed": self.config.seed,
+            "seeds": self.options.seeds,
+            "config": to_json(self.config),
+            "objective": "result/error",
+        }
+
+    # ------------------------------------------------------------------------------------------------ while they run
+
+    def state(self, one: Evaluation) -> str:
+        return str(Run(self.folder / one.name).about.get("state", ""))
+
+    def unfinished(self) -> list[Evaluation]:
+        return [one for one in self.evaluations if self.state(one) != "finished"]
+
+    def left(self) -> int:
+        return len(self.unfinished())
+
+    def work(self, workers: Workers, slots: int, kick: Callable[[], None]) -> None:
+        """Each is a Ray task, which holds no resources itself and starts a Ray Train run that does."""
+        import ray
+
+        budget = self.options.time_budget
+        deadline = math.inf if budget is None else self.begun + budget
+        cpus = ray.cluster_resources().get("CPU", 0.0)
+        at_once = self.at_once(workers, slots, cpus)
+        prefetch = self._prefetch(cpus / (workers.number * at_once))
+        task = ray.remote(num_cpus=0, max_retries=0)(one_evaluation)
+        waiting, running, room = deque(self.unfinished()), dict[Any, Evaluation](), True
+        while (waiting or running) and time.monotonic() < deadline:
+            while waiting and len(running) < at_once and room:
+                one = waiting.popleft()
+                running[task.remote(self._payload(one, prefetch), workers, lies_at(self.scratch))] = one
+            done, _ = ray.wait(list(running), timeout=0.5)
+            if self._listen() or done:
+                kick()
+            for ref in done:
+                room = not gave_up(self._ended(running.pop(ref), ref))
+            if not room and not running:
+                return  # the others would wait in vain too
+
+    def _prefetch(self, cpus: float) -> int:
+        """Batches that Ray Data prepares ahead for a worker whose share is so many CPUs; 0: it is not used."""
+        return (self.options.prefetch or max(2, math.ceil(3 * cpus))) if self.options.over_ray else 0
+
+    def _payload(self, one: Evaluation, prefetch: int) -> dict[str, Any]:
+        """What the workers of an evaluation need to know. Its run.json says from now on that it waits for them."""
+        folder = self.folder / one.name
+        self._said.setdefault(one.name, len(Run(folder).said()))
+        about: dict[str, Any] = {"name": one.name, "title": one.name, "command": self.command, "recipe": self.recipe}
+        about |= {"genotype": one.candidate.source, "searched": one.candidate.searched}
+        about["parameters"] = {"row": one.candidate.name, "seed": one.config.seed}
+        begun: dict[str, Any] = {"state": "waiting", "reason": "", "fatal": "", "asked": time.time(), "ended": None}
+        Run(folder).note(**about, kind="evaluation", **begun)
+        asked = payload(one.config, folder, self.options.storage / "cache", about)
+        return asked | {"genotype": one.candidate.genotype.to_json(), "prefetch": prefetch}
+
+    def _ended(self, one: Evaluation, ref: Any) -> str:
+        """Print how an evaluation ended; return why it did not come to its end, or an empty text."""
+        import ray
+
+        try:
+            error = ray.get(ref)
+        except ray.exceptions.RayError as found:  # the task's process is gone
+            error = first_line(found)
+        about = Run(self.folder / one.name).latest().about
+        reason = error or about.get("reason", "")
+        print(f"{one.name}: {self.state(one)} {reason}".rstrip(), flush=True)
+        return reason
+
+    def _listen(self) -> bool:
+        """Print what the workers said since the last look; return whether there was anything."""
+        new = False
+        for name, told in self._said.items():
+            lines = Run(self.folder / name).said()
+            for line in lines[told:]:
+                print(f"{name}: {line}", flush=True)
+            self._said[name], new = len(lines), new or len(lines) > told
+        return new
+
+    # ------------------------------------------------------------------------------------------------ after they ran
+
+    def settle(self) -> bool:
+        for one in self.evaluations:
+            if self.state(one) in ("running", "waiting"):
+                Run(self.folder / one.name).note(state="interrupted", reason="with the others", ended=time.time())
+        return not {"", "interrupted"} & {self.state(one) for one in self.evaluations}
+
+    def table(self) -> str:
+        """Test error of each genotype, as Markdown."""
+        names = {one.name for one in self.evaluations}
+        runs = [run for run in read_trials(self.folder) if run.folder.name in names]
+        return errors(runs, [one.name for one in self.candidates], self.options.seeds)
+
+    def write_pages(self) -> None:
+        write_atomic(self.folder / "table.md", f"`{self.command}`\n\n{self.table()}")
+
+    def show(self) -> bool:
+        """The table, and where everything lies; whether no evaluation failed."""
+        from cluster.tracking import address, ui_command
+
+        storage = self.folder.parent
+        print(f"\n{self.table()}")
+        say_now(f"this table is in {self.folder / 'table.md'}")
+        say_now(f"everything lies in {lies_at(self.folder)}")
+        done = [one for one in self.evaluations if self.state(one) == "finished"]
+        for one in done:
+            say_now(f"  {one.name}: {self.folder / one.name / 'report.html'}")
+        if done:
+            say_now(f"try one: {shell_line(['dasgm', 'predict', self.folder / done[0].name, 'PICTURE'])}")
+        if self.link:
+            serve = ui_command(storage)
+            say_now(f"  {serve + ' & ' if serve else ''}# then open {address(self.link, storage)}")
+        return all(self.state(one) != "failed" for one in self.evaluations)
+
+
+def one_evaluation(asked: dict[str, Any], workers: Workers, scratch: str) -> str:
+    """A Ray task: one evaluation as a Ray Train run. Returns why it did not come to its end, or an empty text."""
+    return attempt(job.evaluate, asked, workers, local(scratch))
