@@ -49,16 +49,16 @@ class EvaluateOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
+    """Folder for all runs: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Name of the run; by default <genotype>-<recipe>-<dataset>-s<seed>. A run of the same name is continued."""
+    """Name of the run, by default <genotype>-<recipe>-<dataset>-s<seed>. A run with this name is continued."""
     loader: Literal["torch"] = "torch"
-    """Reader of photographs that are streamed (imagenet): PyTorch's DataLoader.
-    Ray Data is a reader of cluster/evaluate.py."""
+    """Reader of streamed photographs (imagenet): PyTorch's DataLoader.
+    For Ray Data use cluster/evaluate.py."""
     time_budget: float | None = None
-    """Seconds after which the training stops, to be continued by the same command. None is no limit."""
+    """Seconds after which the training stops; the same command continues it. None sets no limit."""
     dry_run: bool = False
-    """Print the configuration and what the training would cost, and start nothing."""
+    """Print the configuration and the cost of the training (hours, memory, disk), and start nothing."""
 
     def __post_init__(self) -> None:
         check_time_budget(self.time_budget)
