@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import math
 import pkgutil
@@ -140,27 +141,12 @@ class SearchConfig:
     None downloads the file when it is needed."""
 
     def __post_init__(self) -> None:
-        _check(
-            self,
-            val_portion=(0, 1),
-            batch_size=(2, LARGEST_BATCH),
-            classifier_lr=(0, None),
-            classifier_lr_min=(0, None),
-            classifier_momentum=(0, 1),
-            classifier_weight_decay=(0, None),
-            classifier_clip=(0, None),
-            arch_lr=(0, None),
-            arch_weight_decay=(0, None),
-            arch_clip=(0, None),
-            stop_skips=(0, None),
-            stop_entropy=(0, None),
-            hessian_every=(0, None),
-            discriminator_arch_lr=(0, None),
-            discriminator_steps=(1, None),
-            checkpoints=(1, None),
-            pictures_every=(1, None),
-            fidelity_every=(0, None),
-        )
+        rates = ("classifier_lr", "classifier_lr_min", "arch_lr", "discriminator_arch_lr")
+        weights = ("classifier_weight_decay", "classifier_clip", "arch_weight_decay", "arch_clip")
+        others = ("stop_skips", "stop_entropy", "hessian_every", "fidelity_every")
+        at_least_1 = ("discriminator_steps", "checkpoints", "pictures_every")
+        _check(self, val_portion=(0, 1), batch_size=(2, LARGEST_BATCH), classifier_momentum=(0, 1))
+        _check(self, **dict.fromkeys((*rates, *weights, *others), (0, None)), **dict.fromkeys(at_least_1, (1, None)))
         _check_placement(self)
 
     @property
@@ -235,23 +221,37 @@ class PretrainConfig:
         return f"gan-{key_of(self.gan)}-{key_of(self.data)}-s{self.seed}-{what}"
 
 
-# plug-ins: a file's name is its key
+# plug-ins: a module's name is its key
 
 
 def keys(folder: str) -> list[str]:
-    """The plug-ins of a folder of dasgm: its files, without those that begin with _."""
-    package = importlib.import_module(f"dasgm.{folder}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    """The plug-ins of a kind: "gans", "methods" or "data"."""
+    return sorted(_modules(folder))
 
 
 def plugin(folder: str, key: str) -> type:
-    """The `Config` of dasgm/<folder>/<key>.py. ValueError names the nearest key."""
-    known = keys(folder)
-    if key not in known:
-        kind = {"methods": "method", "gans": "GAN", "data": "data set"}[folder]
-        offered = [*known, "none"] if folder == "gans" else known
+    """The `Config` of the plug-in called `key`. ValueError names the nearest."""
+    kind, modules = {"methods": "method", "gans": "GAN", "data": "data set"}[folder], _modules(folder)
+    if key not in modules:
+        offered = sorted(modules) + ["none"] * (folder == "gans")
         raise ValueError(f"{kind} {key!r} is not known{nearest(key, offered)}; there are: {', '.join(offered)}")
-    return importlib.import_module(f"dasgm.{folder}.{key}").Config
+    if modules[key].rpartition(".")[2] != key:
+        raise ValueError(f"{kind} {key!r} is registered as {modules[key]}: expected a module called {key}; rename one")
+    try:
+        return importlib.import_module(modules[key]).Config
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{kind} {key!r}: {error}; reinstall or remove the package with {modules[key]}") from None
+
+
+@functools.cache
+def _modules(folder: str) -> dict[str, str]:
+    """{key: module} of dasgm/<folder>/*.py, and of what other packages register in the group dasgm.<folder>."""
+    from importlib.metadata import entry_points  # slow to import, and help must be quick
+
+    package = importlib.import_module(f"dasgm.{folder}")
+    files = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+    registered = {entry.name: entry.value for entry in entry_points(group=package.__name__)}
+    return registered | {name: f"{package.__name__}.{name}" for name in files}
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -269,8 +269,9 @@ def key_of(part: Any) -> str:
 
 
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
-    """`config` with paths changed: {"gan": "biggan", "gan.generator_lr": 1e-3}. Parts are changed before their leaves,
-    and all leaves of a part at once: what belongs together is checked together.
+    """`config` with the settings at some paths changed, as in {"gan": "biggan", "gan.generator_lr": 1e-3}.
+
+    Parts are changed before their settings, and all settings of a part at once, so that they are checked together.
 
     Raises:
         ValueError: an unknown path (the nearest is named) or a value of the wrong type.
@@ -366,9 +367,9 @@ def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """Flat {path: value} of all but placement and logging; a part's key is at `<part>.key`.
+    """{path: value} of all settings but those of placement and logging; the key of a part is at `<part>.key`.
 
-    A setting that is `younger` than runs that can go on is there only if it is not the default."""
+    A setting that is `younger` than runs that may still be continued is included only if it is not the default."""
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if not is_dataclass(value):
@@ -384,10 +385,11 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def mathematics(config: Any) -> dict[str, Any]:
-    """`settings` without what may grow or belongs to another run: the identity. More epochs continue a search of one
-    stage; where a stage begins with what the one before dropped, they do not, nor where they stretch an evaluation's
-    schedule. More iterations continue a pre-training, whose own settings are no part of a search: that compares the
-    file."""
+    """The settings that identify a run: `settings` without those that may grow and those of another run.
+
+    More epochs continue a search of one stage. They do not continue one of several stages, where each begins with what
+    the one before kept, nor an evaluation, whose schedule they stretch. More iterations continue a pre-training. A
+    search leaves out the settings of its pre-training, because it compares the GAN's file instead."""
     if isinstance(config, PretrainConfig):
         left_out: tuple[str, ...] = ("gan.warmup", "gan.pretrain_iterations", "data.cutout")
     elif isinstance(config, SearchConfig):
