@@ -93,7 +93,9 @@ class EvaluateConfig:
                 f"epochs {self.epochs}: the linear schedule needs at least {LAST + 1}; choose --lr-schedule cosine"
             )
         if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup-epochs {self.warmup_epochs}: expected at most the {self.epochs} epochs there are")
+            raise ValueError(
+                f"warmup-epochs {self.warmup_epochs}: expected at most the number of epochs, {self.epochs}"
+            )
         _check_placement(self)
 
     def learning_rate(self, epoch: int) -> float:
@@ -213,8 +215,8 @@ def per_worker(config: EvaluateConfig, workers: int) -> EvaluateConfig:
     """A recipe's configuration, its batch shared among `workers`. ValueError where it does not divide."""
     if config.batch_size % workers:
         raise ValueError(
-            f"batch {config.batch_size} in all does not divide among {workers} workers: "
-            "choose other --workers, or give each its --batch-size"
+            f"a batch of {config.batch_size} images cannot be shared equally by {workers} workers: "
+            "choose another number of --workers, or set the --batch-size of each worker"
         )
     return replace(config, batch_size=config.batch_size // workers)
 

@@ -157,7 +157,7 @@ def evaluate(argv: Sequence[str]) -> int:
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
-        print(printable(f"the run {run} is {state}: this is its architecture so far"))
+        print(printable(f"the run {run} is {state}: its architecture so far is used"))
     if options.dry_run:
         from dasgm.cli.estimate import describe_training
 
@@ -181,8 +181,8 @@ def evaluate(argv: Sequence[str]) -> int:
 def _trained(row: dict[str, Any], folder: Path) -> str:
     five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
     lines = (
-        f"finished: test error {row['result/error']:.2%}{five} after the last epoch (best on the test set, which is "
-        f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
+        f"finished: test error {row['result/error']:.2%}{five} after the last epoch (the best on the test set is "
+        f"not the result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
         f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
         f"  page      {folder / 'report.html'}",

@@ -81,8 +81,8 @@ def pretrained_line(folder: Path) -> str:
 
     found = read(folder)
     return (
-        f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
-        f"says (of real ones {found.about['judge']:.3f})\n"
+        f"finished: a fixed CNN assigns {found.about['synthetic_accuracy']:.3f} of the averaged generator's images to "
+        f"their label (of real images {found.about['judge']:.3f})\n"
         f"  use it    dasgm search PRESET --gan-checkpoint {shell_line([lies_at(folder)])} "
         "[--freeze-gan --val-portion 0.5]"
     )
