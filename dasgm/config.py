@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import math
 import pkgutil
@@ -45,15 +46,15 @@ class ProxyConfig:
     """The short training from scratch on J_1 that ranks genotypes, measured on J_val."""
 
     epochs: int = 0
-    """Number of epochs that the found network is trained on J_1 to rank it; 0 leaves this training out."""
+    """Number of epochs for which the found network is trained on J_1 to rank it (our choice). 0 leaves this out."""
     cells: int = 8
-    """Number of cells of the network that is trained to rank a genotype."""
+    """Number of cells of the network that is trained to rank a genotype (our choice)."""
     channels: int = 16
-    """Number of channels of that network's first cells."""
+    """Number of channels in the first cells of the network that ranks a genotype (our choice)."""
     batch_size: int = 64
-    """Number of images in a batch of that training."""
+    """Number of images in a batch of the training that ranks a genotype (our choice)."""
     lr: float = 0.025
-    """Initial learning rate of that training (SGD); it falls to 0 along a cosine."""
+    """Initial learning rate of the training that ranks a genotype (SGD, cosine to 0; DARTS: 0.025)."""
 
     def __post_init__(self) -> None:
         widths = {"cells": (3, MOST_CELLS), "channels": (1, WIDEST)}
@@ -68,19 +69,22 @@ class SearchConfig:
     gan: GanConfig | None
     data: DataConfig
     order: Literal["first", "second"] = "second"
-    """Order of A's gradient (Eq. 6): second passes through the classifier's step of Eq. 3, first does not."""
+    """Order of the gradient of A (Eq. 6): second differentiates through the step of W (Eq.
+    3), first does not (DARTS)."""
     search_discriminator: bool = True
-    """Search the discriminator's architecture B (Eq. 7). Otherwise the GAN's own discriminator is kept."""
+    """Search the architecture B of the discriminator (Eq. 7).
+    Otherwise the discriminator keeps the GAN's own layers."""
     hypergradient: Literal["difference", "exact"] = "difference"
-    """How mixed second derivatives are computed: by a central difference, or exactly by automatic differentiation.
-    The latter does not see the kinks of ReLU and max pooling."""
+    """How mixed second derivatives are computed: by a central difference (DARTS, Section 2.3), or exactly.
+    Exact ones come from automatic differentiation, which does not see the kinks of ReLU and max pooling."""
     inner: Literal["taken", "sgd"] = "taken"
-    """Step of the generator that Eq. 7 differentiates: taken is the optimizer's own, sgd the plain step of Eq. 4."""
+    """Generator step that Eq. 7 differentiates: taken is the optimizer's own (our choice), sgd the plain step of Eq.
+    4."""
     val_portion: float = 0.0
     """Share of real images of J_2 in a batch of J_3, from 0 to 1 (paper, Section 5.3: 0.3, 0.5, 0.7).
     The other images are generated."""
     batch_size: int = 64
-    """Number of images in a batch of J_1, of J_2 and of J_3, in each worker (paper, Section 5.2: 64)."""
+    """Number of images in a batch of J_1, of J_2 and of J_3, per worker (paper, Section 5.2: 64)."""
     classifier_lr: float = 0.025
     """Initial learning rate of the supernet's weights W (Eq. 3, SGD; DARTS: 0.025)."""
     classifier_lr_min: float = 0.001
@@ -90,74 +94,59 @@ class SearchConfig:
     classifier_weight_decay: float = 3e-4
     """Weight decay of W (DARTS: 3e-4)."""
     classifier_clip: float = 5.0
-    """Largest norm of W's gradient, to which longer ones are scaled; 0 is no limit (DARTS: 5)."""
+    """Largest norm of the gradient of W; a longer one is scaled down to it, 0 sets no limit (DARTS: 5)."""
     arch_lr: float = 3e-4
     """Learning rate of the architecture A (Eq. 6, Adam; DARTS: 3e-4; P-DARTS and PC-DARTS: 6e-4)."""
     arch_weight_decay: float = 1e-3
     """Weight decay of A (DARTS: 1e-3)."""
     arch_clip: float = 0.0
-    """Largest norm of A's gradient, to which longer ones are scaled; 0 is no limit (P-DARTS's code: 5)."""
+    """Largest norm of the gradient of A; a longer one is scaled down to it, 0 sets no limit (P-DARTS's code: 5)."""
     discriminator_arch_lr: float = 3e-4
-    """Learning rate eta_b of the discriminator's architecture B (Eq. 7, Adam). The paper gives no value."""
+    """Learning rate of the discriminator's architecture B (eta_b of Eq. 7, Adam). The paper gives none: our choice."""
     discriminator_steps: int = 1
     """Number of discriminator steps after each generator step (Algorithm 1: 1)."""
     freeze_gan: bool = False
     """Keep a pre-trained GAN as it is: G, E and B are never changed (paper, Section 5.3: "+ 30, 50, 70 % Val")."""
     stop_skips: int = 0
     """End a stage after the epoch in which the normal cell has this many skip connections (DARTS+: 2); 0 never does.
-    P-DARTS's skip connections are counted before they are capped."""
+    With P-DARTS, skip connections are counted before its cap removes any."""
     stop_entropy: float = 0.0
-    """End a stage once the mean entropy of the normal cell's edges is below this number of nats; 0 never does.
-    The entropy is at most 2.08 with 8 operations an edge, and 1.10 with 3."""
+    """End a stage once the mean entropy of the normal cell's edges is below this, in nats; 0 never does (our choice).
+    The entropy is at most 2.08 with 8 operations per edge, and 1.10 with 3."""
     hessian_every: int = field(default=0, metadata=PLACEMENT)
     """Number of epochs between estimates of the largest eigenvalue of A's Hessian (Zela et al., 2020); 0 makes none."""
     sync_batch_norm: bool = False
-    """Take batch norm's statistics over the batches of all workers, which need GPUs.
-    Otherwise each worker takes those of its own batch."""
+    """Compute batch norm's statistics over the batches of all workers; needs GPUs.
+    Otherwise each worker uses its own batch (our choice)."""
     proxy: ProxyConfig = ProxyConfig()
     seed: int = 0
-    """Seed of everything random: initial weights, batches, noise. The split of the data has a seed of its own."""
+    """Seed of everything random: initial weights, batches, noise. The data split has its own (--data.split-seed)."""
     gan_checkpoint: str | None = field(default=None, metadata=PLACEMENT)
-    """Folder or file of a pre-trained GAN that the search begins with (`dasgm pretrain` makes one)."""
+    """Folder or file of a pre-trained GAN to begin with (`dasgm pretrain` makes one). None begins with a new GAN."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
-    """Folder with the data set's files. It may change between runs: what the files hold is compared instead."""
+    """Folder with the data set's files. A continued run may name another folder if the files hold the same data."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:N (the GPU of that number) or mps."""
+    """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:N (GPU number N) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
-    """Number of CPU threads of each worker; None takes PyTorch's own number. A continued run keeps its number."""
+    """Number of CPU threads per worker; None uses PyTorch's default. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
-    """Number of latest checkpoints that are kept, besides the best one."""
+    """Number of most recent checkpoints to keep, in addition to the best one."""
     pictures_every: int = field(default=5, metadata=PLACEMENT)
     """Number of epochs between two pictures of the cells and of generated images."""
     fidelity_every: int = field(default=0, metadata=PLACEMENT)
     """Number of epochs between two measurements of FID and IS (paper, Table 5: 10).
-    The value 0 measures them at the end only, if --inception-weights is given."""
+    0 measures them only at the end, and only if --inception-weights is given."""
     inception_weights: str | None = field(default=None, metadata=PLACEMENT)
-    """File with Inception's weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
-    None downloads it when it is needed."""
+    """File with the Inception weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
+    None downloads the file when it is needed."""
 
     def __post_init__(self) -> None:
-        _check(
-            self,
-            val_portion=(0, 1),
-            batch_size=(2, LARGEST_BATCH),
-            classifier_lr=(0, None),
-            classifier_lr_min=(0, None),
-            classifier_momentum=(0, 1),
-            classifier_weight_decay=(0, None),
-            classifier_clip=(0, None),
-            arch_lr=(0, None),
-            arch_weight_decay=(0, None),
-            arch_clip=(0, None),
-            stop_skips=(0, None),
-            stop_entropy=(0, None),
-            hessian_every=(0, None),
-            discriminator_arch_lr=(0, None),
-            discriminator_steps=(1, None),
-            checkpoints=(1, None),
-            pictures_every=(1, None),
-            fidelity_every=(0, None),
-        )
+        rates = ("classifier_lr", "classifier_lr_min", "arch_lr", "discriminator_arch_lr")
+        weights = ("classifier_weight_decay", "classifier_clip", "arch_weight_decay", "arch_clip")
+        others = ("stop_skips", "stop_entropy", "hessian_every", "fidelity_every")
+        at_least_1 = ("discriminator_steps", "checkpoints", "pictures_every")
+        _check(self, val_portion=(0, 1), batch_size=(2, LARGEST_BATCH), classifier_momentum=(0, 1))
+        _check(self, **dict.fromkeys((*rates, *weights, *others), (0, None)), **dict.fromkeys(at_least_1, (1, None)))
         _check_placement(self)
 
     @property
@@ -183,27 +172,28 @@ class PretrainConfig:
     gan: GanConfig
     data: DataConfig
     search_discriminator: bool = False
-    """Train the discriminator that a search of B begins with. Otherwise the GAN's own is trained."""
+    """Train the discriminator with which a search of B begins (Eq. 7).
+    Otherwise the GAN's own discriminator is trained."""
     batch_size: int = 64
-    """Number of images in a batch of J_2, in each worker."""
+    """Number of images in a batch of J_2, per worker (paper, Section 5.2: 64)."""
     seed: int = 0
-    """Seed of everything random. It is 0 unless given, so that all seeds of a search share a pre-training."""
+    """Seed of everything random. It does not follow the seed of a search, so that all seeds share one pre-training."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
-    """Folder with the data set's files. It may change between runs: what the files hold is compared instead."""
+    """Folder with the data set's files. A continued run may name another folder if the files hold the same data."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:N (the GPU of that number) or mps."""
+    """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:N (GPU number N) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
-    """Number of CPU threads of each worker; None takes PyTorch's own number. A continued run keeps its number."""
+    """Number of CPU threads per worker; None uses PyTorch's default. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
-    """Number of latest checkpoints that are kept."""
+    """Number of most recent checkpoints to keep."""
     pictures_every: int = field(default=5, metadata=PLACEMENT)
     """Number of epochs between two pictures of generated images."""
     fidelity_every: int = field(default=0, metadata=PLACEMENT)
     """Number of epochs between two measurements of FID and IS (paper, Table 5: 10).
-    The value 0 measures them at the end only, if --inception-weights is given."""
+    0 measures them only at the end, and only if --inception-weights is given."""
     inception_weights: str | None = field(default=None, metadata=PLACEMENT)
-    """File with Inception's weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
-    None downloads it when it is needed."""
+    """File with the Inception weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
+    None downloads the file when it is needed."""
 
     def __post_init__(self) -> None:
         _check(
@@ -231,23 +221,37 @@ class PretrainConfig:
         return f"gan-{key_of(self.gan)}-{key_of(self.data)}-s{self.seed}-{what}"
 
 
-# plug-ins: a file's name is its key
+# plug-ins: a module's name is its key
 
 
 def keys(folder: str) -> list[str]:
-    """The plug-ins of a folder of dasgm: its files, without those that begin with _."""
-    package = importlib.import_module(f"dasgm.{folder}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    """The plug-ins of a kind: "gans", "methods" or "data"."""
+    return sorted(_modules(folder))
 
 
 def plugin(folder: str, key: str) -> type:
-    """The `Config` of dasgm/<folder>/<key>.py. ValueError names the nearest key."""
-    known = keys(folder)
-    if key not in known:
-        kind = {"methods": "method", "gans": "GAN", "data": "data set"}[folder]
-        offered = [*known, "none"] if folder == "gans" else known
+    """The `Config` of the plug-in called `key`. ValueError names the nearest."""
+    kind, modules = {"methods": "method", "gans": "GAN", "data": "data set"}[folder], _modules(folder)
+    if key not in modules:
+        offered = sorted(modules) + ["none"] * (folder == "gans")
         raise ValueError(f"{kind} {key!r} is not known{nearest(key, offered)}; there are: {', '.join(offered)}")
-    return importlib.import_module(f"dasgm.{folder}.{key}").Config
+    if modules[key].rpartition(".")[2] != key:
+        raise ValueError(f"{kind} {key!r} is registered as {modules[key]}: expected a module called {key}; rename one")
+    try:
+        return importlib.import_module(modules[key]).Config
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{kind} {key!r}: {error}; reinstall or remove the package with {modules[key]}") from None
+
+
+@functools.cache
+def _modules(folder: str) -> dict[str, str]:
+    """{key: module} of dasgm/<folder>/*.py, and of what other packages register in the group dasgm.<folder>."""
+    from importlib.metadata import entry_points  # slow to import, and help must be quick
+
+    package = importlib.import_module(f"dasgm.{folder}")
+    files = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+    registered = {entry.name: entry.value for entry in entry_points(group=package.__name__)}
+    return registered | {name: f"{package.__name__}.{name}" for name in files}
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -265,8 +269,9 @@ def key_of(part: Any) -> str:
 
 
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
-    """`config` with paths changed: {"gan": "biggan", "gan.generator_lr": 1e-3}. Parts are changed before their leaves,
-    and all leaves of a part at once: what belongs together is checked together.
+    """`config` with the settings at some paths changed, as in {"gan": "biggan", "gan.generator_lr": 1e-3}.
+
+    Parts are changed before their settings, and all settings of a part at once, so that they are checked together.
 
     Raises:
         ValueError: an unknown path (the nearest is named) or a value of the wrong type.
@@ -362,9 +367,9 @@ def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """Flat {path: value} of all but placement and logging; a part's key is at `<part>.key`.
+    """{path: value} of all settings but those of placement and logging; the key of a part is at `<part>.key`.
 
-    A setting that is `younger` than runs that can go on is there only if it is not the default."""
+    A setting that is `younger` than runs that may still be continued is included only if it is not the default."""
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if not is_dataclass(value):
@@ -380,10 +385,11 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def mathematics(config: Any) -> dict[str, Any]:
-    """`settings` without what may grow or belongs to another run: the identity. More epochs continue a search of one
-    stage; where a stage begins with what the one before dropped, they do not, nor where they stretch an evaluation's
-    schedule. More iterations continue a pre-training, whose own settings are no part of a search: that compares the
-    file."""
+    """The settings that identify a run: `settings` without those that may grow and those of another run.
+
+    More epochs continue a search of one stage. They do not continue one of several stages, where each begins with what
+    the one before kept, nor an evaluation, whose schedule they stretch. More iterations continue a pre-training. A
+    search leaves out the settings of its pre-training, because it compares the GAN's file instead."""
     if isinstance(config, PretrainConfig):
         left_out: tuple[str, ...] = ("gan.warmup", "gan.pretrain_iterations", "data.cutout")
     elif isinstance(config, SearchConfig):

@@ -27,9 +27,9 @@ def on_command_line(words: Sequence[str], config: Any) -> Given:
 
 
 def after(given: Given, old: Any, new: Any, changes: Iterable[str]) -> Given:
-    """What is given once `changes` made `new` of `old`: these, and what was given before.
+    """The given settings after `changes` turned `old` into `new`: the changes, and what was given before.
 
-    Settings of a part that another one replaced are gone: those of BigGAN say nothing about ContraGAN.
+    The settings of a part that was replaced are dropped: those of BigGAN say nothing about ContraGAN.
     """
     replaced = [f"{part}." for part in PARTS if key_of(getattr(old, part)) != key_of(getattr(new, part))]
     kept = {path for path in given if not path.startswith(tuple(replaced))}

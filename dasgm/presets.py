@@ -101,7 +101,7 @@ PRESETS: dict[str, Preset] = {
             threads=1,
             pictures_every=1,
         ),
-        "the whole line in minutes on two cores: digits at 16x16, 3 cells of 4 channels",
+        "the whole pipeline in minutes on two cores: digits at 16x16, 3 cells of 4 channels",
     ),
     "cifar10-smoke": Preset(
         CIFAR10_SMOKE,
@@ -166,7 +166,7 @@ def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
     if name in children:
         raise ValueError(f"preset {name}: it is its own ancestor ({' -> '.join((*children, name))})")
     if len(children) == MOST_PARENTS:
-        raise ValueError(f"preset {name}: more than {MOST_PARENTS} parents one of another")
+        raise ValueError(f"preset {name}: a chain of more than {MOST_PARENTS} parents; expected fewer")
     parent = preset(own["parent"], (*children, name))
     try:
         config = override(parent.config, overrides)

@@ -27,47 +27,47 @@ class EvaluateConfig:
     cells: int = 20
     """Number of cells of the network (DARTS: 20 for CIFAR, 14 for ImageNet)."""
     channels: int = 36
-    """Number of channels of its first cells, doubled at each reduction cell (DARTS: 36, for ImageNet 48)."""
+    """Number of channels in the first cells; each reduction cell doubles it (DARTS: 36 for CIFAR, 48 for ImageNet)."""
     epochs: int = 600
-    """Number of epochs (DARTS: 600 for CIFAR, 250 for ImageNet).
-    A continued run keeps its number, since learning rate and drop-path depend on it."""
+    """Number of training epochs (DARTS: 600 for CIFAR, 250 for ImageNet).
+    A continued run keeps its number, because the learning rate and drop-path depend on it."""
     batch_size: int = 96
-    """Number of images in a batch, in each worker (paper, Section 5.2: 96 for CIFAR)."""
+    """Number of images in a batch, per worker (paper, Section 5.2: 96 for CIFAR)."""
     lr: float = 0.025
     """Initial learning rate (SGD; DARTS: 0.025 for CIFAR)."""
     lr_schedule: Literal["cosine", "linear"] = "cosine"
-    """Course of the learning rate: cosine falls to 0, linear towards 0, in the last five epochs more slowly.
-    P-DARTS and PC-DARTS have linear on ImageNet."""
+    """Schedule of the learning rate: cosine falls to 0; linear falls towards 0, more slowly in the last five epochs.
+    P-DARTS and PC-DARTS use linear on ImageNet, DARTS cosine on CIFAR."""
     warmup_epochs: int = 0
-    """Number of first epochs in which the learning rate rises to --lr in equal steps (PC-DARTS on ImageNet: 5)."""
+    """Number of epochs at the start in which the rate rises to --lr in equal steps (PC-DARTS on ImageNet: 5)."""
     momentum: float = 0.9
-    """Momentum of SGD (DARTS: 0.9)."""
+    """Momentum of the SGD optimizer (DARTS: 0.9)."""
     weight_decay: float = 3e-4
-    """Weight decay (DARTS: 3e-4 for CIFAR, 3e-5 for ImageNet)."""
+    """Weight decay of the SGD optimizer (DARTS: 3e-4 for CIFAR, 3e-5 for ImageNet)."""
     clip: float = 5.0
-    """Largest norm of the gradient, to which longer ones are scaled; 0 is no limit (DARTS: 5)."""
+    """Largest norm of the gradient; a longer one is scaled down to it, 0 sets no limit (DARTS: 5)."""
     auxiliary: float = 0.4
     """Weight of the auxiliary head's loss; 0 leaves the head out (DARTS: 0.4)."""
     drop_path: float = 0.2
-    """Probability of dropping a path, which rises from 0 to this over the epochs (DARTS's code: 0.2).
-    P-DARTS and PC-DARTS have 0.3 on CIFAR and 0 on ImageNet."""
+    """Final probability of dropping a path; it rises linearly from 0 over the epochs (DARTS's code: 0.2).
+    P-DARTS and PC-DARTS use 0.3 on CIFAR and 0 on ImageNet."""
     label_smoothing: float = 0.0
     """Label smoothing of the training loss, from 0 to 1 (DARTS on ImageNet: 0.1)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of training; auto is bfloat16 on a GPU that has it, else float32, which does not use TF32.
+    """Number format of training: auto is bfloat16 on a GPU that supports it (our choice), else float32 without TF32.
     The weights stay float32, and the error is always measured in float32."""
     seed: int = 0
     """Seed of everything random: initial weights, batches, augmentation, drop-path."""
     channels_last: bool = field(default=True, metadata=PLACEMENT)
-    """Lay images out with channels last in a GPU's memory, which is faster. A CPU always does."""
+    """Store images with channels last in the memory of a GPU, which is faster. On a CPU this is always done."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
-    """Folder with the data set's files. It may change between runs: what the files hold is compared instead."""
+    """Folder with the data set's files. A continued run may name another folder if the files hold the same data."""
     device: str = field(default="auto", metadata=PLACEMENT)
-    """Device to compute on: auto (a GPU where there is one), cpu, cuda, cuda:N (the GPU of that number) or mps."""
+    """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:N (GPU number N) or mps."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
-    """Number of CPU threads of each worker; None takes PyTorch's own number. A continued run keeps its number."""
+    """Number of CPU threads per worker; None uses PyTorch's default. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
-    """Number of latest checkpoints that are kept, besides the best one."""
+    """Number of most recent checkpoints to keep, in addition to the best one."""
 
     def __post_init__(self) -> None:
         _check(
@@ -93,7 +93,9 @@ class EvaluateConfig:
                 f"epochs {self.epochs}: the linear schedule needs at least {LAST + 1}; choose --lr-schedule cosine"
             )
         if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup-epochs {self.warmup_epochs}: expected at most the {self.epochs} epochs there are")
+            raise ValueError(
+                f"warmup-epochs {self.warmup_epochs}: expected at most the number of epochs, {self.epochs}"
+            )
         _check_placement(self)
 
     def learning_rate(self, epoch: int) -> float:
@@ -213,8 +215,8 @@ def per_worker(config: EvaluateConfig, workers: int) -> EvaluateConfig:
     """A recipe's configuration, its batch shared among `workers`. ValueError where it does not divide."""
     if config.batch_size % workers:
         raise ValueError(
-            f"batch {config.batch_size} in all does not divide among {workers} workers: "
-            "choose other --workers, or give each its --batch-size"
+            f"a batch of {config.batch_size} images cannot be shared equally by {workers} workers: "
+            "choose another number of --workers, or set the --batch-size of each worker"
         )
     return replace(config, batch_size=config.batch_size // workers)
 

@@ -219,7 +219,7 @@ def _fields(value: Any, said: str) -> tuple[dict[str, Any], str]:
         if not isinstance(found.get(kind), list) or found.get(concat) is not None:
             continue
         if concat not in found:
-            said += f"{'; ' if said else ''}no {concat}: the {kind} cell puts out all of its nodes"
+            said += f"{'; ' if said else ''}no {concat}: all nodes of the {kind} cell are its output"
         found[concat] = list(range(2, 2 + len(found[kind]) // 2))
     return found, said
 
@@ -274,7 +274,7 @@ def _numbered(normal: list[Any], reduce: list[Any]) -> dict[str, Any]:
     numbers = {operation for _, operation in edges}
     if not numbers <= set(range(len(PRIMITIVES))) or (0 in numbers) == (7 in numbers):
         raise ValueError(
-            "operations are numbers, which programs count with `none` or without it, and these do not tell which: "
+            "operations are given as numbers, and it is not clear whether they count `none`: "
             f"write names ({', '.join(CHOOSABLE)})"
         )
     names = CHOOSABLE if 0 in numbers else PRIMITIVES  # `none` is never chosen

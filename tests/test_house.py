@@ -71,3 +71,11 @@ def test_the_tests_that_a_page_names_are_there() -> None:
             if not any(f.startswith(first) and all(part in f for part in others) for f in functions.get(file, [])):
                 missing.append(f"{page.name}: {file}::{name}")
     assert seen > 40 and not missing, missing
+
+
+def test_only_the_suites_for_plug_ins_need_pytest() -> None:
+    files = [path for package in ("dasgm", "cluster", "tuning") for path in (ROOT / package).rglob("*.py")]
+    users = [
+        path for path in files if re.search(r"^\s*(import|from) (pytest|dasgm\.testing)\b", path.read_text(), re.M)
+    ]
+    assert users and {path.parent for path in users} == {ROOT / "dasgm" / "testing"}

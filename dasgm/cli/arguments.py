@@ -65,7 +65,7 @@ def take(argv: Sequence[str], flags: Sequence[str], places: int) -> tuple[dict[s
 def ensure_once(flag: str, values: Mapping[str, str], word: str | None) -> None:
     """ValueError where both `flag` and `word`, which stands before all options, name the same thing."""
     if word is not None and flag in values:
-        raise ValueError(f"{word} and {flag} {values[flag]}: they name the same thing; give one of the two")
+        raise ValueError(f"{word} and {flag} {values[flag]}: both name the same thing; give only one of them")
 
 
 def unread(code: int = 1) -> NoReturn:
@@ -228,7 +228,7 @@ def _ensure_name(name: str) -> None:
     """ValueError where it would not be a folder of its own below the storage."""
     parts = Path(name).parts
     if Path(name).is_absolute() or any(part.startswith(".") or part in TAKEN for part in parts):
-        raise ValueError(f"name {name!r}: expected that of a folder in --storage, and none of {', '.join(TAKEN)}")
+        raise ValueError(f"name {name!r}: expected the name of a folder in --storage, other than {', '.join(TAKEN)}")
 
 
 def flattened(options: type, kind: type = SearchConfig) -> type:

@@ -209,7 +209,7 @@ def describe_training(
     together = f"{runs} evaluations, {at_once} at once: about {hours * runs / at_once:.2f} hours, {disk * runs} MiB"
     return "\n".join(
         [
-            f"data        {data.describe()}; learnt from: {train:,}",
+            f"data        {data.describe()}; trained on: {train:,}",
             *_indented(data.notes),
             f"parameters  {parameters:,} (with the auxiliary head)",
             f"device      {hardware(device)}, peak memory {_peak_memory(device) / 2**30:.2f} GiB",

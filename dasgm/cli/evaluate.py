@@ -49,16 +49,16 @@ class EvaluateOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
+    """Folder for all runs: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Name of the run; by default <genotype>-<recipe>-<dataset>-s<seed>. A run of the same name is continued."""
+    """Name of the run, by default <genotype>-<recipe>-<dataset>-s<seed>. A run with this name is continued."""
     loader: Literal["torch"] = "torch"
-    """Reader of photographs that are streamed (imagenet): PyTorch's DataLoader.
-    Ray Data is a reader of cluster/evaluate.py."""
+    """Reader of streamed photographs (imagenet): PyTorch's DataLoader.
+    For Ray Data use cluster/evaluate.py."""
     time_budget: float | None = None
-    """Seconds after which the training stops, to be continued by the same command. None is no limit."""
+    """Seconds after which the training stops; the same command continues it. None sets no limit."""
     dry_run: bool = False
-    """Print the configuration and what the training would cost, and start nothing."""
+    """Print the configuration and the cost of the training (hours, memory, disk), and start nothing."""
 
     def __post_init__(self) -> None:
         check_time_budget(self.time_budget)
@@ -157,7 +157,7 @@ def evaluate(argv: Sequence[str]) -> int:
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     run = run_of(chosen.source)
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
-        print(printable(f"the run {run} is {state}: this is its architecture so far"))
+        print(printable(f"the run {run} is {state}: its architecture so far is used"))
     if options.dry_run:
         from dasgm.cli.estimate import describe_training
 
@@ -181,8 +181,8 @@ def evaluate(argv: Sequence[str]) -> int:
 def _trained(row: dict[str, Any], folder: Path) -> str:
     five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
     lines = (
-        f"finished: test error {row['result/error']:.2%}{five} after the last epoch (best on the test set, which is "
-        f"no result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
+        f"finished: test error {row['result/error']:.2%}{five} after the last epoch (the best on the test set is "
+        f"not the result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
         f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
         f"  page      {folder / 'report.html'}",

@@ -22,13 +22,13 @@ class PretrainOptions:
 
     config: Any
     iterations: int | None = None
-    """Number of generator steps, the same as --gan.pretrain-iterations. A larger number continues a finished run."""
+    """Number of generator steps; short for --gan.pretrain-iterations. A larger number continues a finished run."""
     storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
+    """Folder for all runs: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Name of the run; by default gan-<GAN>-<dataset>-s<seed>-<digest of its settings>, which --pretrain looks for."""
+    """Name of the run, by default gan-<GAN>-<dataset>-s<seed>-<digest of its settings>, which --pretrain looks for."""
     dry_run: bool = False
-    """Print the configuration and what the pre-training would cost, and start nothing."""
+    """Print the configuration and the cost of the pre-training (hours, memory, disk), and start nothing."""
 
 
 def pretrain_options(
@@ -81,8 +81,8 @@ def pretrained_line(folder: Path) -> str:
 
     found = read(folder)
     return (
-        f"finished: {found.about['synthetic_accuracy']:.3f} of the averaged generator's images are what their label "
-        f"says (of real ones {found.about['judge']:.3f})\n"
+        f"finished: a fixed CNN assigns {found.about['synthetic_accuracy']:.3f} of the averaged generator's images to "
+        f"their label (of real images {found.about['judge']:.3f})\n"
         f"  use it    dasgm search PRESET --gan-checkpoint {shell_line([lies_at(folder)])} "
         "[--freeze-gan --val-portion 0.5]"
     )

@@ -15,18 +15,18 @@ from dasgm.store.files import printable
 def ending(
     what: str, folder: Path, command: str, say: Callable[[str], None], saved: str = "everything"
 ) -> Iterator[None]:
-    """Tells of a run that does not come to its end, and what of it is `saved`."""
+    """Say how a run ended that did not finish, and what of it is `saved`."""
     from dasgm.jobs.session import Interrupted, OutOfTime
     from dasgm.search import SearchFailed
 
     try:
         yield
     except Interrupted as asked:
-        but = f", but for {asked}, which begins anew" if str(asked) else ""
+        but = f", except {asked}, which begins anew" if str(asked) else ""
         say(printable(f"stopped; {saved} is saved in {lies_at(folder)}{but}. To continue: {command}"))
         raise SystemExit(0 if isinstance(asked, OutOfTime) else 130) from None
     except SearchFailed as error:
-        fail(f"the {what} failed: {error}; what came before is in {lies_at(folder)}", 1)
+        fail(f"the {what} failed: {error}; what was saved before is in {lies_at(folder)}", 1)
 
 
 @contextmanager

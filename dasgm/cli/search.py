@@ -22,13 +22,13 @@ class SearchOptions:
 
     config: Any
     storage: Path = Path("runs")
-    """Folder in which all runs lie: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
+    """Folder for all runs: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Name of the run; by default <preset>-<dataset>-s<seed>. A run of the same name is continued."""
+    """Name of the run, by default <preset>-<dataset>-s<seed>. A run with this name is continued."""
     pretrain: bool = False
-    """Begin with a pre-trained GAN, and pre-train it first if that has not been done."""
+    """Begin with a pre-trained GAN; train it first if no run in --storage has done so."""
     dry_run: bool = False
-    """Print the configuration and what the search would cost, and start nothing."""
+    """Print the configuration and the cost of the search (hours, memory, disk), and start nothing."""
 
 
 def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions, more: str = "") -> tuple[Chosen, Any]:

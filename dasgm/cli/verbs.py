@@ -17,9 +17,13 @@ def draw(argv: Sequence[str]) -> int:
     parser = Parser(prog="dasgm draw", description="Draw both cells of a genotype.")
     parser.add_argument(
         "genotype",
-        help="Genotype: a JSON or text file, a run's folder, a known name such as DARTS_V2, or its text.",
+        help="Genotype to draw: a JSON or text file, the folder of a run, a known name such as DARTS_V2, or its text.",
     )
-    parser.add_argument("--output", type=Path, help="File to write: .png, .svg or .pdf (default: <name>.png).")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="File to write: .png, .svg or .pdf, by its ending (default: <name>.png).",
+    )
     asked = parser.parse_args(list(argv))
     from dasgm.genotype import Genotype, name_of
     from dasgm.pages import figures
@@ -35,7 +39,7 @@ def random(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
     )
-    parser.add_argument("--seed", type=int, default=0, help="Number of the architecture, from 0 on (default: 0).")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the draw, a number from 0 (default: 0).")
     parser.add_argument(
         "--output", type=Path, default=Path("genotype.json"), help="JSON file to write (default: genotype.json)."
     )
@@ -85,32 +89,37 @@ def _measure_parser() -> Parser:
     )
     parser.add_argument(
         "name",
-        help="What is measured: a genotype, a preset (names or files), a GAN, a run's folder, or a genotype's text.",
+        help="What to measure: a genotype or preset (name or file), a GAN, the folder of a run, or a genotype's text.",
     )
-    parser.add_argument("--form", choices=("cifar", "imagenet"), help="Stem of a genotype's network (default: cifar).")
+    parser.add_argument(
+        "--form",
+        choices=("cifar", "imagenet"),
+        help="Stem of a genotype's network (default: cifar).",
+    )
     parser.add_argument(
         "--cells",
         type=int,
-        help="Number of cells (default: the preset's; of a genotype 20, with --form imagenet 14).",
+        help="Number of cells (default: that of the preset; for a genotype DARTS's 20, with --form imagenet 14).",
     )
     parser.add_argument(
         "--channels",
         type=int,
-        help="Channels of the first cells (default: the preset's; of a genotype 36 or 48), or a GAN's base width.",
+        help="Number of channels in the first cells (default: that of the preset; for a genotype DARTS's 36, with "
+        "--form imagenet 48), or the base width of a GAN.",
     )
     parser.add_argument(
         "--classes",
         type=int,
-        help="Number of classes (default: the data set's; of a genotype 10 or 1000).",
+        help="Number of classes (default: that of the data set; of a genotype 10 or, for imagenet, 1000).",
     )
     parser.add_argument(
         "--image-size",
         type=int,
-        help="Side of the images in pixels (default: the data set's; of a genotype 32 or 224).",
+        help="Side of the images in pixels (default: that of the data set; of a genotype 32 or, for imagenet, 224).",
     )
     parser.add_argument(
         "--dataset",
-        help="Data set that gives the number of classes and the size of the images.",
+        help="Data set whose number of classes and image size are used (default: that of the preset).",
     )
     parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
     return parser
@@ -168,13 +177,13 @@ def runs(argv: Sequence[str]) -> int:
         default="runs",
         help="Folder with the runs: a path, or an address such as s3://BUCKET/PREFIX (default: runs).",
     )
-    parser.add_argument("--follow", action="store_true", help="Look again every two seconds, until Ctrl-C.")
+    parser.add_argument("--follow", action="store_true", help="Update the table every two seconds, until Ctrl-C.")
     parser.add_argument(
         "--json",
         action="store_true",
         help="Print a JSON array instead of a table, with an object for each run: name, kind, sweep, state, reason, "
         "folder, epoch, accuracy, proxy_accuracy, proxy_error, test_error, disk_bytes, started, ended and command. "
-        "Accuracies and errors are from 0 to 1, times are seconds since 1970, and null is what there is not (yet).",
+        "Accuracies and errors are from 0 to 1, times are seconds since 1970, and null is what is not known yet.",
     )
     asked = parser.parse_args(list(argv))
     if asked.json and asked.follow:
@@ -218,7 +227,7 @@ def predict(argv: Sequence[str]) -> int:
         "--top",
         type=int,
         default=5,
-        help="Number of classes that are named for each picture (default: 5).",
+        help="Number of classes to print for each picture, the most probable first (default: 5).",
     )
     asked = parser.parse_args(list(argv))
     if asked.top < 1:

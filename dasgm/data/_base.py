@@ -27,19 +27,19 @@ class DataConfig:
     """Whether its files come with this package, so that a folder of the user's has no meaning."""
 
     image_size: int = 32
-    """Side of the square images in pixels: a multiple of 4 from 16 on; with a GAN 16, 32 or 64."""
+    """Side of the square images in pixels: a multiple of 4 from 16; with a GAN 16, 32 or 64 (paper's CIFAR: 32)."""
     split_seed: int = 0
-    """Seed of the split into J_1, J_2 and J_val. It is not the seed of the search, so that searches share a split."""
+    """Seed of the split into J_1, J_2 and J_val. It does not follow --seed, so that searches share a split."""
     split: Literal["stratified", "contiguous"] = "stratified"
-    """How J_1 and J_2 are drawn: stratified by class, or contiguous by index, as the original DARTS code does."""
+    """How J_1 and J_2 are drawn: stratified by class (our choice), or contiguous by index (DARTS's code)."""
     weight_portion: float = 0.5
-    """Share of J_1 among the training images; the others are J_2 (paper, Section 5.2: 0.5)."""
+    """Share of the training images that is J_1, from 0 to 1; the others are J_2 (paper, Section 5.2: 0.5)."""
     holdout: float = 0.0
-    """Share of the training images that is set aside as J_val before J_1 and J_2 are drawn (paper: 0)."""
+    """Share of the training images that is set aside as J_val before J_1 and J_2 are drawn, from 0 to 1 (paper: 0)."""
     limit: int = 0
-    """Largest number of training images that are used, drawn by class; 0 uses all."""
+    """Largest number of training images to use, drawn by class; 0 uses all."""
     cutout: int = 0
-    """Side of cutout's square in pixels; 0 is no cutout (DARTS's final training on CIFAR: 16)."""
+    """Side of the square that cutout blanks, in pixels; 0 turns cutout off (DARTS's final training on CIFAR: 16)."""
 
     def __post_init__(self) -> None:
         if self.image_size % STEP or not SMALLEST <= self.image_size <= LARGEST:

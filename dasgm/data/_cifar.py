@@ -24,9 +24,9 @@ class CifarConfig(DataConfig):
     """Settings that CIFAR-10 and CIFAR-100 share."""
 
     skip_unreadable: bool = False
-    """Leave out pictures of Parquet files that cannot be read. Otherwise the first one ends the command."""
+    """Leave out pictures in Parquet files that cannot be read. Otherwise the first one ends the command."""
     config: str = field(default="", metadata=YOUNGER)
-    """Data set to read where a folder holds several in Parquet files: its configuration or folder below --data-dir."""
+    """Configuration or folder below --data-dir to read, if the Parquet files there hold several data sets."""
 
     CLASSES: ClassVar[tuple[str, ...]]
     ALIASES: ClassVar[dict[str, str]] = {}  # other spellings of classes

@@ -23,7 +23,7 @@ class Config(DataConfig):
 
     packaged: ClassVar[bool] = True
     image_size: int = 16
-    """Side of the square images in pixels, enlarged from 8: a multiple of 4 from 16 on; with a GAN 16, 32 or 64."""
+    """Side of the square images in pixels, enlarged from 8 (our choice): a multiple of 4; with a GAN 16, 32 or 64."""
 
     def class_count(self) -> int:
         return 10

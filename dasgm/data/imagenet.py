@@ -23,11 +23,11 @@ class Config(DataConfig):
     streamed: ClassVar[bool] = True
     image_size: int = 224
     """Side of the square images in pixels (DARTS: 224).
-    For testing, the shorter side is first resized to 256/224 of it."""
+    For testing, the shorter side of a picture is first resized to 256/224 of this."""
     skip_unreadable: bool = field(default=False, metadata={"mathematics": False})
     """Leave out pictures that cannot be read. Otherwise the first one ends the training; this option continues it."""
     config: str = field(default="", metadata=YOUNGER)
-    """Data set to read where a folder holds several in Parquet files: its configuration or folder below --data-dir."""
+    """Configuration or folder below --data-dir to read, if the Parquet files there hold several data sets."""
 
     def __post_init__(self) -> None:
         if not SMALLEST <= self.image_size <= LARGEST:

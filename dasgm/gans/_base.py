@@ -24,21 +24,21 @@ class GanConfig:
     """Settings that every GAN has. The file of a GAN derives its own frozen dataclass `Config` from this class."""
 
     channels: int = 64
-    """Base width of generator and discriminator, in channels."""
+    """Base width of generator and discriminator, in channels (BigGAN for CIFAR: 64)."""
     generator_lr: float = 2e-4
     """Learning rate of the generator G (Eq. 4, Adam; BigGAN and ContraGAN for CIFAR: 2e-4)."""
     discriminator_lr: float = 2e-4
     """Learning rate of the discriminator E (Eq. 5, Adam; BigGAN and ContraGAN for CIFAR: 2e-4)."""
     warmup: int = 0
-    """Number of iterations that the GAN is trained on J_2 before the search begins (the paper has none: 0)."""
+    """Number of iterations for which the GAN is trained on J_2 before the search begins (paper: 0)."""
     warmup_lr: float = 2e-4
-    """Learning rate of the generator in those iterations."""
+    """Learning rate of the generator in the --gan.warmup iterations (our choice)."""
     warmup_batch_size: int = 64
-    """Number of images in a batch of those iterations."""
+    """Number of images in a batch of the --gan.warmup iterations (our choice)."""
     pretrain_iterations: int = 0
-    """Number of generator steps of a pre-training. 0 takes as many as --gan.warmup, and 50,000 if that is 0 too."""
+    """Number of generator steps of a pre-training (our choice). 0 uses --gan.warmup, and 50,000 if that is 0 too."""
     pretrain_discriminator_steps: int = 1
-    """Number of discriminator steps after each generator step of a pre-training, each on images of its own."""
+    """Number of discriminator steps per generator step of a pre-training, each on its own images (our choice)."""
 
     def __post_init__(self) -> None:
         self.ensure("channels", 1, WIDEST)

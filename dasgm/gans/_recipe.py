@@ -21,18 +21,19 @@ class ResnetConfig(GanConfig):
     shared_dim: int = 128
     """Length of the class embedding that all blocks of the generator share (BigGAN: 128)."""
     embedding_std: float = 0.02
-    """Standard deviation of the class embedding's initial values.
-    Near 1 images show their class sooner, which short runs need."""
+    """Standard deviation of the initial class embedding (BigGAN for CIFAR: 0.02).
+    With a value near 1, images show their class sooner, which short runs need."""
     z_dim: int = 128
     """Length of the noise vector, cut into equal parts: one for the 4x4 map and one for each block (BigGAN: 128)."""
     orthogonal: float = 1e-4
-    """Strength of the generator's orthogonal regularization; 0 is none (BigGAN, Eq. 3: 1e-4)."""
+    """Strength of the generator's orthogonal regularization; 0 turns it off (BigGAN, Eq. 3: 1e-4)."""
     average_decay: float = 0.9999
-    """Decay of the generator's moving average in each step (BigGAN: 0.9999)."""
+    """Decay per step of the moving average of the generator (BigGAN: 0.9999)."""
     average_start: int = 1000
-    """Generator step from which the average is taken; before, it is a copy (BigGAN for CIFAR: 1000)."""
+    """Generator step at which the moving average begins; before that it is a copy (BigGAN for CIFAR: 1000)."""
     b_init: float = 2.0
-    """Initial advantage, in logits, of the default operations in a searched discriminator B. The paper gives none."""
+    """Initial lead, in logits, of the default operations in a searched discriminator B.
+    The paper gives none: our choice."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,11 +35,11 @@ class Config(ResnetConfig):
     z_dim: int = 80
     """Length of the noise vector, cut into equal parts: one for the 4x4 map and one for each block (StudioGAN: 80)."""
     embedding_std: float = 0.088
-    """Standard deviation of the class embedding's initial values; 0.088 gives rows of length 1 at a width of 128."""
+    """Standard deviation of the initial class embedding (our choice: rows of length 1 at --gan.shared-dim 128)."""
     orthogonal: float = 0.0
-    """Strength of the generator's orthogonal regularization; 0 is none (StudioGAN: 0)."""
+    """Strength of the generator's orthogonal regularization; 0 turns it off (StudioGAN: 0)."""
     contrast_dim: int = 512
-    """Length of the vectors in which images are compared with the proxies of classes (StudioGAN: 512)."""
+    """Length of the vectors in which images are compared with the class proxies (StudioGAN: 512)."""
     conditional_strength: float = 1.0
     """Weight of the contrastive loss 2C beside the hinge loss (StudioGAN: 1)."""
     temperature: float = 1.0
@@ -47,7 +47,8 @@ class Config(ResnetConfig):
     pretrain_discriminator_steps: int = 5
     """Number of discriminator steps after each generator step of a pre-training (StudioGAN: 5)."""
     positives_in_numerator: bool = False
-    """Count images of the same class in the numerator of 2C, as the ContraGAN paper does. It may swap classes."""
+    """Count images of the same class in the numerator of 2C (ContraGAN paper: yes).
+    Off, because it may swap classes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,36 +29,37 @@ class Config(GanConfig):
     channels: int = 512
     """Number of channels of every map in generator and discriminator (StyleGAN2-ADA for CIFAR: 512)."""
     generator_lr: float = 2e-3
-    """Learning rate of the generator G (Eq. 4, Adam; published 0.0025 times 4/5, as for lazy regularization)."""
+    """Learning rate of the generator G (Eq. 4, Adam; StyleGAN2-ADA: 0.0025 times 4/5 for lazy regularization)."""
     discriminator_lr: float = 2.5e-3
-    """Learning rate of the discriminator E (Eq. 5, Adam; published 0.0025).
+    """Learning rate of the discriminator E (Eq. 5, Adam; StyleGAN2-ADA: 0.0025).
     With R1 it is multiplied by r1_interval / (r1_interval + 1), as published."""
     warmup_lr: float = 2e-3
-    """Learning rate of the generator in the --gan.warmup iterations."""
+    """Learning rate of the generator in the --gan.warmup iterations (our choice)."""
     z_dim: int = 512
     """Length of the noise vector (StyleGAN2-ADA: 512)."""
     w_dim: int = 512
-    """Length of the vector that the mapping network makes of noise and label (StyleGAN2-ADA: 512)."""
+    """Length of the vector into which the mapping network turns noise and label (StyleGAN2-ADA: 512)."""
     r1_gamma: float = 0.01
-    """Strength of the R1 penalty; 0 is none (StyleGAN2-ADA for CIFAR: 0.01)."""
+    """Strength of the R1 penalty; 0 turns it off (StyleGAN2-ADA for CIFAR: 0.01)."""
     r1_interval: int = 16
     """Number of discriminator steps between two R1 steps (StyleGAN2-ADA: 16)."""
     augment: bool = True
-    """Augment all images that the discriminator sees (ADA)."""
+    """Augment all images that the discriminator sees (StyleGAN2-ADA: yes)."""
     augment_start: float = 0.0
     """Initial probability of each augmentation, from 0 to 1 (StyleGAN2-ADA: 0)."""
     augment_target: float = 0.6
-    """Mean sign of the discriminator on real images that the probability is adapted to (StyleGAN2-ADA: 0.6)."""
+    """Target for the mean sign of the discriminator on real images; the probability follows it (StyleGAN2-ADA: 0.6)."""
     augment_interval: int = 4
     """Number of discriminator steps between two changes of the probability (StyleGAN2-ADA: 4)."""
     augment_kimg: float = 500.0
     """Thousands of real images in which the probability can rise from 0 to 1 (StyleGAN2-ADA for CIFAR: 500)."""
     average_half_life: float = 7812.5
-    """Half-life of the generator's moving average, in generator steps (published: 500,000 images in batches of 64)."""
+    """Half-life of the generator's moving average, in generator steps (StyleGAN2-ADA: 500,000 images)."""
     average_rampup: float = 0.05
-    """Largest half-life of the average as a share of the generator steps so far (StyleGAN2-ADA for CIFAR: 0.05)."""
+    """Largest half-life of the moving average, as a share of the steps so far (StyleGAN2-ADA for CIFAR: 0.05)."""
     b_init: float = 2.0
-    """Initial advantage, in logits, of the default operations in a searched discriminator B. The paper gives none."""
+    """Initial lead, in logits, of the default operations in a searched discriminator B.
+    The paper gives none: our choice."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

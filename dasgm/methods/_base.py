@@ -46,13 +46,13 @@ class MethodConfig:
     """Settings that every method has. The file of a method derives its own `Config` from this class."""
 
     epochs: int = 50
-    """Number of epochs of the search, of P-DARTS of each stage (DARTS and PC-DARTS: 50; P-DARTS: 25)."""
+    """Number of epochs of the search (DARTS and PC-DARTS: 50)."""
     cells: int = 8
     """Number of cells of the supernet (paper, Section 5.2: 8)."""
     channels: int = 16
-    """Number of channels of its first cells, doubled at each reduction cell (paper, Section 5.2: 16)."""
+    """Number of channels in the supernet's first cells; each reduction cell doubles it (paper, Section 5.2: 16)."""
     arch_start_epoch: int = 0
-    """First epoch, counted from 0, in which A and B are updated; the GAN is trained from epoch 0 on (DARTS: 0)."""
+    """First epoch, counted from 0, in which A and B are updated; the GAN is trained from epoch 0 (DARTS: 0)."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("cells", 3), ("channels", 1), ("arch_start_epoch", 0)):

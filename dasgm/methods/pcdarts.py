@@ -15,9 +15,9 @@ class Config(MethodConfig):
     """PC-DARTS."""
 
     arch_start_epoch: int = 15
-    """First epoch, counted from 0, in which A and B are updated; the GAN is trained from epoch 0 on (PC-DARTS: 15)."""
+    """First epoch, counted from 0, in which A and B are updated; the GAN is trained from epoch 0 (PC-DARTS: 15)."""
     partial: int = 4
-    """K of PC-DARTS: 1/K of the channels pass through the operations, the others bypass them (PC-DARTS: 4)."""
+    """K: one channel in K passes through the operations, the others bypass them (PC-DARTS: 4)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,9 +32,10 @@ class Config(MethodConfig):
     arch_start_epoch: int = 10
     """First epoch of each stage, counted from 0, in which A and B are updated (P-DARTS: 10)."""
     added_cells: tuple[int, ...] = (0, 6, 12)
-    """Number of cells that each stage has more than --method.cells (P-DARTS: 0 6 12)."""
+    """Number of cells that each stage adds to --method.cells (P-DARTS: 0 6 12)."""
     operations: tuple[int, ...] = (8, 5, 3)
-    """Number of candidate operations of an edge in each stage (P-DARTS: 8 5 3). The weakest are dropped in between."""
+    """Number of candidate operations per edge in each stage (P-DARTS: 8 5 3).
+    Between stages the weakest are dropped."""
     skip_dropout_rates: tuple[float, ...] = (0.1, 0.4, 0.7)
     """Rate of the dropout after skip connections at the beginning of each stage (P-DARTS's code: 0.1 0.4 0.7)."""
     max_skips: int = 2

@@ -61,7 +61,9 @@ def report(folder: str | Path) -> Path:
     """Write `report.html` into a run folder or a sweep folder and return its path; ValueError if it is neither."""
     folder, template = Path(folder), "report.html.jinja"
     if read_record(folder / "sweep.json").get("kind") == "evaluations":
-        raise ValueError(f"{folder}: evaluations side by side; their table is table.md, each has a page of its own")
+        raise ValueError(
+            f"{folder}: a group of evaluations has no page; open table.md, or the report.html of one evaluation"
+        )
     if (folder / "sweep.json").exists():
         content = _sweep(folder)
     elif read_record(folder / "run.json").get("kind") == "evaluation":
@@ -70,7 +72,7 @@ def report(folder: str | Path) -> Path:
         content = _run(folder)
     else:
         raise ValueError(
-            f"{folder}: no results here; expected a run folder (with run.json) or a sweep folder (with sweep.json)"
+            f"{folder}: no results found; expected the folder of a run (with run.json) or of a sweep (with sweep.json)"
         )
     environment = Environment(
         loader=PackageLoader("dasgm.pages", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True

@@ -118,7 +118,7 @@ def test_a_missing_concat_is_said() -> None:
     said: list[str] = []
     without = json.dumps({"normal": DARTS_V2.normal, "reduce": DARTS_V2.reduce, "reduce_concat": [4, 5]})
     assert Genotype.load(without, said.append) == replace(DARTS_V2, reduce_concat=(4, 5))
-    assert said == ["genotype text: no normal_concat: the normal cell puts out all of its nodes"]
+    assert said == ["genotype text: no normal_concat: all nodes of the normal cell are its output"]
 
 
 def test_of_a_log_the_last_is_taken_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def made(tmp_path_factory) -> Path:
     storage = tmp_path_factory.mktemp("made")
     code, out, err = finish(pretraining(storage))
     assert (code, err) == (0, ""), (out, err)
-    assert "are what their label says" in out
+    assert "images to their label" in out
     return storage / "gan"
 
 

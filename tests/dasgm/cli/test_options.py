@@ -22,16 +22,20 @@ from dasgm.cli import main as cli
 from dasgm.cli import pretrain as pretrain_cli
 from dasgm.cli import search as search_cli
 from dasgm.cli import settings, verbs
-from dasgm.config import PretrainConfig, SearchConfig, from_json, keys, plugin, to_json
+from dasgm.config import PARTS, PretrainConfig, ProxyConfig, SearchConfig, from_json, keys, plugin, to_json
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype
 from dasgm.pages import figures
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig, recipe
 from dasgm.store.files import printable
+from dasgm.testing._sentences import sentences, unclear
 from tuning import reproduce, sweep
 
 Parser = argparse.ArgumentParser
+SOURCE = re.compile(r"our choice|\bpaper\b|Eq\. \d|et al\.|DARTS|\([A-Z][^()]*: ")
+"""A published value with its source, or the admission that there is none."""
+CHOSEN_BY_THE_USER = {"seed", "split_seed", "limit", "skip_unreadable", "config"}
 
 
 def of_tyro(kind: type, default: object) -> Parser:
@@ -93,18 +97,6 @@ def argparses(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Parser]]:
     yield "cluster.tracking", of_argparse(tracking.main, monkeypatch)
 
 
-def unclear(text: str | None) -> str:
-    """What keeps a help text from being a sentence; ''."""
-    said = re.sub(r"\s*\((default|required|fixed)[^()]*(\([^()]*\))?[^()]*\)\s*$", "", text or "").strip()
-    if not said:
-        return "nothing is said"
-    if not re.match(r"[A-Z]", said):
-        return "it does not begin as a sentence"
-    if not re.search(r"[.)]$", said):
-        return "it does not end"
-    return "" if len(said.split()) >= 3 else "it is too short"
-
-
 def test_what_is_no_sentence_is_seen():
     assert unclear("Number of cells (paper: 8). (default: 8)") == ""
     for odd in (None, "", "(default: 3)", "number of cells. (default: 3)", "Number of cells (default: 3)", "Cells."):
@@ -126,6 +118,18 @@ def test_every_option_has_a_sentence(monkeypatch):
     settings -= {"gan", "method", "data", "proxy"}
     known = {name.lstrip("-").rpartition(".")[2].replace("-", "_") for name in seen}
     assert not settings - known and {"--method.cells", "--grace", "--classes", "--top", "images"} <= seen
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [SearchConfig, ProxyConfig, PretrainConfig, EvaluateConfig]
+    + [plugin(folder, key) for folder in PARTS.values() for key in keys(folder)],
+    ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
+)
+def test_every_setting_of_the_mathematics_names_its_source(kind):
+    silent = CHOSEN_BY_THE_USER | {*PARTS, "proxy"} | {f.name for f in fields(kind) if "mathematics" in f.metadata}
+    found = {name: text for name, text in sentences(kind).items() if name not in silent}
+    assert found and not {name: text for name, text in found.items() if not SOURCE.search(text)}
 
 
 @pytest.mark.parametrize(
@@ -164,8 +168,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["measure", "DARTS_V2", "--cells"], "--cells needs a value"),
     (["measure", "DARTS_V2", "--form", "x\x1b'"], '--form "x\\x1b\'": expected cifar or imagenet'),
     (["export", "x", "--format", "onx"], "--format 'onx': expected pt2 or onnx, did you mean 'onnx'?"),
-    (["search", "quickstart", "--preset", "darts-1st"], "quickstart and --preset darts-1st: they name the same thing"),
-    (["evaluate", "DARTS_V2", "cifar", "--recipe=imagenet"], "cifar and --recipe imagenet: they name the same thing"),
+    (["search", "quickstart", "--preset", "darts-1st"], "quickstart and --preset darts-1st: both name the same thing"),
+    (["evaluate", "DARTS_V2", "cifar", "--recipe=imagenet"], "cifar and --recipe imagenet: both name the same thing"),
     (["draw", ""], "genotype '': expected a name"),
     (["evaluate", " "], "genotype ' ': expected a name"),
     (["measure", ""], "'' is no genotype"),

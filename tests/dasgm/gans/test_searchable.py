@@ -7,14 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_gans import (
-    draw,
-    seeded,  # noqa: F401 (fixtures)
-    small,
-)
+from small_gans import seeded, small  # noqa: F401 (a fixture)
 
 from dasgm.gans._resnet import Discriminator, DiscriminatorBlock, edges
 from dasgm.gans._searchable import Choice, Searchable, relax
+from dasgm.testing.gans import draw
 
 
 def convolutions(in_channels: int, out_channels: int) -> Choice:

@@ -72,7 +72,7 @@ def test_recipes_are_the_papers():
     assert (imagenet.auxiliary, imagenet.drop_path, imagenet.data.cutout) == (0.4, 0, 0)
     assert (imagenet.label_smoothing, imagenet.weight_decay, imagenet.clip) == (0.1, 3e-5, 5)
     assert imagenet.batch_size == 512 and per_worker(imagenet, 8).batch_size == 64
-    with pytest.raises(ValueError, match="does not divide among 3"):
+    with pytest.raises(ValueError, match="cannot be shared equally by 3"):
         per_worker(imagenet, 3)
     for name in RECIPES:
         assert from_json(to_json(recipe(name).config), EvaluateConfig) == recipe(name).config
@@ -247,7 +247,7 @@ def test_last_epoch_is_the_result_though_an_earlier_one_was_better(tmp_path, mon
         assert key in rows[0], key
     assert json.loads((tmp_path / "run" / "model.json").read_text())["result"]["error"] == 0.2
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "20.00 %" in page and "which is no result" in page and "dasgm.load(" in page
+    assert "20.00 %" in page and "not the result" in page and "dasgm.load(" in page
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_failed(tmp_path):
@@ -378,6 +378,6 @@ def test_dry_run_says_what_it_would_cost_and_writes_nothing(tmp_path, monkeypatc
     finally:
         torch.set_num_threads(threads)
     said = capsys.readouterr().out
-    for part in ("learnt from: 1,497", "steps an epoch", "hours", "GiB", "MiB of checkpoints", "--dry-run"):
+    for part in ("trained on: 1,497", "steps an epoch", "hours", "GiB", "MiB of checkpoints", "--dry-run"):
         assert part in said, part
     assert not list(tmp_path.iterdir())
