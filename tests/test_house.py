@@ -7,11 +7,13 @@ import re
 
 import pytest
 from commands import ROOT
-from layout import circle, imports
+from layout import circle, files, functions, imports
 
 PARTS_OF_A_SWEEP = ("trials", "halving", "callbacks", "table", "asking", "plan", "spaces", "last_stage")
 
 MOST_AT_THE_TOP = 16  # modules of dasgm besides __init__ and __main__
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 50  # its docstring not counted
 GRAPH = imports(ROOT)
 
 
@@ -23,6 +25,13 @@ def test_no_circle_of_imports() -> None:
 def test_circles_are_found() -> None:
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
     assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+def test_no_file_and_no_function_is_long() -> None:
+    lines, of_functions = files(ROOT), functions(ROOT)
+    assert len(lines) > 200 and len(of_functions) > 2000
+    assert not {name: n for name, n in lines.items() if n > MOST_LINES_OF_A_FILE}
+    assert not {name: n for name, n in of_functions.items() if n > MOST_LINES_OF_A_FUNCTION}
 
 
 @pytest.mark.parametrize(
