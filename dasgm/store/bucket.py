@@ -1,6 +1,6 @@
 """Addresses of object storage, s3://BUCKET/PREFIX or what else pyarrow opens, and what lies there.
 
-An address stands for a folder here, its mirror, in which it is noted; mirror.py keeps the two
+An address stands for a folder here, its mirror, in which it is noted; replica.py keeps the two
 alike. Free of pyarrow at import.
 """
 

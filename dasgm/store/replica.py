@@ -74,36 +74,36 @@ def here(place: str | Path, depth: int = 0) -> Path:
         above, _, name = parts.path.rpartition("/")
         place = parts._replace(path=above).geturl()
     folder = local(place)
-    if mirror := of(folder):
-        with mirror.storage.needed():
-            mirror.storage.look()
-            mirror.refresh(depth)
+    if replica := of(folder):
+        with replica.storage.needed():
+            replica.storage.look()
+            replica.refresh(depth)
     return folder / name
 
 
 def refresh(folder: Path, depth: int = 0, ended: set[str] | None = None) -> None:
     """The same for a folder in passing: a storage that does not answer is said, and left."""
-    if mirror := of(folder):
-        mirror.storage.attempt(lambda: mirror.refresh(depth, ended))
+    if replica := of(folder):
+        replica.storage.attempt(lambda: replica.refresh(depth, ended))
 
 
 def speak(folder: Path, say: Callable[[str], None]) -> None:
     """What befalls a folder's storage is told to `say`."""
-    if mirror := of(folder):
-        mirror.storage.say = say
+    if replica := of(folder):
+        replica.storage.say = say
 
 
 def send(folder: Path) -> None:
     """What is new in a folder goes to what it stands for, now."""
-    if mirror := of(folder):
-        mirror.storage.attempt(mirror.push)
+    if replica := of(folder):
+        replica.storage.attempt(replica.push)
 
 
 def discard(folder: Path) -> None:
     """Remove a folder here, and what it stands for."""
     shutil.rmtree(folder, ignore_errors=True)
-    if mirror := of(folder):
-        mirror.storage.attempt(lambda: mirror.storage.remove_all(mirror.prefix))
+    if replica := of(folder):
+        replica.storage.attempt(lambda: replica.storage.remove_all(replica.prefix))
 
 
 def claimed(folder: Path) -> bool:
@@ -111,8 +111,8 @@ def claimed(folder: Path) -> bool:
     place, found = folder.absolute(), list[str]()
     if time.monotonic() - _worked.get(place, -math.inf) < PAUSE:
         return True
-    if mirror := of(folder):
-        mirror.storage.attempt(lambda: found.extend(mirror.claims()))
+    if replica := of(folder):
+        replica.storage.attempt(lambda: found.extend(replica.claims()))
     if found:
         _worked[place] = time.monotonic()
     return bool(found)
@@ -142,13 +142,13 @@ def following(folder: Path) -> Iterator[None]:
 
 def ensure_writable(folder: Path) -> None:
     """ValueError in one line where a folder stands for what cannot be written."""
-    if mirror := of(folder):
-        with mirror.storage.needed():
-            probe = f"{mirror.prefix}.probe-{uuid.uuid4().hex}"
-            mirror.storage.write(probe, b"")
-            if mirror.storage.read(probe) is None:
+    if replica := of(folder):
+        with replica.storage.needed():
+            probe = f"{replica.prefix}.probe-{uuid.uuid4().hex}"
+            replica.storage.write(probe, b"")
+            if replica.storage.read(probe) is None:
                 raise OSError("what is written cannot be read")
-            mirror.storage.remove(probe)
+            replica.storage.remove(probe)
 
 
 @contextmanager
@@ -162,27 +162,27 @@ def shared(path: Path, once: bool = False) -> Iterator[None]:
 
 def fetch(path: Path) -> None:
     """Bring one file of a folder up to date, whose storage may not answer."""
-    if mirror := of(path.parent):
-        mirror.storage.attempt(lambda: mirror.fetch(path.name))
+    if replica := of(path.parent):
+        replica.storage.attempt(lambda: replica.fetch(path.name))
 
 
 def offer(path: Path, once: bool = False) -> None:
     """Send one file of a folder. `once`: unless there is one."""
-    if mirror := of(path.parent):
-        mirror.offer(path.name, once)
+    if replica := of(path.parent):
+        replica.offer(path.name, once)
 
 
 def withdraw(path: Path) -> None:
     """Remove one file of a folder, here and there."""
     path.unlink(missing_ok=True)
-    if mirror := of(path.parent):
-        mirror.storage.attempt(lambda: mirror.withdraw(path.name))
+    if replica := of(path.parent):
+        replica.storage.attempt(lambda: replica.withdraw(path.name))
 
 
 def for_ray(folder: Path) -> tuple[str, Any]:
     """A folder that Ray's machines share: its path, and the pyarrow filesystem that it is in (None: the machine's)."""
-    mirror = of(folder)
-    return (f"{mirror.storage.path}/{mirror.prefix[:-1]}", mirror.storage.system) if mirror else (str(folder), None)
+    replica = of(folder)
+    return (f"{replica.storage.path}/{replica.prefix[:-1]}", replica.storage.system) if replica else (str(folder), None)
 
 
 class Replica:
@@ -299,7 +299,7 @@ class Replica:
         return [name for name, made in found.items() if name not in but and now - made < age()]
 
     def manifest(self) -> dict[str, Any] | None:
-        """Its session and files; None: there is none. OSError: one that no mirror wrote."""
+        """Its session and files; None: there is none. OSError: one that no Replica wrote."""
         if not (content := self.storage.read(self.prefix + MANIFEST)):
             return None
         try:

@@ -28,7 +28,7 @@ from tracked import (
 )
 
 from cluster import tracking
-from dasgm.store import replica as mirror
+from dasgm.store import replica
 from dasgm.store.bucket import local
 from dasgm.store.records import read_lines
 
@@ -125,7 +125,7 @@ def test_the_command_takes_addresses(
             monkeypatch.setenv(name, value)
         sweep = write_sweep(local("s3://bucket/r/sweep"))
         for folder in (sweep, *sweep.glob("t*")):
-            mirror.send(folder)
+            replica.send(folder)
             for record in folder.glob("run.json"):
                 server.client.upload_file(str(record), "bucket", f"r/sweep/{folder.name}/run.json")
         monkeypatch.setenv("DASGM_CACHE", str(tmp_path / "b"))

@@ -20,7 +20,7 @@ from dasgm.cli.evaluate import choose_training
 from dasgm.config import PretrainConfig, from_json, to_json
 from dasgm.data import _listing, _memory, _pictures, digits
 from dasgm.genotype import KNOWN, Genotype
-from dasgm.jobs import search as loop
+from dasgm.jobs import search as search_job
 from dasgm.jobs.session import Hooks, Session
 from dasgm.networks.network import Network
 from dasgm.presets import preset
@@ -200,7 +200,7 @@ class Hunts:
                 holder, key = places[place % len(places)]
                 holder[key] = value
             run = Run(sealed(self.folder, packed(changed)))
-            again = loop.SearchLoop(Session(run, Hooks(say=lambda line: None), []), SEARCH, data)
+            again = search_job.SearchLoop(Session(run, Hooks(say=lambda line: None), []), SEARCH, data)
             again.search, found = search, run.load()
             if found and not one_line(lambda: again._restore(found)):
                 again.search.iterate()

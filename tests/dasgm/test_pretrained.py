@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dasgm.config import PretrainConfig, mathematics, to_json
 from dasgm.jobs import pretrain
-from dasgm.jobs import search as loop
+from dasgm.jobs import search as search_job
 from dasgm.jobs.pretrain import Pretraining
 from dasgm.pretrained import at_average, chosen, read
 from dasgm.search import Search
@@ -157,7 +157,7 @@ def test_frozen_without_a_file_or_a_gan_is_one_line(data):
 
 def test_frozen_gan_never_changes_by_one_bit(made, tmp_path):
     shutil.copytree(made.parent / "cache", tmp_path / "cache")
-    loop.main(with_file(made), tmp_path / "run", QUIET)
+    search_job.main(with_file(made), tmp_path / "run", QUIET)
     tensors, state = load_file(made / "gan.safetensors"), Run(tmp_path / "run").load()
     assert state is not None and state["search"]["iteration"] > 15
     for part, name in (("G_average", "G"), ("E", "E")):
@@ -205,8 +205,8 @@ def test_file_is_part_of_the_identity_and_its_place_is_not(made, tmp_path):
     shutil.copytree(made.parent / "cache", tmp_path / "cache")
     copy, folder = shutil.copytree(made, tmp_path / "copy"), tmp_path / "run"
     config = with_file(made, **{"method.epochs": 1})
-    loop.main(config, folder, QUIET)
-    loop.main(replace(config, gan_checkpoint=str(copy / "gan.safetensors")), folder, QUIET)
+    search_job.main(config, folder, QUIET)
+    search_job.main(replace(config, gan_checkpoint=str(copy / "gan.safetensors")), folder, QUIET)
     tensors = load_file(copy / "gan.safetensors")
     name = next(k for k in tensors if k.startswith("G_average."))
     tensors[name] = tensors[name] + 1
@@ -215,7 +215,7 @@ def test_file_is_part_of_the_identity_and_its_place_is_not(made, tmp_path):
     new = hashlib.sha256((copy / "gan.safetensors").read_bytes()).hexdigest()
     (copy / "gan.json").write_text(json.dumps(about | {"sha256": new}))
     with pytest.raises(ValueError) as error:
-        loop.main(replace(config, gan_checkpoint=str(copy)), folder, QUIET)
+        search_job.main(replace(config, gan_checkpoint=str(copy)), folder, QUIET)
     assert about["sha256"][:8] in str(error.value) and new[:8] in str(error.value)
     (tmp_path / "other").mkdir()
     Run(tmp_path / "other").begin(to_json(small()), mathematics(small()) | {"data": "d"}, {})

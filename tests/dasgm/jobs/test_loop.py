@@ -17,7 +17,7 @@ from patience import rest
 
 from dasgm.config import override
 from dasgm.jobs import inspection, session
-from dasgm.jobs import search as loop
+from dasgm.jobs import search as search_job
 from dasgm.measures.judge import collapse
 from dasgm.presets import preset
 from dasgm.search import SearchFailed
@@ -223,7 +223,7 @@ def test_collapsed_generator_is_named_and_ends_the_run_as_failed(storage, monkey
     small = {"method.epochs": 4, "method.channels": 2, "gan.channels": 2, "gan.warmup": 0, "data.limit": 300}
     config = override(preset("quickstart").config, small)
     with pytest.raises(SearchFailed, match=r"^epoch 3: the generator has collapsed: .* \d\.\d %"):
-        loop.main(config, storage / "run", loop.Hooks(say=lambda line: None))
+        search_job.main(config, storage / "run", search_job.Hooks(say=lambda line: None))
     about, rows = Run(storage / "run").about, read_lines(storage / "run" / "metrics.jsonl")
     assert about["state"] == "failed" and "lower --gan.generator-lr" in about["reason"]
     assert [row["epoch"] for row in rows] == [1, 2, 3], "two epochs to get going; the last is on the page"
@@ -239,7 +239,9 @@ def test_why_a_run_failed_is_told_without_its_page_too(storage, monkeypatch, err
     said = []
     small = {"method.channels": 2, "gan": "none", "data.limit": 300, "classifier_lr": 1e30, "classifier_clip": 1e30}
     with pytest.raises(SearchFailed, match="^epoch 1, stage "):
-        loop.main(override(preset("quickstart").config, small), storage / "run", loop.Hooks(say=said.append))
+        search_job.main(
+            override(preset("quickstart").config, small), storage / "run", search_job.Hooks(say=said.append)
+        )
     assert said[-1].startswith("how it ended is not written down: ") and Run(storage / "run").about["state"] == "failed"
 
 
@@ -254,7 +256,7 @@ def test_out_of_memory_is_one_line_that_says_what_fits(tmp_path):
 import resource, sys, torch
 from pathlib import Path
 from dasgm import search
-from dasgm.jobs import search as loop
+from dasgm.jobs import search as search_job
 from dasgm.pages import report
 from dasgm.measures import judge
 from dasgm.config import override
@@ -265,7 +267,7 @@ pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 400 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
-    loop.main(config, Path(sys.argv[1]))
+    search_job.main(config, Path(sys.argv[1]))
 except search.SearchFailed as error:
     print(error)
 """

@@ -15,7 +15,7 @@ from cluster import job
 from dasgm.config import SearchConfig, mathematics, to_json
 from dasgm.jobs import session
 from dasgm.presets import preset
-from dasgm.store import replica as mirror
+from dasgm.store import replica
 from dasgm.store.bucket import local, storage
 from dasgm.store.records import read_lines
 from dasgm.store.run import Locked, Run
@@ -65,7 +65,7 @@ def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machi
     with ExitStack() as stack:
         with pytest.raises(Locked):
             session._begin(stack, run, config, {}, session.Hooks())
-        session._begin(stack, run, config, {}, session.Hooks(patience=2 * mirror.age()))
+        session._begin(stack, run, config, {}, session.Hooks(patience=2 * replica.age()))
         assert run.about["state"] == "running"
         machine("b", 2)
         begun = now()
@@ -82,7 +82,7 @@ def test_ray_workers_are_patient_with_a_bucket_only(machine, tmp_path, monkeypat
         asked = {"config": json.dumps(to_json(preset("quickstart").config)), "about": "{}", "driver": "a"}
         asked |= {"folder": place, "cache": str(tmp_path / "cache")}
         job._work(asked, SearchConfig, lambda config, folder, hooks: seen.append(hooks.patience))
-    assert seen == [2 * mirror.age(), 0]
+    assert seen == [2 * replica.age(), 0]
 
 
 def test_killed_holder_is_followed_at_once_on_its_machine(server, machine):

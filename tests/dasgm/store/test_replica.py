@@ -17,8 +17,7 @@ from replicas import SEARCH, files, told, work
 from cluster import room
 from cluster.room import Workers
 from dasgm.cli import main as cli
-from dasgm.store import before
-from dasgm.store import replica as mirror
+from dasgm.store import before, replica
 from dasgm.store.bucket import Storage, lies_at, local, storage
 from dasgm.store.files import version
 from dasgm.store.records import read_json, read_lines
@@ -92,7 +91,7 @@ def test_driver_sees_light_files_only_and_both_change_run_json(server, machine):
     assert (driver.folder / "pictures" / "cells-002.png").read_bytes() == b"picture 2"
     assert not (driver.folder / "checkpoints").exists()
     driver.cut(1)  # what a stopped trial did beyond its rung
-    mirror.send(driver.folder)
+    replica.send(driver.folder)
     machine("b")
     with Run("s3://bucket/r10/s/t000") as worker:
         assert len(worker.rows()) == 1 and len(worker.checkpoints()) == 2
@@ -134,7 +133,7 @@ def test_database_is_copied_whole_while_it_is_written(server, machine, tmp_path)
         study.executemany("insert into t values (?)", [(n,) for n in range(1000)])
         study.commit()
         study.execute("insert into t values (1000)")  # begun, not done
-        mirror.send(run.folder)
+        replica.send(run.folder)
         (tmp_path / "copy.db").write_bytes(server.read("r12/s/study.db"))
         study.rollback()
     assert sqlite3.connect(tmp_path / "copy.db").execute("select count(*) from t").fetchone() == (1000,)
@@ -154,12 +153,12 @@ def test_all_runs_of_a_storage_are_found(machine, capsys):
 def test_made_once_for_all_machines(server, machine):
     cache = local("s3://bucket/r14") / "cache"
     cache.mkdir()
-    with mirror.shared(cache / "judge.safetensors", once=True):
+    with replica.shared(cache / "judge.safetensors", once=True):
         (cache / "judge.safetensors").write_bytes(b"weights")
     machine("b")
     other = local("s3://bucket/r14") / "cache"
     assert other != cache
-    with mirror.shared(other / "judge.safetensors", once=True):
+    with replica.shared(other / "judge.safetensors", once=True):
         assert (other / "judge.safetensors").read_bytes() == (cache / "judge.safetensors").read_bytes()
 
 
@@ -242,7 +241,7 @@ def test_clocks_of_two_machines_need_not_agree(server, machine, monkeypatch):
     for age, hours, alive in ((60, 0, True), (60, 5, True), (60, -5, True), (1, 0, False), (1, -5, False)):
         machine("a", age)
         time.sleep(2.1 if age == 1 else 0)
-        monkeypatch.setattr(mirror, "_worked", {})
+        monkeypatch.setattr(replica, "_worked", {})
         monkeypatch.setattr(time, "time", lambda hours=hours: clock() + 3600 * hours)
         storage.cache_clear()
         assert Run("s3://bucket/r22/x").busy == alive, (age, hours)
