@@ -81,7 +81,7 @@ def machine() -> str:
     return f"{cpus()} CPUs, {visible_gpus()} GPUs, {platform.machine()}"
 
 
-def prepare() -> None:
+def set_environment() -> None:
     """Set what Ray reads from the environment; to be called before Ray is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -105,7 +105,7 @@ def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterato
         ValueError: the cluster does not answer, or has no room within the workers' `wait`.
         Failed: Ray did not start.
     """
-    prepare()
+    set_environment()
     with ExitStack() as stack:
         folder = None if joined() else stack.enter_context(_scratch())
         stack.callback(_disconnect)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dasgm.store import before
+from dasgm.store import legacy
 from dasgm.store.files import LARGEST, text, version
 from dasgm.store.records import ENDED, ENDS, FORMAT, read_metrics, read_record
 
@@ -158,11 +158,11 @@ def record_of(folder: Path, **defaults: Any) -> dict[str, Any]:
     }
     record |= {"format": FORMAT} | defaults | read_record(path)
     lacks = {"objective", "config", "preset", "dataset", "seed", "machine"} - set(record)
-    known = before.wrote(record) or record["format"] == FORMAT
+    known = legacy.wrote(record) or record["format"] == FORMAT
     sound = known and record.get("state") in STATUS and record["started"] is not None
     if not sound or path.name == "sweep.json" and lacks:
         raise ValueError(
-            f"{path} is not a record of format {before.FORMAT} or {FORMAT} of a search or a sweep: restore or remove "
+            f"{path} is not a record of format {legacy.FORMAT} or {FORMAT} of a search or a sweep: restore or remove "
             "its folder"
         )
     return record

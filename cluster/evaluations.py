@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cluster import connection, job
 from cluster.driver import attempt, payload
-from cluster.group import Group
+from cluster.group import CUT_OFF, Group
 from cluster.options import GroupOptions, OnWorkers
 from cluster.patience import say_now
 from cluster.room import Workers, gave_up
@@ -89,7 +89,8 @@ class Evaluations(Group):
         name, command: see `Group`.
     """
 
-    kind, one, many = "evaluations", "evaluation", "evaluations"
+    kind = what = many = "evaluations"
+    one = "evaluation"
 
     def __init__(self, candidates: Sequence[Candidate], recipe: str, options: Options, name: str, command: str):
         super().__init__(options, name, command)
@@ -155,7 +156,7 @@ class Evaluations(Group):
         genotype = self.candidates[0].genotype
         print(describe_training(genotype, self.config, workers.number, self.total, at_once))
 
-    def prepare(self) -> Workers:
+    def check(self) -> Workers:
         for one in self.candidates:
             say_now(f"  {one.name}: {one.source}")
         workers = self.workers()
@@ -193,6 +194,9 @@ class Evaluations(Group):
 
     def unfinished(self) -> list[Evaluation]:
         return [one for one in self.evaluations if self.state(one) != "finished"]
+
+    def has(self, name: str) -> bool:
+        return any(one.name == name for one in self.evaluations)
 
     def left(self) -> int:
         return len(self.unfinished())
@@ -264,7 +268,7 @@ class Evaluations(Group):
     def settle(self) -> bool:
         for one in self.evaluations:
             if self.state(one) in ("running", "waiting"):
-                Run(self.folder / one.name).note(state="interrupted", reason="with the others", ended=time.time())
+                Run(self.folder / one.name).note(state="interrupted", reason=CUT_OFF, ended=time.time())
         return not {"", "interrupted"} & {self.state(one) for one in self.evaluations}
 
     def table(self) -> str:

@@ -20,12 +20,15 @@ from cluster.driver import ended
 from cluster.options import GroupOptions
 from cluster.patience import say_now
 from cluster.room import Workers
-from cluster.stores import ensure_known, prepare
-from dasgm.store import before
+from cluster.stores import ensure_known, set_environment
+from dasgm.store import legacy
 from dasgm.store.files import printable
 from dasgm.store.records import FORMAT, amend, another, ensure_only, first_difference, kept_record
 from dasgm.store.replica import discard, following
-from dasgm.store.run import NOT_WRITTEN, Run, not_written
+from dasgm.store.run import NOT_WRITTEN, Run, Unwritable, not_written
+
+CUT_OFF = "with the command"
+"""The reason that is noted for a run that was still in progress when the command ended."""
 
 
 class Group(ABC):
@@ -39,6 +42,8 @@ class Group(ABC):
 
     kind = ""
     """The entry `kind` of sweep.json. A sweep of searches has none."""
+    what = "group"
+    """What the folder is called in messages."""
     one, many = "run", "runs"
     """What the runs are called in messages."""
 
@@ -70,7 +75,7 @@ class Group(ABC):
         """Print what the runs would cost."""
 
     @abstractmethod
-    def prepare(self) -> Workers:
+    def check(self) -> Workers:
         """Check everything that can be wrong before Ray starts, and return the workers of each run.
 
         Raises:
@@ -88,6 +93,10 @@ class Group(ABC):
     @abstractmethod
     def entries(self) -> dict[str, Any]:
         """Entries of sweep.json that are written anew each time."""
+
+    def has(self, name: str) -> bool:
+        """Whether the command is about the run with this name: the folder may hold runs of earlier commands."""
+        return True
 
     @abstractmethod
     def left(self) -> int:
@@ -131,21 +140,21 @@ class Group(ABC):
         if found and (kind := found.get("kind", "")) != self.kind:
             what = kind or "a sweep of searches"
             raise ValueError(f"{self.folder} holds {what}, expected {self.many}; use another --name")
-        if before.wrote(found) and found.get("state") != "finished":
-            raise before.unfinished(self.folder)
+        if legacy.wrote(found) and found.get("state") != "finished":
+            raise legacy.unfinished(self.folder)
         return found
 
     def ensure_same(self, known: dict[str, Any], asked: dict[str, Any]) -> None:
         """ValueError if the folder began with other mathematics than asked for; it names the first difference."""
         if key := first_difference(known, asked):
-            raise another(str(self.folder), key, known, asked)
+            raise another(f"{self.what} {self.folder}", key, known, asked)
 
     def begin(self) -> None:
         """Write sweep.json, or compare it with what is asked for. ValueError: see `compare`."""
         begun, asked = self.compare()
-        if before.wrote(begun):
+        if legacy.wrote(begun):
             if self.left():
-                raise before.unfinished(self.folder)
+                raise legacy.unfinished(self.folder)
             return  # an older version finished it: it is only shown
         first = {"format": FORMAT, "started": time.time(), "mathematics": asked}
         first |= {"kind": self.kind} if self.kind else {}
@@ -157,9 +166,9 @@ class Group(ABC):
 
     def carry_out(self) -> int:
         """Do what is left, and show what came of it; the exit code, see the function `carry_out`."""
-        say_now(self.headline)
         ensure_known()
-        workers = self.prepare()
+        say_now(self.headline)
+        workers = self.check()
         with Run(self.folder) as run:
             run.latest(depth=1)
             self.begin()
@@ -180,7 +189,7 @@ class Group(ABC):
         """Do what is left, and send it to MLflow meanwhile; return whether every run came to its end."""
         from cluster.tracking import MlflowSync
 
-        prepare()  # Tune imports mlflow too, and earlier
+        set_environment()  # Tune imports mlflow too, and earlier
         left, mirror = self.left(), MlflowSync(self.folder).start()
         try:
             with following(self.folder):
@@ -202,8 +211,9 @@ class Group(ABC):
         """What kept a run from its end, in one line."""
         from dasgm.pages.view import read_trials
 
-        cut = (run for run in read_trials(self.folder) if run.state == "interrupted" and run.info.get("reason"))
-        lines = (f"{run.title}: {run.info['reason']}" for run in cut)
+        cut = [run for run in read_trials(self.folder) if run.state == "interrupted" and self.has(run.folder.name)]
+        reasons = {run.title: run.info.get("reason") for run in cut}
+        lines = (f"{title}: {reason}" for title, reason in reasons.items() if reason not in ("", None, CUT_OFF))
         return next(lines, f"it ended before its {self.many}; see their logs")
 
 
@@ -230,7 +240,7 @@ def _full_disk_named(group: Group) -> Iterator[None]:
     """Raise an OSError of one line in place of any error that a full disk caused: Optuna and Tune have their own."""
     try:
         yield
-    except connection.Failed:
+    except (connection.Failed, Unwritable):
         raise
     except Exception as error:
         if full := _unwritten(error):

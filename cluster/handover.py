@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cluster.connection import joined, prepare
+from cluster.connection import joined, set_environment
 from cluster.patience import told
 from dasgm.cli.again import PROGRAM, program
 from dasgm.cli.arguments import fail, unread
@@ -83,7 +83,7 @@ def _client() -> Iterator[JobSubmissionClient]:
     import aiohttp
     import requests
 
-    prepare()
+    set_environment()
     from ray.job_submission import JobSubmissionClient
 
     for name in ("job.sdk", "dashboard_sdk"):
@@ -121,9 +121,8 @@ def _submit(client: JobSubmissionClient, module: str, words: Sequence[str]) -> s
     if address.startswith("http"):  # this is another machine, with other paths than the head
         entrypoint = f"exec {shlex.join(['python', '-P', '-m', module, *words])}"
     else:
-        here = (
-            [] if address == "auto" else ["env", f"RAY_ADDRESS={address}"]
-        )  # if several run on a host, Ray would guess
+        # if several Rays run on a host, Ray would guess
+        here = [] if address == "auto" else ["env", f"RAY_ADDRESS={address}"]
         entrypoint = f"cd {shlex.quote(os.getcwd())} && "
         entrypoint += f"exec {shlex.join([*here, sys.executable, '-P', '-m', module, *words])}"
     typed = program(words, module.replace(".", "/") + ".py")

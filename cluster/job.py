@@ -293,9 +293,8 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     except Unwritable:  # a full disk or a lost mount may be mended before the next try
         raise
     except ValueError as error:
-        if world_size() > 1 and not isinstance(
-            error, Refused
-        ):  # only this worker has it, and the others wait until it dies
+        # only this worker has it, and the others wait until it dies
+        if world_size() > 1 and not isinstance(error, Refused):
             raise
         return str(error)
     return None

@@ -38,9 +38,8 @@ class Workers:
             return by_cpu
         if self.gpus >= 1:
             return min(by_cpu, int(gpus / self.gpus + 1e-6))
-        whole = int(
-            gpus + 1e-6
-        )  # a share of a GPU lies on one GPU; the rest of a GPU that is partly in use counts as well
+        # a share of a GPU lies on one GPU; the rest of a GPU that is partly in use counts as well
+        whole = int(gpus + 1e-6)
         return min(by_cpu, whole * int(1 / self.gpus + 1e-6) + int((gpus - whole) / self.gpus + 1e-6))
 
     def slots(self, cpus: float, gpus: float) -> int:

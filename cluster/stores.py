@@ -23,7 +23,7 @@ ENVIRONMENT = {  # set unless the user has: with its defaults MLflow waits 4 to 
 EXAMPLES = "http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db"
 
 
-def prepare() -> None:
+def set_environment() -> None:
     """Set what mlflow reads from the environment; to be called before it is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -58,9 +58,8 @@ class RayLoader(Loader):
         import ray.data
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # the import has reset the level
-        rows = ray.data.from_arrow(
-            [pa.table({"index": batch}) for batch in batches]
-        )  # one block, and so one task, per batch
+        # one block, and so one task, per batch
+        rows = ray.data.from_arrow([pa.table({"index": batch}) for batch in batches])
         options = rows.context.execution_options
         options.preserve_order = True
         options.resource_limits = ray.data.ExecutionResources(
@@ -75,9 +74,8 @@ class RayLoader(Loader):
             concurrency=min(self.prefetch, len(batches)),
         )
         for batch in made.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=0):
-            pixels, labels = (
-                torch.from_numpy(batch[name].copy()) for name in ("pixels", "label")
-            )  # Ray's arrays are read-only
+            # Ray's arrays are read-only
+            pixels, labels = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label"))
             yield pixels, labels, batch["wrong"].tolist()
 
 

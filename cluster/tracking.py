@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from cluster.contents import (
@@ -33,9 +32,6 @@ from dasgm.cli.arguments import Parser
 from dasgm.pages.view import mlflow_ui
 from dasgm.store.files import printable, shell_line
 from dasgm.store.replica import here
-
-if TYPE_CHECKING:
-    pass
 
 LOCAL = "http://127.0.0.1:5000"  # where ui_command() serves
 CHARTS = "&compareRunsMode=CHART"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.stores import EXPERIMENT, prepare, store_of
+from cluster.stores import EXPERIMENT, set_environment, store_of
 from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.pages.view import OBJECTIVE, ranking, read_trials
@@ -110,7 +110,7 @@ def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
     missing = f"--from-sweep {name}: there is no sweep in {storage / name}"
     if uri.startswith("sqlite") and not (storage / "mlflow.db").is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
         raise ValueError(f"{missing}; name its --storage, or set MLFLOW_TRACKING_URI")
-    prepare()
+    set_environment()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

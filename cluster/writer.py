@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.contents import PICTURES, STATUS, Content, is_error
-from cluster.stores import experiment_of, prepare, store_of
+from cluster.stores import experiment_of, set_environment, store_of
 from dasgm.pages.view import MOST_PIXELS
 from dasgm.store.files import exclusive
 
@@ -70,7 +70,7 @@ class Writer:
     """
 
     def __init__(self, uri: str | None, experiment: str | None, storage: Path, key: str):
-        prepare()
+        set_environment()
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every retry
         from mlflow import MlflowClient
 

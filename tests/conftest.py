@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from cluster import connection  # noqa: E402
 
-connection.prepare()
+connection.set_environment()
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

@@ -39,6 +39,8 @@ class Options(SweepOptions):
     """Which rows, with how many seeds, at what size."""
 
     config: Any = None
+    name: str = ""
+    """Name of the sweep, by default table<number>-<dataset> or rows-<dataset>. A sweep with this name is continued."""
     table: str = ""
     """Number of the paper's table whose rows are searched: 2, 4 or 6. By default --rows names them."""
     rows: tuple[str, ...] = ()
@@ -148,9 +150,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parse(without_config(Options), words, Options(), prog, f"{ABOUT} {HELP}{EXAMPLES}")
         configs = options.configs()
-        first = max(
-            configs.values(), key=lambda config: config.freeze_gan
-        )  # one with a frozen GAN, if any, so that its pre-training is checked
+        # one with a frozen GAN, if any, so that its pre-training is checked
+        first = max(configs.values(), key=lambda config: config.freeze_gan)
         size = "-small" if options.small else ""
         name = f"table{options.table}{size}" if options.table else f"rows{size}"
         chosen = Chosen(name, first, [])

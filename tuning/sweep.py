@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class Sweep(Group):
     """The searches of a sweep and the folder that they lie in."""
 
-    one, many = "search", "searches"
+    what, one, many = "sweep", "search", "searches"
 
     def __init__(self, chosen: Chosen, options: SweepOptions, plan: Plan, command: str):
         super().__init__(options, chosen.name(), command)
@@ -79,9 +79,9 @@ class Sweep(Group):
         at_once = options.at_once(max(1, connection.slots_here(workers)))
         print(describe(self.base, self.total, at_once, options.workers_per_trial, options.pretrain))
 
-    def prepare(self) -> Workers:
+    def check(self) -> Workers:
         options = self.options
-        connection.prepare()  # a user's space may import Ray
+        connection.set_environment()  # a user's space may import Ray
         self.compare()
         for line in self.about_space():
             say_now(line)
@@ -178,14 +178,14 @@ class Sweep(Group):
 
         return open_study(self.folder)
 
-    def ended(self) -> list[bool]:
+    def outcomes(self) -> list[bool]:
         """Of each search that was begun, whether it came to its end."""
         from tuning.asking import searches
 
         return [trial.state.is_finished() for trial in searches(self.study.get_trials(deepcopy=False))]
 
     def left(self) -> int:
-        return max(0, self.total - sum(self.ended()))
+        return max(0, self.total - sum(self.outcomes()))
 
     def describe(self, name: str, title: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Entries of a trial's run.json."""
@@ -250,8 +250,8 @@ class Sweep(Group):
         from tuning.trials import settle
 
         settle(self.folder)
-        ended = self.ended()
-        return len(ended) >= self.total and all(ended)
+        outcomes = self.outcomes()
+        return len(outcomes) >= self.total and all(outcomes)
 
     def write_pages(self) -> None:
         from dasgm.pages.report import report

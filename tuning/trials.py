@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from cluster.driver import payload
+from cluster.group import CUT_OFF
 from cluster.room import gave_up
 from dasgm.config import SearchConfig, override
 from dasgm.pages.view import OBJECTIVE
@@ -210,10 +211,16 @@ def settle(folder: Path) -> None:
     """Once no trial of a sweep runs, cut a stopped one back to its rung, and note which were cut off."""
     for path in folder.glob("t*/run.json"):
         run = Run(path.parent)
-        about, rows = run.about, run.rows()
-        rung = about.get("rung")
-        if about.get("state") == "stopped" and rows and rung is not None and rows[-1]["epoch"] > rung:
-            with run.unheld():
-                run.cut(rung)
-        elif about.get("state") in ("running", "waiting"):
-            run.note(state="interrupted", reason="with its sweep", ended=time.time())
+        state = run.about.get("state")
+        if state == "stopped":
+            _cut_to_rung(run)
+        elif state in ("running", "waiting"):
+            run.note(state="interrupted", reason=CUT_OFF, ended=time.time())
+
+
+def _cut_to_rung(run: Run) -> None:
+    """Drop what a stopped trial did after its rung, before its workers were gone."""
+    rung, rows = run.about.get("rung"), run.rows()
+    if rows and rung is not None and rows[-1]["epoch"] > rung:
+        with run.unheld():
+            run.cut(rung)

@@ -18,7 +18,7 @@ from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
 from dasgm.pages.report import report as write_report
 from dasgm.search import SearchFailed
-from dasgm.store import before
+from dasgm.store import legacy
 from dasgm.store.files import gist, printable
 from dasgm.store.records import read_json
 from dasgm.store.replica import speak
@@ -206,9 +206,9 @@ def _begin(held: ExitStack, run: Run, config: Any, digests: dict[str, str], hook
                 raise
             time.sleep(hooks.patience / 20)
     identity = mathematics(config) | digests
-    if row := before.result(run, identity):
+    if row := legacy.result(run, identity):
         if settings(from_json(read_json(run.folder / "config.json"), type(config))) != settings(config):
-            raise before.unfinished(run.folder)  # it is to go on
+            raise legacy.unfinished(run.folder)  # it is to go on
         return row
     run.begin(to_json(config), identity, _about(config) | hooks.about)
     return None

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.store import before
+from dasgm.store import legacy
 from dasgm.store.files import LARGEST, exclusive, first_line, plain, printable, short, write_atomic
 from dasgm.store.records import FORMAT
 from dasgm.store.replica import shared
@@ -171,7 +171,7 @@ def cached(
         elif (old := path.with_suffix(".pt")).exists():
             say(
                 printable(
-                    f"{what} {old}: written by dasgm {before.VERSION}, which this version cannot read; it is made again"
+                    f"{what} {old}: written by dasgm {legacy.VERSION}, which this version cannot read; it is made again"
                 )
             )
         with shared(path) if torn else nullcontext():  # what lies in object storage is replaced too

@@ -15,11 +15,11 @@ import pytest
 
 from cluster import connection, tracking
 from cluster.connection import Failed
-from cluster.group import Group, carry_out
+from cluster.group import CUT_OFF, Group, carry_out
 from cluster.options import GroupOptions
 from cluster.room import Workers
 from dasgm.store.records import read_json
-from dasgm.store.run import Run
+from dasgm.store.run import Run, Unwritable
 
 
 class Toys(Group):
@@ -45,7 +45,7 @@ class Toys(Group):
     def dry_run(self) -> None:
         print("toys cost nothing")
 
-    def prepare(self) -> Workers:
+    def check(self) -> Workers:
         return Workers()
 
     def compare(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -198,3 +198,25 @@ def test_another_command_or_other_mathematics_are_refused(tmp_path, capsys):
 def test_a_dry_run_starts_nothing(tmp_path, capsys):
     assert ended(Toys(tmp_path, ["finished"], dry_run=True)) == 0
     assert capsys.readouterr().out == "toys cost nothing\n" and not list(tmp_path.iterdir())
+
+
+def test_storage_that_cannot_be_written_keeps_its_remedy(tmp_path, capsys):
+    """`Unwritable` has an OSError in its context, which is not a disk that fills up during the runs."""
+    try:
+        try:
+            raise OSError(errno.EROFS, "Read-only file system")
+        except OSError:
+            raise Unwritable("storage x: cannot be written (Read-only file system); name another") from None
+    except Unwritable as error:
+        fault = error
+    assert ended(Toys(tmp_path, ["finished"], fault=fault)) == 2
+    assert "name another" in capsys.readouterr().err
+
+
+def test_why_is_of_this_command_and_names_a_cause(tmp_path):
+    toys = Toys(tmp_path, ["interrupted", "interrupted", "interrupted"])
+    for run, reason in zip(toys.runs, ("an earlier command's", CUT_OFF, "no room"), strict=True):
+        run.folder.mkdir(parents=True)
+        run.note(title=run.folder.name, state="interrupted", reason=reason)
+    toys.has = lambda name: name != toys.runs[0].folder.name
+    assert toys.why() == "r2: no room"

@@ -17,7 +17,7 @@ from replicas import SEARCH, files, told, work
 from cluster import room
 from cluster.room import Workers
 from dasgm.cli import main as cli
-from dasgm.store import before, replica
+from dasgm.store import legacy, replica
 from dasgm.store.bucket import Storage, lies_at, local, storage
 from dasgm.store.files import version
 from dasgm.store.records import read_json, read_lines
@@ -65,7 +65,7 @@ def test_checkpoints_of_dasgm_0_1_0_stay_when_their_run_is_refused(server, machi
         run.note(format=1, state="interrupted")
     machine("b")
     with pytest.raises(ValueError, match="r0/x: written by dasgm 0.1.0: "), Run("s3://bucket/r0/x") as run:
-        before.result(run, {})
+        legacy.result(run, {})
     assert len([name for name in server.names("r0/x/checkpoints/") if name.endswith(".pt")]) == 2
 
 

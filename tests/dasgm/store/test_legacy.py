@@ -1,4 +1,4 @@
-"""Runs of dasgm 0.1.0 (tests/tools/before): what it finished is shown and used, what it did not finish is refused."""
+"""Runs of dasgm 0.1.0 (tests/tools/legacy): what it finished is shown and used, what it did not finish is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAINS = {"dasgm": cli.main, "tuning.sweep": sweep.main, "cluster.evaluate": grou
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy, where the same commands find it."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(TOOLS / "before", tmp_path / "runs")
+    shutil.copytree(TOOLS / "legacy", tmp_path / "runs")
     return tmp_path / "runs"
 
 
