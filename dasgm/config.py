@@ -137,7 +137,7 @@ class SearchConfig:
     """Number of epochs between two measurements of FID and IS (paper, Table 5: 10).
     0 measures them only at the end, and only if --inception-weights is given."""
     inception_weights: str | None = field(default=None, metadata=PLACEMENT)
-    """File with the Inception weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
+    """File with the Inception weights for FID and IS: weights-inception-2015-12-05-6726825d.pth, or safetensors.
     None downloads the file when it is needed."""
 
     def __post_init__(self) -> None:
@@ -192,7 +192,7 @@ class PretrainConfig:
     """Number of epochs between two measurements of FID and IS (paper, Table 5: 10).
     0 measures them only at the end, and only if --inception-weights is given."""
     inception_weights: str | None = field(default=None, metadata=PLACEMENT)
-    """File with the Inception weights for FID and IS, weights-inception-2015-12-05-6726825d.pth.
+    """File with the Inception weights for FID and IS: weights-inception-2015-12-05-6726825d.pth, or safetensors.
     None downloads the file when it is needed."""
 
     def __post_init__(self) -> None:

@@ -105,7 +105,15 @@ def of_search(
             say(f"pre-trained already: {folder}")
         else:
             say(f"pre-training first: {wanted.gan.pretraining_length} iterations on J_2, in {folder}")
-            run(wanted, folder)
+            try:
+                run(wanted, folder)
+            except ValueError as error:
+                if "--name" not in str(error):
+                    raise
+                # --name names the search; the pre-training's name follows from its settings
+                raise ValueError(
+                    f"{error} (for this pre-training: move its folder away, or name another --storage)"
+                ) from None
     return replace(config, gan_checkpoint=lies_at(folder / WEIGHTS))
 
 

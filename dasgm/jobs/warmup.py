@@ -191,6 +191,6 @@ class WarmUp(Epochs):
         self.done = done
 
     def forget(self) -> None:
-        """Nobody needs what was kept."""
-        if self.part is not None and self.part.exists():
+        """Remove what was kept, in object storage too: another machine may have left it there."""
+        if self.part is not None:
             withdraw(self.part)

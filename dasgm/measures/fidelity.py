@@ -194,14 +194,14 @@ class _Given(nn.Module):
 
 
 class _Images(torch.utils.data.Dataset[Tensor]):
-    def __init__(self, images: Tensor, give_way: Callable[[], None]):
-        self.images, self.give_way = images, give_way
+    def __init__(self, images: Tensor, interrupt_check: Callable[[], None]):
+        self.images, self.interrupt_check = images, interrupt_check
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> Tensor:
-        self.give_way()
+        self.interrupt_check()
         return self.images[i]
 
 
@@ -258,11 +258,11 @@ class Fidelity:
         fake = generated(self.gan, self._count(JUDGED), seed_of(self.seed, "judged"))
         return {"gan/fd_proxy": frechet_distance(*moments(features(fake)), *self._judged)}
 
-    def report(self, give_way: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def report(self, interrupt_check: Callable[[], None] = lambda: None) -> dict[str, float]:
         """The figures to be reported, by torch-fidelity; {} without Inception.
 
         Args:
-            give_way: is called between batches.
+            interrupt_check: is called between batches.
         """
         if self.inception is None:
             return {}
@@ -270,12 +270,12 @@ class Fidelity:
 
         images = []
         for batch in generated(self.gan, self._count(REPORTED), seed_of(self.seed, "report")):
-            give_way()
+            interrupt_check()
             images.append(batch.cpu())
         with _as_file(self.inception.state_dict()) as weights:
             found = calculate_metrics(
-                input1=_Images(torch.cat(images), give_way),
-                input2=_Images(self.data.images[self.train].cpu(), give_way),
+                input1=_Images(torch.cat(images), interrupt_check),
+                input2=_Images(self.data.images[self.train].cpu(), interrupt_check),
                 fid=True,
                 isc=True,
                 isc_splits=SPLITS,

@@ -95,7 +95,7 @@ def lies_at(folder: str | Path) -> str:
 def root_of(folder: Path) -> tuple[Path | None, str]:
     """The folder above, or this one, that stands for an address, and the address; (None, ''): there is none.
 
-    WorkerMachineError than below the cache, what says so is another's: it could name any storage of this user.
+    A note outside the cache is ignored: somebody else wrote it, and it could name any storage of this user.
     """
     folder = folder.absolute()
     for root in (folder, *folder.parents):

@@ -38,7 +38,7 @@ ORDER = ("checkpoints/[0-9]*", "*.jsonl", "*", "checkpoints/best", "pictures/*")
 
 
 held: dict[Path, Replica] = {}
-"""Folders that this process holds (holding.py)."""
+"""Folders that this process holds (lease.py)."""
 _worked: dict[Path, float] = {}
 """When somebody was last seen to work in a folder."""
 

@@ -17,7 +17,7 @@ from processes import spawn
 from dasgm.bilevel import grad, replay, seed_of
 from dasgm.config import PretrainConfig, from_json, key_of, override, to_json
 from dasgm.jobs import inspection, pretrain
-from dasgm.jobs.pretrain import Pretraining, first_half, of_search
+from dasgm.jobs.pretrain import Pretraining, first_half, of_search, wanted_by
 from dasgm.presets import PRESETS, SMALL_GANS, preset
 from dasgm.pretrained import read
 from dasgm.search import SearchFailed
@@ -220,3 +220,13 @@ def test_job_of_two_workers_then_a_sweep_that_shares_it(tmp_path):
     experiment = client.get_experiment_by_name("dasgm")
     kinds = {run.info.run_name: run.data.tags["kind"] for run in client.search_runs([experiment.experiment_id])}
     assert kinds["two"] == kinds[folder.name] == "pretrain"
+
+
+def test_a_pretraining_that_cannot_be_continued_names_what_helps(tmp_path):
+    """--name is of the search, and changes nothing about the folder of the pre-training that it shares."""
+    config = small(freeze_gan=False)
+    folder = tmp_path / wanted_by(config).name
+    folder.mkdir()
+    (folder / "run.json").write_text('{"format": 1, "state": "interrupted", "mathematics": {"seed": 1}}')
+    with pytest.raises(ValueError, match="written by dasgm 0.1.0: .*another --storage"):
+        of_search(config, tmp_path, lambda wanted, place: pretrain.main(wanted, place, QUIET), lambda line: None)

@@ -268,7 +268,7 @@ def test_a_run_has_its_figures_protocols_and_pictures(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fidelity, "inception", lambda path: (Fake(), "a fake"))
     monkeypatch.setattr("dasgm.jobs.search.inception", lambda path: None)
     monkeypatch.setattr("torchmetrics.image.fid._compute_fid", frechet_tensor)
-    monkeypatch.setattr(fidelity.Fidelity, "report", lambda self, give_way: {"best/fid": 7.25, "best/is": 2.5})
+    monkeypatch.setattr(fidelity.Fidelity, "report", lambda self, interrupt_check: {"best/fid": 7.25, "best/is": 2.5})
     small = {"method.epochs": 2, "proxy.epochs": 0, "data.limit": 120, "fidelity_every": 2, "inception_weights": "x"}
     config: SearchConfig = override(preset("quickstart").config, TINY | small)
     last = main(config, tmp_path / "run")
@@ -291,7 +291,7 @@ def test_a_pretraining_has_its_figures_and_protocols(tmp_path: Path, monkeypatch
     monkeypatch.setattr(fidelity, "inception", lambda path: (Fake(), "a fake"))
     monkeypatch.setattr("dasgm.jobs.pretrain.inception", lambda path: None)
     monkeypatch.setattr("torchmetrics.image.fid._compute_fid", frechet_tensor)
-    monkeypatch.setattr(fidelity.Fidelity, "report", lambda self, give_way: {"best/fid": 7.25, "best/is": 2.5})
+    monkeypatch.setattr(fidelity.Fidelity, "report", lambda self, interrupt_check: {"best/fid": 7.25, "best/is": 2.5})
     small = {"data.limit": 120, "fidelity_every": 2, "inception_weights": "x", "gan.pretrain_iterations": 210}
     config = PretrainConfig.of(override(preset("quickstart").config, TINY | small))
     last = pretrain(config, tmp_path / "gan")
