@@ -1,13 +1,14 @@
 """Before torch and Ray are imported by any test: one thread a process, since the tests run two at a time on what may be
-two cores, and what a private Ray reads when it is imported."""
+two cores, and what a private Ray and MLflow read when they are imported."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from cluster import connection  # noqa: E402
+from cluster import connection, stores  # noqa: E402
 
 connection.set_environment()
+stores.set_environment()
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

@@ -211,9 +211,9 @@ class Layout:
         depth = folder.count("/") + 2 if folder else 1  # slashes in the path of a picture directly in a class folder
         if nested := {part for picture in found.pictures if (part := _part_below(picture.path, depth))}:
             raise ValueError(
-                f"{first_ten(map(self.store.name, sorted(nested)))}: the names of parts, but inside class "
-                "folders; parts are train/, val/ and test/ above the class folders: move them there, or give "
-                "--data-dir the folder that holds them, or rename them"
+                f"{first_ten(map(self.store.name, sorted(nested)))}: named like parts, but inside class folders; parts "
+                "are train/, val/ and test/ above the class folders: move them there, or give --data-dir the folder "
+                "that holds them, or rename them"
             )
         direct = {picture.name for picture in found.pictures if picture.path.count("/") == depth}
         if self.divided:

@@ -137,7 +137,7 @@ def test_a_time_budget_is_more_than_nothing_and_batches_ahead_are_two(capsys):
         (["DARTS_V3"], "did you mean DARTS_V"),
         (["DARTS_V2", "DARTS_V2"], "two genotypes are called DARTS_V2"),
         (["DARTS_V2", "--workers=0"], "at least 1"),
-        (["DARTS_V2", "--workers=5"], "choose other --workers, or give each its --batch-size"),
+        (["DARTS_V2", "--workers=5"], "choose another number of --workers, or set the --batch-size of each"),
         (["DARTS_V2", "--dataset=digits", "--cpus-per-worker=0"], "more than 0"),
         (["DARTS_V2", "--dataset=digits", "--gpus=99"], "99 GPUs"),
         (["DARTS_V2", "--dataset=digits", "--batch-size=2000"], "there are 1497"),

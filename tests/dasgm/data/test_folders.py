@@ -60,7 +60,7 @@ def test_parts_in_doubt_are_refused(tmp_path: Path, spoil: Callable[[Path], None
 def test_parts_inside_classes_are_refused(tmp_path: Path, inside: str) -> None:
     classes(tmp_path, "cat", "dog", inside)
     refused(
-        tmp_path, f"{tmp_path}/{inside} are in class folders", "named like parts", "--data-dir", readers=(in_memory,)
+        tmp_path, f"{tmp_path}/{inside}: named like parts", "inside class folders", "--data-dir", readers=(in_memory,)
     )
 
 

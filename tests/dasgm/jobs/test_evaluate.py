@@ -353,7 +353,7 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
         (["."], "the folder has no genotype.json"),
         (["DARTS_V2", "imagenet", "--epochs", "5"], "--lr-schedule cosine"),
         (["DARTS_V2", "--drop-path", "1"], "below 1"),
-        (["DARTS_V2", "--warmup-epochs", "601"], "at most the 600"),
+        (["DARTS_V2", "--warmup-epochs", "601"], "at most the number of epochs, 600"),
         (["DARTS_V2", "--cells", "2"], "between 3 and 100"),
         (["DARTS_V2", "--dataset", "digits", "--channels", "3"], "even number"),
         (["DARTS_V2", "--dataset", "digits", "--batch-size", "2000"], "there are 1497"),

@@ -248,7 +248,7 @@ def test_download_is_tried_once_and_only_if_asked(tmp_path: Path, monkeypatch: p
 def test_a_download_that_is_another_file_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(fidelity, "urlopen", lambda *_, **__: io.BytesIO(b"a page that says no"))
-    with pytest.raises(OSError, match="another file"):
+    with pytest.raises(OSError, match="another SHA-256"):
         fidelity.downloaded()
     assert not list(tmp_path.rglob("*.pth"))
 

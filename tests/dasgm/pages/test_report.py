@@ -94,7 +94,7 @@ def test_an_empty_run_and_an_empty_sweep_say_not_yet(tmp_path: Path) -> None:
     assert "No epoch has ended yet" in Page(report(tmp_path / "run")).text
     page = Page(report(tmp_path / "sweep"))
     assert "No trial has started yet" in page.text and "4 waiting" in page.text
-    with pytest.raises(ValueError, match="no results here"):
+    with pytest.raises(ValueError, match="no results found"):
         report(tmp_path)
 
 
