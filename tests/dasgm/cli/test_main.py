@@ -74,7 +74,7 @@ BAD: list[tuple[str, list[str], str]] = [
     ("pre-training's batch", ["pretrain", "--batch-size", "5000"], "choose a smaller --batch-size"),
     ("pre-training's length", ["pretrain", "--iterations", "0"], "at least 1"),
     ("name elsewhere", ["search", "--name", "../x"], "a folder in --storage"),
-    ("name that is taken", ["search", "--name", "cache"], "none of checkpoints"),
+    ("name that is taken", ["search", "--name", "cache"], "other than checkpoints"),
     ("storage of nothing", ["search", "--storage="], "--storage needs a value"),
 ]
 
