@@ -52,7 +52,7 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Eval
     recipe, config = configured(values, searched, 1 if _names_batch_size(rest) else workers)
     words = [*rest, f"--storage={storage}", f"--workers={workers}"]
     kind, about = flattened(Options, EvaluateConfig), ABOUT + recipes_help()
-    options: Options = parse(kind, words, Options(config), prog, about, BEFORE)
+    options: Options = parse(kind, words, Options(config), prog, about, BEFORE, "[GENOTYPE...]")
     name = _default_name(values.get("--from-sweep", ""), candidates, recipe, options.config)
     return Evaluations(candidates, recipe, options, name, again.called(argv, "cluster/evaluate.py"))
 

@@ -35,8 +35,8 @@ class Options(OnWorkers, GroupOptions):
     """Number of processes that share one training and the recipe's batch.
     The default is 1; for imagenet it is 8 on a cluster, else the number of GPUs, at most 8."""
     name: str = ""
-    """Name of the folder of these trainings, by default <genotypes>-<recipe>-<dataset>. Those with this name are
-    continued."""
+    """Name of the folder of these trainings, by default <genotypes>-<recipe>-<dataset>.
+    Trainings with this name are continued."""
     seeds: int = 1
     """Number of trainings of each genotype, with seeds from --seed on."""
     cpus_per_worker: float = 1.0

@@ -84,7 +84,7 @@ class Group(ABC):
 
     @abstractmethod
     def compare(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The record of this folder, empty for a new one, and what the mathematics of the runs are to be.
+        """The record of this folder, empty for a new one, and the settings that must not change between commands.
 
         Raises:
             ValueError: the folder began with other mathematics; what differs is named.
@@ -107,7 +107,7 @@ class Group(ABC):
         """Do them.
 
         Args:
-            slots: for so many runs there is room at once.
+            slots: number of runs that fit at once.
             kick: to be called when there is something new for MLflow.
         """
 

@@ -39,8 +39,8 @@ class GroupOptions:
     name: str = ""
     """Name of the folder of these runs. Runs with this name are continued."""
     time_budget: float | None = None
-    """Seconds after which no run is started and running ones stop; the same command continues them. None sets no
-    limit."""
+    """Seconds after which no run is started and running ones stop; the same command continues them.
+    None sets no limit."""
     dry_run: bool = False
     """Print the configuration and the cost of the runs (hours, memory, disk), and start nothing."""
 

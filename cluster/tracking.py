@@ -47,7 +47,7 @@ def sync(
     Args:
         uri: MLflow's tracking server; by default $MLFLOW_TRACKING_URI, else SQLite beside the runs.
         experiment: by default $MLFLOW_EXPERIMENT_NAME, else dasgm.
-        known: trials that have ended and were sent before, for a caller who calls again and again; more are put in.
+        known: trials that have ended and were sent before; `sync` adds to it. A repeated call passes it again.
 
     Returns:
         The link to look at, a path (`/#/experiments/...`, which address() completes); None if the folder is empty.

@@ -34,7 +34,8 @@ class Adversary:
         gan: networks, losses and settings of the optimisers.
         inner: "taken" or "sgd", see `Player`.
         arch_lr: learning rate of B (Adam, ascending; eta_b of the paper).
-        steps: number of discriminator steps per generator step. Those beyond the first come after the generator's step.
+        steps: number of discriminator steps per generator step, all taken after it. The first uses the images of the
+            generator's step; each later one uses new images of the updated generator.
         frozen: whether G, E and B stay as they are, bit for bit.
     """
 
@@ -49,7 +50,7 @@ class Adversary:
             frozen=frozen,
         )
         self.E = Player(gan.discriminator, gan.discriminator_optimizer, frozen=frozen)
-        # no weight decay: B's gradient is smaller than a decay of 1e-3 would be (design/algorithm has the scale)
+        # no weight decay: B's gradient is smaller than a decay of 1e-3 would be (docs/algorithm.md has the scale)
         self.B = Player(
             gan.architecture,
             lambda p: torch.optim.Adam(p, arch_lr, (0.5, 0.999), maximize=True),
@@ -129,7 +130,7 @@ class Adversary:
 class NoGan:
     """Stands in where there is no GAN: its players have no parameters.
 
-    With `val_portion` 1 the search is the plain method on J_2.
+    Without a GAN, all of J_3 is real (`SearchConfig.real_portion` is 1): the search is the plain method on J_2.
     """
 
     gan = None

@@ -69,8 +69,8 @@ class SearchConfig:
     gan: GanConfig | None
     data: DataConfig
     order: Literal["first", "second"] = "second"
-    """Order of the gradient of A (Eq. 6): second differentiates through the step of W (Eq.
-    3), first does not (DARTS)."""
+    """Order of the gradient of A (Eq. 6).
+    The second order differentiates through the step of W in Eq. 3, the first order does not (DARTS)."""
     search_discriminator: bool = True
     """Search the architecture B of the discriminator (Eq. 7).
     Otherwise the discriminator keeps the GAN's own layers."""
@@ -78,8 +78,8 @@ class SearchConfig:
     """How mixed second derivatives are computed: by a central difference (DARTS, Section 2.3), or exactly.
     Exact ones come from automatic differentiation, which does not see the kinks of ReLU and max pooling."""
     inner: Literal["taken", "sgd"] = "taken"
-    """Generator step that Eq. 7 differentiates: taken is the optimizer's own (our choice), sgd the plain step of Eq.
-    4."""
+    """Generator step that Eq. 7 differentiates.
+    The default, taken, is the step of the GAN's optimizer (our choice); sgd is the plain step of Eq. 4."""
     val_portion: float = 0.0
     """Share of real images of J_2 in a batch of J_3, from 0 to 1 (paper, Section 5.3: 0.3, 0.5, 0.7).
     The other images are generated."""

@@ -138,8 +138,13 @@ def read(place: str | Path) -> Pretrained:
     place = here(place)
     folder = place if place.is_dir() else place.parent
     weights, about = folder / WEIGHTS, read_json(folder / ABOUT)
+    if not place.exists():
+        raise ValueError(
+            f"gan-checkpoint {place}: no such folder or file; expected the folder of a pre-training, which "
+            "`dasgm pretrain` makes"
+        )
     if not place.is_dir() and place.name not in (WEIGHTS, ABOUT):
-        raise ValueError(f"gan-checkpoint {place}: expected a pre-training's folder, or its {WEIGHTS}")
+        raise ValueError(f"gan-checkpoint {place}: expected the folder of a pre-training, or its {WEIGHTS}")
     if not about or not weights.is_file():
         missing = WEIGHTS if about else ABOUT
         raise ValueError(f"gan-checkpoint {place}: there is no {missing}; `dasgm pretrain` writes it when it ends")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dasgm.genotype import Genotype
     from dasgm.pretrained import Pretrained
 
-RADIUS_W, RADIUS_G = 0.01, 0.1  # of the central differences: design/algorithm, measured against macroscopic slopes
+RADIUS_W, RADIUS_G = 0.01, 0.1  # of the central differences, see docs/algorithm.md
 LOSSES = ("classifier", "generator", "discriminator", "architecture")  # in the order of Algorithm 1
 
 

@@ -22,8 +22,8 @@ class SweepOptions(OnCluster, GroupOptions):
     workers_per_trial: int = 1
     """Number of processes that share one search. Each has a batch of --batch-size of its own."""
     gpus_per_trial: float | None = None
-    """Number of GPUs of all workers of a search together. By default one GPU per worker if there are as many GPUs,
-    else 0."""
+    """Number of GPUs of all workers of a search together.
+    By default one GPU per worker if there are as many GPUs, else 0."""
     pretrain: bool = False
     """Begin every search with the same pre-trained GAN; train it first if no run in --storage has done so."""
 

@@ -87,7 +87,8 @@ class Options(SweepOptions):
         if bool(self.table) == bool(self.rows):
             raise ValueError("name a table (--table 2) or rows (--rows darts-1st dasgm-darts), and not both")
         if self.table and self.table not in TABLES:
-            raise ValueError(f"table {self.table!r}: rows of searches are in Tables {', '.join(TABLES)}")
+            expected = " or ".join(", ".join(TABLES).rsplit(", ", 1))
+            raise ValueError(f"table {self.table!r}: expected {expected}, the tables whose rows are searches")
         frozen = [name for name in self.names if preset(name.partition(":")[0]).config.freeze_gan]
         if frozen and not self.pretrain:
             raise ValueError(f"row {frozen[0]} has a pre-trained GAN: add --pretrain, which trains it first")

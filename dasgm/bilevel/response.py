@@ -3,7 +3,7 @@
     response(v) = (d new parameters / d gradient)^T v = C (D v)
 
 D is the Jacobian of the optimiser, which is diagonal, and C that of the gradient clipping, which is symmetric. The two
-do not commute. The formulas are those of design/algorithm.
+do not commute. docs/algorithm.md has the formulas.
 """
 
 from __future__ import annotations

@@ -94,18 +94,27 @@ class Parser(argparse.ArgumentParser):
 # tyro's
 
 
-def parse(kind: Any, argv: Sequence[str], default: Any, prog: str, description: str, before: Sequence[str] = ()) -> Any:
+def parse(
+    kind: Any,
+    argv: Sequence[str],
+    default: Any,
+    prog: str,
+    description: str,
+    before: Sequence[str] = (),
+    places: str = "",
+) -> Any:
     """Arguments to a value of `kind`.
 
     A --storage that is an address becomes the folder that stands for it; one that cannot be written is an error.
 
     Args:
         before: options that were taken out of the arguments, to be suggested for misspelt ones.
+        places: words that may stand before all options, as --help shows them.
     """
     try:
         values, _, argv = take(argv, ("--storage",), 0)
         argv = [*argv, *(f"--storage={local(value)}" for value in values.values())]
-        found, unknown = _parsed(kind, argv, default, prog, description)
+        found, unknown = _parsed(kind, argv, default, f"{prog} {places}".strip(), description)
         if unknown:
             raise ValueError(_unknown(unknown, [*_flags(default), *before], prog))
         if name := getattr(found, "name", ""):

@@ -32,27 +32,27 @@ TIMED = 3  # iterations, after one that is not counted
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one search or pre-training on this machine, one process."""
+    """The cost of one search or pre-training on this machine, in one process."""
 
     device: str
     split: str
     parameters: dict[str, int]
     iterations: int
-    """Of the run itself."""
+    """Number of iterations of the run itself."""
     seconds_per_iteration: float
     """The mean over stages, and over iterations with architecture steps and without."""
     other_seconds: dict[str, float]
-    """Of what is done besides, once: the GAN's warm-up (shared by all searches with it) and the proxy."""
+    """Seconds of what is done once besides: the GAN's warm-up (shared by all searches with it) and the proxy."""
     peak_memory: int
     """Bytes: what PyTorch holds of a GPU (CUDA itself takes some hundred MiB more), or of the process on a CPU."""
     disk: int
     """Bytes of the checkpoints that are kept."""
     notes: tuple[str, ...] = ()
-    """Of the data: what was found, left out or ignored."""
+    """Notes on the data: what was found, left out or ignored."""
 
     @property
     def hours(self) -> float:
-        """Of one search, warm-up and proxy included."""
+        """Hours of one search, with warm-up and proxy."""
         return (self.iterations * self.seconds_per_iteration + sum(self.other_seconds.values())) / 3600
 
 

@@ -141,7 +141,7 @@ def evaluate_options(argv: Sequence[str]) -> tuple[TrainingChoice, EvaluateOptio
     except ValueError as error:
         fail(error)
     kind = flattened(EvaluateOptions, EvaluateConfig)
-    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about, BEFORE)
+    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about, BEFORE, "GENOTYPE [RECIPE]")
     return replace(chosen, config=found.config), found
 
 

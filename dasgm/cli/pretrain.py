@@ -40,8 +40,8 @@ def pretrain_options(
         default = options(PretrainConfig.of(chosen.config))
     except ValueError as error:
         fail(error)
-    about = f"Train a GAN alone on J_2. To continue, run the same command. {more} {parts_help()}"
-    found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about, BEFORE)
+    about = f"Train a GAN alone on J_2. To continue, run the same command. {more} {parts_help(pretrain=True)}"
+    found = parse(flattened(options, PretrainConfig), chosen.rest, default, prog, about, BEFORE, "[PRESET]")
     found = replace(found, config=placed(found.config))
     if found.iterations is not None:
         if found.iterations < 1:

@@ -38,7 +38,7 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
     except ValueError as error:
         fail(error)
     about = f"Search an architecture. To continue, run the same command. {more} {parts_help()}"
-    found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about, BEFORE)
+    found = parse(flattened(options), chosen.rest, options(chosen.config), prog, about, BEFORE, "[PRESET]")
     return replace(chosen, config=placed(found.config)), found
 
 

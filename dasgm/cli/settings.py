@@ -85,17 +85,22 @@ def absolute(path: str | None) -> str | None:
     return os.path.abspath(os.path.expanduser(path)) if path and "://" not in path else path
 
 
-def parts_help(positional: bool = True) -> str:
-    """What may stand before the settings, for --help; `positional`: also the preset alone, as the first word."""
+def parts_help(positional: bool = True, pretrain: bool = False) -> str:
+    """What may stand before the settings, for --help; `positional`: also the preset alone, as the first word.
+
+    `pretrain`: for a command that trains the GAN alone, so has no method.
+    """
     found = {folder: ", ".join(keys(folder)) for folder in ("data", "gans", "methods")}
     first = "PRESET or --preset PRESET" if positional else "--preset PRESET"
+    gans = f"GAN that generates images: {found['gans']}; with none, the search has no GAN."
+    purpose, gan = ("train", f"GAN to train: {found['gans']}.") if pretrain else ("search", gans)
+    method = "" if pretrain else f"\n- --method NAME: Search method: {found['methods']}."
     return (
         f"\n- {first}: Settings to begin with: a name, or the path of a JSON file. "
         f"Names: {', '.join(PRESETS)}. `dasgm presets` explains them."
-        f"\n- --dataset NAME: Data set to search on: {found['data']}."
+        f"\n- --dataset NAME: Data set to {purpose} on: {found['data']}."
         "\n- --data-dir FOLDER: Folder with the data set's files."
-        f"\n- --gan NAME: GAN that generates images: {found['gans']}; none searches without one."
-        f"\n- --method NAME: Search method: {found['methods']}."
+        f"\n- --gan NAME: {gan}{method}"
         "\n\nThese are read before all other options, which are listed below with the defaults that they choose."
     )
 

@@ -195,7 +195,7 @@ def runs(argv: Sequence[str]) -> int:
 
     storage = here(asked.storage, depth=2)
     if not storage.is_dir():
-        raise ValueError(f"storage {storage}: there is no such folder; name it with --storage")
+        raise ValueError(f"storage {storage}: no such folder; give --storage the folder that holds your runs")
     if asked.json:
         print(as_json(storage))
         return 0

@@ -51,7 +51,9 @@ class CifarConfig(DataConfig):
                 "--data-dir, or leave it out"
             )
         if data_dir is not None and not Path(data_dir).is_dir():
-            raise ValueError(f"--data-dir {data_dir} is no folder: give one with train.parquet and test.parquet")
+            raise ValueError(
+                f"--data-dir {data_dir}: no such folder; expected a folder with train.parquet and test.parquet"
+            )
         folder = Path(data_dir) if data_dir else Path.home() / ".cache" / "dasgm"
         found = self._parquet(folder, key) if data_dir else None
         (images, labels), (test_images, test_labels), notes = found or self._torchvision(folder, key)

@@ -30,7 +30,9 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
         raise ValueError("--dataset folder needs --data-dir: give a folder with one folder of pictures per class")
     root = Path(data_dir)
     if not root.is_dir():
-        raise ValueError(f"--data-dir {root} is no folder: give one with one folder of pictures per class")
+        raise ValueError(
+            f"--data-dir {root}: no such folder; expected a folder with one subfolder of pictures per class"
+        )
     layout = Layout(Store(data_dir))
     train = layout.read("train", skip_unreadable=config.skip_unreadable)
     classes = train.classes

@@ -109,7 +109,8 @@ def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tupl
     store = Store(root)
     if store.local is not None and not os.path.isdir(store.local):
         raise ValueError(
-            f"--data-dir {store.name('')} is no folder: give one, or a URI, with train/ and val/, or Parquet"
+            f"--data-dir {store.name('')}: no such folder; expected a folder or a URI with train/ and val/, or with "
+            "Parquet files"
         )
     found = _shards.find(store, config)
     if not found.parts and (layout := Layout(store)).divided:

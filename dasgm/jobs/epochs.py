@@ -11,7 +11,7 @@ from dasgm.jobs.session import Interrupted
 
 
 class Epochs(ABC):
-    """Iterations, in epochs. They can be stopped anywhere; who goes on with them comes to the same bits.
+    """Iterations, in epochs. They can be stopped anywhere; a run that continues them gets the same bits.
 
     Args:
         stop: filled when somebody asks to stop.
@@ -52,7 +52,7 @@ class Epochs(ABC):
         """Count the epoch that is done, and keep it."""
 
     def clock(self) -> float:
-        """Seconds that were spent so far, now among them."""
+        """Seconds spent so far, up to now."""
         now = time.monotonic()
         self.spent, self._begun = self.spent + now - self._begun, now
         return self.spent

@@ -89,7 +89,7 @@ def main(
     goes on from the end of the last whole epoch.
 
     Args:
-        batches: of the data and the configuration, where images come from.
+        batches: function of data and configuration that returns the source of the images.
 
     Raises:
         ValueError: input that cannot be used, a folder in use, or one that began with other mathematics.
@@ -132,8 +132,11 @@ class EvaluateJob:
 
 @contextmanager
 def _for_all(run: Run) -> Iterator[None]:
-    """What one worker cannot read ends them all: the others wait for it until it dies, and who starts them again finds
-    in run.json that this is `fatal`."""
+    """Inside, a file that one worker cannot read ends all workers.
+
+    The others wait for this worker until it dies. The `fatal` entry of run.json tells the launcher not to start them
+    again.
+    """
     try:
         yield
     except ValueError as error:
@@ -193,7 +196,7 @@ class EvaluateLoop(Loop):
         return {"loss/train": loss, "train/error": missed / len(y)}
 
     def cut_short(self) -> None:
-        """Nothing is kept: who loads the pictures begins with a whole epoch."""
+        """Nothing is kept: the next start loads the pictures for a whole epoch."""
 
     def close(self, means: Means) -> Row:
         values = means.plain()  # which waits for the device

@@ -52,7 +52,7 @@ class Loop(Epochs):
     @property
     @abstractmethod
     def phase(self) -> str:
-        """Of the row of the epoch that is next or in progress."""
+        """The `phase` of the row of the epoch that is next or in progress."""
 
     @property
     @abstractmethod
@@ -139,7 +139,7 @@ class Loop(Epochs):
         best = self.best(row)
         # Log, save, report: in this order. A run that goes on drops the rows after its last checkpoint, so a row that
         # was logged and not saved is made again, to the same bits; a checkpoint without its row would leave a gap for
-        # ever. And who is told of an epoch (a sweep that compares trials) has to find it again whatever happens next.
+        # ever. And a sweep that compares trials must find a reported epoch again, whatever happens next.
         if rank() == 0:
             self.run.log("metrics", row)
         if "gan/diversity" in row and (line := collapse(self.epoch, row["gan/diversity"])):
@@ -149,7 +149,10 @@ class Loop(Epochs):
         self.tell(row)
 
     def took(self, iterations: int, seconds: float | None = None) -> Row:
-        """Close the epoch's account: all that it took is paid for, its speed may count fewer `seconds`."""
+        """Close the epoch's account.
+
+        The cost counts the whole time. `seconds`, if given, is the shorter time from which the speed is computed.
+        """
         images = iterations * self.config.batch_size * world_size()
         seconds = seconds or self.clock()
         self.hours += self.clock() * world_size() / 3600

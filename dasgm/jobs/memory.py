@@ -17,7 +17,7 @@ from dasgm.config import GanConfig, SearchConfig, override
 from dasgm.device import ensure_room, is_out_of_memory
 from dasgm.search import Search
 
-LARGE = 10**8  # weights of a GAN: fewer have room anywhere
+LARGE = 10**8  # weights: a GAN with fewer fits on any machine
 
 
 def ensure_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:

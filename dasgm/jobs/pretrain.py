@@ -27,14 +27,14 @@ from dasgm.store.bucket import lies_at
 from dasgm.store.files import exclusive, printable
 from dasgm.store.run import Run, ensure_writable, state_of
 
-LEAST = 100  # iterations of an epoch: of small data several passes, or checkpoints would come one upon the other
+LEAST = 100  # iterations of an epoch; it passes over small data several times, so that checkpoints stay rare
 
 
 def main(config: PretrainConfig, folder: Path, hooks: Hooks | None = None) -> Row:
     """Run or continue the pre-training of `folder`, which then has gan.safetensors and gan.json; returns the last row.
 
     Raises:
-        ValueError, SearchFailed, Interrupted: as a search does (loop.main).
+        ValueError, SearchFailed, Interrupted: as `dasgm.jobs.search.main` does.
     """
 
     hooks = hooks or Hooks()
@@ -89,8 +89,8 @@ def of_search(
 ) -> SearchConfig:
     """`--pretrain`: the search's configuration with the file of its pre-training, which `run` runs or continues first.
 
-    The run lies at <storage>/<its own name>, shared by all searches with the same GAN, data, split and settings; who
-    comes second waits.
+    The run lies at <storage>/<its own name>, shared by all searches with the same GAN, data, split and settings; the
+    second of two searches waits.
 
     Raises:
         ValueError: there is no GAN, or a file is named already.
@@ -156,7 +156,8 @@ class Pretraining:
 
     @property
     def _images(self) -> int:
-        """That this worker's iteration takes of J_2: a batch for each discriminator step, as the GANs' authors do."""
+        """Number of images of J_2 that one iteration of this worker takes: a batch for each discriminator step, as the
+        GANs' authors do."""
         return self.config.batch_size * self.config.gan.pretrain_discriminator_steps
 
     def iterate(self) -> Tensors:

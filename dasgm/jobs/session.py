@@ -28,19 +28,19 @@ Row = dict[str, Any]
 
 
 class Refused(ValueError):
-    """What the user did wrong, on every worker at once: none of them waits for another."""
+    """The user's mistake, raised on every worker at once, so that none of them waits for another."""
 
 
 class WorkerMachineError(RuntimeError):
-    """What is wrong on the machine of one worker, told by all: another try may find another machine."""
+    """A fault of one worker's machine, raised on every worker: another try may run on another machine."""
 
 
 class Interrupted(Exception):
-    """Asked to stop; everything is saved but for what it names, and the same command goes on."""
+    """The run was asked to stop. Everything is saved except what the message names; the same command continues."""
 
 
 class OutOfTime(Interrupted):
-    """By the time budget."""
+    """The time budget of the run is used up."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Hooks:
     time_budget: float | None = None
     """Seconds after which a stoppable run stops as by Ctrl-C."""
     patience: float = 0.0
-    """Seconds for which a folder that another holds is waited for: a lost machine's sign of life counts for some."""
+    """Seconds to wait for a folder that another process holds: a lost machine's claim expires only after a while."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Batches(Measured, Protocol):
     """
 
     iterations: int
-    """Of an epoch, the same on every worker."""
+    """Number of iterations of an epoch, the same on every worker."""
     unreadable: dict[str, None]
     """Pictures that this worker left out so far, 'NAME (reason)', once each."""
 
@@ -59,7 +59,7 @@ class InMemory:
     def __init__(self, data: Data, train: Tensor, batch_size: int, *stream: object, held_out: Tensor | None = None):
         self.data, self.train, self.batch_size, self.stream = data, train, batch_size, stream
         self.held_out = held_out
-        self.unreadable: dict[str, None] = {}  # who read them into memory has told
+        self.unreadable: dict[str, None] = {}  # the data set reported them when it read them
         self.iterations = max(1, len(train) // (batch_size * world_size()))
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -244,7 +244,10 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
     if there:
         return Genotype.load(path)
     known = [*KNOWN, *PRESETS, *keys("gans")]
-    raise ValueError(f"{short(name, 200)} is no genotype, preset, GAN, file or run{nearest(name, known)}")
+    raise ValueError(
+        f"{short(name, 200)} is no genotype, preset, GAN, file or run{nearest(name, known)}; "
+        "`dasgm presets` lists the presets"
+    )
 
 
 def _is_preset(path: Path) -> bool:

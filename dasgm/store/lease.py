@@ -1,4 +1,4 @@
-"""A run's folder held: nobody else works on it, everything is here, and what is new is sent beside the work."""
+"""A run's folder that this process holds: no other works on it, all files are here, and news is sent meanwhile."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dasgm.store.replica import ABOUT, CLAIMS, PAUSE, SESSION, Replica, age, hel
 
 
 def holding(folder: Path) -> Held | None:
-    """What holds a folder that stands for something."""
+    """The holder of a folder that stands for object storage, or None."""
     found = of(folder)
     return Held(folder, found.storage, found.prefix) if found else None
 
 
 class Held(Replica):
-    """A folder and its like there, held by this process between `hold` and `let_go`."""
+    """A folder and its copy in the storage, which this process holds between `hold` and `let_go`."""
 
     def __init__(self, folder: Path, storage: Storage, prefix: str):
         super().__init__(folder, storage, prefix)
@@ -31,7 +31,7 @@ class Held(Replica):
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._live, self._send)]
 
     def hold(self) -> str:
-        """Take it and bring it up to date; '' or who has it. ValueError: the storage cannot be used."""
+        """Take it and bring it up to date; returns '', or the holder. ValueError: the storage cannot be used."""
         with self.storage.needed():
             last = text(self.folder / SESSION)
             if holder := self._claim(last):
@@ -58,7 +58,7 @@ class Held(Replica):
                 self.storage.remove(f"{self.prefix}checkpoints/{name}")
 
     def news(self) -> str:
-        """There is something to send; '' or who has taken the folder meanwhile."""
+        """Announces that there is something to send; returns '', or the process that has taken the folder."""
         self._news.set()
         return self.lost
 
@@ -80,12 +80,17 @@ class Held(Replica):
         self._leave()
 
     def _claim(self, last: str) -> str:
-        """'' or who has it. Who writes a claim and then sees no other has it: of two at once both may give way."""
+        """Returns '', or the holder. A process that writes a claim and then sees no other holds the folder.
+
+        Of two at once, both may give way.
+        """
         for pause in (0.3, 1.0, 0.0):
             self._sign()
             others = self.claims(self.session, last)
             if not others:
-                for name in self.storage.list(self.prefix + CLAIMS):  # of the dead, and of this folder's last
+                for name in self.storage.list(
+                    self.prefix + CLAIMS
+                ):  # claims of dead processes, and the last one of this folder
                     if name != self.session:
                         self.storage.remove(f"{self.prefix}{CLAIMS}/{name}")
                 return ""
@@ -95,7 +100,7 @@ class Held(Replica):
         return holder
 
     def offer(self, name: str, once: bool = False) -> None:
-        """Send a file, after what it tells of."""
+        """Send a file, after the files that it describes."""
         self.storage.attempt(self.push)
         if not self.lost:
             super().offer(name, once)

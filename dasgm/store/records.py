@@ -1,4 +1,4 @@
-"""The records of runs and sweeps: their JSON objects and lines, read for who looks, or for who writes them back.
+"""The records of runs and sweeps: their JSON objects and lines, read to be shown, or to be changed and written back.
 
 Free of torch.
 """
@@ -18,7 +18,7 @@ FORMAT = 2
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
 ENDS = ("best", "result")  # phases of the one line after the last epoch
 OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
-ENDED = ("finished", "stopped", "failed")  # states of a run that is not gone on with
+ENDED = ("finished", "stopped", "failed")  # states of a run that is not continued
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
     **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host", "driver", "space"), str),
@@ -32,7 +32,7 @@ ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, for who only looks: {} where there is none, or it cannot be read."""
+    """A JSON object from a file, for reading only: {} if there is no file or it cannot be read."""
     try:
         return read_json_strict(path)
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_strict(path: Path) -> dict[str, Any]:
-    """The same for who writes it back: {} only where there is no such file.
+    """The same, to be changed and written back: {} only if there is no such file.
 
     Raises:
         OSError: it cannot be read now. To take it for empty would erase it.
@@ -63,7 +63,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def kept_record(path: Path) -> dict[str, Any]:
-    """The same for who goes on with it. OSError, ValueError: see `read_json_strict`."""
+    """The same, to continue the run. OSError, ValueError: see `read_json_strict`."""
     return _record(read_json_strict(path))
 
 
@@ -97,34 +97,40 @@ def ensure_only(folder: Path, record: str) -> None:
 
 
 def first_difference(begun: dict[str, Any], asked: dict[str, Any]) -> str | None:
-    """The first setting in which what is asked is not what was begun."""
+    """The first setting whose value differs between the record and this command."""
     return next((key for key in asked | begun if begun.get(key) != asked.get(key)), None)
 
 
 def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -> ValueError:
-    """`what` began with another value of the setting `key` than is asked now."""
+    """The error that says that `what` began with another value of the setting `key`."""
     return ValueError(
-        f"{what} began with {key} = {begun.get(key)!r}, asked is {asked.get(key)!r}; use another --name, or that value"
+        f"{what} began with {key} = {begun.get(key)!r}, but this command asks for {asked.get(key)!r}; "
+        f"choose another --name, or give {begun.get(key)!r}"
     )
 
 
 def ensure_same(what: str, begun: dict[str, Any], asked: dict[str, Any]) -> None:
-    """ValueError where `what` began with another identity than is asked now; the first difference is named."""
+    """Raises a ValueError that names the first difference, if `what` began with another identity."""
     key = first_difference(begun, asked)
     if key in OTHERS:
-        raise ValueError(f"{what} began with {OTHERS[key]}; use another --name")
+        raise ValueError(f"{what} began with {OTHERS[key]}; choose another --name")
     if key == "gan_checkpoint":
         digests = begun.get(key), asked.get(key)
         old, new = (f"a pre-trained GAN ({one[:8]})" if one else "a GAN of its own" for one in digests)
+        remedy = (
+            "give the --gan-checkpoint that it began with"
+            if digests[0]
+            else "leave --gan-checkpoint and --pretrain out"
+        )
         raise ValueError(
-            f"{what} began with {old}, asked is {new}; use another --name, or the --gan-checkpoint it began with"
+            f"{what} began with {old}, but this command asks for {new}; choose another --name, or {remedy}"
         )
     if key:
         raise another(what, key, begun, asked)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, for who only looks; a torn last line is left out, [] where it cannot be read."""
+    """The objects of a .jsonl file, for reading only; a torn last line is left out; [] if it cannot be read."""
     try:
         return kept_lines(path)
     except (OSError, ValueError):
@@ -132,7 +138,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def kept_lines(path: Path) -> list[dict[str, Any]]:
-    """The same for who writes them back: [] only where there is no such file.
+    """The same, to be changed and written back: [] only if there is no such file.
 
     Raises:
         OSError: it cannot be read now.

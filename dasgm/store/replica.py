@@ -34,13 +34,13 @@ SENT = re.compile(r"((checkpoints|pictures)/)?(?!lock$|run\.json$)[\w-][\w. -]*(
 TAG = re.compile(r"\d{1,18}-\d{1,18}")  # see `_tag`
 NO_RUNS = ("checkpoints", "pictures", "cache")
 ORDER = ("checkpoints/[0-9]*", "*.jsonl", "*", "checkpoints/best", "pictures/*")
-"""Here a checkpoint's rows are written before it: who looks for checkpoints first, then reads the rows, has both."""
+"""A checkpoint's rows are written before it: looking for checkpoints first, then reading the rows, finds both."""
 
 
 held: dict[Path, Replica] = {}
 """Folders that this process holds (lease.py)."""
 _worked: dict[Path, float] = {}
-"""When somebody was last seen to work in a folder."""
+"""When a process was last seen to work in a folder."""
 
 
 def age() -> float:
@@ -107,7 +107,7 @@ def discard(folder: Path) -> None:
 
 
 def claimed(folder: Path) -> bool:
-    """Whether somebody, on whatever machine, works in a folder that stands for something; a yes is good for PAUSE."""
+    """Whether a process on any machine works in a folder that stands for object storage; a yes holds for PAUSE."""
     place, found = folder.absolute(), list[str]()
     if time.monotonic() - _worked.get(place, -math.inf) < PAUSE:
         return True
@@ -186,10 +186,10 @@ def for_ray(folder: Path) -> tuple[str, Any]:
 
 
 class Replica:
-    """A folder here and its like there, of which this process may hold neither: then only what is light is fetched."""
+    """A local folder and its copy in the storage. A process that holds neither fetches only the light files."""
 
     session = ""
-    """Of this process, where it holds them."""
+    """The session of this process, if it holds the folder."""
 
     def __init__(self, folder: Path, storage: Storage, prefix: str):
         self.folder, self.storage, self.prefix = folder, storage, prefix
@@ -199,15 +199,15 @@ class Replica:
     # files of their own: run.json, and what is made once for all
 
     def fetch(self, name: str) -> None:
-        """A file from there, unless there is none, or the one here is still to be sent."""
+        """Fetch a file from the storage, unless there is none or the local one is still to be sent."""
         path = self.folder / name
         if self._unsent(name).exists() or (content := self.storage.read(self.prefix + name)) is None:
             return
-        if not path.is_file() or path.read_bytes() != content:  # its time tells who looks again that it changed
+        if not path.is_file() or path.read_bytes() != content:  # its time shows readers that it changed
             place_file(path, content)
 
     def offer(self, name: str, once: bool = False) -> None:
-        """Send a file, now or, where that fails, later."""
+        """Send a file: now, or later if that fails."""
         path = self.folder / name
 
         def send() -> None:
@@ -220,7 +220,7 @@ class Replica:
             self._unsent(name).touch()
 
     def withdraw(self, name: str) -> None:
-        """Remove a file there."""
+        """Remove a file from the storage."""
         self._unsent(name).unlink(missing_ok=True)
         self.storage.remove(self.prefix + name)
 
@@ -230,9 +230,9 @@ class Replica:
     # the others
 
     def refresh(self, depth: int = 0, ended: set[str] | None = None) -> None:
-        """Fetch what is new there, but for checkpoints, and the same of runs in this folder.
+        """Fetch what is new in the storage, without checkpoints, for this folder and the runs in it.
 
-        `ended`: those that are left out; which are found to have ended, and are in nobody's hands, is put in.
+        `ended`: runs to leave out. Runs that have ended and that no process holds are added to it.
         """
         below = self.storage.list(self.prefix)
         if {MANIFEST, ABOUT} & set(below) and not self.session:
@@ -252,10 +252,10 @@ class Replica:
                 self.fetch(ABOUT)
 
     def _refresh_runs(self, names: list[str], depth: int, ended: set[str]) -> None:
-        """The same of runs in this folder; those that have `ended` and are in nobody's hands are left out next time."""
+        """Refresh the runs in this folder; those that have ended and that no process holds are left out next time."""
         for name in names:
             its = Replica(self.folder / name, self.storage, f"{self.prefix}{name}/")
-            if name in ended and its._ended():  # else it was taken up again from here
+            if name in ended and its._ended():  # otherwise it was continued from here
                 continue
             its.refresh(depth)
             (ended.add if its._ended() and not its.claims() else ended.discard)(name)
@@ -264,7 +264,7 @@ class Replica:
         return read_record(self.folder / ABOUT).get("state") in ENDED
 
     def push(self) -> None:
-        """Send what is new, the manifest last, and remove what is gone here."""
+        """Send what is new, the manifest last, and remove what was removed here."""
         with self._one:
             known = self._known or self.manifest() or {"session": "", "files": {}}
             files, there = dict(known["files"]), set[str]()
@@ -283,7 +283,7 @@ class Replica:
             session = self.session or (uuid.uuid4().hex if files != known["files"] else known["session"])
             if known != (now := {"session": session, "files": files}):
                 self.storage.write(self.prefix + MANIFEST, json.dumps(now).encode())
-                self._known = now if self.session else None  # nobody else writes it
+                self._known = now if self.session else None  # no other process writes it
             for name in gone:
                 self.storage.remove(self.prefix + name)
             if self._unsent(ABOUT).exists():
@@ -291,7 +291,7 @@ class Replica:
                 self._unsent(ABOUT).unlink()
 
     def claims(self, *but: str) -> list[str]:
-        """Who holds it, by their sessions, but for some; the time is the first of those's, else the storage's."""
+        """The sessions that hold it, without `but`; the time is that of the first in `but`, else the storage's."""
         found = {name: made.timestamp() for name, made in self.storage.list(self.prefix + CLAIMS).items() if made}
         now = found.get(but[0], 0.0) if but else time.time()
         if not but and not all(0 <= now - made < age() for made in found.values()):  # dead, or the clock here is wrong
@@ -378,7 +378,7 @@ def _heavy(name: str) -> bool:
 
 
 def _known_here(manifest: Path) -> dict[str, Any]:
-    """The files that were fetched last; of a torn manifest none."""
+    """The files that were fetched last; {} if the manifest is torn."""
     try:
         found = plain(text(manifest) or "{}")
     except ValueError:
@@ -387,5 +387,5 @@ def _known_here(manifest: Path) -> dict[str, Any]:
 
 
 def text(path: Path) -> str:
-    """Of a file of our own; '' where there is none. A torn one gives a text that fits nothing."""
+    """The text of a file of our own; '' if there is none. That of a torn file matches nothing."""
     return path.read_text(errors="replace") if path.exists() else ""

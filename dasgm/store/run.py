@@ -73,7 +73,7 @@ def who_am_i() -> dict[str, Any]:
 
 
 def _take(lock: IO[str]) -> bool:
-    """Take the lock, which the kernel lets go when its holder dies; who only looks (`Run.busy`) is waited for.
+    """Take the lock, which the kernel frees when its holder dies. Waits for a process that only looks (`Run.busy`).
 
     Unwritable: there are no locks there.
     """
@@ -97,8 +97,8 @@ class Locked(ValueError):
 class Run:
     """One run's folder, by its path or its address. Only rank 0 opens it for writing; `with` holds its lock.
 
-    A folder that stands for object storage is brought up to date then, and what is new in it is sent (lease.py). Who
-    does not hold it reads it as it is here, or calls `latest` first; `note` and `unheld` change it there too.
+    A folder that stands for object storage is brought up to date then, and what is new in it is sent (lease.py). A
+    process without the lock reads the local copy; `latest` fetches news. `note` and `unheld` write to the storage too.
 
     Raises:
         Locked: another process works on it (named with its host and number).
@@ -131,13 +131,13 @@ class Run:
                 held.let_go()
         finally:
             if lock:
-                with suppress(OSError):  # it names who had it, no more
+                with suppress(OSError):  # it only named the holder
                     lock.truncate(0)
                 lock.close()
 
     @contextmanager
     def driven(self) -> Iterator[None]:
-        """Held by a lone process, and by who starts a run's workers, before the first of them takes the run's own lock.
+        """Holds the lock of a lone process or of a launcher, before the first worker takes the run's own lock.
 
         Locked: another process on this machine, or of a shared file system, has it.
         """
@@ -167,14 +167,14 @@ class Run:
             raise self._in_use(holder)
 
     def latest(self, depth: int = 0) -> Run:
-        """Itself, once what other machines did in it (`depth`: in runs in it too) is fetched, but for checkpoints."""
+        """Fetches what other machines did in it (`depth`: in runs below too), without checkpoints; returns itself."""
         replica.refresh(self.folder, depth)
         return self
 
     @contextmanager
     def unheld(self) -> Iterator[Run]:
-        """Inside, this process changes the folder though it does not hold it: nobody else does now. What other machines
-        have done in it is fetched before, what is new is sent after."""
+        """Inside, this process changes a folder that no process holds, itself included. Fetches what other machines did
+        in it before, and sends what is new after."""
         yield self.latest()
         replica.send(self.folder)
 
@@ -277,8 +277,8 @@ class Run:
             print(line, file=log)
 
     def note_incident(self, line: str) -> None:
-        """A line for the log, of what happened to a worker, who may still hold the folder: where that is object storage
-        only who holds it next can write it."""
+        """Note what happened to a worker in the log. The worker may still hold the folder; in object storage the next
+        process that holds it writes the line."""
         path = self.folder / "run.json"
         if not replica.of(self.folder):
             self.say(line)
@@ -384,7 +384,7 @@ def _text(path: Path) -> str:
 
 
 def state_of(folder: Path) -> str:
-    """A run's state; one that says it runs while nobody holds its lock was interrupted."""
+    """A run's state; 'running' without a process that holds the lock means 'interrupted'."""
     run = Run(folder)
     if (state := run.about.get("state", "unknown")) != "running" or run.busy:
         return state

@@ -162,7 +162,7 @@ def test_another_configuration_or_genotype_of_the_same_name_is_refused(tmp_path)
     with Run(first.folder):
         first.begin()
         group("--seeds=3").begin()
-        with pytest.raises(ValueError, match="began with channels = 2, asked is 4"):
+        with pytest.raises(ValueError, match="began with channels = 2, but this command asks for 4"):
             group("--channels=4").begin()
         with pytest.raises(ValueError, match="began with workers = 1"):
             group("--workers=2").begin()

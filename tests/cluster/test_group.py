@@ -185,7 +185,7 @@ def test_another_command_or_other_mathematics_are_refused(tmp_path, capsys):
     assert ended(Toys(tmp_path, ["finished"])) == 0
     before = record(tmp_path)
     assert ended(Toys(tmp_path, ["finished"], size=2)) == 2
-    assert "group began with size = 1, asked is 2; use another --name" in capsys.readouterr().err
+    assert "group began with size = 1, but this command asks for 2; choose another --name" in capsys.readouterr().err
     other = Toys(tmp_path, ["finished"])
     other.kind = ""
     assert ended(other) == 2 and record(tmp_path) == before

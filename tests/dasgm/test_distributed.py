@@ -1,4 +1,4 @@
-"""Two and four real processes against one (design/algorithm, "Distributed"): gradients of W, G, E, A and B."""
+"""Two and four real processes against one (docs/algorithm.md, "Several workers"): gradients of W, G, E, A and B."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def with_pictures_of_its_own(rank: int, folder: str, workers: int, says: str) ->
 
 @pytest.mark.parametrize(
     ("first", "says"),
-    [(None, "--data-dir .*/1 is no folder"), (1, "reads other data than worker 0, on .*: copy the same")],
+    [(None, "--data-dir .*/1: no such folder"), (1, "reads other data than worker 0, on .*: copy the same")],
 )
 def test_a_worker_without_the_others_pictures_is_refused_by_all(tmp_path, first, says):
     """Else they would wait for it, or learn from other pictures without a word."""

@@ -219,7 +219,9 @@ def test_file_is_part_of_the_identity_and_its_place_is_not(made, tmp_path):
     assert about["sha256"][:8] in str(error.value) and new[:8] in str(error.value)
     (tmp_path / "other").mkdir()
     Run(tmp_path / "other").begin(to_json(small()), mathematics(small()) | {"data": "d"}, {})
-    with pytest.raises(ValueError, match=r"began with a GAN of its own, asked is a pre-trained GAN \(01234567\)"):
+    with pytest.raises(
+        ValueError, match=r"began with a GAN of its own, but this command asks for a pre-trained GAN \(01234567\)"
+    ):
         Run(tmp_path / "other").begin(
             to_json(small()), mathematics(small()) | {"data": "d", "gan_checkpoint": "0123456789"}, {}
         )

@@ -137,6 +137,7 @@ def test_every_setting_of_the_mathematics_names_its_source(kind):
     [
         (settings.parts_help(), settings.BEFORE),
         (settings.parts_help(positional=False), settings.BEFORE),
+        (settings.parts_help(pretrain=True), [flag for flag in settings.BEFORE if flag != "--method"]),
         (evaluate_cli.recipes_help(positional=True), evaluate_cli.BEFORE),
     ],
 )

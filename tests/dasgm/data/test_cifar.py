@@ -62,7 +62,7 @@ def test_bad_parquet(tmp_path: Path) -> None:
     refused(cifar10.Config(), tmp_path, "has 1 of 2 shards")
     (tmp_path / "train-00000-of-00002.parquet").unlink()
     refused(cifar10.Config(), tmp_path, "has no train.parquet")
-    refused(cifar10.Config(), tmp_path / "nowhere", "nowhere is no folder")
+    refused(cifar10.Config(), tmp_path / "nowhere", "nowhere: no such folder; expected a folder with train.parquet")
 
 
 def test_bad_pictures_in_parquet(tmp_path: Path) -> None:

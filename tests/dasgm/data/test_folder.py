@@ -77,7 +77,11 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path) -> None:
 
 def test_bad_folders(tmp_path: Path) -> None:
     refused(folder.Config(), None, "needs --data-dir")
-    refused(folder.Config(), tmp_path / "nowhere", "is no folder")
+    refused(
+        folder.Config(),
+        tmp_path / "nowhere",
+        "nowhere: no such folder; expected a folder with one subfolder of pictures per class",
+    )
     refused(folder.Config(), tmp_path, "has no class folders")
     pictures(tmp_path, {"a": 12, "b": 9, "c": 0})
     refused(folder.Config(), tmp_path, "at least 10 pictures, but b has 9, c has 0")

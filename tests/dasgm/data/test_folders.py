@@ -359,7 +359,7 @@ def test_a_uri_is_read_like_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name in ("file", "nowhere"):
-        refused(tmp_path / name, f"--data-dir {tmp_path / name} is no folder")
+        refused(tmp_path / name, f"--data-dir {tmp_path / name}: no such folder")
 
 
 def test_many_classes_are_summarised(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def one_class(root: Path) -> None:
         (stray, "notes.txt"),
         (loose, "a.JPEG"),
         (one_class, "one class folder"),
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "no such folder; expected a folder"),
     ],
 )
 def test_wrong_folders_are_refused_in_one_line(

@@ -311,7 +311,7 @@ def test_killed_or_stopped_it_goes_on_to_the_same_bits_and_refuses_another_sched
 
         assert cli.main(words(tmp_path / "cut")) == 0 and "finished: test error" in capsys.readouterr().out
         for again, says in (
-            (words(tmp_path / "cut", "--epochs=7"), "began with epochs = 6, asked is 7"),
+            (words(tmp_path / "cut", "--epochs=7"), "began with epochs = 6, but this command asks for 7"),
             (words(tmp_path / "cut", genotype="PDARTS"), "began with another genotype"),
         ):
             with pytest.raises(SystemExit):

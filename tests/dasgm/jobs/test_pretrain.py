@@ -59,7 +59,7 @@ def test_finished_one_is_kept_a_longer_one_goes_on_and_another_is_refused(made, 
     before = (folder / "gan.safetensors").stat().st_mtime_ns
     pretrain.main(config, folder, QUIET)
     assert (folder / "gan.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"began with gan\.channels = 2, asked is 3"):
+    with pytest.raises(ValueError, match=r"began with gan\.channels = 2, but this command asks for 3"):
         pretrain.main(override(config, {"gan.channels": 3}), folder, QUIET)
     pretrain.main(override(config, {"gan.pretrain_iterations": LENGTH + 5}), folder, QUIET)
     assert read(folder).about["iterations"] == LENGTH + 5

@@ -109,7 +109,7 @@ def test_a_run_that_is_known_by_its_checkpoint_alone_is_refused(runs: Path) -> N
 
 def test_other_settings_are_named_as_ever(runs: Path) -> None:
     code, said = again(runs / "search", "--arch-lr=0.5")
-    assert code == 2 and "began with arch_lr = 0.02, asked is 0.5; use another --name" in said
+    assert code == 2 and "began with arch_lr = 0.02, but this command asks for 0.5; choose another --name" in said
 
 
 @pytest.mark.parametrize(("name", "more"), [("sweep", "--num-trials=2"), ("group", "--seeds=2")])
