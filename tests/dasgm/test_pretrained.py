@@ -84,7 +84,12 @@ def test_what_is_no_such_file_is_one_line(made, tmp_path):
     with pytest.raises(ValueError, match="not a safetensors file"):
         read(copy)
     (copy / "gan.safetensors").unlink()
-    for place, says in ((copy, "no gan.safetensors"), (tmp_path, "no gan.json"), (copy / "lock", "expected a pre-tr")):
+    for place, says in (
+        (copy, "no gan.safetensors"),
+        (tmp_path, "no gan.json"),
+        (copy / "lock", "expected the folder of a pre-training, or its gan.safetensors"),
+        (tmp_path / "nowhere", "nowhere: no such folder or file; expected the folder of a pre-training"),
+    ):
         with pytest.raises(ValueError, match=says) as error:
             read(place)
         assert len(str(error.value).splitlines()) == 1

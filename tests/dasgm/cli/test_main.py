@@ -68,7 +68,7 @@ BAD: list[tuple[str, list[str], str]] = [
     ("frozen GAN from nowhere", ["search", "--freeze-gan"], "--pretrain"),
     ("frozen GAN that is none", ["search", "--freeze-gan", "--gan", "none"], "freeze-gan with gan none"),
     ("a size that no GAN makes", ["search", "--data.image-size", "48"], "16, 32 or 64"),
-    ("no such GAN file", ["search", "--gan-checkpoint", "nowhere"], "gan-checkpoint"),
+    ("no such GAN file", ["search", "--gan-checkpoint", "nowhere"], "nowhere: no such folder or file"),
     ("GAN file twice", ["search", "--gan-checkpoint", "x", "--pretrain"], "leave one of the two out"),
     ("pre-training of none", ["pretrain", "--gan", "none"], "no GAN to pre-train"),
     ("pre-training's batch", ["pretrain", "--batch-size", "5000"], "choose a smaller --batch-size"),
