@@ -112,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluations = asked(words)
     except (ValueError, OSError) as error:
         fail(error)
-    show_config(evaluations.config)
+    if evaluations.options.dry_run:
+        show_config(evaluations.config)
     return carry_out(evaluations)
 
 

@@ -31,10 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     _, options = pretrain_options(words, "cluster/pretrain.py", Options, HELP)
     config, folder = options.config, options.storage / (options.name or options.config.name)
     command = called(words, "cluster/pretrain.py")
-    show_config(config)
     if options.dry_run:
         from dasgm.cli.estimate import describe_pretraining
 
+        show_config(config)
         print(describe_pretraining(config, options.workers))
         return 0
 

@@ -32,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     chosen, options = search_options(words, "cluster/search.py", Options, HELP)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = called(words, "cluster/search.py")
-    show_config(config)
     if options.dry_run:
         from dasgm.cli.estimate import describe
 
+        show_config(config)
         print(describe(config, workers=options.workers, pretrain=options.pretrain))
         return 0
 

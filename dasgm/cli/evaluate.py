@@ -146,12 +146,9 @@ def evaluate_options(argv: Sequence[str]) -> tuple[TrainingChoice, EvaluateOptio
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    from dasgm.cli.catalogue import show_config
-
     chosen, options = evaluate_options(argv)
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = called(["evaluate", *argv], "dasgm")
-    show_config(config)
     found = recipes.recipe(chosen.recipe)
     what = f"{lies_at(chosen.source)} by the recipe {chosen.recipe} on {key_of(config.data)}"
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
@@ -159,8 +156,10 @@ def evaluate(argv: Sequence[str]) -> int:
     if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
         print(printable(f"the run {run} is {state}: its architecture so far is used"))
     if options.dry_run:
+        from dasgm.cli.catalogue import show_config
         from dasgm.cli.estimate import describe_training
 
+        show_config(config)
         for choice in found.choices:
             print(f"  - {choice}")
         print(describe_training(chosen.genotype, config))

@@ -51,17 +51,16 @@ def pretrain_options(
 
 
 def pretrain(argv: Sequence[str]) -> int:
-    from dasgm.cli.catalogue import show_config
-
     chosen, options = pretrain_options(argv, "dasgm pretrain")
     config, folder = options.config, options.storage / (options.name or options.config.name)
     command = called(["pretrain", *argv], "dasgm")
-    show_config(config)
     what = f"{key_of(config.gan)} on {key_of(config.data)}"
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
+        from dasgm.cli.catalogue import show_config
         from dasgm.cli.estimate import describe_pretraining
 
+        show_config(config)
         print(describe_pretraining(config))
         return 0
     from dasgm.jobs.pretrain import main

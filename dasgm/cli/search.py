@@ -43,16 +43,15 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
 
 
 def search(argv: Sequence[str]) -> int:
-    from dasgm.cli.catalogue import show_config
-
     chosen, options = search_options(argv, "dasgm search")
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = called(["search", *argv], "dasgm")
-    show_config(config)
     print(printable(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
+        from dasgm.cli.catalogue import show_config
         from dasgm.cli.estimate import describe
 
+        show_config(config)
         print(describe(config, pretrain=options.pretrain))
         return 0
     from dasgm.jobs import pretrain
