@@ -186,7 +186,7 @@ def why_not_loaded(path: Path, state: Callable[[], dict[str, Any]], load: Callab
     before = with_tensors(state(), lambda t: t.clone())
     try:
         load(unpacked(path))
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
         load(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -36,6 +37,7 @@ SMALL: dict[str, Any] = {
 SMALL |= {"data.limit": 200, "data.holdout": 0.2, "batch_size": 16}
 WITH_GAN = SMALL | {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 24, "gan.warmup": 40, "proxy.epochs": 0}
 WITH_PROXY = SMALL | {"gan": "none", "proxy.epochs": 4, "proxy.channels": 4, "proxy.cells": 3, "proxy.batch_size": 8}
+SECONDS = {"no number of seconds": math.nan, "endless seconds": math.inf, "negative seconds": -1.0}
 TIMES = ("time", "speed/", "cost/")
 
 
@@ -123,7 +125,7 @@ def test_another_search_takes_over_the_warm_up_of_one_that_is_killed(
     assert same(storage / "gan", undisturbed / "gan")
 
 
-@pytest.mark.parametrize("torn", ["cut", "empty", "no warm-up", "beyond the end"])
+@pytest.mark.parametrize("torn", ["cut", "empty", "no warm-up", "beyond the end", "endless", *SECONDS])
 def test_a_torn_part_of_a_warm_up_is_begun_anew(tmp_path: Path, torn: str) -> None:
     config = override(preset("quickstart").config, WITH_GAN | {"gan.warmup": 4})
     data = config.data.load(None)
@@ -132,9 +134,10 @@ def test_a_torn_part_of_a_warm_up_is_begun_anew(tmp_path: Path, torn: str) -> No
     with pytest.raises(Interrupted):
         warm_up(Search(config, data), tmp_path / "cache", lambda line: None, stop=[2])
     path, content = part(tmp_path), part(tmp_path).read_bytes()
-    beyond = packed(unpacked(path) | {"iteration": 5})
     changed = {"cut": content[: len(content) // 2], "empty": b"", "no warm-up": packed({"iteration": 1})}
-    path.write_bytes(changed.get(torn, beyond))
+    entries = {"beyond the end": {"iteration": 5}, "endless": {"iteration": math.inf}}
+    entries |= {name: {"seconds": value} for name, value in SECONDS.items()}
+    path.write_bytes(changed[torn] if torn in changed else packed(unpacked(path) | entries[torn]))
     said: list[str] = []
     search = Search(config, data)
     warm_up(search, tmp_path / "cache", said.append)
