@@ -162,7 +162,7 @@ class Loop(Epochs):
         """Rank 0's state is the truth: gradients and floating buffers are averaged."""
         if rank() != 0:
             return
-        own = {"epoch": self.epoch, "means": self.means.plain(), "spent": self.spent, "hours": self.hours}
+        own = {"epoch": self.epoch, "means": self.means.state_dict(), "spent": self.spent, "hours": self.hours}
         state = own | {"workers": world_size()} | self.state()
         self.run.save(state, self.iteration, self.config.checkpoints, best)
 
@@ -170,7 +170,8 @@ class Loop(Epochs):
         """Go back to where a checkpoint was written; on how many workers that was."""
         with restoring(self.run):
             self.epoch, self.spent, self.hours = int(state["epoch"]), float(state["spent"]), float(state["hours"])
-            self.means, workers = Means(state["means"]), int(state["workers"])
+            self.means.load_state_dict(state["means"])
+            workers = int(state["workers"])
             self.done = self.means.iterations
             self.restore(state)
         return workers
