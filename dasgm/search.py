@@ -332,8 +332,8 @@ def architecture_metrics(stage: Stage, relaxation: Relaxation) -> dict[str, floa
 class Means:
     """The losses of an epoch, iteration by iteration. They stay on the device until the epoch ends."""
 
-    def __init__(self, values: dict[str, list[float]] | None = None):
-        self.values: dict[str, list[Any]] = {str(name): list(map(float, some)) for name, some in (values or {}).items()}
+    def __init__(self) -> None:
+        self.values: dict[str, list[Any]] = {}
 
     def add(self, losses: Tensors) -> None:
         for name, value in losses.items():
@@ -343,9 +343,24 @@ class Means:
     def iterations(self) -> int:
         return max(map(len, self.values.values()), default=0)
 
+    def _exact(self) -> dict[str, Tensor]:
+        """The losses, as float64 on the CPU."""
+        return {name: torch.as_tensor(values).cpu().double() for name, values in self.values.items()}
+
     def plain(self) -> dict[str, list[float]]:
-        """The losses as exact plain numbers, for a checkpoint within an epoch."""
-        return {name: torch.as_tensor(values).cpu().double().tolist() for name, values in self.values.items()}
+        """The losses as exact plain numbers."""
+        return {name: values.tolist() for name, values in self._exact().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses for a checkpoint within an epoch: how many each has, and all of them as one tensor."""
+        exact = self._exact()
+        values = torch.cat([torch.empty(0, dtype=torch.float64), *exact.values()])
+        return {"lengths": {name: len(some) for name, some in exact.items()}, "values": values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, bit for bit. RuntimeError: it is none of these."""
+        parts = state["values"].double().split(list(state["lengths"].values()))
+        self.values = {str(name): part.tolist() for name, part in zip(state["lengths"], parts, strict=True)}
 
     def close(self, epoch: int) -> dict[str, float]:
         """The metrics of the epoch: each loss averaged over iterations and workers.
@@ -353,7 +368,7 @@ class Means:
         Raises:
             SearchFailed: a loss is not finite. The message names the first one.
         """
-        plain = {name: torch.tensor(values, dtype=torch.float64) for name, values in self.plain().items()}
+        plain = self._exact()
         average(list(plain.values()))
         bad = {
             name: int((~values.isfinite()).nonzero()[0])

@@ -124,8 +124,8 @@ class Player(Point):
                 self.mean[k].lerp_(p.detach(), 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
-        """Module, optimiser, number of steps and moving average, as plain data and tensors."""
-        optimizer = self.optimizer.state_dict() if self.optimizer else None
+        """Module, the optimiser's moments, number of steps and moving average, as plain data and tensors."""
+        optimizer = self.optimizer.state_dict()["state"] if self.optimizer else None
         return {"module": self.module.state_dict(), "optimizer": optimizer, "steps": self.steps, "mean": self.mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,8 +135,8 @@ class Player(Point):
             ValueError: the optimiser's state is that of another optimiser, or of parameters of other shapes.
         """
         self.module.load_state_dict(state["module"])
-        if self.optimizer and state["optimizer"]:
-            moments = _as_moments(state["optimizer"]["state"], self.optimizer, list(self.params.values()))
+        if self.optimizer and state["optimizer"] is not None:
+            moments = _as_moments(state["optimizer"], self.optimizer, list(self.params.values()))
             groups = self.optimizer.state_dict()["param_groups"]  # settings come from the configuration
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.steps = int(state["steps"])
@@ -154,6 +154,8 @@ def _as_moments(
         ValueError: they belong to another optimiser or to other parameters. PyTorch would load them unchecked.
     """
     wanted = MOMENTS[type(optimizer).__name__]
+    if surplus := [i for i in moments if i not in range(len(params))]:
+        raise ValueError(f"moments of parameter {surplus[0]!r}, there are {len(params)}")
     for i, entry in moments.items():
         if entry and set(entry) != wanted:
             raise ValueError(f"moments {sorted(entry)} of another optimiser")

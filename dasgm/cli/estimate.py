@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dasgm.config import PretrainConfig, ProxyConfig, SearchConfig
+from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of, hardware
 from dasgm.genotype import Genotype
 from dasgm.jobs import evaluate
@@ -87,12 +87,14 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
         warmed = Search(few, data)
         one = _timed(lambda: WarmUp(warmed, None).train(), device)
         other["warm-up"] = one * config.gan.warmup
+    state = _size(search.state_dict())
+    disk = state * (config.checkpoints + 1)
     if config.proxy.epochs:
-        short = replace(config.proxy, epochs=1)
-        one = _timed(lambda: _train_proxy(search.genotype(), data, short), device, 1)
+        proxy = Proxy(search.genotype(), data, replace(config.proxy, epochs=1), seed=0)
+        one = _timed(lambda: _train(proxy), device, 1)
         other["proxy"] = one * config.proxy.epochs / workers
+        disk += state + _size(proxy.state())  # its checkpoint has the search's state too
     players = {"W": search.W, "A": search.A, **dict(zip("GEB", search.gan.players, strict=True))}
-    state = sum(t.numel() * t.element_size() for t in _tensors(search.state_dict()))
     return Estimate(
         hardware(device),
         data.describe(),
@@ -101,7 +103,7 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
         search_seconds / iterations,
         other,
         _peak_memory(device),
-        state * (config.checkpoints + 1),
+        disk,
         data.notes,
     )
 
@@ -114,7 +116,6 @@ def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
     fits_alone(config, data, workers)
     training = Pretraining(config, data)
     seconds = _timed(training.iterate, device)
-    state = sum(t.numel() * t.element_size() for t in _tensors(training.state_dict()))
     return Estimate(
         hardware(device),
         data.describe(),
@@ -126,13 +127,12 @@ def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
         seconds,
         {},
         _peak_memory(device),
-        state * config.checkpoints,
+        _size(training.state_dict()) * config.checkpoints,
         data.notes,
     )
 
 
-def _train_proxy(genotype: Genotype, data: Any, config: ProxyConfig) -> None:
-    proxy = Proxy(genotype, data, config, seed=0)
+def _train(proxy: Proxy) -> None:
     proxy.go_through()
     proxy.accuracy()
 
@@ -155,11 +155,12 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
-    return [t for item in items for t in _tensors(item)]
+def _size(state: Any) -> int:
+    """Bytes of the tensors in a state."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else []
+    return sum(map(_size, items))
 
 
 def _peak_memory(device: str) -> int:
@@ -204,8 +205,7 @@ def describe_training(
     test = (time.monotonic() - begun) * tested / measured / workers
     hours = config.epochs * (iterations * step + test) / 3600
     parameters = sum(p.numel() for p in training.network.parameters())
-    disk = sum(t.numel() * t.element_size() for t in _tensors(training.W.state_dict()))
-    disk = disk * (config.checkpoints + 1) // 2**20
+    disk = _size(training.W.state_dict()) * (config.checkpoints + 1) // 2**20
     together = f"{runs} evaluations, {at_once} at once: about {hours * runs / at_once:.2f} hours, {disk * runs} MiB"
     return "\n".join(
         [

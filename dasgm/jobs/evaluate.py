@@ -107,6 +107,8 @@ class EvaluateJob:
     genotype: Genotype
     config: EvaluateConfig
     batches: Callable[[Any, EvaluateConfig], Batches]
+    source: Batches | None = None
+    """Where images come from, once `check` has found that they can: before the folder is begun."""
 
     def load(self, device: str) -> Any:
         return self.config.data.open(self.config.data_dir, device)
@@ -114,6 +116,7 @@ class EvaluateJob:
     def check(self, data: Any) -> dict[str, str]:
         fits(self.genotype, self.config, data)
         enough(data, self.config, world_size())
+        self.source = self.batches(data, self.config)
         return {"genotype": digest(self.genotype.to_json())}
 
     def advice(self, data: Any) -> str:
@@ -127,7 +130,8 @@ class EvaluateJob:
         return batch_advice(config.batch_size, f"{config.cells} cells and {config.channels} channels", step)
 
     def run(self, data: Any, session: Session) -> Row:
-        return EvaluateLoop(session, self.genotype, self.config, data, self.batches(data, self.config)).go()
+        assert self.source is not None
+        return EvaluateLoop(session, self.genotype, self.config, data, self.source).go()
 
 
 @contextmanager

@@ -161,19 +161,20 @@ class Loop(Epochs):
 
     # checkpoints
 
-    def save(self, best: bool) -> None:
-        """Rank 0's state is the truth: gradients and floating buffers are averaged."""
+    def save(self, best: bool, part: str = "") -> None:
+        """Rank 0's state is the truth: gradients and floating buffers are averaged. `part`: see `Run.save`."""
         if rank() != 0:
             return
-        own = {"epoch": self.epoch, "means": self.means.plain(), "spent": self.spent, "hours": self.hours}
+        own = {"epoch": self.epoch, "means": self.means.state_dict(), "spent": self.spent, "hours": self.hours}
         state = own | {"workers": world_size()} | self.state()
-        self.run.save(state, self.iteration, self.config.checkpoints, best)
+        self.run.save(state, self.iteration, self.config.checkpoints, best, part)
 
     def _restore(self, state: Row) -> int:
         """Go back to where a checkpoint was written; on how many workers that was."""
         with restoring(self.run):
             self.epoch, self.spent, self.hours = int(state["epoch"]), float(state["spent"]), float(state["hours"])
-            self.means, workers = Means(state["means"]), int(state["workers"])
+            self.means.load_state_dict(state["means"])
+            workers = int(state["workers"])
             self.done = self.means.iterations
             self.restore(state)
         return workers

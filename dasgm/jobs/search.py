@@ -283,7 +283,7 @@ class SearchLoop(Loop):
     def _proxy(self) -> Row:
         """The brief training of what was found: what it is worth, and what that cost."""
         config, genotype = self.config.proxy, self.search.genotype()
-        proxy = Proxy(genotype, self.data, config, self.config.seed, self.stop, lambda: self.save(False))
+        proxy = Proxy(genotype, self.data, config, self.config.seed, self.stop, lambda: self.save(False, "proxy"))
         if self.proxy_state:
             with restoring(self.run):
                 proxy.restore(self.proxy_state)

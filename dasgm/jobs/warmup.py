@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -93,10 +94,13 @@ class WarmUp(Epochs):
         return {letter: player.state_dict() for letter, player in self.players.items()} | {"seconds": self.spent}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Go back to where `state` was taken. ValueError: its seconds are none."""
+        seconds = float(state["seconds"])
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{seconds} seconds")
         for letter, player in self.players.items():
             player.load_state_dict(state[letter])
-        self.spent = float(state["seconds"])
+        self.spent = seconds
 
     def make(self) -> None:
         """Take the iterations that are left, by this worker alone."""

@@ -29,6 +29,8 @@ def unfinished(folder: Path) -> ValueError:
 def result(run: Run, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The last row of a run that that version finished; None: the run is not of that version.
 
+    The row decides: a run that was killed between this row and its note of it still says that it runs.
+
     Raises:
         ValueError: it is not finished, or a setting that changes the mathematics differs from `identity`.
     """
@@ -36,7 +38,7 @@ def result(run: Run, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not wrote(begun) and ("format" in begun or not any((run.folder / "checkpoints").glob("*.pt"))):
         return None
     last = (run.rows() or [{}])[-1]
-    if begun.get("state") != "finished" or last.get("phase") not in ENDS:
+    if last.get("phase") not in ENDS:
         raise unfinished(run.folder)
     ensure_same(f"run {run.folder}", begun.get("mathematics", {}), identity)
     return last

@@ -314,21 +314,24 @@ class Run:
     # where to go on
 
     def checkpoints(self) -> list[Path]:
-        """Sound or not, oldest first: <iteration>-<first 8 digits of the content's sha256>.safetensors."""
-        return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*-*.safetensors") if path.is_file())
+        """Sound or not, oldest first: <iteration>-<first 8 digits of the content's sha256>[.<part>].safetensors."""
+        found = (path for path in (self.folder / "checkpoints").glob("[0-9]*-*.safetensors") if path.is_file())
+        return sorted(found, key=lambda path: (path.name.partition("-")[0], _part(path), path.name))
 
-    def save(self, state: dict[str, Any], iteration: int, keep: int, best: bool) -> None:
-        """Write a checkpoint; keep the last `keep` and the best."""
+    def save(self, state: dict[str, Any], iteration: int, keep: int, best: bool, part: str = "") -> None:
+        """Write a checkpoint; keep the last `keep` and the best. One of a `part` that follows the last iteration, such
+        as a search's proxy, is kept besides, until the next checkpoint is written.
+        """
         folder = self.folder / "checkpoints"
         folder.mkdir(exist_ok=True)
         content = packed(state)
-        # while a search's proxy is trained the search takes no iteration; the last checkpoint has the highest number
-        number = max([iteration, *(_number(before) + 1 for before in self.checkpoints()[-1:])])
-        path = folder / f"{number:09d}-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = folder / f"{iteration:09d}-{sha256[:8]}{part and '.'}{part}.safetensors"
         write_atomic(path, content)
         if best:
             write_atomic(folder / "best", path.name)
-        kept = {p.name for p in self.checkpoints()[-keep:]} | {_text(folder / "best")}
+        own = [p.name for p in self.checkpoints() if not _part(p)]
+        kept = {*own[-keep:], _text(folder / "best"), path.name}
         for old in self.checkpoints():
             if old.name not in kept:
                 old.unlink()
@@ -348,7 +351,7 @@ class Run:
         for path in reversed(self.checkpoints()):
             with open(path, "rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if sha256[:8] == path.stem.rpartition("-")[2]:
+            if sha256[:8] == path.name.partition(".")[0].rpartition("-")[2]:
                 try:
                     state = unpacked(path)
                 except ValueError as error:
@@ -370,10 +373,9 @@ class Run:
         return None
 
 
-def _number(checkpoint: Path) -> int:
-    """In a checkpoint's name; -1: it is none of ours."""
-    digits = checkpoint.name.partition("-")[0]
-    return int(digits) if digits.isdecimal() else -1
+def _part(checkpoint: Path) -> str:
+    """What a checkpoint is of, by its name; '': of an iteration."""
+    return checkpoint.stem.partition(".")[2]
 
 
 def _text(path: Path) -> str:

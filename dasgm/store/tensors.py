@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dasgm.store import legacy
-from dasgm.store.files import LARGEST, exclusive, first_line, plain, printable, short, write_atomic
+from dasgm.store.files import DEEPEST, LARGEST, exclusive, first_line, plain, printable, short, write_atomic
 from dasgm.store.records import FORMAT
 from dasgm.store.replica import shared
 
@@ -25,21 +25,28 @@ if TYPE_CHECKING:
 ENTRY = "dasgm"  # in the metadata
 KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL", "uint8": "U8"}
 KINDS |= {f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)}  # torch's names -> safetensors'
+KINDS |= {"complex64": "C64"}
 
 
 def packed(state: dict[str, Any]) -> bytes:
     """The content of the file: the same state gives the same bytes. Tuples are written as lists, as JSON does.
 
     safetensors' own writer copies the numbers twice, and for a state of a few 100 MB that takes as long again.
+
+    Raises:
+        ValueError: in a few words, what `unpacked` would not read, and where in the state it is.
+        TypeError: something is no plain data.
     """
     tensors: dict[str, Tensor] = {}
-    tree = _taken_apart(state, "", tensors)
-    head: dict[str, Any] = {"__metadata__": {ENTRY: json.dumps({"format": FORMAT, "state": tree})}}
+    tree = _taken_apart(state, "", tensors, DEEPEST - 1)
+    data = json.dumps({"format": FORMAT, "state": tree})
+    if len(data) > LARGEST:
+        raise ValueError(f"{_largest(tree)}: with it the data without tensors are larger than {LARGEST // 2**20} MiB")
+    head: dict[str, Any] = {"__metadata__": {ENTRY: data}}
     numbers, end = [], 0
     for path, tensor in sorted(tensors.items(), key=lambda item: -item[1].itemsize):  # so that each lies aligned
         begin, end = end, end + tensor.nbytes
-        kind = KINDS[str(tensor.dtype).removeprefix("torch.")]
-        head[path] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        head[path] = {"dtype": KINDS[_kind(tensor)], "shape": list(tensor.shape), "data_offsets": [begin, end]}
         numbers.append(_numbers(tensor))
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
@@ -50,7 +57,18 @@ def _numbers(tensor: Tensor) -> Any:
     """What a tensor has in memory, without a copy where it is dense and on the CPU."""
     import torch
 
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return dense.view(-1).view(torch.uint8).numpy().data
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _largest(tree: dict[str, Any]) -> str:
+    """The path of the first entry of a state that takes the most text."""
+    sizes = {key: len(json.dumps(value)) for key, value in zip(tree["keys"], tree["values"], strict=True)}
+    return str(max(sizes, key=lambda key: sizes[key]))
 
 
 def unpacked(path: Path) -> dict[str, Any]:
@@ -87,23 +105,38 @@ def unpacked(path: Path) -> dict[str, Any]:
     return found
 
 
-def _taken_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON has it; the tensors in it are put into `tensors`."""
+def _taken_apart(value: Any, path: str, tensors: dict[str, Tensor], levels: int) -> Any:
+    """`value` as JSON of at most so many levels has it; the tensors in it are put into `tensors`."""
     import torch
 
+    needed = 1 if isinstance(value, torch.Tensor | dict) else 0  # each is written as a dictionary of texts or lists
+    if levels < needed:
+        raise ValueError(f"{short(path)}: nested more than {DEEPEST} levels")
     if isinstance(value, torch.Tensor):
-        if path in tensors:
-            raise ValueError(f"two tensors have the path {path}")
+        if path in tensors or path == "__metadata__":
+            raise ValueError(f"{short(path)}: the file has another entry of this name")
+        if _kind(value) not in KINDS:
+            raise ValueError(f"{short(path)}: a tensor of {_kind(value)}, which cannot be written")
         tensors[path] = value
         return {"tensor": path}
     if isinstance(value, dict):
         if odd := [key for key in value if not isinstance(key, str | int)]:
             raise TypeError(f"{path}: a key is {odd[0]!r}, expected a text or a whole number")
-        values = [_taken_apart(one, f"{path}/{key}" if path else str(key), tensors) for key, one in value.items()]
+        inside = {key: f"{path}/{key}" if path else str(key) for key in value}
+        for key in value:
+            _ensure_whole(key, inside[key])
+        values = [_taken_apart(one, inside[key], tensors, levels - 2) for key, one in value.items()]
         return {"keys": list(value), "values": values}
     if isinstance(value, list | tuple):
-        return [_taken_apart(one, f"{path}/{i}", tensors) for i, one in enumerate(value)]
+        return [_taken_apart(one, f"{path}/{i}", tensors, levels - 1) for i, one in enumerate(value)]
+    _ensure_whole(value, path)
     return value
+
+
+def _ensure_whole(value: Any, path: str) -> None:
+    """ValueError: a whole number that would come back as a float."""
+    if isinstance(value, int) and not -(2**63) < value < 2**63:
+        raise ValueError(f"{short(path)}: a whole number beyond 64 bits")
 
 
 def _tree(metadata: dict[str, str] | None) -> Any:
@@ -186,7 +219,7 @@ def why_not_loaded(path: Path, state: Callable[[], dict[str, Any]], load: Callab
     before = with_tensors(state(), lambda t: t.clone())
     try:
         load(unpacked(path))
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
         load(before)

@@ -263,6 +263,45 @@ def test_a_rate_is_no_state():
     assert other.lr == 0.25
 
 
+def test_equal_players_have_equal_states_whatever_their_rates():
+    """A rate follows from the epoch: in a checkpoint it would differ between a run that was stopped and one that was
+    not."""
+    states = []
+    for after in (0.5, 0.25):
+        torch.manual_seed(0)
+        W = Player(Classifier(), adam)
+        W.step({name: torch.ones_like(p) for name, p in W.params.items()})
+        W.lr = after
+        states.append(packed(W.state_dict()))
+    assert states[0] == states[1]
+
+
+def test_moments_of_no_step_replace_those_that_are_there():
+    W, fresh = Player(Classifier(), adam), Player(Classifier(), adam)
+    W.step({name: torch.ones_like(p) for name, p in W.params.items()})
+    W.load_state_dict(copy.deepcopy(fresh.state_dict()))
+    assert not W.optimizer.state and W.steps == 0
+
+
+@pytest.mark.parametrize("wrong", ["surplus", "missing", "of SGD", "as an optimiser gives them"])
+def test_moments_of_something_else_are_refused(wrong):
+    W = Player(Classifier(), adam)
+    W.step({name: torch.ones_like(p) for name, p in W.params.items()})
+    state = copy.deepcopy(W.state_dict())
+    moments = state["optimizer"]
+    changed = {
+        "surplus": moments | {len(moments): moments[0]},
+        "missing": moments | {0: {"step": moments[0]["step"]}},
+        "of SGD": {i: {"momentum_buffer": entry["exp_avg"]} for i, entry in moments.items()},
+        "as an optimiser gives them": W.optimizer.state_dict(),
+    }
+    with pytest.raises(ValueError, match="moments"):
+        W.load_state_dict(state | {"optimizer": changed[wrong]})
+    del state["optimizer"]
+    with pytest.raises(KeyError):
+        W.load_state_dict(state)
+
+
 def test_shared_parameters_are_refused():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     module[1].weight = module[0].weight

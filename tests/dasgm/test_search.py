@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import struct
 from functools import partial
 from typing import Any
 
@@ -28,6 +30,7 @@ from dasgm.data._base import DataConfig
 from dasgm.gans.biggan import Config as BigGan
 from dasgm.methods.darts import Config as Darts
 from dasgm.search import Means, Search, SearchFailed
+from dasgm.store.tensors import packed, unpacked
 
 
 @pytest.mark.parametrize("iteration", [1, 5, 20])
@@ -193,8 +196,25 @@ def test_first_loss_that_is_not_finite_is_named():
     means.add({"classifier": bad, "generator": bad})
     with pytest.raises(SearchFailed, match=r"epoch 3, stage 2 \(generator\): the loss is nan"):
         means.close(3)
-    again = Means(means.plain())
-    assert again.iterations == 3
+
+
+def test_losses_of_an_epoch_in_progress_come_back_bit_for_bit(tmp_path):
+    """As one tensor, whatever they are and however many each stage has."""
+    taken = {"classifier": [0.1, math.nan, 1e-45], "architecture": [math.inf, -0.0], "grad/B": []}
+    means, again = Means(), Means()
+    means.values = {name: [torch.tensor(value) for value in values] for name, values in taken.items()}
+    (tmp_path / "x").write_bytes(packed(means.state_dict()))
+    state = unpacked(tmp_path / "x")
+    assert state["values"].dtype == torch.float64 and list(state["values"].shape) == [5]
+    again.load_state_dict(state)
+    assert again.iterations == 3 and list(again.values) == list(taken)
+    for name, values in taken.items():
+        exact = [struct.pack("d", torch.tensor(value).item()) for value in values]  # of what float32 holds
+        assert [struct.pack("d", value) for value in again.values[name]] == exact
+    assert list(Means().state_dict()["values"].shape) == [0]
+    for wrong in ({"lengths": {"a": 6}}, {"lengths": {"a": 4}}, {"lengths": {"a": -1, "b": 6}}):
+        with pytest.raises(RuntimeError):
+            again.load_state_dict(state | wrong)
 
 
 @pytest.mark.parametrize(("poisoned", "named"), [("G", "generator"), ("W", "classifier")])

@@ -28,8 +28,8 @@ from dasgm.genotype import KNOWN
 from dasgm.jobs import training
 from dasgm.jobs.evaluate import everything, in_memory, main
 from dasgm.jobs.memory import batch_advice
-from dasgm.jobs.session import Hooks
-from dasgm.jobs.training import InMemory, Training
+from dasgm.jobs.session import Hooks, Refused
+from dasgm.jobs.training import Batches, InMemory, Training
 from dasgm.recipes import RECIPES, EvaluateConfig, per_worker, recipe
 from dasgm.search import SearchFailed
 from dasgm.store.records import read_lines
@@ -248,6 +248,15 @@ def test_last_epoch_is_the_result_though_an_earlier_one_was_better(tmp_path, mon
     assert json.loads((tmp_path / "run" / "model.json").read_text())["result"]["error"] == 0.2
     page = (tmp_path / "run" / "report.html").read_text()
     assert "20.00 %" in page and "not the result" in page and "dasgm.load(" in page
+
+
+def test_where_images_come_from_is_found_before_the_folder_is_begun(tmp_path):
+    def none(*_: object) -> Batches:
+        raise ValueError("no reader here")
+
+    with pytest.raises(Refused, match="^no reader here$"):
+        main(KNOWN["PDARTS"], TINY, tmp_path / "run", quiet(), none)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_failed(tmp_path):

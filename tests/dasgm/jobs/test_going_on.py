@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -36,6 +37,7 @@ SMALL: dict[str, Any] = {
 SMALL |= {"data.limit": 200, "data.holdout": 0.2, "batch_size": 16}
 WITH_GAN = SMALL | {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 24, "gan.warmup": 40, "proxy.epochs": 0}
 WITH_PROXY = SMALL | {"gan": "none", "proxy.epochs": 4, "proxy.channels": 4, "proxy.cells": 3, "proxy.batch_size": 8}
+SECONDS = {"no number of seconds": math.nan, "endless seconds": math.inf, "negative seconds": -1.0}
 TIMES = ("time", "speed/", "cost/")
 
 
@@ -123,7 +125,7 @@ def test_another_search_takes_over_the_warm_up_of_one_that_is_killed(
     assert same(storage / "gan", undisturbed / "gan")
 
 
-@pytest.mark.parametrize("torn", ["cut", "empty", "no warm-up", "beyond the end"])
+@pytest.mark.parametrize("torn", ["cut", "empty", "no warm-up", "beyond the end", "endless", *SECONDS])
 def test_a_torn_part_of_a_warm_up_is_begun_anew(tmp_path: Path, torn: str) -> None:
     config = override(preset("quickstart").config, WITH_GAN | {"gan.warmup": 4})
     data = config.data.load(None)
@@ -132,9 +134,10 @@ def test_a_torn_part_of_a_warm_up_is_begun_anew(tmp_path: Path, torn: str) -> No
     with pytest.raises(Interrupted):
         warm_up(Search(config, data), tmp_path / "cache", lambda line: None, stop=[2])
     path, content = part(tmp_path), part(tmp_path).read_bytes()
-    beyond = packed(unpacked(path) | {"iteration": 5})
     changed = {"cut": content[: len(content) // 2], "empty": b"", "no warm-up": packed({"iteration": 1})}
-    path.write_bytes(changed.get(torn, beyond))
+    entries = {"beyond the end": {"iteration": 5}, "endless": {"iteration": math.inf}}
+    entries |= {name: {"seconds": value} for name, value in SECONDS.items()}
+    path.write_bytes(changed[torn] if torn in changed else packed(unpacked(path) | entries[torn]))
     said: list[str] = []
     search = Search(config, data)
     warm_up(search, tmp_path / "cache", said.append)
@@ -174,17 +177,17 @@ def test_a_warm_up_goes_on_on_another_machine_from_object_storage(
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def last(run: Path) -> int:
-    """The number of the last checkpoint, 5 in the end of the search itself, which takes so many iterations."""
-    return max([5, *(int(path.name[:9]) for path in Run(run).checkpoints())])
+def of_proxy(run: Path) -> list[str]:
+    """The names of the checkpoints that were written within the proxy."""
+    return [path.name for path in Run(run).checkpoints() if path.name.endswith(".proxy.safetensors")]
 
 
 def test_a_proxy_goes_on_after_its_last_whole_epoch(forked: Forked, undisturbed: Path, storage: Path) -> None:
     run = storage / "proxy"
     for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-        before = last(run)
+        before = of_proxy(run)
         pid = forked.start(WITH_PROXY, run)
-        assert end(forked, pid, lambda before=before: last(run) > before, number) == code, said(run)
+        assert end(forked, pid, lambda before=before: of_proxy(run) != before, number) == code, said(run)
         assert state_of(run) == "interrupted" and [row["phase"] for row in Run(run).rows()] == ["search 1"]
     assert forked.wait(forked.start(WITH_PROXY, run)) == 0, said(run)
     begun = [int(line.split()[-3]) for line in said(run) if line.startswith("proxy: going on after epoch")]
@@ -197,3 +200,37 @@ def test_a_proxy_goes_on_after_its_last_whole_epoch(forked: Forked, undisturbed:
     assert forked.wait(forked.start(WITH_PROXY | {"method.epochs": 2}, run)) == 0, said(run)
     assert sum(line.startswith("proxy: going on") for line in said(run)) == 2
     assert [(row["epoch"], row["phase"]) for row in Run(run).rows()] == [(1, "search 1"), (2, "search 1"), (2, "best")]
+    numbers = [(int(path.name[:9]), path.name.count(".")) for path in Run(run).checkpoints()]
+    assert numbers == [(5, 1), (10, 1), (10, 2)], "two of the search, by its iterations, and the last of the proxy"
+
+
+def test_a_proxy_leaves_the_searchs_checkpoints_and_its_torn_one_is_said(
+    forked: Forked, undisturbed: Path, storage: Path
+) -> None:
+    run = storage / "proxy"
+    assert end(forked, forked.start(WITH_PROXY, run), lambda: of_proxy(run), signal.SIGKILL) == -9
+    of_search, torn = Run(run).checkpoints()
+    assert of_search.name[:9] == torn.name[:9] == "000000005" and [torn.name] == of_proxy(run)
+    torn.write_bytes(torn.read_bytes()[:-1])
+    assert forked.wait(forked.start(WITH_PROXY, run)) == 0, said(run)
+    assert f"checkpoint {torn.name} is torn; going on from the one before" in said(run)
+    assert not any(line.startswith("proxy: going on") for line in said(run))
+    assert same(run, undisturbed / "proxy") and Run(run).checkpoints()[0] == of_search
+    assert forked.wait(forked.start(WITH_PROXY, run)) == 0 and len(Run(run).rows()) == 2, said(run)
+
+
+def test_checkpoints_are_kept_and_ordered_by_what_they_are_of(tmp_path: Path) -> None:
+    run, kept = Run(tmp_path), list[tuple[int, str]]()
+    for i in range(40):  # so many, that the digits of some come in the other order
+        run.save({"n": i}, 7, 1, best=False)
+        run.save({"n": -i}, 7, 1, best=False, part="proxy")
+        *_, last = run.checkpoints()
+        assert last.name.endswith(".proxy.safetensors") and (run.load() or {})["n"] == -i
+        for path in run.checkpoints():
+            path.unlink()
+    for iteration, part in ((1, ""), (2, ""), (3, ""), (3, "proxy"), (3, "proxy"), (3, "proxy")):
+        run.save({"n": len(kept)}, iteration, 2, best=iteration == 1, part=part)
+        kept = [(int(path.name[:9]), path.name.count(".")) for path in run.checkpoints()]
+    assert kept == [(1, 1), (2, 1), (3, 1), (3, 2)] and (tmp_path / "checkpoints" / "best").is_file()
+    run.save({"n": 9}, 4, 2, best=False)  # it went on: the proxy was of what it had found by then
+    assert [int(path.name[:9]) for path in run.checkpoints()] == [1, 3, 4]

@@ -279,8 +279,8 @@ def test_stage_change_keeps_the_gan_and_renews_the_rest():
         after = player.state_dict()
         assert before["steps"] == after["steps"] > 0
         assert all(torch.equal(t, after["module"][k]) for k, t in before["module"].items())
-        for i, moments in before["optimizer"]["state"].items():
-            assert all(torch.equal(t, after["optimizer"]["state"][i][k]) for k, t in moments.items())
+        for i, moments in before["optimizer"].items():
+            assert all(torch.equal(t, after["optimizer"][i][k]) for k, t in moments.items())
     for player in (search.W, search.A):
         assert player.steps == 0 and not player.optimizer.state_dict()["state"]
         assert all(p.requires_grad for p in player.params.values())

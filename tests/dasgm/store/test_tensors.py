@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -21,6 +22,7 @@ from dasgm.measures import judge as judging
 from dasgm.presets import preset
 from dasgm.pretrained import read
 from dasgm.search import Search
+from dasgm.store.files import LARGEST
 from dasgm.store.tensors import KINDS, packed, unpacked
 
 SMALL = {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 16, "gan.warmup": 2, "method.channels": 2}
@@ -208,8 +210,66 @@ def test_tensors_of_every_kind_are_what_safetensors_reads(tmp_path: Path) -> Non
 def test_what_no_file_can_hold_is_refused_as_it_is_written() -> None:
     for state, error in (
         ({"a": {"b": torch.ones(1)}, "a/b": torch.ones(1)}, ValueError),
+        ({"__metadata__": torch.ones(1)}, ValueError),
         ({(1, 2): 3}, TypeError),
         ({"a": object()}, TypeError),
     ):
         with pytest.raises(error):
             packed(state)
+
+
+def nested(levels: int, kind: str, inmost: Any) -> Any:
+    for _ in range(levels):
+        inmost = [inmost] if kind == "lists" else {"d": inmost}
+    return inmost
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({"few": 1, "losses": ["x" * 1000] * (LARGEST // 1000)}, "^losses: .*larger than 16 MiB$"),
+        ({"a": [1, {"b": 2**63}]}, "^'a/1/b': a whole number beyond 64 bits$"),
+        ({"a": -(2**63)}, "^'a': a whole number beyond 64 bits$"),
+        ({"a": {2**64: 1}}, "^'a/18446744073709551616': a whole number beyond 64 bits$"),
+        (
+            {"W": {"x": torch.ones(1, dtype=torch.complex128)}},
+            "^'W/x': a tensor of complex128, which cannot be written$",
+        ),
+        ({"W": torch.ones(1).to(torch.float8_e5m2)}, "^'W': a tensor of float8_e5m2, which cannot be written$"),
+        ({"a": nested(5000, "lists", 1)}, "^'a/0/0.*: nested more than 32 levels$"),
+        ({"a": nested(5000, "dictionaries", 1)}, "^'a/d/d.*: nested more than 32 levels$"),
+    ],
+    ids=["size", "integer", "negative", "key", "complex128", "float8", "lists", "dictionaries"],
+)
+def test_what_would_not_be_read_is_refused_by_its_place(state: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as refused:
+        packed(state)
+    assert len(str(refused.value)) < 150
+
+
+@pytest.mark.parametrize("kind", ["lists", "dictionaries"])
+@pytest.mark.parametrize("inmost", [1, [], {}, torch.ones(2)], ids=["number", "list", "dictionary", "tensor"])
+def test_what_is_written_is_read(tmp_path: Path, kind: str, inmost: Any) -> None:
+    """As deep as it goes: one level more is refused."""
+    deepest = 0
+    for levels in range(40):
+        state = {"a": nested(levels, kind, inmost)}
+        try:
+            content = packed(state)
+        except ValueError:
+            continue
+        deepest = levels
+        (tmp_path / "x").write_bytes(content)
+        assert str(unpacked(tmp_path / "x")) == str(state)
+    # of 32 levels: the file's dictionary, the state's (2), then 1 a list and 2 a dictionary; a tensor's own 1
+    left = 29 - (isinstance(inmost, dict | torch.Tensor))
+    assert deepest == left // (1 if kind == "lists" else 2)
+
+
+def test_numbers_at_the_bounds_come_back(tmp_path: Path) -> None:
+    conjugate = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex64).conj()
+    state = {"most": 2**63 - 1, "least": 1 - 2**63, "x": conjugate, "y": conjugate.imag}
+    (tmp_path / "x").write_bytes(packed(state))
+    found = unpacked(tmp_path / "x")
+    assert (found["most"], found["least"]) == (9223372036854775807, -9223372036854775807)
+    assert found["x"].tolist() == [1 - 2j, 3 + 4j] and found["y"].tolist() == [-2.0, 4.0]
