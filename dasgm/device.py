@@ -8,8 +8,6 @@ import platform
 
 import torch
 
-from dasgm.store.files import short
-
 SIGNS = (
     *("out of memory", "not enough memory", "an't allocate memory", "annot allocate memory", "bad_alloc"),
     *("_ALLOC_FAILED", "_ALLOCATION_FAILED"),  # CUBLAS_STATUS_, CUDNN_STATUS_, CUFFT_, ...
@@ -30,11 +28,11 @@ def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if there["cuda"] else "cpu"
     if not there.get(kind, False):
-        raise ValueError(f"device {short(name)}: PyTorch finds no such device here; use --device cpu")
+        raise ValueError(f"device {name!r:.60}: PyTorch finds no such device here; use --device cpu")
     if kind == "cuda" and index:
         if int(index) >= (count := torch.cuda.device_count()):
             found = "one GPU here, cuda:0" if count == 1 else f"{count} GPUs here, cuda:0 to cuda:{count - 1}"
-            raise ValueError(f"device {short(name)}: PyTorch finds {found}")
+            raise ValueError(f"device {name!r:.60}: PyTorch finds {found}")
         torch.cuda.set_device(int(index))
     return name
 

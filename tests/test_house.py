@@ -7,7 +7,7 @@ import re
 
 import pytest
 from commands import ROOT
-from layout import circle, files, functions, imports
+from layout import circle, files, functions, imports, rooms
 
 PARTS_OF_A_SWEEP = ("trials", "halving", "callbacks", "table", "asking", "plan", "spaces", "last_stage")
 
@@ -20,6 +20,7 @@ GRAPH = imports(ROOT)
 def test_no_circle_of_imports() -> None:
     assert sum(map(len, GRAPH.values())) > 300
     assert not circle(GRAPH)
+    assert not circle(rooms(GRAPH)), "between the packages of dasgm"
 
 
 def test_circles_are_found() -> None:

@@ -82,6 +82,19 @@ def floors(graph: Graph) -> int:
     return max(floor(name, frozenset()) for name in graph)
 
 
+def rooms(graph: Graph) -> Graph:
+    """The same between the modules and packages at the top of dasgm."""
+
+    def room(name: str) -> str:
+        return name.split(".")[1] if name.startswith("dasgm.") else ""
+
+    found: Graph = {room(name): set() for name in graph if room(name)}
+    for name, others in graph.items():
+        if room(name):
+            found[room(name)] |= {room(other) for other in others} - {room(name), ""}
+    return found
+
+
 def files(root: Path) -> dict[str, int]:
     """Lines of every Python file."""
     found = [path for source in SOURCES for path in (root / source).rglob("*.py")]
@@ -109,6 +122,11 @@ def main(root: Path) -> None:
     print(f"circles of imports             {circles(graph)}")
     print(f"floors                         {floors(graph)}")
     print(f"imports between modules        {sum(map(len, graph.values()))}")
+    between = rooms(graph)
+    print(
+        f"modules and packages at the top {len(between)}, imports between them {sum(map(len, between.values()))}, "
+        f"floors {floors(between)}, circles {circles(between)}"
+    )
     for kind in SOURCES:
         print(f"lines of {kind:<22}{sum(n for name, n in lines.items() if name.startswith(kind + '/'))}")
     for what, counts in (("file", lines), ("function", long)):
