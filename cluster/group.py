@@ -166,8 +166,8 @@ class Group(ABC):
 
     def carry_out(self) -> int:
         """Do what is left, and show what came of it; the exit code, see the function `carry_out`."""
-        ensure_known()
         say_now(self.headline)
+        ensure_known()
         workers = self.check()
         with Run(self.folder) as run:
             run.latest(depth=1)
