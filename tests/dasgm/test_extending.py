@@ -63,6 +63,7 @@ def test_the_plug_ins_of_the_page_pass_the_suites(installed: Path) -> None:
     assert re.search(r"^\d\d passed", said, re.MULTILINE), said
 
 
+@pytest.mark.slow
 def test_a_search_with_the_plug_ins_of_the_page(installed: Path) -> None:
     (command,) = re.findall(r"^dasgm (search .*)$", PAGE, re.MULTILINE)
     run(installed, "dasgm", *command.split(), "--name", "run")
