@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from commands import ROOT
+from outcomes import rows_of
 from photographs import digit_pictures, encoded, write_folder
 from PIL import Image
 from tracked import START, write_run
@@ -23,10 +24,8 @@ from dasgm.data import imagenet
 from dasgm.genotype import KNOWN
 from dasgm.jobs.session import Hooks
 from dasgm.recipes import recipe
-from dasgm.store.records import read_lines
 
 SCRIPT, SWEEP = (str(ROOT / name) for name in ("cluster/evaluate.py", "tuning/sweep.py"))
-TIMES = ("time", "speed/", "cost/")
 TINY = ["--cells=3", "--channels=2", "--batch-size=16", "--threads=1"]
 STREAMED = replace(
     recipe("imagenet-small").config,
@@ -96,5 +95,4 @@ def quiet(**more: Any) -> Hooks:
 
 
 def outcome(folder: Path) -> Any:
-    rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
-    return rows, (folder / "model.safetensors").read_bytes()
+    return rows_of(folder), (folder / "model.safetensors").read_bytes()

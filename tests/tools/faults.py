@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outcomes import rows_of
 
 from dasgm.config import SearchConfig, override
 from dasgm.jobs.search import main
@@ -17,7 +18,6 @@ from dasgm.presets import preset
 from dasgm.store.records import read_lines
 from dasgm.store.run import state_of
 
-TIMES = ("time", "speed/", "cost/")
 TINY = {"gan": "none", "method.epochs": 3, "method.arch_start_epoch": 1, "method.channels": 2, "batch_size": 8}
 TINY |= {"data.limit": 200, "data.holdout": 0.2, "pictures_every": 9}
 TINY |= {"proxy.epochs": 1, "proxy.channels": 4, "proxy.batch_size": 8}
@@ -36,8 +36,12 @@ def search(folder: Path, at_epoch: Callable[[int], None] = lambda epoch: None) -
 
 def outcome(folder: Path) -> list[Any]:
     """All that must not depend on what happened on the way."""
-    rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
-    return [rows, read_lines(folder / "alphas.jsonl"), (folder / "genotype.json").read_text(), state_of(folder)]
+    return [
+        rows_of(folder),
+        read_lines(folder / "alphas.jsonl"),
+        (folder / "genotype.json").read_text(),
+        state_of(folder),
+    ]
 
 
 def mount(*words: str | Path) -> None:

@@ -11,9 +11,7 @@ from commands import finish, start
 from dasgm.config import SearchConfig, override
 from dasgm.jobs.session import Hooks
 from dasgm.presets import preset
-from dasgm.store.records import read_lines
 
-TIMES = ("time", "speed/", "cost/")
 LENGTH = 205  # two epochs and a piece
 CHANGES: dict[str, Any] = {
     "gan.channels": 2,
@@ -46,10 +44,6 @@ def pretraining(storage: Path, *more: str) -> Any:
     """The real command."""
     words = ["pretrain", "quickstart", "--no-search-discriminator", *OWN, "--storage", str(storage), "--name", "gan"]
     return start("-m", "dasgm", *words, *more)
-
-
-def rows_of(folder: Path) -> list[dict[str, object]]:
-    return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")

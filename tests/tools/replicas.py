@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 from buckets import Server, serve
 
-from dasgm.store.records import read_lines
 from dasgm.store.run import Run
 
 server = pytest.fixture(scope="module")(serve)
-TIMES = ("time", "speed/", "cost/")
 
 
 @pytest.fixture
@@ -42,9 +40,3 @@ def work(run: Run, epochs: range) -> None:
 
 SEARCH = ["search", "--gan=none", "--name=x", "--method.epochs=4", "--method.arch-start-epoch=3", "--method.channels=2"]
 SEARCH += ["--batch-size=8", "--proxy.epochs=1", "--proxy.channels=4", "--data.limit=160", "--pictures-every=9"]
-
-
-def told(folder: Path) -> list[dict[str, object]]:
-    """The rows, but for what depends on the clock."""
-    rows = read_lines(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in rows]

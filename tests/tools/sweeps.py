@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from commands import ROOT, TINY, start
 from optuna.trial import TrialState
+from outcomes import rows_of
 
 from dasgm.config import from_json, override
 from dasgm.jobs.search import main
@@ -17,7 +18,6 @@ from dasgm.store.records import read_lines
 from dasgm.store.run import Run
 
 SWEEP = str(ROOT / "tuning" / "sweep.py")
-TIMES = ("time", "speed/", "cost/")
 
 
 def sweep(storage: Path, *more: str, **environment: str) -> Any:
@@ -59,8 +59,7 @@ def outcome(folder: Path) -> list[Any]:
     found: list[Any] = []
     for trial in trials_of(folder):
         run = folder / f"t{trial.number:03d}"
-        rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(run / "metrics.jsonl")]
-        found.append([trial.params, trial.state.name, trial.value, trial.intermediate_values, rows])
+        found.append([trial.params, trial.state.name, trial.value, trial.intermediate_values, rows_of(run)])
         found.append([read_lines(run / "alphas.jsonl"), Run(run).about["state"], Run(run).about["reason"]])
         if trial.state == TrialState.COMPLETE:
             found.append(json.loads((run / "genotype.json").read_text()))
@@ -82,7 +81,7 @@ def once_and_as_alone(folder: Path, elsewhere: Path) -> bool:
     main(override(config, {"threads": 1}), alone, Hooks(say=lambda line: None))
     found, truth = (
         [
-            [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(run / "metrics.jsonl")],
+            rows_of(run),
             read_lines(run / "alphas.jsonl"),
             Run(run).about["state"],
             (run / "genotype.json").read_text(),

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from commands import finish, start, wait_for
 from groups import join
+from outcomes import rows_of
 from processes import spawn
 from torch.nn import functional as F
 
@@ -38,7 +39,6 @@ from dasgm.store.run import Run, state_of
 TINY = EvaluateConfig(
     data=digits.Config(limit=120, cutout=4), cells=3, channels=2, epochs=3, batch_size=32, drop_path=0.3, threads=1
 )
-TIMES = ("time", "speed/", "cost/")
 WORKERS = 2
 
 
@@ -285,9 +285,8 @@ def evaluation(storage: Path) -> Any:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
     model = {name: (folder / name).read_bytes() for name in ("model.safetensors", "model.json", "genotype.json")}
-    return {"rows": rows} | model
+    return {"rows": rows_of(folder)} | model
 
 
 def test_killed_or_stopped_it_goes_on_to_the_same_bits_and_refuses_another_schedule(tmp_path, capsys):

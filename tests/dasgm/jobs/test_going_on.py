@@ -14,6 +14,7 @@ import pytest
 import torch
 from buckets import Server, serve
 from forked import Forked, said
+from outcomes import rows_of
 from patience import until
 
 from dasgm.config import override
@@ -23,7 +24,6 @@ from dasgm.presets import preset
 from dasgm.search import Search
 from dasgm.store.bucket import local
 from dasgm.store.files import version
-from dasgm.store.records import read_lines
 from dasgm.store.run import Run, state_of
 from dasgm.store.tensors import packed, unpacked
 
@@ -38,7 +38,6 @@ SMALL |= {"data.limit": 200, "data.holdout": 0.2, "batch_size": 16}
 WITH_GAN = SMALL | {"gan.channels": 4, "gan.shared_dim": 8, "gan.z_dim": 24, "gan.warmup": 40, "proxy.epochs": 0}
 WITH_PROXY = SMALL | {"gan": "none", "proxy.epochs": 4, "proxy.channels": 4, "proxy.cells": 3, "proxy.batch_size": 8}
 SECONDS = {"no number of seconds": math.nan, "endless seconds": math.inf, "negative seconds": -1.0}
-TIMES = ("time", "speed/", "cost/")
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +73,7 @@ def same(folder: Path, other: Path) -> bool:
     """Whether two runs ended with the same bits: tensors, rows and genotype."""
     states = [Run(place).load() or {} for place in (folder, other)]
     pairs = list(zip(*(tensors([state["search"], state.get("proxy")]) for state in states), strict=True))
-    rows = [
-        [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(place / "metrics.jsonl")]
-        for place in (folder, other)
-    ]
+    rows = [rows_of(place) for place in (folder, other)]
     found = [(place / "genotype.json").read_text() for place in (folder, other)]
     return all(torch.equal(a, b) for a, b in pairs) and rows[0] == rows[1] and found[0] == found[1] and len(pairs) > 10
 

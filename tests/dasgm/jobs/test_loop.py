@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import finish, start, wait_for
+from outcomes import rows_of
 from patience import rest
 
 from dasgm.config import override
@@ -24,7 +25,6 @@ from dasgm.search import SearchFailed
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run, state_of
 
-TIMES = ("time", "speed/", "cost/")
 SMALL = [
     "--method.epochs=3",
     "--proxy.epochs=1",
@@ -56,11 +56,10 @@ def search(storage: Path, *more: str) -> subprocess.Popen[str]:
 
 def results(folder: Path) -> dict[str, object]:
     """All that must not depend on where a run was interrupted."""
-    rows = [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_lines(folder / "metrics.jsonl")]
     state = Run(folder).load()
     assert state is not None
     return {
-        "metrics": rows,
+        "metrics": rows_of(folder),
         "alphas": read_lines(folder / "alphas.jsonl"),
         "genotype": json.loads((folder / "genotype.json").read_text()),
         "A": {k: v.tolist() for k, v in state["search"]["A"]["module"].items()},

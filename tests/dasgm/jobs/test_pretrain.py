@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import ROOT, TINY, finish, start, wait_for
-from pretraining import LENGTH, QUIET, WORDS, pretraining, rows_of, small
+from outcomes import rows_of
+from pretraining import LENGTH, QUIET, WORDS, pretraining, small
 from processes import spawn
 
 from dasgm.bilevel import grad, replay, seed_of

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from buckets import Server
 from commands import start, wait_for
+from outcomes import rows_of
 from patience import until
-from replicas import SEARCH, files, told, work
+from replicas import SEARCH, files, work
 
 from cluster import room
 from cluster.room import Workers
@@ -306,7 +307,7 @@ def test_killed_search_goes_on_on_another_machine_with_the_same_bits(server, mac
     assert "going on after epoch" in said and f"everything lies in {place}/x" in said
     assert cli.main([*SEARCH, f"--storage={tmp_path}/alone"]) == 0
     alone = tmp_path / "alone" / "x"
-    assert told(local(f"{place}/x")) == told(alone)
+    assert rows_of(local(f"{place}/x")) == rows_of(alone)
     for name in ("genotype.json", "alphas.jsonl"):
         assert server.read(f"r16/x/{name}") == (alone / name).read_bytes()
     machine("c")
