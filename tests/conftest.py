@@ -29,6 +29,11 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
 def float64():
     torch.set_default_dtype(torch.float64)
     yield

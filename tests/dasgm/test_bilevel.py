@@ -25,12 +25,7 @@ from toys import (
 from dasgm.bilevel import Player, add, empty_player, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.store.tensors import packed, unpacked
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def relative_error(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:

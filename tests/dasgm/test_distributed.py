@@ -24,7 +24,6 @@ from smooth import (
     Batch,
     batches,
     brute_force,
-    float64,  # noqa: F401 (fixtures)
     make,
     relative,
     spy,
@@ -41,6 +40,8 @@ from dasgm.jobs.search import main
 from dasgm.jobs.session import Hooks, WorkerMachineError, of_first
 from dasgm.presets import preset
 from dasgm.search import Search
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 STEPS = 3
 Gradients = dict[str, dict[str, Tensor]]

@@ -15,7 +15,6 @@ from smooth import (
     SIZE,
     batches,
     brute_force,
-    float64,  # noqa: F401 (fixtures)
     images,
     make,
     relative,
@@ -31,6 +30,8 @@ from dasgm.gans.biggan import Config as BigGan
 from dasgm.methods.darts import Config as Darts
 from dasgm.search import Means, Search, SearchFailed
 from dasgm.store.tensors import packed, unpacked
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize("iteration", [1, 5, 20])

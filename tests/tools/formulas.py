@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    """Float64 throughout: what is compared here is equal but for rounding."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def norm(x: Tensor, layer: nn.BatchNorm2d | None = None) -> Tensor:

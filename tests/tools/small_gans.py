@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-
 from dasgm.config import plugin
 from dasgm.gans._base import Gan
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 def small(key: str) -> Gan:

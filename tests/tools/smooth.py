@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,13 +20,6 @@ from dasgm.methods.darts import Config as Darts
 from dasgm.search import Search
 
 SIZE, BATCH = 16, 8
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class SmoothSupernet(nn.Module):

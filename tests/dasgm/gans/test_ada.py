@@ -12,13 +12,7 @@ from dasgm.bilevel import replay
 from dasgm.gans import _ada
 from dasgm.gans._ada import Augmentation, colour, coloured, geometry, interpolation, moved
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
 
 def augmentation(size: int = 16, start: float = 0.0, interval: int = 4, horizon: float = 5e5) -> Augmentation:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_gans import seeded  # noqa: F401 (a fixture)
 
 from dasgm.gans import biggan
 from dasgm.gans._resnet import DiscriminatorBlock, GeneratorBlock, SpectralConv2d
 from dasgm.testing.gans import weights
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("classes, of_g, of_d", [(10, 4_373_251, 4_207_361), (100, 4_384_771, 4_230_401)])

@@ -15,10 +15,7 @@ from dasgm.gans import biggan, contragan
 from dasgm.gans._contrastive import contrast
 from dasgm.gans._resnet import Attention, Spectral
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def count(module) -> int:

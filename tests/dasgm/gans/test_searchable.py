@@ -7,11 +7,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_gans import seeded, small  # noqa: F401 (a fixture)
+from small_gans import small
 
 from dasgm.gans._resnet import Discriminator, DiscriminatorBlock, edges
 from dasgm.gans._searchable import Choice, Searchable, relax
 from dasgm.testing.gans import draw
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def convolutions(in_channels: int, out_channels: int) -> Choice:

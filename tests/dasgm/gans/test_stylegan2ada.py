@@ -30,15 +30,9 @@ from dasgm.gans._stylegan2 import (
 )
 from dasgm.gans.stylegan2ada import Config
 
+pytestmark = pytest.mark.usefixtures("seeded", "float64")
+
 FIR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def count(*modules: nn.Module) -> int:

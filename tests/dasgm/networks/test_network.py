@@ -15,10 +15,7 @@ from dasgm.genotype import KNOWN
 from dasgm.networks.network import AuxiliaryHead, Cell, Network, check_image_size, drop_path
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def outputs(network: Network, x: Tensor) -> list[Tensor]:

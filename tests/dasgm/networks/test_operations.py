@@ -6,7 +6,6 @@ import pytest
 import torch
 from formulas import (
     disturb,
-    double,  # noqa: F401 (fixtures)
     norm,
     windows,
 )
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 
 from dasgm.genotype import PRIMITIVES
 from dasgm.networks.operations import operation
+
+pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
 
 def by_hand(name: str, layers: nn.Module, x: Tensor, stride: int) -> Tensor:

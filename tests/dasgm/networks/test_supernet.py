@@ -9,7 +9,6 @@ import pytest
 import torch
 from formulas import (
     disturb,
-    double,  # noqa: F401 (fixtures)
     norm,
 )
 from torch import Tensor, nn
@@ -20,6 +19,8 @@ from dasgm.methods._base import Stage
 from dasgm.networks.network import Network
 from dasgm.networks.operations import fast_layout, operation
 from dasgm.networks.supernet import Architecture, Cell, Fan, Mixture, Reduce, Separable, Supernet
+
+pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
 ALL = (tuple(PRIMITIVES),) * 14
 DARTS = Stage(0, 50, 0, cells=8, channels=16, normal_operations=ALL, reduce_operations=ALL)
