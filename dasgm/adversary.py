@@ -155,6 +155,11 @@ class NoGan:
         return None
 
 
+def by_name(gan: Adversary | NoGan) -> dict[str, Player]:
+    """The players, by the letters under which a checkpoint keeps them."""
+    return dict(zip("GEB", gan.players, strict=True))
+
+
 def sample(gan: Adversary, G: Point | Player, labels: Tensor, seed: int) -> Tensor:
     """Generates images of G for `labels`, clipped to [-1, 1] as all images that are shown.
 

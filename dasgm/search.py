@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dasgm.adversary import Adversary, NoGan, networks
+from dasgm.adversary import Adversary, NoGan, by_name, networks
 from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
@@ -261,12 +261,15 @@ class Search:
 
     # checkpoint
 
+    @property
+    def players(self) -> dict[str, Player]:
+        """W, A, G, E and B."""
+        return {"W": self.W, "A": self.A} | by_name(self.gan)
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the search as plain data and tensors."""
-        G, E, B = self.gan.players
-        players = {"W": self.W, "A": self.A, "G": G, "E": E, "B": B}
         stage = {"stage": asdict(self.stage), "left": self.left, "iteration": self.iteration}
-        return stage | {name: player.state_dict() for name, player in players.items()}
+        return stage | {name: player.state_dict() for name, player in self.players.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.
@@ -282,8 +285,7 @@ class Search:
         epochs = self.config.method.outline()[stage.index].epochs
         self.stage = replace(stage, epochs=epochs)
         self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])
-        G, E, B = self.gan.players
-        for name, player in {"W": self.W, "A": self.A, "G": G, "E": E, "B": B}.items():
+        for name, player in self.players.items():
             player.load_state_dict(state[name])
 
     def _expect(self, stage: Stage) -> None:
@@ -343,17 +345,13 @@ class Means:
     def iterations(self) -> int:
         return max(map(len, self.values.values()), default=0)
 
-    def _exact(self) -> dict[str, Tensor]:
+    def exact(self) -> dict[str, Tensor]:
         """The losses, as float64 on the CPU."""
         return {name: torch.as_tensor(values).cpu().double() for name, values in self.values.items()}
 
-    def plain(self) -> dict[str, list[float]]:
-        """The losses as exact plain numbers."""
-        return {name: values.tolist() for name, values in self._exact().items()}
-
     def state_dict(self) -> dict[str, Any]:
         """The losses for a checkpoint within an epoch: how many each has, and all of them as one tensor."""
-        exact = self._exact()
+        exact = self.exact()
         values = torch.cat([torch.empty(0, dtype=torch.float64), *exact.values()])
         return {"lengths": {name: len(some) for name, some in exact.items()}, "values": values}
 
@@ -368,16 +366,16 @@ class Means:
         Raises:
             SearchFailed: a loss is not finite. The message names the first one.
         """
-        plain = self._exact()
-        average(list(plain.values()))
+        exact = self.exact()
+        average(list(exact.values()))
         bad = {
             name: int((~values.isfinite()).nonzero()[0])
-            for name, values in plain.items()
+            for name, values in exact.items()
             if not values.isfinite().all()
         }
         stages = [name for name in LOSSES if name in bad]
         if stages:
             first = min(stages, key=lambda name: bad[name])
-            value = plain[first][bad[first]].item()
+            value = exact[first][bad[first]].item()
             raise SearchFailed(f"epoch {epoch}, stage {LOSSES.index(first) + 1} ({first}): the loss is {value}")
-        return {name if "/" in name else f"loss/{name}": values.mean().item() for name, values in plain.items()}
+        return {name if "/" in name else f"loss/{name}": values.mean().item() for name, values in exact.items()}

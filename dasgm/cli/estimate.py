@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from dasgm.adversary import by_name
+from dasgm.bilevel import Player
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of, hardware
 from dasgm.genotype import Genotype
@@ -94,11 +96,10 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
         one = _timed(lambda: _train(proxy), device, 1)
         other["proxy"] = one * config.proxy.epochs / workers
         disk += state + _size(proxy.state())  # its checkpoint has the search's state too
-    players = {"W": search.W, "A": search.A, **dict(zip("GEB", search.gan.players, strict=True))}
     return Estimate(
         hardware(device),
         data.describe(),
-        {name: sum(p.numel() for p in player.params.values()) for name, player in players.items()},
+        _weights(search.players),
         int(iterations),
         search_seconds / iterations,
         other,
@@ -119,10 +120,7 @@ def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
     return Estimate(
         hardware(device),
         data.describe(),
-        {
-            n: sum(p.numel() for p in player.params.values())
-            for n, player in zip("GEB", training.gan.players, strict=True)
-        },
+        _weights(by_name(training.gan)),
         config.gan.pretraining_length,
         seconds,
         {},
@@ -153,6 +151,11 @@ def _wait(device: str) -> None:
     """Until a GPU has done what it was told."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def _weights(players: dict[str, Player]) -> dict[str, int]:
+    """The number of weights of each player."""
+    return {name: sum(p.numel() for p in player.params.values()) for name, player in players.items()}
 
 
 def _size(state: Any) -> int:

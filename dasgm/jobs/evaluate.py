@@ -203,20 +203,19 @@ class EvaluateLoop(Loop):
         """Nothing is kept: the next start loads the pictures for a whole epoch."""
 
     def close(self, means: Means) -> Row:
-        values = means.plain()  # which waits for the device
+        losses = means.exact()  # which waits for the device
         seconds = self.clock()
-        row = self._means(values) | self._errors()
+        row = self._means(losses) | self._errors()
         return row | self.took(means.iterations, seconds)
 
-    def _means(self, values: dict[str, list[float]]) -> Row:
+    def _means(self, found: Tensors) -> Row:
         """Over the epoch and the workers. SearchFailed: a loss is not finite."""
-        averaged = {name: torch.tensor(some, dtype=torch.float64) for name, some in values.items()}
-        average(list(averaged.values()))
-        losses = averaged["loss/train"]
+        average(list(found.values()))
+        losses = found["loss/train"]
         if not losses.isfinite().all():
             i = int((~losses.isfinite()).nonzero()[0])
             raise SearchFailed(f"epoch {self.epoch}, iteration {i + 1}: the loss is {losses[i].item()}")
-        return {name: some.mean().item() for name, some in averaged.items()}
+        return {name: some.mean().item() for name, some in found.items()}
 
     def _errors(self) -> Row:
         """On the test set."""

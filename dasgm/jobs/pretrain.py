@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dasgm import pretrained
-from dasgm.adversary import Adversary, networks
+from dasgm.adversary import Adversary, by_name, networks
 from dasgm.bilevel import Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of
@@ -169,13 +169,12 @@ class Pretraining:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors."""
-        players = zip("GEB", self.gan.players, strict=True)
-        return {"iteration": self.iteration} | {name: player.state_dict() for name, player in players}
+        return {"iteration": self.iteration} | {k: player.state_dict() for k, player in by_name(self.gan).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
         self.iteration = int(state["iteration"])
-        for name, player in zip("GEB", self.gan.players, strict=True):
+        for name, player in by_name(self.gan).items():
             player.load_state_dict(state[name])
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dasgm.adversary import Adversary
+from dasgm.adversary import Adversary, by_name
 from dasgm.bilevel import Tensors, replay, seed_of
 from dasgm.config import SearchConfig, mathematics
 from dasgm.distributed import alone
@@ -85,7 +85,7 @@ class WarmUp(Epochs):
         super().__init__(stop)
         assert search.config.gan is not None
         self.search, self.config, self.part, self.say = search, search.config.gan, part, say
-        self.players = dict(zip("GEB", search.gan.players, strict=True))
+        self.players = by_name(search.gan)
 
     # the whole, as the cache keeps it
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -47,12 +46,8 @@ STEPS = 3
 Gradients = dict[str, dict[str, Tensor]]
 
 
-def players(search: Search) -> dict[str, Any]:
-    return {"W": search.W, "A": search.A, **dict(zip("GEB", search.gan.players, strict=True))}
-
-
 def watched(search: Search) -> dict[str, list[dict[str, Tensor]]]:
-    return {name: spy(player) for name, player in players(search).items()}
+    return {name: spy(player) for name, player in search.players.items()}
 
 
 def own_batches(rank: int, folder: str, workers: int, radius: float | None) -> None:
@@ -64,11 +59,11 @@ def own_batches(rank: int, folder: str, workers: int, radius: float | None) -> N
     for i in range(STEPS):
         batch = batches(search)
         if rank == 0 and i == STEPS - 1:
-            before = {name: player.state_dict() for name, player in players(search).items()}
+            before = {name: player.state_dict() for name, player in search.players.items()}
             torch.save(before | {"iteration": search.iteration}, f"{folder}/before.pt")
         search.step(*batch, True)
-    state = {name: {k: p.detach() for k, p in player.params.items()} for name, player in players(search).items()}
-    buffers = {name: player.module.state_dict() for name, player in players(search).items()}
+    state = {name: {k: p.detach() for k, p in player.params.items()} for name, player in search.players.items()}
+    buffers = {name: player.module.state_dict() for name, player in search.players.items()}
     torch.save(
         {"batch": batch, "handed": {k: v[-1] for k, v in handed.items()}, "state": state, "buffers": buffers},
         f"{folder}/{rank}.pt",
@@ -99,7 +94,7 @@ def test_workers_give_the_gradients_of_one_that_averages(tmp_path, workers, radi
 def place_of_last_step(folder: Path, workers: int) -> tuple[Search, list[Batch]]:
     """The place that all workers were at, and the batch of each."""
     search, place = make(hypergradient="exact"), torch.load(folder / "before.pt")
-    for name, player in players(search).items():
+    for name, player in search.players.items():
         player.load_state_dict(place[name])
     search.iteration = place["iteration"]
     return search, [torch.load(folder / f"{rank}.pt")["batch"] for rank in range(workers)]
@@ -110,7 +105,7 @@ def own_gradients(search: Search, *parts: Batch) -> Gradients:
     found: Gradients = {name: {} for name in "WGE"}
     for rank, (x1, y1, x2, y2) in enumerate(parts):
         stream = partial(seed_of, search.config.seed, rank, search.iteration)
-        W, A, G, E, B = (copy.deepcopy(player.module) for player in players(search).values())
+        W, A, G, E, B = (copy.deepcopy(player.module) for player in search.players.values())
         z, y = search.gan.draw(BATCH, stream("z"))
         with replay(stream("class")):
             F.cross_entropy(W(x1, A()), y1).backward()
@@ -156,7 +151,7 @@ def one_step(rank: int, workers: int, shares: int, normed: bool) -> Gradients:
     search.gan.draw = lambda n, seed: next(drawn)
     handed = watched(search)
     search.step(x1[own], y1[own], x2[own], y2[own], True)
-    buffers = {name: dict(player.module.named_buffers()) for name, player in players(search).items() if name in "WG"}
+    buffers = {name: dict(player.module.named_buffers()) for name, player in search.players.items() if name in "WG"}
     return {name: found[-1] for name, found in handed.items()} | {f"{k}'s buffers": v for k, v in buffers.items()}
 
 
