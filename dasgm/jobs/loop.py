@@ -31,7 +31,7 @@ class Loop(Epochs):
 
     def __init__(self, session: Session, config: Any, data: Any):
         super().__init__(session.stop)
-        self.run, self.hooks, self.cache = session.run, session.hooks, session.cache
+        self.session, self.run, self.hooks = session, session.run, session.hooks
         self.config, self.data = config, data
         self.means = Means()  # of the losses in the iterations of the next epoch
         self.hours = 0.0  # device hours of all workers in the epochs that are done
@@ -153,9 +153,9 @@ class Loop(Epochs):
 
         The cost counts the whole time. `seconds`, if given, is the shorter time from which the speed is computed.
         """
-        images = iterations * self.config.batch_size * world_size()
-        seconds = seconds or self.clock()
-        self.hours += self.clock() * world_size() / 3600
+        images, whole = iterations * self.config.batch_size * world_size(), self.clock()
+        seconds = seconds or whole
+        self.hours += whole * world_size() / 3600
         self.spent = 0.0
         return {"speed/images_per_s": images / seconds, "speed/seconds": seconds, "cost/gpu_hours": self.hours}
 

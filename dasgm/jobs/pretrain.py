@@ -183,10 +183,6 @@ class PretrainLoop(Loop):
 
     phase = "pretrain"
 
-    def __init__(self, session: Session, config: PretrainConfig, data: Any):
-        super().__init__(session, config, data)
-        self.session = session
-
     def build(self) -> None:
         self.training = Pretraining(self.config, self.data)
         gan, length = self.training.gan, self.config.gan.pretraining_length

@@ -103,7 +103,7 @@ class SearchLoop(Loop):
 
     def __init__(self, session: Session, config: SearchConfig, data: Any, pretrained: Pretrained | None = None):
         super().__init__(session, config, data)
-        self.session, self.pretrained = session, pretrained
+        self.pretrained = pretrained
         self.highest = -1.0  # accuracy of an epoch so far
         self.early = ""  # why the stage has just ended before its time
         self.warmup_seconds = 0.0
@@ -118,7 +118,7 @@ class SearchLoop(Loop):
 
     def start(self) -> None:
         if self.pretrained is None:
-            self.warmup_seconds = warm_up(self.search, self.cache, self.hooks.say, self.stop)
+            self.warmup_seconds = warm_up(self.search, self.session.cache, self.hooks.say, self.stop)
         self.search.load_state_dict(broadcast(self.search.state_dict()))  # one truth, whatever the workers' machines
         self._record()
 
