@@ -166,7 +166,7 @@ def tell(folder: Path, line: str) -> None:
     """Write a line into the log of a run that no worker holds."""
     from dasgm.store.run import Run
 
-    with Run(folder).unheld() as run, suppress(OSError):
+    with Run(folder).latest().unheld() as run, suppress(OSError):
         run.say(line)
 
 

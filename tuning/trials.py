@@ -222,5 +222,5 @@ def _cut_to_rung(run: Run) -> None:
     """Drop what a stopped trial did after its rung, before its workers were gone."""
     rung, rows = run.about.get("rung"), run.rows()
     if rows and rung is not None and rows[-1]["epoch"] > rung:
-        with run.unheld():
+        with run.latest().unheld():
             run.cut(rung)

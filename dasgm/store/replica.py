@@ -120,14 +120,16 @@ def claimed(folder: Path) -> bool:
 
 @contextmanager
 def following(folder: Path) -> Iterator[None]:
-    """In here, what others do in a folder, and in the runs in it, is fetched every PAUSE seconds, and at the end."""
+    """In here, what others do in a folder, and in the runs in it, is fetched every PAUSE seconds, and at the end.
+
+    The caller has just fetched what they did before.
+    """
     over, ended = threading.Event(), set[str]()
 
     def follow() -> None:
         while not over.wait(PAUSE):
             refresh(folder, 1, ended)
 
-    refresh(folder, 1)
     thread = threading.Thread(target=follow, daemon=True)
     if of(folder):
         thread.start()

@@ -173,9 +173,9 @@ class Run:
 
     @contextmanager
     def unheld(self) -> Iterator[Run]:
-        """Inside, this process changes a folder that no process holds, itself included. Fetches what other machines did
-        in it before, and sends what is new after."""
-        yield self.latest()
+        """Inside, this process changes a folder that no process holds, itself included: what is new is sent after it.
+        Call `latest` first."""
+        yield self
         replica.send(self.folder)
 
     @property
