@@ -18,7 +18,6 @@ from cluster.handover import HELP, hand_over
 from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
-from dasgm.cli.catalogue import show_config
 from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
 from dasgm.config import key_of
 from dasgm.genotype import KNOWN
@@ -112,8 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluations = asked(words)
     except (ValueError, OSError) as error:
         fail(error)
-    if evaluations.options.dry_run:
-        show_config(evaluations.config)
     return carry_out(evaluations)
 
 

@@ -17,6 +17,7 @@ from cluster.options import GroupOptions, OnWorkers
 from cluster.patience import say_now
 from cluster.room import Workers, gave_up
 from cluster.winners import Candidate
+from dasgm.cli.catalogue import show_config
 from dasgm.config import key_of, mathematics, to_json
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
@@ -151,6 +152,7 @@ class Evaluations(Group):
     def dry_run(self) -> None:
         from dasgm.cli.estimate import describe_training
 
+        show_config(self.config)
         workers = self.workers()
         at_once = self.at_once(workers, max(1, connection.slots_here(workers)), connection.cpus())
         genotype = self.candidates[0].genotype
@@ -273,8 +275,7 @@ class Evaluations(Group):
 
     def table(self) -> str:
         """Test error of each genotype, as Markdown."""
-        names = {one.name for one in self.evaluations}
-        runs = [run for run in read_trials(self.folder) if run.folder.name in names]
+        runs = [run for run in read_trials(self.folder) if self.has(run.folder.name)]
         return errors(runs, [one.name for one in self.candidates], self.options.seeds)
 
     def write_pages(self) -> None:
@@ -282,9 +283,6 @@ class Evaluations(Group):
 
     def show(self) -> bool:
         """The table, and where everything lies; whether no evaluation failed."""
-        from cluster.tracking import address, ui_command
-
-        storage = self.folder.parent
         print(f"\n{self.table()}")
         say_now(f"this table is in {self.folder / 'table.md'}")
         say_now(f"everything lies in {lies_at(self.folder)}")
@@ -294,8 +292,7 @@ class Evaluations(Group):
         if done:
             say_now(f"try one: {shell_line(['dasgm', 'predict', self.folder / done[0].name, 'PICTURE'])}")
         if self.link:
-            serve = ui_command(storage)
-            say_now(f"  {serve + ' & ' if serve else ''}# then open {address(self.link, storage)}")
+            say_now(self.in_mlflow())
         return all(self.state(one) != "failed" for one in self.evaluations)
 
 

@@ -207,6 +207,14 @@ class Group(ABC):
         self.link = mirror.link
         return complete
 
+    def in_mlflow(self) -> str:
+        """The line that says how to open the group's `link`."""
+        from cluster.tracking import address, ui_command
+
+        storage = self.folder.parent
+        serve = ui_command(storage)
+        return f"  {serve + ' & ' if serve else ''}# then open {address(str(self.link), storage)}"
+
     def why(self) -> str:
         """What kept a run from its end, in one line."""
         from dasgm.pages.view import read_trials

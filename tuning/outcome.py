@@ -17,7 +17,7 @@ def show(sweep: Sweep) -> bool:
     """Print the ranking, the best genotype, and what to do next; return whether a trial finished."""
     from rich.console import Console
 
-    from cluster.tracking import CHARTS, address, ui_command
+    from cluster.tracking import CHARTS, address
     from dasgm.pages.view import ranking, read_trials
     from tuning.table import table
 
@@ -44,11 +44,10 @@ def show(sweep: Sweep) -> bool:
             say_now(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
         say_now(f"  train it: {shell_line(['dasgm', 'evaluate', best.folder])}")
     say_now(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
-    serve = ui_command(storage)
     say_now("next:")
     say_now(f"  open {sweep.folder / 'report.html'}")
     if sweep.link:
-        say_now(f"  {serve + ' & ' if serve else ''}# then open {address(sweep.link, storage)}")
+        say_now(sweep.in_mlflow())
         say_now(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
     return best is not None
 
