@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dasgm.bilevel import Player, Point, Response, empty_player, grad, no_response, replay, seed_of
+from dasgm.bilevel import Player, Point, Response, Stream, draw, empty_player, grad, no_response, replay
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
@@ -62,19 +63,27 @@ class Adversary:
         return self.G, self.E, self.B
 
     @property
+    def phase(self) -> tuple[Hashable, ...] | None:
+        """What the next iteration takes, besides its numbers: equal for iterations that take the same losses."""
+        first = self.G.steps * self.steps_of_E
+        phases = [self.gan.phase(turn) for turn in range(first, first + self.steps_of_E)]
+        return None if None in phases else tuple(phases)
+
+    @property
     def device(self) -> torch.device:
         return next(self.gan.generator.parameters()).device
 
-    def draw(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    def draw(self, n: int, seed: object) -> tuple[Tensor, Tensor]:
         """Draws n latent vectors [n, z_dim] and n uniform labels [n].
 
         They are drawn on the CPU, so that every device gets the same ones.
         """
+        z_dim, classes = self.gan.z_dim, self.gan.classes
         with replay(seed):
-            z, y = torch.randn(n, self.gan.z_dim), torch.randint(self.gan.classes, (n,))
-        return z.to(self.device), y.to(self.device)
+            z = draw(lambda: torch.randn(n, z_dim), self.device)
+            return z, draw(lambda: torch.randint(classes, (n,)), self.device)
 
-    def generator_pass(self, G: Any, E: Any, B: Any, z: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def generator_pass(self, G: Any, E: Any, B: Any, z: Tensor, y: Tensor, seed: object) -> tuple[Tensor, Tensor]:
         """L_GAN as G descends it (Eq. 4 of the paper with the sign changed), and the generated images.
 
         A seed repeats the draws.
@@ -83,7 +92,7 @@ class Adversary:
             x = G(z, y)
             return self.gan.generator_loss(lambda *a: E(B(), *a), x, y), x
 
-    def generator_step(self, z: Tensor, y: Tensor, seed: int) -> tuple[Tensor | None, Response, Tensor | None]:
+    def generator_step(self, z: Tensor, y: Tensor, seed: object) -> tuple[Tensor | None, Response, Tensor | None]:
         """Takes the generator's step (Eq. 4), with the gradient at the current B, G and E.
 
         Returns:
@@ -96,7 +105,7 @@ class Adversary:
         loss, x = self.generator_pass(G.live, E.fixed, B.fixed, z, y, seed)
         return x.detach(), G.step(*grad(loss, G)), loss.detach()
 
-    def discriminator_step(self, real: Tensor, y: Tensor, fake: Tensor | None, y_fake: Tensor, seed: int) -> Any:
+    def discriminator_step(self, real: Tensor, y: Tensor, fake: Tensor | None, y_fake: Tensor, seed: object) -> Any:
         """Takes the discriminator's steps (Eq. 5): the first one on the images of the generator's step, each further
         one on new images of the new G.
 
@@ -116,7 +125,7 @@ class Adversary:
         for turn in range(self.steps_of_E):
             real, y = batches[turn % len(batches)]
             if turn:
-                z, y_fake = self.draw(len(fake), seed_of(seed, "z", turn))
+                z, y_fake = self.draw(len(fake), Stream((seed, "z", turn)))
                 with replay(seed, "G", turn), torch.no_grad():
                     fake = G.fixed(z, y_fake)
             for i, loss_of in enumerate(self.gan.discriminator_losses((G.steps - 1) * self.steps_of_E + turn)):
@@ -134,6 +143,7 @@ class NoGan:
     """
 
     gan = None
+    phase: tuple[Hashable, ...] | None = ()
 
     def __init__(self) -> None:
         self.G, self.E, self.B = empty_player(), empty_player(), empty_player()
@@ -142,7 +152,7 @@ class NoGan:
     def players(self) -> tuple[Player, Player, Player]:
         return self.G, self.E, self.B
 
-    def draw(self, n: int, seed: int) -> tuple[None, None]:
+    def draw(self, n: int, seed: object) -> tuple[None, None]:
         return None, None
 
     def generator_pass(self, *_: Any) -> Any:

@@ -127,6 +127,8 @@ class SearchConfig:
     """Folder with the data set's files. A continued run may name another folder if the files hold the same data."""
     device: str = field(default="auto", metadata=PLACEMENT)
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:N (GPU number N) or mps."""
+    cuda_graph: Literal["off", "on", "auto"] = field(default="off", metadata=PLACEMENT)
+    """Record an iteration as a CUDA graph, which a GPU repeats by itself: off, on, or auto (only if it works)."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
     """Number of CPU threads per worker; None uses PyTorch's default. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
@@ -196,13 +198,8 @@ class PretrainConfig:
     None downloads the file when it is needed."""
 
     def __post_init__(self) -> None:
-        _check(
-            self,
-            batch_size=(2, LARGEST_BATCH),
-            checkpoints=(1, None),
-            pictures_every=(1, None),
-            fidelity_every=(0, None),
-        )
+        _check(self, batch_size=(2, LARGEST_BATCH), fidelity_every=(0, None))
+        _check(self, checkpoints=(1, None), pictures_every=(1, None))
         _check_placement(self)
 
     @classmethod

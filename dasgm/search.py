@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dasgm.adversary import Adversary, NoGan, by_name, networks
-from dasgm.bilevel import Player, Tensors, add, dominant_eigenvalue, grad, mixed_vjp, norm, replay, seed_of
+from dasgm.bilevel import (
+    Iterations,
+    Player,
+    Stream,
+    Tensors,
+    add,
+    dominant_eigenvalue,
+    draw,
+    grad,
+    mixed_vjp,
+    norm,
+    replay,
+    seed_of,
+)
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
 from dasgm.genotype import EDGES, PRIMITIVES, SKIP, derive
@@ -26,7 +40,6 @@ if TYPE_CHECKING:
     from dasgm.pretrained import Pretrained
 
 RADIUS_W, RADIUS_G = 0.01, 0.1  # of the central differences, see docs/algorithm.md
-LOSSES = ("classifier", "generator", "discriminator", "architecture")  # in the order of Algorithm 1
 
 
 class SearchFailed(Exception):
@@ -45,10 +58,20 @@ class Search:
         data: the data set, with its images on the device that computes.
         pretrained: the GAN that the search begins with; a frozen one never changes. None: the search begins with a new
             GAN.
+        say: gets a line where `cuda_graph` is "auto" and no CUDA graph is used.
+
+    Raises:
+        ValueError: `cuda_graph` is "on", and there is no GPU.
     """
 
-    def __init__(self, config: SearchConfig, data: Data, pretrained: Pretrained | None = None):
-        self.config, self.data, self.device = config, data, data.images.device
+    def __init__(
+        self,
+        config: SearchConfig,
+        data: Data,
+        pretrained: Pretrained | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self.config, self.data, self.device, self.say = config, data, data.images.device, say
         self.iteration = 0
         with replay(config.seed, "gan"):
             self.gan: Any = self._adversary(pretrained)
@@ -86,6 +109,9 @@ class Search:
             lambda p: torch.optim.Adam(p, config.arch_lr, (0.5, 0.999), weight_decay=config.arch_weight_decay),
             clip=config.arch_clip,
         )
+        self.iterations = Iterations(
+            self._iterate, list(self.players.values()), self, self.device, config.cuda_graph, self.say
+        )
         # where no gradient passes through a player's step, the player is a constant
         second, (G, E, B) = config.order == "second", self.gan.players
         self.unrolled: tuple[Any, Any, Any] = (
@@ -109,8 +135,7 @@ class Search:
         W, A, B, gan = self.W, self.A, self.gan.B, self.gan
         W1, G1, E1 = self.unrolled
         W0, G0, E0 = W1.state(), G1.state(), E1.state()  # the values that the iteration begins with
-        stream = partial(seed_of, self.config.seed, rank(), self.iteration)
-        self.iteration += 1
+        stream = self.stream
         (z, yz), (z3, y3) = gan.draw(len(x2), stream("z")), gan.draw(len(x2), stream("z3"))
 
         def L_class(W: Any, A: Any) -> Tensor:
@@ -130,12 +155,14 @@ class Search:
         moved: list[Tensor] = []  # of each pass of Eq. 7: mean squared distance of the images from those of stage 2
         taken: dict[str, Tensor | None] = {}
         self.taken = taken  # kept for `losses`, also where the iteration fails
-        taken["classifier"] = loss = L_class(W.live, A.fixed)
+        loss = L_class(W.live, A.fixed)
+        taken["classifier"] = loss.detach()
         response_W = W.step(*grad(loss, W))  # Eq. 3
         x, response_G, taken["generator"] = gan.generator_step(z, yz, stream("gan"))  # Eq. 4
         taken["discriminator"] = gan.discriminator_step(x2, y2, x, yz, stream("discriminator"))  # Eq. 5
         if search_architecture:
-            taken["architecture"] = loss = L_DASGM(A, W1, G1)
+            loss = L_DASGM(A, W1, G1)
+            taken["architecture"] = loss.detach()
             gA, v, u = grad(loss, A, W1, G1)
             gA = add(gA, mixed_vjp(L_class, W0, A, response_W(v), self.radius_W))  # Eq. 6
             gB = mixed_vjp(L_GAN, G0, B, response_G(u), self.radius_G)  # Eq. 7
@@ -143,11 +170,16 @@ class Search:
             B.step(gB)
             taken["grad/B"] = norm(gB) if gB else None
             taken["grad/rms_images"] = torch.stack(moved).mean().sqrt() if moved and self.radius_G else None
+        self.iteration += 1
         return self.losses()
+
+    def stream(self, *name: object) -> Stream:
+        """The stream of this worker's draws in the iteration in progress, whichever that is when it is drawn from."""
+        return Stream((self.config.seed, rank(), _Iteration(self), *name))
 
     def losses(self) -> Tensors:
         """The losses of the stages that the last iteration took, even if it failed halfway."""
-        return {name: value.detach() for name, value in self.taken.items() if value is not None}
+        return {name: value for name, value in self.taken.items() if value is not None}
 
     def compose(self, G: Any, z: Tensor | None, y: Tensor | None, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
         """J_3: round(val_portion * b) real images, the others of the b generated.
@@ -175,13 +207,23 @@ class Search:
 
     def iterate(self) -> Tensors:
         """Draws the batches of the next iteration and takes its step."""
-        data, i = self.data, self.iteration
-        i1, i2 = self.batch(data.J1, "J1", i), self.batch(data.J2, "J2", i)
-        with replay(self.config.seed, rank(), i, "augment"):
+        phase = self.gan.phase
+        return self.iterations(None if phase is None else (self.searches_architecture, phase))
+
+    def _iterate(self) -> Tensors:
+        data = self.data
+        i1 = draw(lambda: self.batch(data.J1, "J1", self.iteration), self.device)
+        i2 = draw(lambda: self.batch(data.J2, "J2", self.iteration), self.device)
+        with replay(*self.stream("augment").parts):
             x1 = data.augment(data.to_classifier(data.raw(i1)), cutout=True)
             x2 = data.flip_raw(data.raw(i2))
         with SynchronisedNorm() if self.config.sync_batch_norm else nullcontext():
-            return self.step(x1, data.labels[i1], x2, data.labels[i2], self.epoch >= self.stage.arch_start_epoch)
+            return self.step(x1, data.labels[i1], x2, data.labels[i2], self.searches_architecture)
+
+    @property
+    def searches_architecture(self) -> bool:
+        """Whether the iterations of this epoch take stages 3 and 4."""
+        return self.epoch >= self.stage.arch_start_epoch
 
     # epochs
 
@@ -203,6 +245,7 @@ class Search:
         config = self.config
         self.W.lr = config.learning_rate(self.epoch, self.stage.epochs)
         self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
+        self.iterations.restart()
 
     def relaxation(self) -> Relaxation:
         """The weights of the architecture as plain numbers."""
@@ -287,6 +330,7 @@ class Search:
         self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])
         for name, player in self.players.items():
             player.load_state_dict(state[name])
+        self.iterations.restart()
 
     def _expect(self, stage: Stage) -> None:
         """ValueError where this search has no such stage. Which operations its edges have left cannot be checked."""
@@ -298,6 +342,16 @@ class Search:
             raise ValueError("the state belongs to another stage")
 
 
+@dataclass(frozen=True)
+class _Iteration:
+    """The number of the iteration in progress, as a part of a stream's name."""
+
+    search: Search
+
+    def __str__(self) -> str:
+        return str(self.search.iteration)
+
+
 def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:
     """This worker's indices into J at the given global iteration.
 
@@ -305,9 +359,14 @@ def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:
     """
     n = size * world_size()
     turn, place = divmod(iteration, max(1, len(J) // n))
-    generator = torch.Generator().manual_seed(seed_of(*stream, turn))
     start = place * n + rank() * size
-    return J[torch.randperm(len(J), generator=generator)[start : start + size]]
+    return J[_permutation(len(J), seed_of(*stream, turn))[start : start + size]]
+
+
+@lru_cache(maxsize=4)
+def _permutation(n: int, seed: int) -> Tensor:
+    """A pass over n images asks for it in each of its iterations."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def _tuples(value: Any) -> Any:
@@ -329,53 +388,3 @@ def architecture_metrics(stage: Stage, relaxation: Relaxation) -> dict[str, floa
         skips = sum(chosen == SKIP for chosen, _ in derive(operations, weights, edges))
         found |= {f"arch/entropy_{name}": entropy, f"arch/skips_{name}": skips}
     return found
-
-
-class Means:
-    """The losses of an epoch, iteration by iteration. They stay on the device until the epoch ends."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[Any]] = {}
-
-    def add(self, losses: Tensors) -> None:
-        for name, value in losses.items():
-            self.values.setdefault(name, []).append(value)
-
-    @property
-    def iterations(self) -> int:
-        return max(map(len, self.values.values()), default=0)
-
-    def exact(self) -> dict[str, Tensor]:
-        """The losses, as float64 on the CPU."""
-        return {name: torch.as_tensor(values).cpu().double() for name, values in self.values.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The losses for a checkpoint within an epoch: how many each has, and all of them as one tensor."""
-        exact = self.exact()
-        values = torch.cat([torch.empty(0, dtype=torch.float64), *exact.values()])
-        return {"lengths": {name: len(some) for name, some in exact.items()}, "values": values}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, bit for bit. RuntimeError: it is none of these."""
-        parts = state["values"].double().split(list(state["lengths"].values()))
-        self.values = {str(name): part.tolist() for name, part in zip(state["lengths"], parts, strict=True)}
-
-    def close(self, epoch: int) -> dict[str, float]:
-        """The metrics of the epoch: each loss averaged over iterations and workers.
-
-        Raises:
-            SearchFailed: a loss is not finite. The message names the first one.
-        """
-        exact = self.exact()
-        average(list(exact.values()))
-        bad = {
-            name: int((~values.isfinite()).nonzero()[0])
-            for name, values in exact.items()
-            if not values.isfinite().all()
-        }
-        stages = [name for name in LOSSES if name in bad]
-        if stages:
-            first = min(stages, key=lambda name: bad[name])
-            value = exact[first][bad[first]].item()
-            raise SearchFailed(f"epoch {epoch}, stage {LOSSES.index(first) + 1} ({first}): the loss is {value}")
-        return {name if "/" in name else f"loss/{name}": values.mean().item() for name, values in exact.items()}

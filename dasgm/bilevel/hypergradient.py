@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,19 +11,15 @@ from torch import Tensor
 
 from dasgm.bilevel.player import Player
 from dasgm.bilevel.point import Point
-from dasgm.bilevel.response import Tensors, norm
+from dasgm.bilevel.response import Tensors, add, norm, scaled
 from dasgm.distributed import average
-
-
-class NotFinite(ArithmeticError):
-    """A number that must be finite is not."""
 
 
 def grad(loss: Tensor, *points: Point) -> tuple[Tensors, ...]:
     """d loss / d the trainable tensors of each point, averaged over the workers.
 
     Returns:
-        One dictionary per point; {} where nothing is trainable.
+        One dictionary per point; {} where nothing is trainable, or where the loss does not depend on the point.
     """
     found = _grad(loss, [p.trainable for p in points])
     average([g for tensors in found for g in tensors.values()])
@@ -32,12 +27,19 @@ def grad(loss: Tensor, *points: Point) -> tuple[Tensors, ...]:
 
 
 def _grad(loss: Tensor, wanted: list[Tensors], create_graph: bool = False) -> tuple[Tensors, ...]:
-    """The same of any tensors, on this worker alone. A tensor that the loss does not depend on has gradient 0."""
-    flat = [t for tensors in wanted for t in tensors.values()]
-    if not flat:
+    """The same of any tensors, on this worker alone. One tensor that the loss does not depend on has gradient 0."""
+    tensors = [t for ts in wanted for t in ts.values()]
+    if not tensors:
         return tuple({} for _ in wanted)
-    grads = iter(torch.autograd.grad(loss, flat, create_graph=create_graph, allow_unused=True))
-    return tuple({k: torch.zeros_like(t) if (g := next(grads)) is None else g for k, t in ts.items()} for ts in wanted)
+    found = iter(torch.autograd.grad(loss, tensors, create_graph=create_graph, allow_unused=True))
+    grads = [{k: next(found) for k in ts} for ts in wanted]
+    return tuple(_whole(some, ts) for some, ts in zip(grads, wanted, strict=True))
+
+
+def _whole(grads: Mapping[str, Tensor | None], like: Tensors) -> Tensors:
+    if all(g is None for g in grads.values()):
+        return {}
+    return {k: torch.zeros_like(like[k]) if g is None else g for k, g in grads.items()}
 
 
 def mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors, radius: float | None) -> Tensors:
@@ -47,26 +49,20 @@ def mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors, 
         f: (x, y) -> scalar. It must make the same random draws in every call.
         x: the point at which the derivative is taken.
         y: the player that gets the gradient.
-        p: a direction for the parameters of x. {} or all zeros give {}, without a pass.
+        p: a direction for the parameters of x. {} gives {}, without a pass. A direction that is not finite gives a
+            gradient that is not finite.
         radius: distance (Euclidean norm) by which the central difference moves x to either side, in full float32.
             None takes automatic differentiation instead, which is exact but ignores kinks such as ReLU's.
-
-    Raises:
-        NotFinite: p has an infinite value or NaN.
     """
     if not p or not y.trainable:
         return {}
-    size = float(norm(p))
-    if size == 0.0:
-        return {}
-    if not math.isfinite(size):
-        raise NotFinite("the direction of a mixed derivative is not finite")
     if radius is None:
         return _exact_mixed_vjp(f, x, y, p)
-    eps = radius / size
+    size = norm(p)
+    eps = radius / torch.where(size == 0, 1.0, size)
     with full_precision():
         up, down = (_grad(f(x.moved(p, e), y), [y.trainable])[0] for e in (eps, -eps))
-    mixed = {k: (up[k] - down[k]) / (2 * eps) for k in up}
+    mixed = scaled(add(up, scaled(down, -1.0)), 1 / (2 * eps))
     average(list(mixed.values()))
     return mixed
 

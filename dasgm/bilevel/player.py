@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dasgm.bilevel.draws import draw
 from dasgm.bilevel.point import Point, Slots
-from dasgm.bilevel.response import Clipping, Response, SgdResponse, Tensors, add, no_response, take_step
+from dasgm.bilevel.response import Clipping, Response, SgdResponse, Tensors, add, copied, no_response, take_step
 from dasgm.distributed import average
 
 MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
@@ -48,13 +49,19 @@ class Player(Point):
         self.params = self._slots.read(self._slots.params)
         for p in self.params.values():
             p.requires_grad_(not frozen)
-        self.optimizer = optimizer(list(self.params.values())) if optimizer and self.params and not frozen else None
+        steps = self.params and not frozen
+        self.optimizer = _fast(optimizer(list(self.params.values()))) if optimizer and steps else None
         self.mean = {k: p.detach().clone() for k, p in self.params.items()} if average_decay else None
 
     @property
     def buffers(self) -> Tensors:  # type: ignore[override]
         """The module's buffers as they are now; a forward pass may replace them."""
         return self._slots.read(self._slots.buffers)
+
+    @property
+    def buffer_slots(self) -> list[tuple[dict[str, Any], str]]:
+        """The dictionaries that hold the module's buffers, each with the key there."""
+        return list(self._slots.buffers.values())
 
     @property
     def trainable(self) -> Tensors:
@@ -72,8 +79,7 @@ class Player(Point):
 
     def state(self) -> Point:
         """A copy of the parameters and buffers as they are now."""
-        params = {k: p.detach().clone() for k, p in self.params.items()}
-        return Point(self._slots, params, {k: b.clone() for k, b in self.buffers.items()})
+        return Point(self._slots, copied(self.params), copied(self.buffers))
 
     def averaged(self) -> Point:
         """The module at the moving average of its parameters, with its own buffers; without an average, `state()`."""
@@ -106,12 +112,14 @@ class Player(Point):
         clipped = clipping.clipped()
         handed = add(clipped, self.regularise(self.params)) if self.regularise else clipped
         for name, p in self.params.items():
-            p.grad = handed[name].clone() if name in handed else None
+            p.grad = _laid_out(handed.get(name), p)  # the optimiser does not write into it
         response = take_step(self.optimizer, self.params, clipping)
         for p in self.params.values():
             p.grad = None
-        self.steps += 1
         self._agree()
+        self.steps += 1
+        if self.lr == 0:
+            return no_response
         return SgdResponse(self.lr) if self.inner == "sgd" else response
 
     def _agree(self) -> None:
@@ -119,9 +127,16 @@ class Player(Point):
         holds the truth."""
         average([b for b in self.buffers.values() if b.is_floating_point()])
         if self.mean and self.average_decay:
-            decay = self.average_decay(self.steps)
-            for k, p in self.params.items():
-                self.mean[k].lerp_(p.detach(), 1 - decay)
+            means, params = list(self.mean.values()), [p.detach() for p in self.params.values()]
+            old, new = draw(self._shares, means[0].device).to(means[0].dtype)
+            torch._foreach_mul_(means, old)
+            torch._foreach_add_(means, torch._foreach_mul(params, new))
+
+    def _shares(self) -> Tensor:
+        """What the moving average keeps of itself in the next step, and what it takes of the parameters."""
+        assert self.average_decay
+        decay = self.average_decay(self.steps + 1)
+        return torch.tensor([decay, 1 - decay], dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Any]:
         """Module, the optimiser's moments, number of steps and moving average, as plain data and tensors."""
@@ -145,6 +160,13 @@ class Player(Point):
                 self.mean[k].copy_(t)
 
 
+def _fast(optimizer: Optimizer) -> Optimizer:
+    """The optimiser, steps all parameters in one kernel, which a CUDA graph can hold."""
+    for group in optimizer.param_groups:
+        group |= {"fused": True, "foreach": False} | ({"capturable": True} if "capturable" in group else {})
+    return optimizer
+
+
 def _as_moments(
     moments: dict[int, dict[str, Any]], optimizer: Optimizer, params: list[Tensor]
 ) -> dict[int, dict[str, Any]]:
@@ -163,12 +185,14 @@ def _as_moments(
             if t is not None and tuple(t.shape) != (() if name == "step" else tuple(params[i].shape)):
                 raise ValueError(f"{name} of shape {list(t.shape)} for a parameter of {list(params[i].shape)}")
 
-    def laid_out(t: Tensor | None, p: Tensor) -> Tensor | None:
-        if t is None or t.shape != p.shape or t.stride() == p.stride():
-            return t
-        return torch.empty_like(p, dtype=t.dtype, device=t.device).copy_(t)
+    return {i: {name: _laid_out(t, params[i]) for name, t in entry.items()} for i, entry in moments.items()}
 
-    return {i: {name: laid_out(t, params[i]) for name, t in entry.items()} for i, entry in moments.items()}
+
+def _laid_out(t: Tensor | None, p: Tensor) -> Tensor | None:
+    """`t` with the layout in memory that p has, if it has p's shape. A fused optimiser steps over memory as it lies."""
+    if t is None or t.shape != p.shape or t.stride() == p.stride():
+        return t
+    return torch.empty_like(p, dtype=t.dtype, device=t.device).copy_(t)
 
 
 class _Fixed(Point):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dasgm.bilevel.response import Tensors
+from dasgm.bilevel.response import Tensors, add, copied, scaled
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of a batch norm
 Places = dict[str, tuple[dict[str, Any], str]]  # name of a tensor -> the dictionary that holds it, and its key there
 
 
@@ -28,18 +28,18 @@ class Point:
 
     def __call__(self, *args: Any) -> Any:
         """The module's output at this point. What its forward writes into buffers is dropped."""
-        buffers = {k: b.clone() for k, b in self.buffers.items()}
-        return self._slots.call(self.params, buffers, args)
+        dropped = self._slots.only_written()
+        read = copied({k: b for k, b in self.buffers.items() if k not in dropped})
+        return self._slots.call(self.params, {k: read.get(k) for k in self.buffers}, args)
 
     def at(self, params: Tensors) -> Point:
         """The same module and buffers with other parameters."""
         return Point(self._slots, params, self.buffers)
 
-    def moved(self, direction: Tensors, eps: float) -> Point:
+    def moved(self, direction: Tensors, eps: Tensor | float) -> Point:
         """The point params + eps * direction."""
-        return self.at(
-            {k: torch.add(t, direction[k], alpha=eps) if k in direction else t for k, t in self.params.items()}
-        )
+        at = {k: t.detach() for k, t in self.params.items()}
+        return self.at(at | add({k: at[k] for k in direction}, scaled(direction, eps)))
 
     def state(self) -> Point:
         """A point that stays when this one moves: here itself."""
@@ -55,6 +55,7 @@ class Slots:
 
     def __init__(self, module: nn.Module):
         self.module = module
+        self._norms = [(name, m) for name, m in module.named_modules() if _keeps_statistics(m)]
         self.params = self._find("_parameters", module.named_parameters)
         self.buffers = self._find("_buffers", module.named_buffers)
 
@@ -65,13 +66,16 @@ class Slots:
         owners = ((name, *name.rpartition(".")[::2]) for name in names)
         return {name: (getattr(self.module.get_submodule(owner), where), leaf) for name, owner, leaf in owners}
 
-    def call(self, params: Tensors, buffers: Tensors, args: tuple[Any, ...]) -> Any:
+    def only_written(self) -> set[str]:
+        """Names of buffers that a forward pass writes and does not read: running statistics in training mode."""
+        norms = [name for name, norm in self._norms if norm.training]
+        return {f"{norm}.{name}".lstrip(".") for norm in norms for name in STATISTICS}
+
+    def call(self, params: Tensors, buffers: dict[str, Tensor | None], args: tuple[Any, ...]) -> Any:
         """The module's output with these tensors. Its own tensors are put back, even after an exception."""
         own = [(slot, leaf, slot[leaf]) for slot, leaf in (*self.params.values(), *self.buffers.values())]
         try:
-            for (slot, leaf), tensor in zip(self.params.values(), params.values(), strict=True):
-                slot[leaf] = tensor
-            for (slot, leaf), tensor in zip(self.buffers.values(), buffers.values(), strict=True):
+            for (slot, leaf, _), tensor in zip(own, (*params.values(), *buffers.values()), strict=True):
                 slot[leaf] = tensor
             return self.module(*args)
         finally:
@@ -82,3 +86,9 @@ class Slots:
     def read(places: Places) -> Tensors:
         """The tensors that the module holds now, by name."""
         return {name: slot[leaf] for name, (slot, leaf) in places.items()}
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether it is a batch norm of torch, or one that says that it treats its statistics as torch's do."""
+    known = getattr(module, "statistics_as_torch", type(module).__module__.startswith("torch.nn."))
+    return known and getattr(module, STATISTICS[0], None) is not None

@@ -4,6 +4,9 @@
 
 D is the Jacobian of the optimiser, which is diagonal, and C that of the gradient clipping, which is symmetric. The two
 do not commute. docs/algorithm.md has the formulas.
+
+A network has hundreds of small tensors, so what is done to each of them alike is done in one call (`torch._foreach_*`),
+or on one long vector. No number is read back, so a GPU is never waited for.
 """
 
 from __future__ import annotations
@@ -21,12 +24,35 @@ Response = Callable[[Tensors], Tensors]
 
 def add(x: Tensors, y: Tensors) -> Tensors:
     """x + y, where {} stands for a gradient that is missing."""
-    return {k: x[k] + y[k] for k in x} if x and y else x or y
+    if not (x and y):
+        return x or y
+    return dict(zip(x, torch._foreach_add(list(x.values()), [y[k] for k in x]), strict=True))
+
+
+def scaled(x: Tensors, factor: Tensor | float) -> Tensors:
+    """factor * x."""
+    return dict(zip(x, torch._foreach_mul(list(x.values()), factor), strict=True)) if x else {}
+
+
+def copied(x: Tensors) -> Tensors:
+    """A copy of each tensor, detached."""
+    return dict(zip(x, torch._foreach_clone([t.detach() for t in x.values()]), strict=True)) if x else {}
+
+
+def flat(x: Tensors) -> Tensor:
+    """All entries as one vector."""
+    return torch.cat([t.reshape(-1) for t in x.values()])
+
+
+def unflat(vector: Tensor, like: Tensors) -> Tensors:
+    """The inverse of `flat`, with the names and shapes of `like`."""
+    parts = vector.split([t.numel() for t in like.values()])
+    return {k: part.view(t.shape) for part, (k, t) in zip(parts, like.items(), strict=True)}
 
 
 def norm(x: Tensors) -> Tensor:
     """Euclidean norm over all tensors together."""
-    return torch.stack([t.pow(2).sum() for t in x.values()]).sum().sqrt()
+    return flat(x).square().sum().sqrt()
 
 
 def no_response(v: Tensors) -> Tensors:
@@ -41,7 +67,7 @@ class SgdResponse:
     lr: float
 
     def __call__(self, v: Tensors) -> Tensors:
-        return {k: -self.lr * t for k, t in v.items()}
+        return scaled(v, -self.lr)
 
 
 @dataclass(frozen=True)
@@ -49,24 +75,28 @@ class Clipping:
     """Gradient clipping by the norm over all parameters: g -> scale g with scale = min(1, clip / (|g| + 1e-6))."""
 
     grads: Tensors
-    norm: Tensor
-    scale: float
+    clip: float | None
+    norm: Tensor | None = None
 
     @classmethod
     def of(cls, grads: Tensors, clip: float | None) -> Clipping:
-        total = norm(grads)
-        return cls(grads, total, min(1.0, clip / (float(total) + 1e-6)) if clip else 1.0)
+        return cls(grads, clip, norm(grads) if clip else None)
+
+    @property
+    def scale(self) -> Tensor:
+        assert self.clip and self.norm is not None
+        return (self.clip / (self.norm + 1e-6)).clamp(max=1.0)
 
     def clipped(self) -> Tensors:
-        return {k: g * self.scale for k, g in self.grads.items()} if self.scale < 1.0 else self.grads
+        return scaled(self.grads, self.scale) if self.clip else self.grads
 
     def jacobian(self, x: Tensors) -> Tensors:
         """C x, where C = scale (I - g g^T / (|g| (|g| + 1e-6))), or the identity where nothing is clipped."""
-        if self.scale == 1.0:
+        if self.norm is None:
             return x
-        along = torch.stack([(self.grads[k] * t).sum() for k, t in x.items()]).sum()
-        shrink = along / (self.norm * (self.norm + 1e-6))
-        return {k: self.scale * (t - self.grads[k] * shrink) for k, t in x.items()}
+        g, vector, scale = flat(self.grads), flat(x), self.scale
+        along = (g * vector).sum() / (self.norm * (self.norm + 1e-6))
+        return unflat(scale * (vector - g * torch.where(scale < 1, along, 0.0)), x)
 
 
 @dataclass(frozen=True)
@@ -83,22 +113,21 @@ class StepResponse:
     def __call__(self, v: Tensors) -> Tensors:
         if not v:
             return {}
-        return self.clipping.jacobian({k: d * v[k] for k, d in self._diagonal().items()})
-
-    def _diagonal(self) -> Tensors:
-        """D: the derivative of each new parameter by the entry of the gradient that the optimiser was handed."""
+        v = {k: v[k] for k in self.clipping.grads}
         if isinstance(self.optimizer, SGD):  # momentum and weight decay do not depend on this gradient
-            lr = self.optimizer.param_groups[0]["lr"]
-            return {k: torch.full_like(g, -lr) for k, g in self.clipping.grads.items()}
-        return {k: self._of_adam(self.params[k], h, self.clipping.grads[k]) for k, h in self.handed.items()}
+            return self.clipping.jacobian(scaled(v, -self.optimizer.param_groups[0]["lr"]))
+        return self.clipping.jacobian(unflat(self._diagonal_of_adam() * flat(v), v))
 
-    def _of_adam(self, p: Tensor, h: Tensor, g: Tensor) -> Tensor:
+    def _diagonal_of_adam(self) -> Tensor:
+        """The derivative of each new parameter by the entry of the gradient that Adam was handed."""
         (group,) = self.optimizer.param_groups
         (b1, b2), lr, eps, sign = group["betas"], group["lr"], group["eps"], _sign(self.optimizer)
-        moments = self.optimizer.state[p]
-        t = int(moments["step"])
+        moments = {k: self.optimizer.state[self.params[k]] for k in self.handed}
+        t = next(iter(moments.values()))["step"].double()  # all parameters have taken the same number of steps
         bc1, bc2 = 1 - b1**t, 1 - b2**t
-        s, mean = (moments["exp_avg_sq"] / bc2).sqrt(), moments["exp_avg"] / bc1
+        s = (flat({k: m["exp_avg_sq"] for k, m in moments.items()}) / bc2).sqrt()
+        mean = flat({k: m["exp_avg"] for k, m in moments.items()}) / bc1
+        h, g = flat(self.handed), flat(self.clipping.grads)
         d = -sign * lr * ((1 - b1) / (bc1 * (s + eps)) - mean * (1 - b2) * h / (bc2 * s * (s + eps) ** 2))
         # g is exactly 0 where a class is absent from the batch: the gradient is identically 0, so D is 0 there.
         # Where the square of g underflows, the formula would be 0/0.
@@ -113,8 +142,11 @@ def take_step(optimizer: Optimizer, params: Tensors, clipping: Clipping) -> Step
         assert not group["nesterov"] and not group["dampening"]
     else:
         assert isinstance(optimizer, Adam) and not group["amsgrad"]
-        sign, decay = _sign(optimizer), group["weight_decay"]
-        handed = {k: sign * _grad_of(params[k]) + decay * params[k] for k in clipping.grads}
+        handed = {k: _grad_of(params[k]) for k in clipping.grads}
+        if group["maximize"]:
+            handed = scaled(handed, -1.0)
+        if group["weight_decay"]:
+            handed = add(handed, scaled({k: params[k] for k in handed}, group["weight_decay"]))
     optimizer.step()
     return StepResponse(optimizer, params, clipping, handed)
 

@@ -72,7 +72,7 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
     data = config.data.load(config.data_dir, device)
     fits(config, data, workers)
     pretrained = None if pretrain else chosen(config, data)
-    search = Search(config, data, pretrained)
+    search = Search(config, data, pretrained, print)
     iterations = search_seconds = 0.0
     for stage in config.method.outline():
         search.enter(stage)

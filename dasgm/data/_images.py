@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dasgm.bilevel.draws import draw
 from dasgm.data._base import DataConfig
 from dasgm.data._split import split
 
@@ -101,8 +102,8 @@ class Data:
         """
         n, _, size, _ = x.shape
         pad = size // 8
-        at = torch.arange(size) + torch.randint(-pad, pad + 1, (2, n, 1))
-        rows, columns = at.to(x.device)
+        shift = draw(lambda: torch.randint(-pad, pad + 1, (2, n, 1)), x.device)
+        rows, columns = torch.arange(size, device=x.device) + shift
         inside = ((rows >= 0) & (rows < size))[:, None, :, None] & ((columns >= 0) & (columns < size))[:, None, None, :]
         x = x.gather(2, rows.clamp(0, size - 1)[:, None, :, None].expand_as(x))
         x = x.gather(3, columns.clamp(0, size - 1)[:, None, None, :].expand_as(x))
@@ -112,8 +113,9 @@ class Data:
         """Mirrors each image left to right with probability 1/2, if the data set allows it."""
         if not self.flips:
             return x
-        mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
-        return torch.where(mirrored.to(x.device), x.flip(3), x)
+        n = len(x)
+        mirrored = draw(lambda: torch.rand(n, 1, 1, 1), x.device) < 0.5
+        return torch.where(mirrored, x.flip(3), x)
 
     flip_raw = flip  # the GAN's images, in [-1, 1]
 
@@ -125,9 +127,9 @@ class Data:
         if not self.cutout_length:
             return x
         n, _, size, _ = x.shape
-        distance = torch.arange(size) - torch.randint(0, size, (2, n, 1))
-        half = self.cutout_length // 2
-        rows, columns = ((distance >= -half) & (distance < half)).to(x.device)
+        centre = draw(lambda: torch.randint(0, size, (2, n, 1)), x.device)
+        distance, half = torch.arange(size, device=x.device) - centre, self.cutout_length // 2
+        rows, columns = (distance >= -half) & (distance < half)
         return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
 
 

@@ -8,10 +8,15 @@ cubic interpolation and sampled bilinearly. Flips, quarter turns and shifts by w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dasgm.bilevel.draws import draw
 
 
 class Augmentation(nn.Module):
@@ -21,8 +26,7 @@ class Augmentation(nn.Module):
 
     p follows r_t, the mean sign of the logits of real images. After every `interval` batches it changes by their number
     of images / `horizon`, upwards if r_t is above `target`, and is clipped to [0, 1]. Each worker counts only its own
-    images, so with several workers p changes more slowly. The draws are torch's on the CPU, so that `replay` repeats
-    them.
+    images, so with several workers p changes more slowly.
     """
 
     p: Tensor
@@ -41,39 +45,40 @@ class Augmentation(nn.Module):
         self.register_buffer("interpolation", interpolation(size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        p = float(self.p)
-        if p == 0:
+        if x.device.type == "cpu" and self.p == 0:  # a GPU would have to be waited for, to know this
             return x
-        return coloured(moved(x, geometry(len(x), x.shape[-1], p), self.interpolation), colour(len(x), p))
+        n, size = len(x), x.shape[-1]
+        return coloured(moved(x, geometry(n, size, self.p), self.interpolation), colour(n, self.p))
 
     @torch.no_grad()
     def observe(self, logits: Tensor) -> None:
         """Counts the logits of a batch of real images, and changes p after every `interval` batches."""
         if not self.training:
             return
-        signs, images = self.signs + logits.sign().sum(), self.images + len(logits)
-        if int(self.batches) + 1 < self.interval:
-            self.signs, self.images, self.batches = signs, images, self.batches + 1
-            return
+        signs, images, batches = self.signs + logits.sign().sum(), self.images + len(logits), self.batches + 1
+        due = batches >= self.interval
         step = (signs / images - self.target).sign() * images / self.horizon
-        self.p = (self.p + step).clamp(0, 1)
-        self.signs, self.images, self.batches = signs * 0, images * 0, self.batches * 0
+        self.p = torch.where(due, (self.p + step).clamp(0, 1), self.p)
+        self.signs, self.images = torch.where(due, 0, signs), torch.where(due, 0, images)
+        self.batches = torch.where(due, 0, batches)
 
 
-def geometry(n: int, size: int, p: float) -> Tensor:
+def geometry(n: int, size: int, p: Tensor) -> Tensor:
     """n random transformations [n, 3, 3] of pixel coordinates about the centre of the image (x to the right, y down).
 
     They map the position of a pixel to its new position.
     """
-    flip, turn = 1.0 - 2 * _fires(n, p, torch.randint(2, (n,))), _fires(n, p, torch.randint(4, (n,)))
-    shift = _fires(n, p, (torch.rand(2, n) * 2 - 1) * size / 8).round()
-    scale, stretch = 2 ** _fires(n, p, 0.2 * torch.randn(n)), 2 ** _fires(n, p, 0.2 * torch.randn(n))
-    either = 1 - math.sqrt(1 - p)  # with two turns, at least one happens with probability p
-    before, after = (_fires(n, either, (torch.rand(n) * 2 - 1) * math.pi) for _ in range(2))
-    drift = _fires(n, p, torch.randn(2, n) * size / 8)
-    cosine, sine = torch.tensor([[1.0, 0.0, -1.0, 0.0], [0.0, -1.0, 0.0, 1.0]])[:, turn.long()]  # exact
+    fires, numbers = partial(_fires, n, p), partial(_numbers, p.device)
+    flip, turn = 1 - 2 * fires(numbers(torch.randint, 2, (n,))), fires(numbers(torch.randint, 4, (n,)))
+    shift = fires((numbers(torch.rand, 2, n) * 2 - 1) * size / 8).round()
+    scale, stretch = 2 ** fires(0.2 * numbers(torch.randn, n)), 2 ** fires(0.2 * numbers(torch.randn, n))
+    either = 1 - (1 - p.double()).sqrt()  # with two turns, at least one happens with probability p
+    before, after = (_fires(n, either, (numbers(torch.rand, n) * 2 - 1) * math.pi) for _ in range(2))
+    drift = fires(numbers(torch.randn, 2, n) * size / 8)
+    odd = turn % 2 == 1  # quarter turns are exact
+    cosine, sine = torch.where(odd, 0.0, 1 - turn), torch.where(odd, turn - 2, 0.0)
     steps = (
-        _diagonal(flip, 1.0),
+        _diagonal(flip, 1),
         _rotation(cosine, sine),
         _translation(*shift),
         _diagonal(scale, scale),
@@ -85,11 +90,12 @@ def geometry(n: int, size: int, p: float) -> Tensor:
     return _composed(steps)
 
 
-def colour(n: int, p: float) -> Tensor:
+def colour(n: int, p: Tensor) -> Tensor:
     """n random transformations [n, 4, 4] of (red, green, blue, 1), with colours in [-1, 1]."""
-    bright, contrast = _fires(n, p, 0.2 * torch.randn(n)), 2 ** _fires(n, p, 0.5 * torch.randn(n))
-    invert = _fires(n, p, torch.randint(2, (n,)))
-    hue, saturation = _fires(n, p, (torch.rand(n) * 2 - 1) * math.pi), 2 ** _fires(n, p, torch.randn(n))
+    fires, numbers = partial(_fires, n, p), partial(_numbers, p.device)
+    bright, contrast = fires(0.2 * numbers(torch.randn, n)), 2 ** fires(0.5 * numbers(torch.randn, n))
+    invert = fires(numbers(torch.randint, 2, (n,)))
+    hue, saturation = fires((numbers(torch.rand, n) * 2 - 1) * math.pi), 2 ** fires(numbers(torch.randn, n))
     return _composed(
         (
             _matrix([1, 0, 0, bright], [0, 1, 0, bright], [0, 0, 1, bright], [0, 0, 0, 1]),
@@ -110,13 +116,14 @@ def moved(x: Tensor, geometry: Tensor, interpolation: Tensor) -> Tensor:
     version of torch.
     """
     size, centre = x.shape[-1], (x.shape[-1] - 1) / 2
-    rows, columns = torch.meshgrid(*[torch.arange(size) - centre] * 2, indexing="ij")
-    places = torch.stack([columns, rows, torch.ones(size, size)]).flatten(1).to(geometry)
-    places = torch.linalg.inv(geometry)[:, :2] @ places + centre  # [n, 2, s * s]: where each pixel comes from
+    line = torch.arange(size, device=x.device).to(geometry) - centre
+    rows, columns = torch.meshgrid(line, line, indexing="ij")
+    places = torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)
+    places = _inverse(geometry) @ places + centre  # [n, 2, s * s]: where each pixel comes from
     last = 2 * (size - 1)
     places = last - ((2 * places).remainder(2 * last) - last).abs()  # mirrored, on the doubled image
     near = places.floor().clamp(max=last - 1)
-    corner, (right, down) = near.long().to(x.device), (places - near).to(x).unbind(1)
+    corner, (right, down) = near.long(), (places - near).to(x).unbind(1)
     pixels = (interpolation @ x @ interpolation.T).flatten(2)
     out = torch.zeros_like(x).flatten(2)
     for i, j in product((0, 1), repeat=2):
@@ -144,15 +151,30 @@ def interpolation(size: int) -> Tensor:
     return rows
 
 
-def _fires(n: int, p: float, values: Tensor) -> Tensor:
+def _numbers(device: torch.device, function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """What a function of torch draws."""
+    return draw(lambda: function(*args), device)
+
+
+def _fires(n: int, p: Tensor, values: Tensor) -> Tensor:
     """`values` [..., n] with probability p, else 0. One draw decides for a whole column."""
-    return torch.where(torch.rand(n) < p, values, 0)
+    return torch.where(draw(lambda: torch.rand(n), values.device) < p, values, 0.0)
 
 
-def _matrix(*rows: list[Tensor | float]) -> Tensor:
-    """[n, k, k] from k rows, whose entries are numbers or [n]."""
-    entries = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.get_default_dtype()) for r in rows for v in r))
-    return torch.stack(entries, -1).unflatten(-1, (len(rows), len(rows)))
+def _matrix(*rows: list[Tensor | int]) -> Tensor:
+    """[n, k, k] from k rows, whose entries are 0, 1 or [n]."""
+    entries = [entry for row in rows for entry in row]
+    some = next(entry for entry in entries if isinstance(entry, Tensor))
+    known = torch.zeros_like(some), torch.ones_like(some)
+    stacked = torch.stack([e if isinstance(e, Tensor) else known[e] for e in entries], -1)
+    return stacked.unflatten(-1, (len(rows), len(rows)))
+
+
+def _inverse(geometry: Tensor) -> Tensor:
+    """The first two rows of the inverse of affine matrices [n, 3, 3]. `torch.linalg.inv` would wait for a GPU."""
+    (a, b, c), (d, e, f) = (row.unbind(1) for row in geometry[:, :2].unbind(1))
+    rows = [e, -b, b * f - c * e, -d, a, c * d - a * f]
+    return torch.stack(rows, -1).unflatten(-1, (2, 3)) / (a * e - b * d)[:, None, None]
 
 
 def _composed(steps: tuple[Tensor, ...]) -> Tensor:
@@ -163,7 +185,7 @@ def _composed(steps: tuple[Tensor, ...]) -> Tensor:
     return first
 
 
-def _diagonal(x: Tensor | float, y: Tensor | float) -> Tensor:
+def _diagonal(x: Tensor, y: Tensor | int) -> Tensor:
     return _matrix([x, 0, 0], [0, y, 0], [0, 0, 1])
 
 
@@ -175,7 +197,7 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
     return _matrix([1, 0, x], [0, 1, y], [0, 0, 1])
 
 
-def _on_colours(across: Tensor | float, luma: Tensor | float | None = None, turn: Tensor | float = 0.0) -> Tensor:
+def _on_colours(across: Any, luma: Any = None, turn: Any = 0.0) -> Tensor:
     """The matrix that scales colours by `luma` along the grey axis v = (1, 1, 1) / sqrt 3 and by `across` perpendicular
     to it, plus `turn` times the cross product v x ... (Rodrigues: cos, 1 and sin of an angle give a rotation).
     """

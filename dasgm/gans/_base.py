@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -122,6 +122,14 @@ class Gan:
         Each is loss(discriminate, real, y, fake, y_fake).
         """
         raise NotImplementedError
+
+    def phase(self, turn: int) -> Hashable | None:
+        """What `discriminator_losses(turn)` depends on: equal for turns with the same losses.
+
+        With this, a GPU can take the iterations of a search as CUDA graphs, if all random numbers come from
+        `dasgm.bilevel.draw` and nothing waits for the GPU. None: these iterations are taken one by one.
+        """
+        return None
 
     def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
         """The optimiser of G, torch's SGD without Nesterov momentum or Adam."""

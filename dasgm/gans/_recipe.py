@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -68,6 +68,9 @@ class ResnetGan(Gan):
         self.settings = config
         if config.orthogonal:
             self.regularise = partial(orthogonal_gradient, config.orthogonal)
+
+    def phase(self, turn: int) -> Hashable:
+        return ()
 
     def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
         return self._adam(params, self.settings.generator_lr)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dasgm.bilevel.draws import draw
 from dasgm.gans._ada import Augmentation
 from dasgm.gans._searchable import Alternatives, dilated, none, skip
 
@@ -126,7 +127,8 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = self.conv(x, w)
-        noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+        n, _, *size = x.shape
+        noise = draw(lambda: torch.randn(n, 1, *size), x.device)
         return activate(x + self.strength * noise + self.bias[:, None, None])
 
 

@@ -103,8 +103,12 @@ class StyleGan2Ada(Gan):
         return softplus(-discriminate(fake, y)).mean()
 
     def discriminator_losses(self, turn: int) -> list[Loss]:
-        gamma, interval = self.config.r1_gamma, self.config.r1_interval
-        return [logistic] if not gamma or turn % interval else [logistic, partial(r1, gamma * interval)]
+        penalty = partial(r1, self.config.r1_gamma * self.config.r1_interval)
+        return [logistic, penalty] if self.phase(turn) else [logistic]
+
+    def phase(self, turn: int) -> bool:
+        """Whether this turn takes an R1 step."""
+        return bool(self.config.r1_gamma) and turn % self.config.r1_interval == 0
 
     def generator_optimizer(self, params: Iterable[Tensor]) -> Optimizer:
         return _adam(params, self.config.generator_lr, 4 / 5)

@@ -20,13 +20,14 @@ from dasgm.device import device_of, ensure_room
 from dasgm.distributed import average, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
 from dasgm.jobs.loop import Loop
+from dasgm.jobs.means import Means
 from dasgm.jobs.memory import batch_advice
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.training import TOP, Batches, InMemory, Training
 from dasgm.measures.counts import measure_genotype
 from dasgm.networks.network import check_image_size
 from dasgm.recipes import EvaluateConfig
-from dasgm.search import Means, SearchFailed
+from dasgm.search import SearchFailed
 from dasgm.store.records import digest, is_row
 from dasgm.store.run import Run
 

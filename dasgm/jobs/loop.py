@@ -15,10 +15,11 @@ from dasgm.config import MOST_THREADS
 from dasgm.device import is_out_of_memory
 from dasgm.distributed import barrier, broadcast, gather, rank, world_size
 from dasgm.jobs.epochs import Epochs
+from dasgm.jobs.means import Means
 from dasgm.jobs.session import Refused, Row, Session, of_first, show
 from dasgm.measures.judge import collapse
 from dasgm.pages.report import report as write_report
-from dasgm.search import Means, SearchFailed
+from dasgm.search import SearchFailed
 from dasgm.store.records import ENDS, kept_record
 from dasgm.store.run import Run
 

@@ -17,12 +17,13 @@ from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
 from dasgm.jobs.inspection import Inspection
 from dasgm.jobs.loop import Loop
+from dasgm.jobs.means import Means
 from dasgm.jobs.memory import ensure_gan
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import iterate
 from dasgm.measures.fidelity import inception
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read
-from dasgm.search import Means, SearchFailed, batch
+from dasgm.search import SearchFailed, batch
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import exclusive, printable
 from dasgm.store.run import Run, ensure_writable, state_of

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import torch
 
 from dasgm.adversary import Adversary
-from dasgm.bilevel import NotFinite, Tensors
+from dasgm.bilevel import Tensors
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
 from dasgm.genotype import KNOWN
 from dasgm.jobs.inspection import Inspection
 from dasgm.jobs.loop import Loop, restoring
+from dasgm.jobs.means import Means
 from dasgm.jobs.memory import advice, ensure_gan
 from dasgm.jobs.proxy import Proxy
 from dasgm.jobs.session import Hooks, Row, Session, run_job
@@ -26,7 +27,7 @@ from dasgm.networks.network import Network, check_image_size
 from dasgm.networks.supernet import Supernet
 from dasgm.pages.figures import draw
 from dasgm.pretrained import Pretrained, chosen
-from dasgm.search import Means, Search, SearchFailed, architecture_metrics
+from dasgm.search import Search, SearchFailed, architecture_metrics
 
 
 def main(config: SearchConfig, folder: Path, hooks: Hooks | None = None) -> Row:
@@ -111,7 +112,7 @@ class SearchLoop(Loop):
         self.proxy_state: Row = {}  # of a checkpoint that was written within the proxy
 
     def build(self) -> None:
-        self.search = Search(self.config, self.data, self.pretrained)
+        self.search = Search(self.config, self.data, self.pretrained, self.hooks.say)
         gan, self.inspection = self.search.gan, None
         if isinstance(gan, Adversary):  # what is looked at is the live generator, which a search learns from
             self.inspection = Inspection(self.session, self.config, self.data, gan, lambda: gan.G.fixed)
@@ -164,18 +165,7 @@ class SearchLoop(Loop):
         return range(self.done, self.length)  # the search draws its own
 
     def iterate(self, i: int, batch: Any) -> Tensors:
-        try:
-            return self.search.iterate()
-        except NotFinite as error:
-            self._end_not_finite(error)
-
-    def _end_not_finite(self, error: NotFinite) -> Never:
-        """SearchFailed, of an iteration that could not be taken."""
-        epoch = self.epoch + 1
-        self._agree(epoch)  # of averaged numbers, so it is on every worker
-        self.means.add(self.search.losses())
-        self.means.close(epoch)  # names the stage, if a loss is not finite either
-        raise SearchFailed(f"epoch {epoch}, stage 3 or 4 (mixed derivative): {error}") from None
+        return self.search.iterate()
 
     def close(self, means: Means) -> Row:
         search = self.search

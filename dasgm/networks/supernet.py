@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dasgm.bilevel.draws import dropout
 from dasgm.genotype import EDGES, INPUTS, NODES, SKIP
 from dasgm.methods._base import Stage
 from dasgm.networks.operations import (
@@ -286,7 +287,7 @@ class Fan(nn.Module):
             for place, weight in zip(self.having[name], weight_of[name].unbind(), strict=True):
                 result = results[name]
                 if name == SKIP and skip_dropout > 0:
-                    result = F.dropout(result, skip_dropout)  # drawn anew for each edge
+                    result = dropout(result, skip_dropout)  # drawn anew for each edge
                 terms[place].append(result * weight)
 
 
@@ -337,6 +338,7 @@ class Reduce(nn.Module):
 class WeightedNorm(nn.Module):
     """Batch norm without learned parameters. `forward` takes an optional gain, [channels]."""
 
+    statistics_as_torch = True  # in training mode its running statistics are written and not read
     running_mean: Tensor
     running_var: Tensor
 

@@ -72,5 +72,17 @@ def ensure_same_bits_after_resume(one: Search, other: Search) -> None:
         assert all(torch.equal(p, b.params[name]) for name, p in a.params.items())
 
 
+def ensure_same_bits_with_draws_made_before(one: Search, other: Search, iterations: int = 2) -> None:
+    """As a GPU takes iterations: their draws are made before them, and no number is drawn otherwise."""
+    other.iterations.ahead = True
+    for search in (one, other):
+        search.schedule()
+        for _ in range(iterations):
+            search.iterate()
+    assert all(draws.known for draws in other.iterations.draws.values())
+    for a, b in zip(_players(one), _players(other), strict=True):
+        assert all(torch.equal(p, b.params[name]) for name, p in a.params.items())
+
+
 def _players(search: Search) -> list[Any]:
     return [search.W, search.A, *search.gan.players]

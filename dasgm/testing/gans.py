@@ -17,7 +17,12 @@ from torch.func import functional_call, jvp
 from dasgm.adversary import Adversary
 from dasgm.bilevel import grad, mixed_vjp
 from dasgm.gans._base import SIZES, Gan, GanConfig
-from dasgm.testing._plugins import Conformance, ensure_same_bits_after_resume, small_search
+from dasgm.testing._plugins import (
+    Conformance,
+    ensure_same_bits_after_resume,
+    ensure_same_bits_with_draws_made_before,
+    small_search,
+)
 
 CLASSES = 3
 State = dict[str, Tensor]
@@ -213,6 +218,12 @@ class GanConformance(Conformance):
         """All state is in the modules' parameters and buffers, so that a checkpoint has it."""
         config = replace(config, warmup=0)
         ensure_same_bits_after_resume(*(small_search(gan=config, batch_size=4) for _ in range(2)))
+
+    def test_draws_can_be_made_before_an_iteration(self, config: GanConfig) -> None:
+        """What a GPU needs in order not to be waited for; a GAN whose `phase` is None does without."""
+        if config.build(CLASSES, 16, True).phase(0) is not None:
+            one, other = (small_search(gan=replace(config, warmup=0), batch_size=4) for _ in range(2))
+            ensure_same_bits_with_draws_made_before(one, other)
 
     @pytest.mark.parametrize("size", (0, 24, 128))
     def test_sizes_without_a_generator_are_refused(self, config: GanConfig, size: int) -> None:

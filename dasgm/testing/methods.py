@@ -14,7 +14,12 @@ from dasgm.genotype import Genotype
 from dasgm.jobs.search import fits
 from dasgm.methods._base import MethodConfig
 from dasgm.presets import preset
-from dasgm.testing._plugins import Conformance, ensure_same_bits_after_resume, small_search
+from dasgm.testing._plugins import (
+    Conformance,
+    ensure_same_bits_after_resume,
+    ensure_same_bits_with_draws_made_before,
+    small_search,
+)
 
 MOST_STAGES = 20
 
@@ -72,6 +77,10 @@ class MethodConformance(Conformance):
 
     def test_a_resumed_search_has_the_same_bits(self, config: MethodConfig) -> None:
         ensure_same_bits_after_resume(small_search(method=config), small_search(method=config))
+
+    def test_draws_can_be_made_before_an_iteration(self, config: MethodConfig) -> None:
+        """What a GPU needs in order not to be waited for."""
+        ensure_same_bits_with_draws_made_before(small_search(method=config), small_search(method=config))
 
     @pytest.mark.parametrize(
         ("field", "value"), [("epochs", 0), ("cells", 2), ("channels", 0), ("arch_start_epoch", -1)]

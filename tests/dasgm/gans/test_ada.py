@@ -55,7 +55,7 @@ COLOUR = ("bright", "contrast", "invert", "hue", "saturation")
 def test_whole_pixels_are_moved_exactly(fires, draws, expected):
     x = torch.randn(2, 3, 16, 16)
     fires(*GEOMETRY, **draws)
-    found = moved(x, geometry(2, 16, 1.0), interpolation(16))
+    found = moved(x, geometry(2, 16, torch.tensor(1.0)), interpolation(16))
     assert np.array_equal(found.numpy(), expected(x.numpy()))
 
 
@@ -63,7 +63,7 @@ def test_between_pixels(fires):
     x = torch.randn(1, 3, 16, 16)
     for drift, taps in ((0.5, (-1 / 16, 9 / 16, 9 / 16, -1 / 16)), (0.25, (-1 / 32, 9 / 32, 25 / 32, -1 / 32))):
         fires(*GEOMETRY, drift=[[drift], [0.0]])
-        found = moved(x, geometry(1, 16, 1.0), interpolation(16))
+        found = moved(x, geometry(1, 16, torch.tensor(1.0)), interpolation(16))
         # to the right: a pixel comes from the left of where it is
         expected = sum(t * x[..., i : 13 + i] for i, t in enumerate(taps))
         assert torch.allclose(found[..., 2:15], expected)
@@ -74,7 +74,7 @@ def test_any_geometry_on_a_ramp(fires):
     at = torch.arange(32) - 15.5
     ramp = 0.3 * at[None, :] - 0.7 * at[:, None]
     fires(*GEOMETRY, scale=0.4, stretch=-0.3, before=0.5, after=-1.1, drift=[[1.3], [-0.4]])
-    G = geometry(1, 32, 1.0)
+    G = geometry(1, 32, torch.tensor(1.0))
     turn = lambda a: np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])  # noqa: E731
     linear = turn(1.1) @ np.diag([2**-0.3, 2**0.3]) @ turn(-0.5) * 2**0.4
     assert np.allclose(G[0, :2, :2], linear) and np.allclose(G[0, :2, 2], [1.3, -0.4])
@@ -90,7 +90,7 @@ def test_colours_against_their_formulas(fires):
 
     def changed(**draws):
         fires(*COLOUR, **draws)
-        return coloured(x, colour(2, 1.0))
+        return coloured(x, colour(2, torch.tensor(1.0)))
 
     assert torch.equal(changed(), x)
     assert torch.allclose(changed(bright=0.3), x + 0.3)
@@ -105,7 +105,7 @@ def test_colours_against_their_formulas(fires):
 @pytest.mark.parametrize("p", [1.0, 0.3])
 def test_draws_have_the_paper_s_distributions(p):
     n = 40_000
-    G, C = geometry(n, 32, p), colour(n, p)
+    G, C = geometry(n, 32, torch.tensor(p)), colour(n, torch.tensor(p))
     linear = G[:, :2, :2]
     scale = linear.det().abs().log2() / 2
     hit = scale.abs() > 1e-9

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dasgm.config import key_of, keys, plugin
-from dasgm.gans import biggan
+from dasgm.gans import biggan, stylegan2ada
 from dasgm.testing import GanConformance
+from dasgm.testing._plugins import ensure_same_bits_with_draws_made_before, small_search
 
 KEYS = keys("gans")
 LINEAR = ("stylegan2ada",)  # no tanh: images go beyond [-1, 1]
@@ -34,3 +35,11 @@ class TestEveryGan(GanConformance):
 def test_wrong_settings_of_biggan_are_refused_by_name(settings):
     with pytest.raises(ValueError, match=rf"^gan\.{next(iter(settings))} [^\n]*expected[^\n]*$"):
         biggan.Config(**settings).build(3, 16, searched=False)
+
+
+def test_draws_can_be_made_before_an_iteration_while_p_moves():
+    """R1 in every other iteration, as two kinds of them."""
+    gan = stylegan2ada.Config(channels=4, augment_start=0.5, augment_interval=1, augment_kimg=0.1, r1_interval=2)
+    searches = [small_search(gan=gan, batch_size=4) for _ in range(2)]
+    ensure_same_bits_with_draws_made_before(*searches, iterations=4)
+    assert len(searches[1].iterations.draws) == 2 and searches[1].gan.E.buffers["stock.augmentation.p"] != 0.5

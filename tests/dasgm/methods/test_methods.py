@@ -9,9 +9,10 @@ import pytest
 from pictures import cifar_like, png, random_pictures, write_parquet
 
 from dasgm.config import keys, override, plugin
+from dasgm.jobs.means import LOSSES
 from dasgm.jobs.search import fits
 from dasgm.presets import preset, with_dataset
-from dasgm.search import LOSSES, Search
+from dasgm.search import Search
 from dasgm.testing import MethodConformance
 
 METHODS = keys("methods")
