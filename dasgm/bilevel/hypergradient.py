@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dasgm.bilevel.convolutions import GroupedConvolutions
 from dasgm.bilevel.player import Player
 from dasgm.bilevel.point import Point
 from dasgm.bilevel.response import Tensors, norm
@@ -31,12 +32,18 @@ def grad(loss: Tensor, *points: Point) -> tuple[Tensors, ...]:
     return found
 
 
-def _grad(loss: Tensor, wanted: list[Tensors], create_graph: bool = False) -> tuple[Tensors, ...]:
-    """The same of any tensors, on this worker alone. A tensor that the loss does not depend on has gradient 0."""
+def _grad(
+    loss: Tensor | list[Tensor], wanted: list[Tensors], create_graph: bool = False, along: list[Tensor] | None = None
+) -> tuple[Tensors, ...]:
+    """The same of any tensors, on this worker alone. A tensor that the loss does not depend on has gradient 0.
+
+    Args:
+        along: of several tensors in place of a loss: each one's direction. The loss is their inner product.
+    """
     flat = [t for tensors in wanted for t in tensors.values()]
     if not flat:
         return tuple({} for _ in wanted)
-    grads = iter(torch.autograd.grad(loss, flat, create_graph=create_graph, allow_unused=True))
+    grads = iter(torch.autograd.grad(loss, flat, along, create_graph=create_graph, allow_unused=True))
     return tuple({k: torch.zeros_like(t) if (g := next(grads)) is None else g for k, t in ts.items()} for ts in wanted)
 
 
@@ -78,9 +85,11 @@ def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Te
     higher cost.
     """
     copy = {k: t.detach().clone().requires_grad_(k in p) for k, t in x.params.items()}
-    (gx,) = _grad(f(x.at(copy), y), [{k: copy[k] for k in p}], create_graph=True)
-    inner = torch.stack([(gx[k] * p[k]).sum() for k in p if gx[k].requires_grad]).sum()
-    (mixed,) = _grad(inner, [y.trainable])
+    with GroupedConvolutions():
+        loss = f(x.at(copy), y)
+    (gx,) = _grad(loss, [{k: copy[k] for k in p}], create_graph=True)
+    dependent = [k for k in p if gx[k].requires_grad]
+    (mixed,) = _grad([gx[k] for k in dependent], [y.trainable], along=[p[k] for k in dependent])
     average(list(mixed.values()))
     return mixed
 
