@@ -222,6 +222,7 @@ class Search:
         running statistics.
         """
         A, data = self.A.fixed(), self.data
+        self.W.agree()
         right, seen = torch.zeros((), dtype=torch.int64, device=self.device), 0
         self.W.module.eval()
         for i in J[rank() :: world_size()].split(max(self.config.batch_size, 256)):

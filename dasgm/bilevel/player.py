@@ -13,6 +13,7 @@ from dasgm.bilevel.point import Point, Slots
 from dasgm.bilevel.response import Clipping, Response, SgdResponse, Tensors, add, no_response, take_step
 from dasgm.distributed import average
 
+STATISTICS = {"running_mean", "running_var"}  # of batch norm, by the names that torch gives them
 MOMENTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
 """Names of what an optimiser keeps for each parameter."""
 
@@ -43,6 +44,8 @@ class Player(Point):
         frozen: bool = False,
     ):
         self._slots = Slots(module.train())
+        self._statistics = {k: place for k, place in self._slots.buffers.items() if place[1] in STATISTICS}
+        self._states = {k: place for k, place in self._slots.buffers.items() if k not in self._statistics}
         self.module, self.clip, self.regularise, self.average_decay = module, clip, regularise, average_decay
         self.inner, self.frozen, self.steps = inner, frozen, 0
         self.params = self._slots.read(self._slots.params)
@@ -111,17 +114,23 @@ class Player(Point):
         for p in self.params.values():
             p.grad = None
         self.steps += 1
-        self._agree()
+        self._keep()
         return SgdResponse(self.lr) if self.inner == "sgd" else response
 
-    def _agree(self) -> None:
-        """Update the moving average, and average floating-point buffers over the workers, so that rank 0's checkpoint
-        holds the truth."""
-        average([b for b in self.buffers.values() if b.is_floating_point()])
+    def _keep(self) -> None:
+        """Average what a forward keeps for the next one over the workers, and update the moving average."""
+        average(_floating(self._slots.read(self._states)))
         if self.mean and self.average_decay:
             decay = self.average_decay(self.steps)
             for k, p in self.params.items():
                 self.mean[k].lerp_(p.detach(), 1 - decay)
+
+    def agree(self) -> None:
+        """Average the running statistics over the workers. All call it, before one of them reads or saves the module.
+
+        No step reads them, and they are linear in what each batch adds: their mean is the same as after every step.
+        """
+        average(_floating(self._slots.read(self._statistics)))
 
     def state_dict(self) -> dict[str, Any]:
         """Module, the optimiser's moments, number of steps and moving average, as plain data and tensors."""
@@ -143,6 +152,10 @@ class Player(Point):
         if self.mean is not None and state["mean"] is not None:
             for k, t in state["mean"].items():
                 self.mean[k].copy_(t)
+
+
+def _floating(tensors: Tensors) -> list[Tensor]:
+    return [t for t in tensors.values() if t.is_floating_point()]
 
 
 def _as_moments(

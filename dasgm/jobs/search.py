@@ -10,7 +10,7 @@ from typing import Any, Never
 import torch
 
 from dasgm.adversary import Adversary
-from dasgm.bilevel import NotFinite, Tensors
+from dasgm.bilevel import NotFinite, Player, Tensors
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
@@ -254,6 +254,10 @@ class SearchLoop(Loop):
             )
 
     # a checkpoint, and the end
+
+    @property
+    def players(self) -> list[Player]:
+        return [*self.search.players.values(), *([self.proxy.training.W] if self.proxy else [])]
 
     def state(self) -> Row:
         own = {"best": self.highest, "warmup_seconds": self.warmup_seconds}
