@@ -94,26 +94,38 @@ def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Te
     return mixed
 
 
-def dominant_eigenvalue(f: Callable[[], Tensor], x: Player, iterations: int = 20, tolerance: float = 1e-3) -> float:
+def dominant_eigenvalue(
+    f: Callable[[Any], Tensor], x: Player, radius: float, iterations: int = 20, tolerance: float = 1e-3
+) -> float:
     """The eigenvalue of largest modulus of the Hessian of f over the parameters of x, averaged over the workers.
 
     Power iteration from a random start. It ends when the Rayleigh quotient changes by less than `tolerance` of itself.
+    The product of the Hessian and a direction is a central difference of two gradients.
+
+    Args:
+        f: x -> scalar. It must make the same random draws in every call.
+        radius: distance by which the difference moves x to either side, in full float32.
     """
-    (g,) = _grad(f(), [x.trainable], create_graph=True)
-    v = {k: torch.randn(t.shape, dtype=t.dtype).to(t.device) for k, t in g.items()}
+    place = x.state()
+    v = {k: torch.randn(t.shape, dtype=t.dtype).to(t.device) for k, t in x.trainable.items()}
     value = 0.0
     for _ in range(iterations):
         size = norm(v)
         v = {k: t / size for k, t in v.items()}
-        inner = torch.stack([(g[k] * v[k]).sum() for k in g]).sum()
-        flat = torch.autograd.grad(inner, list(x.trainable.values()), retain_graph=True)
-        Hv = dict(zip(x.trainable, flat, strict=True))
+        with full_precision():
+            up, down = (_gradient_at(place.moved(v, e), f) for e in (radius, -radius))
+        Hv = {k: (up[k] - down[k]) / (2 * radius) for k in v}
         average(list(Hv.values()))
         before, value = value, float(torch.stack([(Hv[k] * v[k]).sum() for k in v]).sum())
         if abs(value - before) <= tolerance * abs(value):
             break
         v = Hv
     return value
+
+
+def _gradient_at(x: Point, f: Callable[[Any], Tensor]) -> Tensors:
+    leaves = {k: t.detach().requires_grad_() for k, t in x.params.items()}
+    return _grad(f(x.at(leaves)), [leaves])[0]
 
 
 @contextmanager
