@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -69,11 +70,10 @@ def average(tensors: list[Tensor]) -> None:
         return
     for dtype in dict.fromkeys(t.dtype for t in tensors):  # the same order on every worker
         some = [t for t in tensors if t.dtype == dtype]
-        flat = torch.cat([t.reshape(-1) for t in some])
+        flat = _flatten_dense_tensors(some)
         dist.all_reduce(flat)
         flat /= world_size()
-        for t, part in zip(some, flat.split([t.numel() for t in some]), strict=True):
-            t.copy_(part.view_as(t))
+        torch._foreach_copy_(some, _unflatten_dense_tensors(flat, some))
 
 
 def disagreeing(tensors: list[Tensor]) -> list[int]:

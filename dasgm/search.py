@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dasgm.genotype import Genotype
     from dasgm.pretrained import Pretrained
 
-RADIUS_W, RADIUS_G = 0.01, 0.1  # of the central differences, see docs/algorithm.md
+RADIUS_W, RADIUS_G, RADIUS_A = 0.01, 0.1, 0.3  # of the central differences, see docs/algorithm.md
 
 
 class SearchFailed(Exception):
@@ -265,6 +265,7 @@ class Search:
         running statistics.
         """
         A, data = self.A.fixed(), self.data
+        self.W.agree()
         right, seen = torch.zeros((), dtype=torch.int64, device=self.device), 0
         self.W.module.eval()
         for i in J[rank() :: world_size()].split(max(self.config.batch_size, 256)):
@@ -279,13 +280,18 @@ class Search:
         """Dominant eigenvalue of the Hessian over A, on one batch of J_2 per worker, with batch statistics.
 
         Above some value the derived network is bad although the supernet is good (Zela et al. 2020, arXiv 1909.09656).
-        Nothing is changed.
+        It is found by central differences of the gradient, also where `hypergradient` is "exact". Nothing is changed.
         """
         data, A, W = self.data, self.A, self.W.fixed
         i = self.batch(data.J2, "hessian", self.iteration)
         x, y = data.to_classifier(data.raw(i)), data.labels[i]
-        with replay(self.config.seed, "hessian", self.iteration):
-            return dominant_eigenvalue(lambda: F.cross_entropy(W(x, A()), y), A)
+
+        def loss(A: Any) -> Tensor:
+            with replay(self.config.seed, "hessian", self.iteration):
+                return F.cross_entropy(W(x, A()), y)
+
+        with replay(self.config.seed, "hessian", self.iteration, "direction"):
+            return dominant_eigenvalue(loss, A, RADIUS_A)
 
     def collapsed(self, metrics: dict[str, float]) -> str:
         """Why the stage ends early, or '' where it goes on.

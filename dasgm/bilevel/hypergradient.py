@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dasgm.bilevel.convolutions import GroupedConvolutions
 from dasgm.bilevel.player import Player
 from dasgm.bilevel.point import Point
 from dasgm.bilevel.response import Tensors, add, norm, scaled
@@ -26,12 +27,18 @@ def grad(loss: Tensor, *points: Point) -> tuple[Tensors, ...]:
     return found
 
 
-def _grad(loss: Tensor, wanted: list[Tensors], create_graph: bool = False) -> tuple[Tensors, ...]:
-    """The same of any tensors, on this worker alone. One tensor that the loss does not depend on has gradient 0."""
+def _grad(
+    loss: Tensor | list[Tensor], wanted: list[Tensors], create_graph: bool = False, along: list[Tensor] | None = None
+) -> tuple[Tensors, ...]:
+    """The same of any tensors, on this worker alone. One tensor that the loss does not depend on has gradient 0.
+
+    Args:
+        along: of several tensors in place of a loss: each one's direction. The loss is their inner product.
+    """
     tensors = [t for ts in wanted for t in ts.values()]
     if not tensors:
         return tuple({} for _ in wanted)
-    found = iter(torch.autograd.grad(loss, tensors, create_graph=create_graph, allow_unused=True))
+    found = iter(torch.autograd.grad(loss, tensors, along, create_graph=create_graph, allow_unused=True))
     grads = [{k: next(found) for k in ts} for ts in wanted]
     return tuple(_whole(some, ts) for some, ts in zip(grads, wanted, strict=True))
 
@@ -74,33 +81,47 @@ def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Te
     higher cost.
     """
     copy = {k: t.detach().clone().requires_grad_(k in p) for k, t in x.params.items()}
-    (gx,) = _grad(f(x.at(copy), y), [{k: copy[k] for k in p}], create_graph=True)
-    inner = torch.stack([(gx[k] * p[k]).sum() for k in p if gx[k].requires_grad]).sum()
-    (mixed,) = _grad(inner, [y.trainable])
+    with GroupedConvolutions():
+        loss = f(x.at(copy), y)
+    (gx,) = _grad(loss, [{k: copy[k] for k in p}], create_graph=True)
+    dependent = [k for k in p if gx[k].requires_grad]
+    (mixed,) = _grad([gx[k] for k in dependent], [y.trainable], along=[p[k] for k in dependent])
     average(list(mixed.values()))
     return mixed
 
 
-def dominant_eigenvalue(f: Callable[[], Tensor], x: Player, iterations: int = 20, tolerance: float = 1e-3) -> float:
+def dominant_eigenvalue(
+    f: Callable[[Any], Tensor], x: Player, radius: float, iterations: int = 20, tolerance: float = 1e-3
+) -> float:
     """The eigenvalue of largest modulus of the Hessian of f over the parameters of x, averaged over the workers.
 
     Power iteration from a random start. It ends when the Rayleigh quotient changes by less than `tolerance` of itself.
+    The product of the Hessian and a direction is a central difference of two gradients.
+
+    Args:
+        f: x -> scalar. It must make the same random draws in every call.
+        radius: distance by which the difference moves x to either side, in full float32.
     """
-    (g,) = _grad(f(), [x.trainable], create_graph=True)
-    v = {k: torch.randn(t.shape, dtype=t.dtype).to(t.device) for k, t in g.items()}
+    place = x.state()
+    v = {k: torch.randn(t.shape, dtype=t.dtype).to(t.device) for k, t in x.trainable.items()}
     value = 0.0
     for _ in range(iterations):
         size = norm(v)
         v = {k: t / size for k, t in v.items()}
-        inner = torch.stack([(g[k] * v[k]).sum() for k in g]).sum()
-        flat = torch.autograd.grad(inner, list(x.trainable.values()), retain_graph=True)
-        Hv = dict(zip(x.trainable, flat, strict=True))
+        with full_precision():
+            up, down = (_gradient_at(place.moved(v, e), f) for e in (radius, -radius))
+        Hv = {k: (up[k] - down[k]) / (2 * radius) for k in v}
         average(list(Hv.values()))
         before, value = value, float(torch.stack([(Hv[k] * v[k]).sum() for k in v]).sum())
         if abs(value - before) <= tolerance * abs(value):
             break
         v = Hv
     return value
+
+
+def _gradient_at(x: Point, f: Callable[[Any], Tensor]) -> Tensors:
+    leaves = {k: t.detach().requires_grad_() for k, t in x.params.items()}
+    return _grad(f(x.at(leaves)), [leaves])[0]
 
 
 @contextmanager

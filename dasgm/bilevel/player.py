@@ -116,16 +116,15 @@ class Player(Point):
         response = take_step(self.optimizer, self.params, clipping)
         for p in self.params.values():
             p.grad = None
-        self._agree()
+        self._keep()
         self.steps += 1
         if self.lr == 0:
             return no_response
         return SgdResponse(self.lr) if self.inner == "sgd" else response
 
-    def _agree(self) -> None:
-        """Update the moving average, and average floating-point buffers over the workers, so that rank 0's checkpoint
-        holds the truth."""
-        average([b for b in self.buffers.values() if b.is_floating_point()])
+    def _keep(self) -> None:
+        """Average what a forward keeps for the next one over the workers, and update the moving average."""
+        average(_floating({k: b for k, b in self.buffers.items() if k not in self._slots.statistics}))
         if self.mean and self.average_decay:
             means, params = list(self.mean.values()), [p.detach() for p in self.params.values()]
             old, new = draw(self._shares, means[0].device).to(means[0].dtype)
@@ -137,6 +136,13 @@ class Player(Point):
         assert self.average_decay
         decay = self.average_decay(self.steps + 1)
         return torch.tensor([decay, 1 - decay], dtype=torch.float64)
+
+    def agree(self) -> None:
+        """Average the running statistics over the workers. All call it, before one of them reads or saves the module.
+
+        No step reads them, and they are linear in what each batch adds: their mean is the same as after every step.
+        """
+        average(_floating({k: b for k, b in self.buffers.items() if k in self._slots.statistics}))
 
     def state_dict(self) -> dict[str, Any]:
         """Module, the optimiser's moments, number of steps and moving average, as plain data and tensors."""
@@ -161,10 +167,14 @@ class Player(Point):
 
 
 def _fast(optimizer: Optimizer) -> Optimizer:
-    """The optimiser, steps all parameters in one kernel, which a CUDA graph can hold."""
+    """The optimiser, which steps all parameters in one kernel that a CUDA graph can hold."""
     for group in optimizer.param_groups:
         group |= {"fused": True, "foreach": False} | ({"capturable": True} if "capturable" in group else {})
     return optimizer
+
+
+def _floating(tensors: Tensors) -> list[Tensor]:
+    return [t for t in tensors.values() if t.is_floating_point()]
 
 
 def _as_moments(

@@ -55,7 +55,8 @@ class Slots:
 
     def __init__(self, module: nn.Module):
         self.module = module
-        self._norms = [(name, m) for name, m in module.named_modules() if _keeps_statistics(m)]
+        norms = [(name, m) for name, m in module.named_modules() if _keeps_statistics(m)]
+        self.statistics = {f"{name}.{leaf}".lstrip("."): m for name, m in norms for leaf in STATISTICS}
         self.params = self._find("_parameters", module.named_parameters)
         self.buffers = self._find("_buffers", module.named_buffers)
 
@@ -68,8 +69,7 @@ class Slots:
 
     def only_written(self) -> set[str]:
         """Names of buffers that a forward pass writes and does not read: running statistics in training mode."""
-        norms = [name for name, norm in self._norms if norm.training]
-        return {f"{norm}.{name}".lstrip(".") for norm in norms for name in STATISTICS}
+        return {name for name, norm in self.statistics.items() if norm.training}
 
     def call(self, params: Tensors, buffers: dict[str, Tensor | None], args: tuple[Any, ...]) -> Any:
         """The module's output with these tensors. Its own tensors are put back, even after an exception."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dasgm import model
-from dasgm.bilevel import Tensors
+from dasgm.bilevel import Player, Tensors
 from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import average, broadcast, gather, rank, world_size
@@ -248,6 +248,10 @@ class EvaluateLoop(Loop):
             self.hooks.say(f"left out, {len(new)} unreadable: {first_ten(new)}")
 
     # a checkpoint, and the end
+
+    @property
+    def players(self) -> list[Player]:
+        return [self.training.W]
 
     def state(self) -> Row:
         own = {"best": self.least, "best_epoch": self.best_epoch, "last": self.last}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dasgm.bilevel import Tensors
+from dasgm.bilevel import Player, Tensors
 from dasgm.config import MOST_THREADS
 from dasgm.device import is_out_of_memory
 from dasgm.distributed import barrier, broadcast, gather, rank, world_size
@@ -75,6 +75,11 @@ class Loop(Epochs):
     @abstractmethod
     def tell(self, row: Row) -> None:
         """Say what came of an epoch."""
+
+    @property
+    @abstractmethod
+    def players(self) -> list[Player]:
+        """Those that a checkpoint keeps."""
 
     @abstractmethod
     def state(self) -> Row:
@@ -163,7 +168,10 @@ class Loop(Epochs):
     # checkpoints
 
     def save(self, best: bool, part: str = "") -> None:
-        """Rank 0's state is the truth: gradients and floating buffers are averaged. `part`: see `Run.save`."""
+        """Rank 0's state is the truth: gradients and floating buffers are averaged, running statistics here. So every
+        rank calls this. `part`: see `Run.save`."""
+        for player in self.players:
+            player.agree()
         if rank() != 0:
             return
         own = {"epoch": self.epoch, "means": self.means.state_dict(), "spent": self.spent, "hours": self.hours}

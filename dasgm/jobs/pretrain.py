@@ -11,7 +11,7 @@ from typing import Any
 
 from dasgm import pretrained
 from dasgm.adversary import Adversary, by_name, networks
-from dasgm.bilevel import Tensors, replay
+from dasgm.bilevel import Player, Tensors, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
@@ -250,6 +250,10 @@ class PretrainLoop(Loop):
         )
 
     # a checkpoint, and the end
+
+    @property
+    def players(self) -> list[Player]:
+        return list(self.training.gan.players)
 
     def state(self) -> Row:
         return {"search": self.training.state_dict()}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dasgm.adversary import Adversary
-from dasgm.bilevel import Tensors
+from dasgm.bilevel import Player, Tensors
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
@@ -244,6 +244,10 @@ class SearchLoop(Loop):
             )
 
     # a checkpoint, and the end
+
+    @property
+    def players(self) -> list[Player]:
+        return [*self.search.players.values(), *([self.proxy.training.W] if self.proxy else [])]
 
     def state(self) -> Row:
         own = {"best": self.highest, "warmup_seconds": self.warmup_seconds}

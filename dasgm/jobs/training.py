@@ -142,6 +142,7 @@ class Training:
     def counts(self, batches: Measured) -> tuple[int, int, int]:
         """Images measured, over all workers: right, right among the first five, all. In float32."""
         found = torch.zeros(3, dtype=torch.int64, device=self.device)
+        self.W.agree()
         self.network.eval()
         for x, y, mask in batches.testing():
             with full_precision():

@@ -27,11 +27,11 @@ from smooth import (
     relative,
     spy,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from toys import CLASSES
 
-from dasgm.bilevel import replay, seed_of
+from dasgm.bilevel import Player, replay, seed_of
 from dasgm.config import mathematics, override
 from dasgm.data import folder as data_folder
 from dasgm.distributed import SynchronisedNorm, average, disagreeing, ready
@@ -62,6 +62,8 @@ def own_batches(rank: int, folder: str, workers: int, radius: float | None) -> N
             before = {name: player.state_dict() for name, player in search.players.items()}
             torch.save(before | {"iteration": search.iteration}, f"{folder}/before.pt")
         search.step(*batch, True)
+    for player in search.players.values():
+        player.agree()
     state = {name: {k: p.detach() for k, p in player.params.items()} for name, player in search.players.items()}
     buffers = {name: player.module.state_dict() for name, player in search.players.items()}
     torch.save(
@@ -198,6 +200,27 @@ def holds_its_own(rank: int, folder: str, workers: int) -> None:
     average([own])
     assert disagreeing([own]) == []
     dist.destroy_process_group()
+
+
+def normalises_its_own(rank: int, folder: str, workers: int) -> None:
+    join(rank, folder, workers)
+    W = Player(nn.BatchNorm2d(3, affine=False))
+    batches = torch.randn(9, workers, 4, 3, 2, 2, generator=torch.Generator().manual_seed(6))
+    mean, var = torch.zeros(3), torch.ones(3)
+    for own in batches:  # the average of all workers' statistics after each batch
+        W.live(own[rank])
+        mean = 0.9 * mean + 0.1 * own.mean((1, 3, 4)).mean(0)
+        var = 0.9 * var + 0.1 * own.transpose(2, 1).flatten(2).var(2).mean(0)
+    assert len(disagreeing([W.buffers["running_var"]])) == workers
+    W.agree()
+    assert not disagreeing(list(W.buffers.values())) and int(W.buffers["num_batches_tracked"]) == len(batches)
+    torch.testing.assert_close(W.buffers["running_mean"], mean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(W.buffers["running_var"], var, rtol=1e-12, atol=1e-14)
+    dist.destroy_process_group()
+
+
+def test_running_statistics_averaged_once_are_those_averaged_after_every_batch(tmp_path):
+    spawn(normalises_its_own, (str(tmp_path), 2), nprocs=2)
 
 
 def refused(rank: int, folder: str, workers: int) -> None:

@@ -197,14 +197,19 @@ def test_dominant_eigenvalue_is_that_of_the_whole_hessian():
     def f_of(flat):
         return (mix @ flat).tanh().square().sum() + flat.pow(4).sum()
 
-    def f():
-        a, b = x()
+    def f(point):
+        a, b = point()
         return f_of(torch.cat([a, b.flatten()]))
 
     flat = torch.cat([p.detach().flatten() for p in x.params.values()])
     values = torch.linalg.eigvalsh(torch.autograd.functional.hessian(f_of, flat))
     largest = values[values.abs().argmax()].item()
-    assert dominant_eigenvalue(f, x, iterations=500, tolerance=1e-12) == pytest.approx(largest, rel=1e-6)
+    errors = []
+    for radius in (0.02, 0.01, 1e-4):
+        found = dominant_eigenvalue(f, x, radius, iterations=500, tolerance=1e-11)
+        errors.append(abs(found / largest - 1))
+    assert 3.5 < errors[0] / errors[1] < 4.5, "the error of a central difference falls fourfold when eps is halved"
+    assert errors[2] < 1e-7
 
 
 def test_hessian_of_a_search_moves_nothing():
