@@ -11,7 +11,7 @@ step and returns the response of that step (its transposed Jacobian), so that no
 from dasgm.bilevel.draws import replay, seed_of
 from dasgm.bilevel.hypergradient import NotFinite, dominant_eigenvalue, full_precision, grad, mixed_vjp
 from dasgm.bilevel.player import Player, empty_player
-from dasgm.bilevel.point import Point
+from dasgm.bilevel.point import Point, keeps_writes
 from dasgm.bilevel.response import Response, Tensors, add, no_response, norm
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "dominant_eigenvalue",
     "full_precision",
     "grad",
+    "keeps_writes",
     "mixed_vjp",
     "no_response",
     "empty_player",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,6 +11,14 @@ from torch import nn
 from dasgm.bilevel.response import Tensors
 
 Places = dict[str, tuple[dict[str, Any], str]]  # name of a tensor -> the dictionary that holds it, and its key there
+
+_keeps_writes: ContextVar[bool] = ContextVar("keeps_writes", default=True)
+
+
+def keeps_writes() -> bool:
+    """Whether what a forward writes into buffers stays. In a call of a `Point` it does not: a module may leave out the
+    work for it."""
+    return _keeps_writes.get()
 
 
 class Point:
@@ -68,6 +77,7 @@ class Slots:
     def call(self, params: Tensors, buffers: Tensors, args: tuple[Any, ...]) -> Any:
         """The module's output with these tensors. Its own tensors are put back, even after an exception."""
         own = [(slot, leaf, slot[leaf]) for slot, leaf in (*self.params.values(), *self.buffers.values())]
+        kept = _keeps_writes.set(False)
         try:
             for (slot, leaf), tensor in zip(self.params.values(), params.values(), strict=True):
                 slot[leaf] = tensor
@@ -75,6 +85,7 @@ class Slots:
                 slot[leaf] = tensor
             return self.module(*args)
         finally:
+            _keeps_writes.reset(kept)
             for slot, leaf, tensor in own:
                 slot[leaf] = tensor
 
