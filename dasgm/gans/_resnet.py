@@ -6,45 +6,83 @@ same width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dasgm.gans._searchable import Alternatives, dilated, none, skip
+from dasgm.bilevel import keeps_writes
+from dasgm.gans._searchable import Alternatives, dilated, in_use, none, skip
 
 
 class Spectral(nn.Module):
     """Mixin for layers whose `weight`, initialised from N(0, 0.02), is divided by its spectral norm, estimated as |W^T
     u|.
 
-    `forward` uses u and then updates it by one power iteration, so that passes from the same state use the same u. For
-    a constant u the gradient of the norm is the usual u v^T.
+    A pass uses u and then updates it by one power iteration, so that passes from the same state use the same u. For a
+    constant u the gradient of the norm is the usual u v^T.
     """
 
     weight: Tensor
     u: Tensor
+    place: tuple[Norms, int] | None = None  # among the layers of a network's pass, see `normalised`
 
     def start(self, fill: Callable[[Tensor], Tensor] = lambda w: nn.init.normal_(w, std=0.02)) -> None:
         fill(self.weight)
         self.register_buffer("u", F.normalize(torch.randn(len(self.weight)), dim=0))
         for _ in range(15):
-            self._iterate()
-
-    @torch.no_grad()
-    def _iterate(self) -> None:
-        w = self.weight.detach().flatten(1)
-        self.u.copy_(F.normalize(w @ (w.mT @ self.u), dim=0))
+            Norms([self])
 
     def normalised(self) -> Tensor:
         """W divided by its spectral norm, in the shape of W."""
-        u = self.u.clone()  # autograd keeps this copy; the buffer is updated below
-        weight = self.weight / (self.weight.flatten(1).mT @ u).norm()
-        if self.training:
-            self._iterate()
-        return weight
+        norms, i = self.place or (Norms([self]), 0)
+        return norms.normalised[i].view_as(self.weight)
+
+
+class Norms:
+    """The spectral norms of layers with matrices of one shape, in one pass, computed together."""
+
+    def __init__(self, layers: list[Spectral]) -> None:
+        self.matrices = [layer.weight.flatten(1) for layer in layers]
+        u = torch.stack([layer.u for layer in layers])  # autograd keeps this copy; the buffers are updated below
+        v = torch.stack([w.mT.mv(one) for one, w in zip(u, self.matrices, strict=True)])
+        self.scales = v.norm(dim=1).reciprocal()
+        if keeps_writes() and any(layer.training for layer in layers):
+            self._iterate(layers, v)
+
+    @torch.no_grad()
+    def _iterate(self, layers: list[Spectral], v: Tensor) -> None:
+        images = [w.detach().mv(one) for w, one in zip(self.matrices, v.detach(), strict=True)]
+        for layer, u in zip(layers, F.normalize(torch.stack(images), dim=1), strict=True):
+            if layer.training:
+                layer.u.copy_(u)
+
+    @cached_property
+    def normalised(self) -> tuple[Tensor, ...]:
+        """The matrices divided by their norms."""
+        return (torch.stack(self.matrices) * self.scales[:, None, None]).unbind()
+
+
+@contextmanager
+def normalised(network: nn.Module) -> Iterator[None]:
+    """Inside, the spectral layers of a network share their norms: they are computed, and updated, once."""
+    shapes: dict[tuple[int, int], list[Spectral]] = {}
+    for layer in in_use(network):
+        if isinstance(layer, Spectral):
+            shapes.setdefault((len(layer.weight), layer.weight.numel()), []).append(layer)
+    try:
+        for layers in shapes.values():
+            norms = Norms(layers)
+            for i, layer in enumerate(layers):
+                layer.place = norms, i
+        yield
+    finally:
+        for layers in shapes.values():
+            for layer in layers:
+                layer.place = None
 
 
 class SpectralConv2d(Spectral, nn.Conv2d):
@@ -115,7 +153,9 @@ class Attention(nn.Module):
 
 
 class ConditionalNorm(nn.Module):
-    """Batch norm whose gain and bias are linear maps of a condition [N, features]; 1 is added to the gain."""
+    """Batch norm whose gain and bias [N, channels] are linear maps of a condition [N, features]; 1 is added to the
+    gain. The block computes the maps of all its norms at once.
+    """
 
     def __init__(self, channels: int, features: int, eps: float) -> None:
         super().__init__()
@@ -123,9 +163,8 @@ class ConditionalNorm(nn.Module):
         self.gain = SpectralLinear(features, channels, bias=False)
         self.bias = SpectralLinear(features, channels, bias=False)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        gain, bias = 1 + self.gain(condition), self.bias(condition)
-        return self.norm(x) * gain[:, :, None, None] + bias[:, :, None, None]
+    def forward(self, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        return torch.addcmul(bias[:, :, None, None], self.norm(x), 1 + gain[:, :, None, None])
 
 
 class GeneratorBlock(nn.Module):
@@ -141,8 +180,10 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         double = partial(F.interpolate, scale_factor=2)
-        h = self.conv1(double(self.norm1(x, condition).relu()))
-        h = self.conv2(self.norm2(h, condition).relu())
+        maps = (self.norm1.gain, self.norm1.bias, self.norm2.gain, self.norm2.bias)
+        gain1, bias1, gain2, bias2 = (condition @ torch.cat([m.normalised() for m in maps]).mT).chunk(4, dim=1)
+        h = self.conv1(double(self.norm1(x, gain1, bias1).relu()))
+        h = self.conv2(self.norm2(h, gain2, bias2).relu())
         return h + double(self.shortcut(x))  # a 1x1 convolution commutes with doubling
 
 
@@ -183,11 +224,12 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         first, *chunks = z.split(self.chunk, dim=1)
         shared = self.shared(y)
-        h = self.linear(first).unflatten(1, (-1, 4, 4))
-        for block, part in zip(self.blocks, chunks, strict=True):
-            h = self.attention(h) if block is self.blocks[-1] else h
-            h = block(h, torch.cat([shared, part], dim=1))
-        return self.output(self.norm(h).relu()).tanh()
+        with normalised(self):
+            h = self.linear(first).unflatten(1, (-1, 4, 4))
+            for block, part in zip(self.blocks, chunks, strict=True):
+                h = self.attention(h) if block is self.blocks[-1] else h
+                h = block(h, torch.cat([shared, part], dim=1))
+            return self.output(self.norm(h).relu()).tanh()
 
 
 class DiscriminatorBlock(nn.Module):
@@ -245,8 +287,9 @@ class Discriminator(Trunk):
         self.embedding = SpectralEmbedding(classes, width)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = self.features(x)
-        return self.linear(h).squeeze(1) + (self.embedding(y) * h).sum(1)
+        with normalised(self):
+            h = self.features(x)
+            return self.linear(h).squeeze(1) + (self.embedding(y) * h).sum(1)
 
 
 def generator_blocks(size: int) -> int:

@@ -6,7 +6,7 @@ computes exactly what the stock one does, so the default and the searched archit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -84,6 +84,11 @@ class Choice(nn.Module):
         self.folds = all(hasattr(operation, "kernel") for operation in operations.values())
         self.weights: Tensor | None = None  # set by Searchable for the duration of a forward
 
+    def in_use(self) -> Iterable[nn.Module]:
+        """The operations that the next forward computes."""
+        operations = list(self.operations.values())
+        return operations if self.weights is not None else operations[:1]
+
     def kernel(self) -> tuple[Tensor, Tensor | None]:
         """Kernel and bias of the single convolution, for a caller that applies it with another stride."""
         operations: list[Any] = list(self.operations.values())
@@ -98,6 +103,13 @@ class Choice(nn.Module):
         if self.folds:
             return F.conv2d(x, *self.kernel(), padding="same")
         return weighted(self.weights, (operation(x) for operation in operations))
+
+
+def in_use(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and the modules in it, without the operations of choices that its next forward leaves out."""
+    yield module
+    for part in module.in_use() if isinstance(module, Choice) else module.children():
+        yield from in_use(part)
 
 
 class Architecture(nn.Module):
