@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dasgm.bilevel import keeps_writes
-from dasgm.gans._searchable import Alternatives, dilated, in_use, none, skip
+from dasgm.gans._searchable import Alternatives, Term, in_use, none, skip
 
 
 class Spectral(nn.Module):
@@ -36,6 +36,11 @@ class Spectral(nn.Module):
         for _ in range(15):
             Norms([self])
 
+    def scale(self) -> Tensor:
+        """1 / spectral norm."""
+        norms, i = self.place or (Norms([self]), 0)
+        return norms.scale[i]
+
     def normalised(self) -> Tensor:
         """W divided by its spectral norm, in the shape of W."""
         norms, i = self.place or (Norms([self]), 0)
@@ -50,6 +55,7 @@ class Norms:
         u = torch.stack([layer.u for layer in layers])  # autograd keeps this copy; the buffers are updated below
         v = torch.stack([w.mT.mv(one) for one, w in zip(u, self.matrices, strict=True)])
         self.scales = v.norm(dim=1).reciprocal()
+        self.scale = self.scales.unbind()
         if keeps_writes() and any(layer.training for layer in layers):
             self._iterate(layers, v)
 
@@ -94,9 +100,8 @@ class SpectralConv2d(Spectral, nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding="same", dilation=dilation, bias=bias)
         self.start()
 
-    def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """The normalised kernel [out, in, k, k], with the zeros of its dilation written out, and the bias."""
-        return dilated(self.normalised(), self.dilation[0]), self.bias
+    def term(self) -> Term:
+        return Term(self.weight, self.scale(), self.bias, self.dilation[0])
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.normalised(), self.bias, padding="same", dilation=self.dilation)
