@@ -63,9 +63,9 @@ class Norms:
     @torch.no_grad()
     def _iterate(self, layers: list[Spectral], v: Tensor) -> None:
         images = [w.detach().mv(one) for w, one in zip(self.matrices, v.detach(), strict=True)]
-        for layer, u in zip(layers, F.normalize(torch.stack(images), dim=1), strict=True):
-            if layer.training:
-                layer.u.copy_(u)
+        iterated = F.normalize(torch.stack(images), dim=1)
+        kept = [(layer.u, u) for layer, u in zip(layers, iterated, strict=True) if layer.training]
+        torch._foreach_copy_([old for old, _ in kept], [new for _, new in kept])
 
     @cached_property
     def normalised(self) -> tuple[Tensor, ...]:
