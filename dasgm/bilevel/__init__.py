@@ -12,7 +12,7 @@ from dasgm.bilevel.draws import Draws, Stream, draw, replay, seed_of
 from dasgm.bilevel.hypergradient import dominant_eigenvalue, full_precision, grad, mixed_vjp
 from dasgm.bilevel.iterations import Iterations
 from dasgm.bilevel.player import Player, empty_player
-from dasgm.bilevel.point import Point
+from dasgm.bilevel.point import Point, keeps_writes
 from dasgm.bilevel.response import Response, Tensors, add, no_response, norm
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "dominant_eigenvalue",
     "full_precision",
     "grad",
+    "keeps_writes",
     "mixed_vjp",
     "no_response",
     "empty_player",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,14 @@ from dasgm.bilevel.response import Tensors, add, copied, scaled
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of a batch norm
 Places = dict[str, tuple[dict[str, Any], str]]  # name of a tensor -> the dictionary that holds it, and its key there
+
+_keeps_writes: ContextVar[bool] = ContextVar("keeps_writes", default=True)
+
+
+def keeps_writes() -> bool:
+    """Whether what a forward writes into buffers stays. In a call of a `Point` it does not: a module may leave out the
+    work for it."""
+    return _keeps_writes.get()
 
 
 class Point:
@@ -74,11 +83,13 @@ class Slots:
     def call(self, params: Tensors, buffers: dict[str, Tensor | None], args: tuple[Any, ...]) -> Any:
         """The module's output with these tensors. Its own tensors are put back, even after an exception."""
         own = [(slot, leaf, slot[leaf]) for slot, leaf in (*self.params.values(), *self.buffers.values())]
+        kept = _keeps_writes.set(False)
         try:
             for (slot, leaf, _), tensor in zip(own, (*params.values(), *buffers.values()), strict=True):
                 slot[leaf] = tensor
             return self.module(*args)
         finally:
+            _keeps_writes.reset(kept)
             for slot, leaf, tensor in own:
                 slot[leaf] = tensor
 

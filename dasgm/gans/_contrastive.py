@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dasgm.gans._resnet import SpectralEmbedding, SpectralLinear, Trunk
+from dasgm.gans._resnet import SpectralEmbedding, SpectralLinear, Trunk, normalised
 
 
 class ContrastiveDiscriminator(Trunk):
@@ -25,8 +25,9 @@ class ContrastiveDiscriminator(Trunk):
         self.proxies = SpectralEmbedding(classes, dim)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        h = self.features(x)
-        return self.linear(h).squeeze(1), F.normalize(self.projection(h)), F.normalize(self.proxies(y))
+        with normalised(self):
+            h = self.features(x)
+            return self.linear(h).squeeze(1), F.normalize(self.projection(h)), F.normalize(self.proxies(y))
 
 
 def contrast(images: Tensor, proxies: Tensor, y: Tensor, temperature: float, positives: bool) -> Tensor:

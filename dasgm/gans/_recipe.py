@@ -99,17 +99,26 @@ def hinge(logits: Tensor, real: int) -> Tensor:
 def orthogonal_gradient(strength: float, params: Parameters) -> Parameters:
     """Gradient of orthogonal regularisation, 2 strength (W W^T o (1 - I)) W, for each raw weight matrix (Brock et al.,
     Eq. 3). It is 0 for vectors and for the shared embedding.
+
+    Matrices of one shape are computed together.
     """
-    return {
-        name: strength * _orthogonal(p.detach().flatten(1)).view_as(p)
-        if p.dim() > 1 and name != "shared.weight"
-        else p.detach() * 0
-        for name, p in params.items()
-    }
+    import torch
+
+    shapes: dict[tuple[int, int], Parameters] = {}
+    for name, p in params.items():
+        if p.dim() > 1 and name != "shared.weight":
+            shapes.setdefault((len(p), p[0].numel()), {})[name] = p.detach().flatten(1)
+    found: Parameters = {}
+    for some in shapes.values():
+        gradient = 2 * strength * _orthogonal(torch.stack(list(some.values())))
+        found |= {name: one.view_as(params[name]) for name, one in zip(some, gradient, strict=True)}
+    rest = [name for name in params if name not in found]
+    zeros = torch._foreach_mul([params[name].detach() for name in rest], 0)
+    return found | dict(zip(rest, zeros, strict=True))
 
 
 def _orthogonal(w: Tensor) -> Tensor:
-    from torch.linalg import multi_dot
-
-    # W W^T W in the cheaper order, minus the contribution of the diagonal
-    return 2 * (multi_dot([w, w.mT, w]) - w.square().sum(1, keepdim=True) * w)
+    """(W W^T o (1 - I)) W of matrices [k, rows, columns]."""
+    wide = w.shape[1] <= w.shape[2]
+    product = (w @ w.mT) @ w if wide else w @ (w.mT @ w)  # the cheaper order
+    return product - w.square().sum(2, keepdim=True) * w

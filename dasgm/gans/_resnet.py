@@ -6,45 +6,90 @@ same width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property, partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dasgm.gans._searchable import Alternatives, dilated, none, skip
+from dasgm.bilevel import keeps_writes
+from dasgm.gans._searchable import Alternatives, Term, in_use, none, skip
 
 
 class Spectral(nn.Module):
     """Mixin for layers whose `weight`, initialised from N(0, 0.02), is divided by its spectral norm, estimated as |W^T
     u|.
 
-    `forward` uses u and then updates it by one power iteration, so that passes from the same state use the same u. For
-    a constant u the gradient of the norm is the usual u v^T.
+    A pass uses u and then updates it by one power iteration, so that passes from the same state use the same u. For a
+    constant u the gradient of the norm is the usual u v^T.
     """
 
     weight: Tensor
     u: Tensor
+    place: tuple[Norms, int] | None = None  # among the layers of a network's pass, see `normalised`
 
     def start(self, fill: Callable[[Tensor], Tensor] = lambda w: nn.init.normal_(w, std=0.02)) -> None:
         fill(self.weight)
         self.register_buffer("u", F.normalize(torch.randn(len(self.weight)), dim=0))
         for _ in range(15):
-            self._iterate()
+            Norms([self])
 
-    @torch.no_grad()
-    def _iterate(self) -> None:
-        w = self.weight.detach().flatten(1)
-        self.u.copy_(F.normalize(w @ (w.mT @ self.u), dim=0))
+    def scale(self) -> Tensor:
+        """1 / spectral norm."""
+        norms, i = self.place or (Norms([self]), 0)
+        return norms.scale[i]
 
     def normalised(self) -> Tensor:
         """W divided by its spectral norm, in the shape of W."""
-        u = self.u.clone()  # autograd keeps this copy; the buffer is updated below
-        weight = self.weight / (self.weight.flatten(1).mT @ u).norm()
-        if self.training:
-            self._iterate()
-        return weight
+        norms, i = self.place or (Norms([self]), 0)
+        return norms.normalised[i].view_as(self.weight)
+
+
+class Norms:
+    """The spectral norms of layers with matrices of one shape, in one pass, computed together."""
+
+    def __init__(self, layers: list[Spectral]) -> None:
+        self.matrices = [layer.weight.flatten(1) for layer in layers]
+        u = torch.stack([layer.u for layer in layers])  # autograd keeps this copy; the buffers are updated below
+        v = torch.stack([w.mT.mv(one) for one, w in zip(u, self.matrices, strict=True)])
+        self.scales = v.norm(dim=1).reciprocal()
+        self.scale = self.scales.unbind()
+        if keeps_writes() and any(layer.training for layer in layers):
+            self._iterate(layers, v)
+
+    @torch.no_grad()
+    def _iterate(self, layers: list[Spectral], v: Tensor) -> None:
+        images = [w.detach().mv(one) for w, one in zip(self.matrices, v.detach(), strict=True)]
+        iterated = F.normalize(torch.stack(images), dim=1)
+        kept = [(layer.u, u) for layer, u in zip(layers, iterated, strict=True) if layer.training]
+        torch._foreach_copy_([old for old, _ in kept], [new for _, new in kept])
+
+    @cached_property
+    def normalised(self) -> tuple[Tensor, ...]:
+        """The matrices divided by their norms."""
+        return (torch.stack(self.matrices) * self.scales[:, None, None]).unbind()
+
+
+@contextmanager
+def normalised(network: nn.Module) -> Iterator[None]:
+    """Inside, the spectral layers of a network share their norms: they are computed, and updated, once."""
+    shapes: dict[tuple[int, int], list[Spectral]] = {}
+    for layer in in_use(network):
+        if isinstance(layer, Spectral):
+            shapes.setdefault((len(layer.weight), layer.weight.numel()), []).append(layer)
+    try:
+        for layers in shapes.values():
+            norms = Norms(layers)
+            for i, layer in enumerate(layers):
+                layer.place = norms, i
+        yield
+    finally:
+        for layers in shapes.values():
+            for layer in layers:
+                layer.place = None
 
 
 class SpectralConv2d(Spectral, nn.Conv2d):
@@ -56,12 +101,33 @@ class SpectralConv2d(Spectral, nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding="same", dilation=dilation, bias=bias)
         self.start()
 
-    def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """The normalised kernel [out, in, k, k], with the zeros of its dilation written out, and the bias."""
-        return dilated(self.normalised(), self.dilation[0]), self.bias
+    def term(self) -> Term:
+        return Term(self.weight, self.scale(), self.bias, self.dilation[0])
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.normalised(), self.bias, padding="same", dilation=self.dilation)
+
+    def of_doubled(self, x: Tensor) -> Tensor:
+        """The 3x3 convolution of x with each pixel doubled in both directions, in 4/9 of the arithmetic."""
+        kernel = boxed(self.normalised()).flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+    def averaged(self, x: Tensor) -> Tensor:
+        """The average of the 3x3 convolution of x over 2x2 pixels, in 4/9 of the arithmetic."""
+        return F.conv2d(x, boxed(self.normalised()) / 4, self.bias, stride=2, padding=1)
+
+
+def boxed(kernel: Tensor) -> Tensor:
+    """[out, in, 3, 3] -> [out, in, 4, 4]: the kernel of the sums over 2x2 pixels of its convolution."""
+    return (kernel.flatten(2) @ _box(kernel.dtype, kernel.device)).unflatten(2, (4, 4))
+
+
+@cache
+def _box(dtype: torch.dtype, device: torch.device) -> Tensor:
+    box = torch.zeros(3, 3, 4, 4, dtype=dtype)
+    for i, j in product(range(3), repeat=2):
+        box[i, j, i : i + 2, j : j + 2] = 1
+    return box.view(9, 16).to(device)
 
 
 class SpectralLinear(Spectral, nn.Linear):
@@ -115,7 +181,9 @@ class Attention(nn.Module):
 
 
 class ConditionalNorm(nn.Module):
-    """Batch norm whose gain and bias are linear maps of a condition [N, features]; 1 is added to the gain."""
+    """Batch norm whose gain and bias [N, channels] are linear maps of a condition [N, features]; 1 is added to the
+    gain. The block computes the maps of all its norms at once.
+    """
 
     def __init__(self, channels: int, features: int, eps: float) -> None:
         super().__init__()
@@ -123,9 +191,8 @@ class ConditionalNorm(nn.Module):
         self.gain = SpectralLinear(features, channels, bias=False)
         self.bias = SpectralLinear(features, channels, bias=False)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        gain, bias = 1 + self.gain(condition), self.bias(condition)
-        return self.norm(x) * gain[:, :, None, None] + bias[:, :, None, None]
+    def forward(self, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        return torch.addcmul(bias[:, :, None, None], self.norm(x), 1 + gain[:, :, None, None])
 
 
 class GeneratorBlock(nn.Module):
@@ -140,10 +207,11 @@ class GeneratorBlock(nn.Module):
         self.shortcut = SpectralConv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        double = partial(F.interpolate, scale_factor=2)
-        h = self.conv1(double(self.norm1(x, condition).relu()))
-        h = self.conv2(self.norm2(h, condition).relu())
-        return h + double(self.shortcut(x))  # a 1x1 convolution commutes with doubling
+        maps = (self.norm1.gain, self.norm1.bias, self.norm2.gain, self.norm2.bias)
+        gain1, bias1, gain2, bias2 = (condition @ torch.cat([m.normalised() for m in maps]).mT).chunk(4, dim=1)
+        h = self.conv1.of_doubled(self.norm1(x, gain1, bias1).relu())
+        h = self.conv2(self.norm2(h, gain2, bias2).relu())
+        return h + F.interpolate(self.shortcut(x), scale_factor=2)  # a 1x1 convolution commutes with doubling
 
 
 class Generator(nn.Module):
@@ -183,11 +251,12 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         first, *chunks = z.split(self.chunk, dim=1)
         shared = self.shared(y)
-        h = self.linear(first).unflatten(1, (-1, 4, 4))
-        for block, part in zip(self.blocks, chunks, strict=True):
-            h = self.attention(h) if block is self.blocks[-1] else h
-            h = block(h, torch.cat([shared, part], dim=1))
-        return self.output(self.norm(h).relu()).tanh()
+        with normalised(self):
+            h = self.linear(first).unflatten(1, (-1, 4, 4))
+            for block, part in zip(self.blocks, chunks, strict=True):
+                h = self.attention(h) if block is self.blocks[-1] else h
+                h = block(h, torch.cat([shared, part], dim=1))
+            return self.output(self.norm(h).relu()).tanh()
 
 
 class DiscriminatorBlock(nn.Module):
@@ -207,8 +276,9 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = SpectralConv2d(in_channels, out_channels, 1) if learned else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(x if self.first else x.relu())
-        h = self.pool(self.conv2(h.relu()))
+        h = self.conv1(x if self.first else x.relu()).relu()
+        stock = isinstance(self.pool, nn.AvgPool2d) and isinstance(self.conv2, SpectralConv2d)
+        h = self.conv2.averaged(h) if stock else self.pool(self.conv2(h))
         return h + self.shortcut(self.shortcut_pool(x))  # a 1x1 convolution commutes with the average
 
 
@@ -245,8 +315,9 @@ class Discriminator(Trunk):
         self.embedding = SpectralEmbedding(classes, width)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = self.features(x)
-        return self.linear(h).squeeze(1) + (self.embedding(y) * h).sum(1)
+        with normalised(self):
+            h = self.features(x)
+            return self.linear(h).squeeze(1) + (self.embedding(y) * h).sum(1)
 
 
 def generator_blocks(size: int) -> int:

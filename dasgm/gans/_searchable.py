@@ -6,14 +6,25 @@ computes exactly what the stock one does, so the default and the searched archit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Alternatives = Callable[[], dict[str, nn.Module]]
+
+
+class Term(NamedTuple):
+    """A convolution of stride 1 as a term of a folded one: its kernel is scale * weight."""
+
+    weight: Tensor  # [out, in, k, k] with an odd k
+    scale: Tensor | float = 1.0
+    bias: Tensor | None = None
+    dilation: int = 1
 
 
 class FixedConv2d(nn.Module):
@@ -25,8 +36,8 @@ class FixedConv2d(nn.Module):
         super().__init__()
         self.register_buffer("fixed", kernel)
 
-    def kernel(self) -> tuple[Tensor, Tensor | None]:
-        return self.fixed, None
+    def term(self) -> Term:
+        return Term(self.fixed)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.fixed, padding="same")
@@ -48,24 +59,45 @@ def weighted(weights: Iterable[Tensor], terms: Iterable[Tensor]) -> Tensor:
     return sum(others, first)
 
 
-def fold(weights: Tensor, kernels: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    """Kernel and bias of the one convolution that equals sum_k weights_k conv(x; kernel_k, bias_k).
+def fold(weights: Tensor, terms: list[Term]) -> tuple[Tensor, Tensor | None]:
+    """Kernel and bias of the one convolution that equals sum_k weights_k term_k(x).
 
-    The kernels have odd sizes and are centred in the largest one.
+    The kernels are centred in the largest one. All taps of all terms, side by side, are placed and scaled by a single
+    matrix product.
     """
-    size = max(kernel.shape[-1] for kernel, _ in kernels)
-    kernel = weighted(weights, (F.pad(k, [(size - k.shape[-1]) // 2] * 4) for k, _ in kernels))
-    biases = [(w, bias) for w, (_, bias) in zip(weights, kernels, strict=True) if bias is not None]
-    return kernel, weighted(*zip(*biases, strict=True)) if biases else None
+    out, inputs = terms[0].weight.shape[:2]
+    like = partial(_constant, weights.dtype, weights.device)
+    scales = torch.stack([t.scale if isinstance(t.scale, Tensor) else like(t.scale, ()) for t in terms])
+    places = _places(weights.dtype, weights.device, *((t.weight.shape[-1], t.dilation) for t in terms))
+    taps = torch.cat([t.weight.flatten(2) for t in terms], dim=2)
+    matrix = ((weights * scales) @ places.flatten(1)).view(places.shape[1:])
+    size = math.isqrt(len(matrix[0]))
+    kernel = (taps @ matrix).view(out, inputs, size, size)
+    if all(t.bias is None for t in terms):
+        return kernel, None
+    return kernel, weights @ torch.stack([like(0.0, (out,)) if t.bias is None else t.bias for t in terms])
 
 
-def dilated(kernel: Tensor, dilation: int) -> Tensor:
-    """A kernel [out, in, k, k] with the zeros of its dilation written out."""
-    gap = dilation - 1
-    if not gap:
-        return kernel
-    spread = F.pad(kernel[:, :, :, None, :, None], (0, gap, 0, 0, 0, gap)).flatten(4, 5).flatten(2, 3)
-    return spread[:, :, :-gap, :-gap]
+@cache
+def _constant(dtype: torch.dtype, device: torch.device, value: float, shape: tuple[int, ...]) -> Tensor:
+    return torch.full(shape, value, dtype=dtype, device=device)
+
+
+@cache
+def _places(dtype: torch.dtype, device: torch.device, *kernels: tuple[int, int]) -> Tensor:
+    """Where the taps of kernels, given by size and dilation, lie in the folded one: 0 or 1 [kernels, taps of all, taps
+    of the folded one]."""
+    reach = max(dilation * (k // 2) for k, dilation in kernels)
+    rows = [
+        (term, (reach + dilation * (i - k // 2)) * (2 * reach + 1) + reach + dilation * (j - k // 2))
+        for term, (k, dilation) in enumerate(kernels)
+        for i in range(k)
+        for j in range(k)
+    ]
+    places = torch.zeros(len(kernels), len(rows), (2 * reach + 1) ** 2, dtype=dtype)
+    for row, (term, place) in enumerate(rows):
+        places[term, row, place] = 1
+    return places.to(device)
 
 
 class Choice(nn.Module):
@@ -73,23 +105,28 @@ class Choice(nn.Module):
 
     While `weights` is None, the stock one alone.
 
-    Where every operation is a convolution of stride 1 with a method `kernel() -> (kernel, bias)`, the sum is computed
-    as a single convolution. This is exact, since convolution is linear in its kernel; it takes the memory of the stock
-    operation and half the time of a sum.
+    Where every operation is a convolution of stride 1 with a method `term() -> Term`, the sum is computed as a single
+    convolution. This is exact, since convolution is linear in its kernel; it takes the memory of the stock operation
+    and half the time of a sum.
     """
 
     def __init__(self, operations: dict[str, nn.Module]) -> None:
         super().__init__()
         self.operations = nn.ModuleDict(operations)
-        self.folds = all(hasattr(operation, "kernel") for operation in operations.values())
+        self.folds = all(hasattr(operation, "term") for operation in operations.values())
         self.weights: Tensor | None = None  # set by Searchable for the duration of a forward
+
+    def in_use(self) -> Iterable[nn.Module]:
+        """The operations that the next forward computes."""
+        operations = list(self.operations.values())
+        return operations if self.weights is not None else operations[:1]
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
         """Kernel and bias of the single convolution, for a caller that applies it with another stride."""
         operations: list[Any] = list(self.operations.values())
         if self.weights is None:
             return operations[0].kernel()
-        return fold(self.weights, [operation.kernel() for operation in operations])
+        return fold(self.weights, [operation.term() for operation in operations])
 
     def forward(self, x: Tensor) -> Tensor:
         operations: list[Any] = list(self.operations.values())
@@ -98,6 +135,13 @@ class Choice(nn.Module):
         if self.folds:
             return F.conv2d(x, *self.kernel(), padding="same")
         return weighted(self.weights, (operation(x) for operation in operations))
+
+
+def in_use(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and the modules in it, without the operations of choices that its next forward leaves out."""
+    yield module
+    for part in module.in_use() if isinstance(module, Choice) else module.children():
+        yield from in_use(part)
 
 
 class Architecture(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dasgm.bilevel.draws import draw
 from dasgm.gans._ada import Augmentation
-from dasgm.gans._searchable import Alternatives, dilated, none, skip
+from dasgm.gans._searchable import Alternatives, Term, none, skip
 
 MAPPING_RATE = 0.01  # relative learning rate of the mapping networks
 
@@ -57,8 +57,11 @@ class EqualConv2d(nn.Module):
         self.dilation, self.gain = dilation, 1 / math.sqrt(inputs * kernel_size**2)
 
     def kernel(self) -> tuple[Tensor, Tensor | None]:
-        """The scaled kernel [out, in, k, k], with the zeros of its dilation written out, and the bias."""
-        return dilated(self.weight * self.gain, self.dilation), self.bias
+        """The scaled kernel [out, in, k, k] and the bias."""
+        return self.weight * self.gain, self.bias
+
+    def term(self) -> Term:
+        return Term(self.weight, self.gain, self.bias, self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight * self.gain, self.bias, padding="same", dilation=self.dilation)

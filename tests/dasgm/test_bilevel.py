@@ -22,7 +22,7 @@ from toys import (
     sgd,
 )
 
-from dasgm.bilevel import Player, add, empty_player, grad, mixed_vjp, norm, replay, seed_of
+from dasgm.bilevel import Player, add, empty_player, grad, keeps_writes, mixed_vjp, norm, replay, seed_of
 from dasgm.store.tensors import packed, unpacked
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -187,6 +187,20 @@ def test_pure_calls_leave_the_module_alone_and_repeat():
     assert all(torch.equal(p, W.module.get_parameter(k)) for k, p in W.params.items())
     W.live(x, A())
     assert not torch.equal(W.buffers["norm.running_mean"], before["norm.running_mean"])
+
+
+def test_a_module_may_ask_whether_what_it_writes_into_buffers_stays():
+    class Asks(nn.Module):
+        def forward(self, inner=None):
+            return keeps_writes(), inner and inner(), keeps_writes()
+
+    asked = Player(Asks())
+    assert asked.live() == (True, None, True) and asked() == asked.fixed() == asked.state()() == (False, None, False)
+    assert asked.live(asked.live) == (True, (True, None, True), True)
+    assert asked.live(asked) == (True, (False, None, False), True)
+    with pytest.raises(TypeError):
+        asked(1)
+    assert keeps_writes(), "after a failed call too"
 
 
 def test_frozen_player_never_moves():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from dasgm.gans import biggan
-from dasgm.gans._resnet import DiscriminatorBlock, GeneratorBlock, SpectralConv2d
+from dasgm.gans._resnet import DiscriminatorBlock, GeneratorBlock, Spectral, SpectralConv2d
 from dasgm.testing.gans import weights
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -76,6 +76,32 @@ def test_spectral_norm_uses_then_iterates(float64):
     frozen = conv.u.clone()
     conv(x)
     assert torch.equal(conv.u, frozen)
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_pass_iterates_the_norm_of_each_layer_that_it_uses(float64, searched):
+    """Layers of one shape are computed together: each must still have its own weight, vector and mode."""
+    gan = biggan.Config(channels=2).build(4, 16, searched=True)
+    z, y = torch.randn(3, gan.z_dim), torch.arange(3)
+    for name, network, args in (
+        ("G", gan.generator, (z, y)),
+        ("E", gan.discriminator, (gan.architecture() if searched else (), torch.randn(3, 3, 16, 16), y)),
+    ):
+        layers = {k: m for k, m in network.named_modules() if isinstance(m, Spectral)}
+        for layer in layers.values():
+            torch.nn.init.normal_(layer.weight)
+        still = next(iter(layers))
+        layers[still].eval()
+        before = {k: m.u.clone() for k, m in layers.items()}
+        network(*args)
+        for k, layer in layers.items():
+            w = layer.weight.detach().flatten(1)
+            used = name == "G" or searched or ".operations." not in k or ".default" in k
+            iterated = F.normalize(w @ w.T @ before[k], dim=0) if used and k != still else before[k]
+            assert torch.allclose(layer.u, iterated, atol=1e-12), k
+        with pytest.raises(RuntimeError):
+            network(*args[:-1], y[:2])
+        assert all(layer.place is None for layer in layers.values()), "cleared even after an exception"
 
 
 def test_gradient_of_the_spectral_norm_is_the_outer_product(float64):
