@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dasgm.data._listing import Listing
-from dasgm.data._loader import BatchReader, Loader, Photographs
+from dasgm.data._loader import Batch, BatchReader, Loader, Photographs
 from dasgm.device import device_of
 from dasgm.distributed import rank, world_size
 from dasgm.recipes import EvaluateConfig
@@ -50,9 +49,7 @@ class RayLoader(Loader):
             self._listings[listing.digest] = ray.put(listing)
         return self._listings[listing.digest]
 
-    def _stream(
-        self, reader: BatchReader, batches: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         import pyarrow as pa
         import ray
         import ray.data
@@ -75,8 +72,8 @@ class RayLoader(Loader):
         )
         for batch in made.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=0):
             # Ray's arrays are read-only
-            pixels, labels = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label"))
-            yield pixels, labels, batch["wrong"].tolist()
+            pixels, labels, draws = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label", "draws"))
+            yield Batch(pixels, labels, draws, batch["wrong"].tolist())
 
 
 def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader]:
@@ -98,5 +95,11 @@ class _Make:
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         import ray
 
-        pixels, labels, wrong = replace(self.reader, listing=ray.get(self.reader.listing))(block["index"])
-        return {"pixels": pixels.numpy(), "label": labels.numpy(), "wrong": np.array(wrong, dtype=object)}
+        made = replace(self.reader, listing=ray.get(self.reader.listing))(block["index"])
+        wrong = np.array(made.wrong, dtype=object)
+        return {
+            "pixels": made.pixels.numpy(),
+            "label": made.labels.numpy(),
+            "draws": made.draws.numpy(),
+            "wrong": wrong,
+        }
