@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -246,7 +247,7 @@ class Loader:
 class TorchLoader(Loader):
     """The loader for one machine.
 
-    `processes` processes of this worker decode ahead; with 0 the worker decodes itself.
+    `processes` processes of this worker decode ahead and are kept from epoch to epoch; with 0 the worker decodes.
     """
 
     def __init__(
@@ -263,23 +264,48 @@ class TorchLoader(Loader):
         if processes < 0:
             raise ValueError(f"{processes} loading processes: choose 0 or more")
         self.processes = processes
+        self._places = _Places()
 
-    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
+    @cached_property
+    def _loading(self) -> DataLoader[Batch]:
         # a client of object storage does not survive a fork
-        context = "spawn" if self.processes and reader.listing.source.store.is_uri else None
-        yield from DataLoader(
-            _Batches(reader, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=context
+        context = "spawn" if self.processes and self.data.train.source.store.is_uri else None
+        return DataLoader(
+            _Batches(self.data, self.seed),
+            batch_size=None,
+            sampler=self._places,
+            num_workers=self.processes,
+            multiprocessing_context=context,
+            persistent_workers=self.processes > 0,
+            pin_memory=self.device.startswith("cuda"),
         )
 
+    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
+        self._places.asked = mine = [(reader.epoch, indices) for indices in batches]
+        for batch in self._loading:
+            yield batch
+            if self.processes and self._places.asked is not mine:
+                raise RuntimeError("loading processes make one epoch at a time: end it before the next one begins")
 
-class _Batches(Dataset):
-    """The batches as a torch data set."""
 
-    def __init__(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> None:
-        self.reader, self.batches = reader, batches
+class _Places:
+    """A sampler for torch: the epoch and the indices of each batch that is asked for, exchanged from epoch to epoch."""
+
+    asked: Sequence[tuple[int | None, np.ndarray]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int | None, np.ndarray]]:
+        return iter(self.asked)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.asked)
 
-    def __getitem__(self, place: int) -> Batch:
-        return self.reader(self.batches[place])
+
+class _Batches(Dataset[Batch]):
+    """Batches as a torch data set, by epoch and indices: processes that are kept are told the epoch with each batch."""
+
+    def __init__(self, data: Photographs, seed: int) -> None:
+        self.data, self.seed = data, seed
+
+    def __getitem__(self, place: tuple[int | None, np.ndarray]) -> Batch:
+        epoch, indices = place
+        return self.data.reader(self.seed, epoch)(indices)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -111,6 +112,19 @@ def test_processes_change_nothing(data: Photographs) -> None:
     assert x.shape == (5, 3, 32, 32) and x.dtype == torch.float32 and y.dtype == torch.int64
     assert same(batches, taken(shared, 2)) and same(list(alone.testing()), list(shared.testing()))
     assert not same(batches, taken(alone, 3)) and not same(batches, taken(TorchLoader(data, 5, 4), 2))
+
+
+def test_processes_are_kept_and_make_one_epoch_at_a_time(data: Photographs) -> None:
+    before = set(psutil.Process().children())
+    loader = TorchLoader(data, 4, 3, processes=2)
+    broken_off = loader.training(0)
+    next(broken_off)
+    kept = set(psutil.Process().children()) - before
+    for epoch in (1, 0):
+        assert same(taken(loader, epoch), taken(TorchLoader(data, 4, 3), epoch))
+    assert set(psutil.Process().children()) - before == kept and len(kept) == 2
+    with pytest.raises(RuntimeError, match="one epoch at a time"):
+        next(broken_off)
 
 
 @pytest.mark.slow
