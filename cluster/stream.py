@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dasgm.data._listing import Listing
 from dasgm.data._loader import Batch, BatchReader, Loader, Photographs
@@ -71,9 +72,15 @@ class RayLoader(Loader):
             concurrency=min(self.prefetch, len(batches)),
         )
         for batch in made.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=0):
-            # Ray's arrays are read-only
-            pixels, labels, draws = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label", "draws"))
+            pixels, labels, draws = (self._tensor(batch[name]) for name in ("pixels", "label", "draws"))
             yield Batch(pixels, labels, draws, batch["wrong"].tolist())
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """A copy, since Ray's arrays are read-only; for a GPU in pinned memory, so that nobody waits for it."""
+        kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        copy = torch.empty(array.shape, dtype=kind, pin_memory=self.device.startswith("cuda"))
+        np.copyto(copy.numpy(), array)
+        return copy
 
 
 def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader]:
@@ -96,10 +103,7 @@ class _Make:
         import ray
 
         made = replace(self.reader, listing=ray.get(self.reader.listing))(block["index"])
-        wrong = np.array(made.wrong, dtype=object)
-        return {
-            "pixels": made.pixels.numpy(),
-            "label": made.labels.numpy(),
-            "draws": made.draws.numpy(),
-            "wrong": wrong,
+        columns = {"pixels": made.pixels, "label": made.labels, "draws": made.draws}
+        return {name: column.numpy() for name, column in columns.items()} | {
+            "wrong": np.array(made.wrong, dtype=object)
         }
