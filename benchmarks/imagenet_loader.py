@@ -1,4 +1,4 @@
-"""Can the CPUs feed the GPUs? Images/s of decoding and augmenting, of each loader, and of the network's step.
+"""Can the CPUs feed the GPUs? Images/s of decoding and of changing colours, of each loader, and of the network's step.
 
     python benchmarks/imagenet_loader.py --data-dir PATH [--batch-size N] [--images N]
 
@@ -9,11 +9,12 @@ PATH is ImageNet in either layout, or one folder of photographs per WordNet id (
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from cluster.room import Workers
 from cluster.stream import RayLoader
 from dasgm.data import imagenet
 from dasgm.data._loader import BatchReader, Loader, Photographs, TorchLoader
+from dasgm.data._photographs import normalised
 from dasgm.device import device_of, hardware
 from dasgm.genotype import KNOWN
 from dasgm.networks.network import Network
@@ -58,7 +60,7 @@ def timed(name: str, work: Callable[[], int]) -> float:
 
 
 def made(data: Photographs, epoch: int | None, images: int) -> int:
-    """Decoding and transforms alone."""
+    """Decoding and cropping alone."""
     reader = BatchReader(data.train, data.image_size, data.skip_unreadable, 0, epoch)
     indices = data.train.permuted(0, 0)[:images]
     for some in np.array_split(indices, max(1, len(indices) // 16)):
@@ -66,19 +68,18 @@ def made(data: Photographs, epoch: int | None, images: int) -> int:
     return len(indices)
 
 
+def finished(data: Photographs, images: int) -> int:
+    """Changing colours and normalising alone."""
+    batch = BatchReader(data.train, data.image_size, data.skip_unreadable, 0, 0)(data.train.permuted(0, 0)[:16])
+    for _ in range(images // len(batch.pixels)):
+        normalised(batch.pixels, "cpu", batch.draws)
+    return images // len(batch.pixels) * len(batch.pixels)
+
+
 def loaded(loader: Loader, images: int) -> int:
-    """A loader's training batches, epoch after epoch until there are enough images."""
-    seen = 0
-
-    def endless() -> Iterator[int]:
-        for epoch in range(10**6):
-            yield from (len(y) for _, y in loader.training(epoch))
-
-    for n in endless():
-        seen += n
-        if seen >= images:
-            return seen
-    raise AssertionError
+    """A loader's training batches, whole epochs until there are enough images."""
+    epochs = math.ceil(images / (loader.iterations * loader.batch_size))
+    return sum(len(y) for epoch in range(epochs) for _, y in loader.training(epoch))
 
 
 def network_images_per_second(device: str, batch_size: int, size: int, steps: int) -> float:
@@ -136,8 +137,9 @@ def measure(data: Photographs, device: str, batch_size: int, images: int) -> Non
     loading = 64 if len(data.train) >= 256 else 16
     torch.set_num_threads(1)
     made(data, 0, 32)
-    timed("decode, augment", lambda: made(data, 0, images))
+    timed("decode, random crop", lambda: made(data, 0, images))
     timed("decode, centre crop", lambda: made(data, None, images))
+    timed("colours, normalisation (on a CPU)", lambda: finished(data, images))
     cores = {}
     name = f"--loader torch, {cpus()} processes"
     cores[name] = timed(name, lambda: loaded(TorchLoader(data, loading, processes=cpus()), images))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dasgm.data._listing import Listing
-from dasgm.data._loader import BatchReader, Loader, Photographs
+from dasgm.data._loader import Batch, BatchReader, Loader, Photographs
 from dasgm.device import device_of
 from dasgm.distributed import rank, world_size
 from dasgm.recipes import EvaluateConfig
@@ -50,9 +50,7 @@ class RayLoader(Loader):
             self._listings[listing.digest] = ray.put(listing)
         return self._listings[listing.digest]
 
-    def _stream(
-        self, reader: BatchReader, batches: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         import pyarrow as pa
         import ray
         import ray.data
@@ -74,9 +72,15 @@ class RayLoader(Loader):
             concurrency=min(self.prefetch, len(batches)),
         )
         for batch in made.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=0):
-            # Ray's arrays are read-only
-            pixels, labels = (torch.from_numpy(batch[name].copy()) for name in ("pixels", "label"))
-            yield pixels, labels, batch["wrong"].tolist()
+            pixels, labels, draws = (self._tensor(batch[name]) for name in ("pixels", "label", "draws"))
+            yield Batch(pixels, labels, draws, batch["wrong"].tolist())
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """A copy, since Ray's arrays are read-only; for a GPU in pinned memory, so that nobody waits for it."""
+        kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        copy = torch.empty(array.shape, dtype=kind, pin_memory=self.device.startswith("cuda"))
+        np.copyto(copy.numpy(), array)
+        return copy
 
 
 def streamed(prefetch: int) -> Callable[[Photographs, EvaluateConfig], RayLoader]:
@@ -98,5 +102,8 @@ class _Make:
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         import ray
 
-        pixels, labels, wrong = replace(self.reader, listing=ray.get(self.reader.listing))(block["index"])
-        return {"pixels": pixels.numpy(), "label": labels.numpy(), "wrong": np.array(wrong, dtype=object)}
+        made = replace(self.reader, listing=ray.get(self.reader.listing))(block["index"])
+        columns = {"pixels": made.pixels, "label": made.labels, "draws": made.draws}
+        return {name: column.numpy() for name, column in columns.items()} | {
+            "wrong": np.array(made.wrong, dtype=object)
+        }

@@ -7,8 +7,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dasgm.data._listing import Listing, listings
-from dasgm.data._photographs import MEAN, STD, augmented, centred, decoded, normalised
+from dasgm.data._photographs import CHANGES, MEAN, STD, centred, cropped, decoded, jitter, normalised
 from dasgm.data._pictures import shorter_side
 from dasgm.data._split import share
 from dasgm.store.files import first_line, reason
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dasgm.data.imagenet import Config
 
 PAD = -1  # index and label of an empty place in a batch
+DRAWS = 2 * len(CHANGES)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Photographs:
         """SHA-256 of both listings, which identifies the data of a run."""
         return hashlib.sha256(f"{self.train.digest} {self.test.digest}".encode()).hexdigest()
 
+    def reader(self, seed: int, epoch: int | None) -> BatchReader:
+        """What reads the batches of an epoch of training, or with None those of the test."""
+        listing = self.test if epoch is None else self.train
+        return BatchReader(listing, self.image_size, self.skip_unreadable, seed, epoch)
+
     def describe(self) -> str:
         """One line with the number of classes, the size and the counts."""
         counts = f"{len(self.train):,} images to train on, {len(self.test):,} to test on"
@@ -84,6 +91,22 @@ def photographs(config: Config, data_dir: str | None) -> Photographs:
     return Photographs(train, test, config.image_size, config.skip_unreadable)
 
 
+class Batch(NamedTuple):
+    """What is read of one worker's batch.
+
+    Attributes:
+        pixels: uint8 [b, 3, S, S].
+        labels: int64 [b].
+        draws: float32 [b, 8], by which the device changes the colours of pictures to train on.
+        wrong: for each picture, '' or 'NAME (reason)' if it cannot be read.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    draws: Tensor
+    wrong: Sequence[str]
+
+
 @dataclass(frozen=True)
 class BatchReader:
     """Turns indices into one worker's batch, in the same way on every machine. `epoch` None means evaluation."""
@@ -94,49 +117,49 @@ class BatchReader:
     seed: int
     epoch: int | None
 
-    def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor, list[str]]:
+    def __call__(self, indices: np.ndarray) -> Batch:
         """Reads a batch.
 
         If `skip`, training replaces an unreadable picture by the next one of the listing that can be read, with that
         one's label and the draws of the unreadable one. Evaluation leaves its place empty, as in padding: black, with
         label `PAD`.
-
-        Returns:
-            uint8 [b, 3, S, S], labels int64 [b] and, for each picture, '' or 'NAME (reason)' if it cannot be read.
         """
         pixels = torch.zeros(len(indices), 3, self.size, self.size, dtype=torch.uint8)
         labels = torch.full((len(indices),), PAD, dtype=torch.int64)
+        draws = torch.zeros(len(indices), DRAWS)
         wrong = [""] * len(indices)
         places = np.flatnonzero(indices != PAD)
         pictures = self.listing.source.read(indices[places].tolist())
         for place, encoded in zip(places.tolist(), pictures, strict=True):
             index = taken = int(indices[place])
             try:
-                image = self._square(encoded, index)
+                square = self._square(encoded, index)
             except Unreadable as error:
                 wrong[place] = f"{self.listing.source.name(index)} ({error})"
                 if self.epoch is None or not self.skip:
                     continue
-                taken, image = self._next(index)
-            pixels[place], labels[place] = image, int(self.listing.labels[taken])
-        return pixels, labels, wrong
+                taken, square = self._next(index)
+            pixels[place], draws[place] = square
+            labels[place] = int(self.listing.labels[taken])
+        return Batch(pixels, labels, draws, wrong)
 
-    def _square(self, encoded: bytes | Exception, index: int) -> Tensor:
+    def _square(self, encoded: bytes | Exception, index: int) -> tuple[Tensor, Tensor]:
+        """The pixels that are used of a picture, and the draws of its colours."""
         if isinstance(encoded, Exception):
             raise Unreadable(_reason(encoded))
         try:
-            image = decoded(encoded)
+            if self.epoch is None:
+                return centred(decoded(encoded), self.size), torch.zeros(DRAWS)
+            # 1 + index, because numpy gives (seed, epoch) and (seed, epoch, 0) the same stream
+            random = np.random.default_rng((self.seed, self.epoch, 1 + index))
+            return cropped(encoded, self.size, random), jitter(random)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # decoders raise many types of errors
             raise Unreadable(reason(error)) from None
-        if self.epoch is None:
-            return centred(image, self.size)
-        # 1 + index, because numpy gives (seed, epoch) and (seed, epoch, 0) the same stream
-        return augmented(image, self.size, np.random.default_rng((self.seed, self.epoch, 1 + index)))
 
-    def _next(self, index: int) -> tuple[int, Tensor]:
-        """Index and pixels of the next picture in use that can be read."""
+    def _next(self, index: int) -> tuple[int, tuple[Tensor, Tensor]]:
+        """Index of the next picture in use that can be read, and what `_square` makes of it."""
         order = self.listing.in_order()
         for taken in np.roll(order, -int(np.searchsorted(order, index)) - 1)[:-1].tolist():
             try:
@@ -190,8 +213,9 @@ class Loader:
             ValueError: a picture cannot be read and is not to be skipped. The message names it.
         """
         order = self.data.train.permuted(self.seed, epoch)[: self.iterations * self.workers * self.batch_size]
-        for pixels, labels in self._checked(self.data.train, epoch, self._mine(order)):
-            yield normalised(pixels, self.device), labels.to(self.device)
+        for batch in self._checked(epoch, order):
+            x = normalised(batch.pixels, self.device, batch.draws)
+            yield x, batch.labels.to(self.device, non_blocking=True)
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Evaluation batches: x and y as in training, and a mask bool [b] of the images that count. y is 0 where it is
@@ -200,29 +224,22 @@ class Loader:
         order = self.data.test.in_order()
         missing = -len(order) % (self.workers * self.batch_size)
         order = np.concatenate([order, np.full(missing, PAD)])
-        for pixels, labels in self._checked(self.data.test, None, self._mine(order)):
-            y = labels.to(self.device)
-            yield normalised(pixels, self.device), y.clamp(min=0), y != PAD
+        for batch in self._checked(None, order):
+            y = batch.labels.to(self.device, non_blocking=True)
+            yield normalised(batch.pixels, self.device), y.clamp(min=0), y != PAD
 
-    def _mine(self, order: np.ndarray) -> list[np.ndarray]:
-        return list(order.reshape(-1, self.workers, self.batch_size)[:, self.rank])
-
-    def _checked(
-        self, listing: Listing, epoch: int | None, batches: list[np.ndarray]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        reader = BatchReader(listing, self.data.image_size, self.data.skip_unreadable, self.seed, epoch)
-        for pixels, labels, wrong in self._stream(reader, batches):
-            found = [line for line in wrong if line]
+    def _checked(self, epoch: int | None, order: np.ndarray) -> Iterator[Batch]:
+        mine = list(order.reshape(-1, self.workers, self.batch_size)[:, self.rank])
+        for batch in self._stream(self.data.reader(self.seed, epoch), mine):
+            found = [line for line in batch.wrong if line]
             if found and not self.data.skip_unreadable:
                 raise ValueError(
                     f"{found[0]} cannot be read: repair or remove it, or leave it out with --data.skip-unreadable"
                 )
             self.unreadable |= dict.fromkeys(found)
-            yield pixels, labels
+            yield batch
 
-    def _stream(
-        self, reader: BatchReader, batches: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         """Yields the batch of each of `batches`, in this order."""
         raise NotImplementedError
 
@@ -230,7 +247,7 @@ class Loader:
 class TorchLoader(Loader):
     """The loader for one machine.
 
-    `processes` processes of this worker decode ahead; with 0 the worker decodes itself.
+    `processes` processes of this worker decode ahead and are kept from epoch to epoch; with 0 the worker decodes.
     """
 
     def __init__(
@@ -247,25 +264,48 @@ class TorchLoader(Loader):
         if processes < 0:
             raise ValueError(f"{processes} loading processes: choose 0 or more")
         self.processes = processes
+        self._places = _Places()
 
-    def _stream(
-        self, reader: BatchReader, batches: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+    @cached_property
+    def _loading(self) -> DataLoader[Batch]:
         # a client of object storage does not survive a fork
-        context = "spawn" if self.processes and reader.listing.source.store.is_uri else None
-        yield from DataLoader(
-            _Batches(reader, batches), batch_size=None, num_workers=self.processes, multiprocessing_context=context
+        context = "spawn" if self.processes and self.data.train.source.store.is_uri else None
+        return DataLoader(
+            _Batches(self.data, self.seed),
+            batch_size=None,
+            sampler=self._places,
+            num_workers=self.processes,
+            multiprocessing_context=context,
+            persistent_workers=self.processes > 0,
+            pin_memory=self.device.startswith("cuda"),
         )
 
+    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
+        self._places.asked = mine = [(reader.epoch, indices) for indices in batches]
+        for batch in self._loading:
+            yield batch
+            if self.processes and self._places.asked is not mine:
+                raise RuntimeError("loading processes make one epoch at a time: end it before the next one begins")
 
-class _Batches(Dataset):
-    """The batches as a torch data set."""
 
-    def __init__(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> None:
-        self.reader, self.batches = reader, batches
+class _Places:
+    """A sampler for torch: the epoch and the indices of each batch that is asked for, exchanged from epoch to epoch."""
+
+    asked: Sequence[tuple[int | None, np.ndarray]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int | None, np.ndarray]]:
+        return iter(self.asked)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.asked)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor, list[str]]:
-        return self.reader(self.batches[place])
+
+class _Batches(Dataset[Batch]):
+    """Batches as a torch data set, by epoch and indices: processes that are kept are told the epoch with each batch."""
+
+    def __init__(self, data: Photographs, seed: int) -> None:
+        self.data, self.seed = data, seed
+
+    def __getitem__(self, place: tuple[int | None, np.ndarray]) -> Batch:
+        epoch, indices = place
+        return self.data.reader(self.seed, epoch)(indices)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from photographs import Pictures, both_parts, write_folder
-from torch import Tensor
 
 from dasgm.data import imagenet
-from dasgm.data._loader import BatchReader, Loader, Photographs
+from dasgm.data._loader import Batch, BatchReader, Loader, Photographs
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,10 @@ def data(root: Path) -> Photographs:
 class Recorder(Loader):
     """Keeps the indices that a batch would be made of."""
 
-    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    def _stream(self, reader: BatchReader, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         for indices in batches:
-            yield torch.zeros(len(indices), 3, 2, 2), torch.from_numpy(indices), []
+            n = len(indices)
+            yield Batch(torch.zeros(n, 3, 2, 2), torch.from_numpy(indices), torch.zeros(n, 8), [])
 
     def indices(self, epoch: int) -> list[list[int]]:
         return [y.tolist() for _, y in self.training(epoch)]

@@ -7,6 +7,7 @@ import importlib
 import io
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,22 @@ from commands import ROOT
 from photographs import CLASSES, Pictures, encoded, write_shards
 from PIL import Image
 from scipy import stats
+from torchvision.transforms.v2 import functional as F
 
 from dasgm.data import imagenet
 from dasgm.data._listing import listings
 from dasgm.data._loader import Photographs
-from dasgm.data._photographs import MEAN, STD, augmented, centred, crop_box, decoded, normalised
+from dasgm.data._photographs import (
+    MEAN,
+    STD,
+    centred,
+    coloured,
+    crop_box,
+    cropped,
+    decoded,
+    jitter,
+    normalised,
+)
 
 
 def test_folder_is_listed_by_class_and_name(root: Path, parts: dict[str, Pictures]) -> None:
@@ -148,6 +160,47 @@ def test_crops_are_those_of_inception() -> None:
     assert crop_box(5000, 10, random) == (2493, 0, 13, 10)
 
 
+@pytest.mark.parametrize("length", [64, 65, 71])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_crop_is_that_of_the_whole_picture_though_it_is_decoded_at_less(length: int, grey: bool) -> None:
+    """Of waves that are longer than what is left out."""
+    y, x = np.mgrid[:length, : length + 30] / 20
+    levels = 127 + 90 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], 2)
+    whole = Image.fromarray(levels.astype(np.uint8)).convert("L" if grey else "RGB")
+    picture, reduced = encoded(whole, quality=98, subsampling=0), Counter[int]()
+    for seed in range(40):
+        found = cropped(picture, 8, np.random.default_rng(seed)).permute(1, 2, 0).numpy()
+        random = np.random.default_rng(seed)
+        top, left, height, width = crop_box(whole.height, whole.width, random)
+        crop = whole.convert("RGB").crop((left, top, left + width, top + height))
+        expected = np.asarray(crop.resize((8, 8), Image.Resampling.BILINEAR), dtype=int)
+        if random.random() < 0.5:
+            expected = expected[:, ::-1]
+        off = np.abs(found - expected)
+        assert off.max() <= 12 and off.mean() < 3, (seed, off.max(), off.mean())
+        reduced[int(math.log2(min(height, width) / 8))] += 1
+    assert {1, 2} <= set(reduced)
+
+
+def test_colours_are_changed_as_by_torchvision_whatever_the_batch() -> None:
+    random = np.random.default_rng(8)
+    levels = torch.from_numpy(random.integers(0, 256, (40, 3, 9, 8), dtype=np.uint8))
+    levels[:, :, 0] = levels[:, :1, 0]  # greys
+    draws = torch.stack([jitter(random) for _ in levels])
+    found = coloured(levels.float(), draws)
+    assert len(draws[:, 4:].unique(dim=0)) > 12
+    steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    off = 0
+    for image, some, one in zip(levels, draws, found, strict=True):
+        assert torch.equal(coloured(image[None].float(), some[None])[0], one)
+        for step in some[4:].int().tolist():
+            image = steps[step](image, some[step].item())
+        differs = (image - one).abs()
+        off += int((differs > 0).sum())
+        assert differs.max() <= 3  # a level of rounding, that later steps enlarge
+    assert off < 0.01 * levels.numel()
+
+
 def test_augmentation_of_one_colour_by_its_formulas() -> None:
     def grey(c: np.ndarray) -> float:
         return float(c @ (0.2989, 0.587, 0.114))
@@ -155,10 +208,11 @@ def test_augmentation_of_one_colour_by_its_formulas() -> None:
     rng = np.random.default_rng(5)
     for index in range(60):
         colour = rng.integers(30, 226, 3).astype(float)
-        image = torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1).expand(3, 30, 40)
-        found = augmented(image, 8, np.random.default_rng((0, 0, index)))
+        picture = encoded(Image.new("RGB", (40, 30), tuple(colour.astype(int))), "PNG")
+        random, draws = np.random.default_rng((0, 0, index)), np.random.default_rng((0, 0, index))
+        crop = cropped(picture, 8, random)
+        (found,) = coloured(crop[None].float(), jitter(random)[None])
         assert found.shape == (3, 8, 8) and (found == found[:, :1, :1]).all()
-        draws = np.random.default_rng((0, 0, index))
         crop_box(30, 40, draws)
         draws.random()
         brightness, contrast, saturation = draws.uniform(0.6, 1.4, 3)
@@ -178,11 +232,12 @@ def test_augmentation_of_one_colour_by_its_formulas() -> None:
 
 
 def test_half_are_mirrored() -> None:
-    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    image[:, :, 16:] = 200
+    levels = np.zeros((32, 32, 3), dtype=np.uint8)
+    levels[:, 16:] = 200
+    picture = encoded(Image.fromarray(levels), "PNG")
     mirrored = sum(
         bool(x[..., 0].float().mean() > x[..., -1].float().mean())
-        for x in (augmented(image, 16, np.random.default_rng((1, i))) for i in range(300))
+        for x in (cropped(picture, 16, np.random.default_rng((1, i))) for i in range(300))
     )
     assert abs(mirrored - 150) < 4 * math.sqrt(300) / 2
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from dasgm.data import _rows, imagenet
 from dasgm.data._listing import listings
 from dasgm.data._loader import BatchReader, Loader, Photographs, TorchLoader
-from dasgm.data._photographs import augmented, centred, decoded, normalised
+from dasgm.data._photographs import centred, cropped, decoded, normalised
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -113,6 +114,19 @@ def test_processes_change_nothing(data: Photographs) -> None:
     assert not same(batches, taken(alone, 3)) and not same(batches, taken(TorchLoader(data, 5, 4), 2))
 
 
+def test_processes_are_kept_and_make_one_epoch_at_a_time(data: Photographs) -> None:
+    before = set(psutil.Process().children())
+    loader = TorchLoader(data, 4, 3, processes=2)
+    broken_off = loader.training(0)
+    next(broken_off)
+    kept = set(psutil.Process().children()) - before
+    for epoch in (1, 0):
+        assert same(taken(loader, epoch), taken(TorchLoader(data, 4, 3), epoch))
+    assert set(psutil.Process().children()) - before == kept and len(kept) == 2
+    with pytest.raises(RuntimeError, match="one epoch at a time"):
+        next(broken_off)
+
+
 @pytest.mark.slow
 def test_processes_read_a_uri(root: Path, data: Photographs) -> None:
     there = imagenet.Config(image_size=32).photographs(root.as_uri())
@@ -121,10 +135,12 @@ def test_processes_read_a_uri(root: Path, data: Photographs) -> None:
 
 def test_an_images_draws_do_not_depend_on_its_company(data: Photographs) -> None:
     reader = BatchReader(data.train, 32, False, 3, 2)
-    together, _, _ = reader(np.arange(8))
-    apart = torch.cat([reader(np.array([i]))[0] for i in (5, 2)])
-    assert torch.equal(together[[5, 2]], apart)
-    assert not torch.equal(apart, torch.cat([replace(reader, epoch=3)(np.array([i]))[0] for i in (5, 2)]))
+    together, later = reader(np.arange(8)), replace(reader, epoch=3)(np.arange(8))
+    for i in (5, 2):
+        apart = reader(np.array([i]))
+        for field in ("pixels", "draws"):
+            one, other, another = (getattr(batch, field) for batch in (apart, together, later))
+            assert torch.equal(one[0], other[i]) and not torch.equal(one[0], another[i])
 
 
 def test_both_layouts_give_the_same_tensors(tmp_path: Path, parts: dict[str, Pictures], data: Photographs) -> None:
@@ -167,12 +183,12 @@ def test_skipped_pictures_are_replaced_in_training_and_masked_in_evaluation(brok
     assert sum(int(mask.sum()) for _, _, mask in tested) == 11 - 2 and len(loader.unreadable) == 2
     assert not tested[0][2][:2].any() and tested[0][2][2:].all()
 
-    pixels, labels, wrong = BatchReader(data.train, 16, True, 5, 6)(np.arange(23))
+    pixels, labels, _, wrong = BatchReader(data.train, 16, True, 5, 6)(np.arange(23))
     assert [i for i, line in enumerate(wrong) if line] == [0, 1, 22]
     assert labels.tolist() == [0, 0, *data.train.labels[2:22], 0]  # the next readable; after the last comes the first
-    replacement = decoded(data.train.source.read([2])[0])
+    replacement = data.train.source.read([2])[0]
     for index in (0, 1, 22):
-        expected = augmented(replacement, 16, np.random.default_rng((5, 6, 1 + index)))
+        expected = cropped(replacement, 16, np.random.default_rng((5, 6, 1 + index)))
         assert torch.equal(pixels[index], expected)
     loader = TorchLoader(data, 23, processes=1)
     (x, y), *_ = taken(loader)
