@@ -9,7 +9,7 @@ there are, and whether a step can be captured. It shows no number, no speed, and
 `null_gpu` is the fixture: `null_gpu("script.py", ...)` runs a script of this folder in a process that has such a GPU,
 and returns the JSON that the script printed last. `inside.py` is what the scripts use. By hand:
 
-python tests/tools/nullgpu FOLDER script.py ...     builds it in FOLDER if it is not there, and runs a script with it
+python tests/tools/nullgpu FOLDER [-n GPUS] SCRIPT ...    builds it in FOLDER, if it is not there, and runs SCRIPT
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,36 +76,46 @@ def _run(*words: str) -> None:
         raise RuntimeError(f"{words[0]}: {done.stderr[-3000:]}")
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    """The environment of a process that has the GPU.
+class NullGpu:
+    """The null GPU, built in a folder."""
 
-    Args:
-        more: NULLGPU_COUNT, the number of GPUs; NULLGPU_GIB, the memory of each; NULLGPU_CAPABILITY, 90 for 9.0.
-    """
-    ours = {
-        "LD_PRELOAD": str(folder / "libnullgpu.so"),
-        "LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-        "PYTHONPATH": f"{ROOT}:{HERE.parent}:{HERE}",
-        "OMP_NUM_THREADS": "1",
-    }
-    return {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"} | ours | more
+    def __init__(self, folder: Path):
+        self.folder = folder
 
+    def environment(self, gpus: int = 1, old: int | None = None, mib: int | None = None) -> dict[str, str]:
+        """Variables of a process that has such GPUs.
 
-def ran(folder: Path, script: str, *words: str, **more: str) -> Any:
-    """Run a script of this folder over the GPU: the JSON that it printed last."""
-    said = [sys.executable, "-X", "faulthandler", str(HERE / script), *words]
-    done = subprocess.run(said, env=environment(folder, **more), capture_output=True, text=True)
-    print(done.stdout[-8000:], done.stderr[-8000:], sep="\n")
-    assert done.returncode == 0, f"{script} ended with {done.returncode}: {done.stderr[-3000:]}"
-    return json.loads(done.stdout.splitlines()[-1])
+        Args:
+            old: the number from which on they are old, and lack bfloat16.
+            mib: memory of all together.
+        """
+        kept = os.environ.get("LD_LIBRARY_PATH", "")
+        return {
+            "LD_PRELOAD": str(self.folder / "libnullgpu.so"),
+            "LD_LIBRARY_PATH": f"{self.folder}:{kept}" if kept else str(self.folder),
+            "PYTHONPATH": f"{ROOT}:{HERE.parent}:{HERE}",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus))),
+            **({} if old is None else {"NULLGPU_OLD": str(old)}),
+            **({} if mib is None else {"NULLGPU_MIB": str(mib)}),
+        }
+
+    def __call__(self, script: str, *words: str, **devices: Any) -> Any:
+        """Run a script of this folder: the JSON that it printed last."""
+        said = [sys.executable, "-X", "faulthandler", str(HERE / script), *words]
+        ours = os.environ | self.environment(**devices)
+        done = subprocess.run(said, env=ours, capture_output=True, text=True)
+        print(done.stdout[-8000:], done.stderr[-8000:], sep="\n")
+        assert done.returncode == 0, f"{script} ended with {done.returncode}: {done.stderr[-3000:]}"
+        return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="session")
-def null_gpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Runs a script of this folder over the null GPU, which is built once for all processes of these tests."""
+def null_gpu(tmp_path_factory: pytest.TempPathFactory) -> NullGpu:
+    """The null GPU, built once for all processes of these tests."""
     if reason := missing():
         pytest.fail(f"{REQUIRED}: {reason}") if os.environ.get(REQUIRED) else pytest.skip(reason)
     place = tmp_path_factory.getbasetemp()
     folder = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "nullgpu"
     build(folder)
-    return lambda script, *words, **more: ran(folder, script, *words, **more)
+    return NullGpu(folder)

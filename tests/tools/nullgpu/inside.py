@@ -49,8 +49,9 @@ def count(step: Callable[[], Any], times: int = 1, warm: int = 1) -> dict[str, A
     """What one call of `step` does, on average over `times` calls after `warm` that are not counted.
 
     Returns:
-        Each of COUNTERS; `launches`, all kernels; `lines`, the lines of our code at which the host waits for the
-        device, innermost first, with how often: 'dasgm/search.py:93 < dasgm/jobs/loop.py:80'.
+        Each of COUNTERS. `launches`: all kernels. `operations`: with copies and the rest. `lines`: the lines of our
+        code at which the host waits for the device, innermost first, with how often, such as
+        'dasgm/data/_images.py:83 Data.raw < dasgm/search.py:181 Search.iterate'.
     """
     for _ in range(warm):
         step()
@@ -62,6 +63,7 @@ def count(step: Callable[[], Any], times: int = 1, warm: int = 1) -> dict[str, A
         after = counters()
     found: dict[str, Any] = {name: (after[name] - before[name]) / times for name in COUNTERS}
     found["launches"] = found["launch"] + found["blas"] + found["dnn"]
+    found["operations"] = found["launches"] + sum(found[name] for name in ("memset", "h2d", "d2h", "d2d", "nccl"))
     return found | {"lines": {line: n / times for line, n in lines.most_common()}}
 
 
@@ -85,7 +87,8 @@ def _line(frame: FrameType | None) -> str:
     found = []
     while frame and len(found) < 3:
         if frame.f_code.co_filename.startswith(OURS):
-            found.append(f"{os.path.relpath(frame.f_code.co_filename, ROOT)}:{frame.f_lineno}")
+            path = os.path.relpath(frame.f_code.co_filename, ROOT)
+            found.append(f"{path}:{frame.f_lineno} {frame.f_code.co_qualname}")
         frame = frame.f_back
     return " < ".join(found) or "not in our code (autograd's thread, or the script)"
 
@@ -109,7 +112,7 @@ def captured(step: Callable[[], Any], warm: int = 2) -> str:
         cause = error.__context__ or error  # the end of the capture fails as well
         frames = traceback.extract_tb(cause.__traceback__)
         lines = [f"{os.path.relpath(f.filename, ROOT)}:{f.lineno}" for f in frames if f.filename.startswith(OURS)]
-        return f"{' < '.join(lines[:-4:-1])}: {type(cause).__name__}: {str(cause).splitlines()[0]}"
+        return f"{' < '.join(lines[:-4:-1]) or 'not in our code'}: {str(cause).splitlines()[0]}"
     graph.replay()
     return ""
 
@@ -124,9 +127,33 @@ def failing(what: str) -> Iterator[None]:
         library.nullgpu_fail(0)
 
 
-def whole(on: bool = True) -> None:
-    """From now on 4 bytes that come back are the integer 2, not 1.0: for operations that ask the device for a size."""
-    library.nullgpu_whole(int(on))
+@contextmanager
+def memory(gib: float) -> Iterator[None]:
+    """Inside, the devices have so much memory together besides what is in use."""
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    library.nullgpu_memory(ctypes.c_uint64(total - free + int(gib * 2**30)))
+    try:
+        yield
+    finally:
+        library.nullgpu_memory(ctypes.c_uint64(total))
+
+
+@contextmanager
+def sizes() -> Iterator[None]:
+    """Inside, 4 bytes that come back are the integer 2, not 1.0: for operations that ask the device for a size."""
+    library.nullgpu_whole(1)
+    try:
+        yield
+    finally:
+        library.nullgpu_whole(0)
+
+
+def sizes_in_the_judge() -> None:
+    """From now on the judge, which sorts labels on the device, is told sizes."""
+    from dasgm.measures import judge
+
+    judge.within_class_distance = sizes()(judge.within_class_distance)
 
 
 # ------------------------------------------------------------------------------------------------------ small searches

@@ -17,7 +17,8 @@ thread_local int current = 0;
 static thread_local cudaError_t last = cudaSuccess;
 static std::atomic<int> capturing{0};
 static std::atomic<int> whole{0};  // whether 4 bytes copied to the host are the integer 2, else the number 1.0
-static std::atomic<size_t> used{0};
+static size_t whole_memory() { return (getenv("NULLGPU_MIB") ? atoll(getenv("NULLGPU_MIB")) : 140ull << 10) << 20; }
+static std::atomic<size_t> used{0}, memory{whole_memory()};  // bytes of all devices together
 static std::mutex guard;
 static std::map<uintptr_t, size_t> blocks, pinned;  // memory of the device and page-locked memory: address, bytes
 static void (*watcher)(int kind) = nullptr;
@@ -39,28 +40,22 @@ API void nullgpu_counters(uint64_t* out) {
 API void nullgpu_watch(void (*f)(int)) { watcher = f; }
 API void nullgpu_fail(int what) { fault = what; }
 API void nullgpu_whole(int on) { whole = on; }
+API void nullgpu_memory(uint64_t bytes) { memory = bytes; }
 
 // ------------------------------------------------------------------------------------------------------- devices
 
 static int devices() {
   static int n = [] {
     const char* seen = getenv("CUDA_VISIBLE_DEVICES");
-    if (!seen) return getenv("NULLGPU_COUNT") ? atoi(getenv("NULLGPU_COUNT")) : 1;
-    if (!*seen || *seen == '-') return 0;
+    if (!seen || !*seen || *seen == '-') return 0;
     int commas = 0;
     for (; *seen; seen++) commas += *seen == ',';
     return commas + 1;
   }();
   return n;
 }
-static size_t memory() {
-  static size_t n = (size_t)(atof(getenv("NULLGPU_GIB") ? getenv("NULLGPU_GIB") : "140") * (1ull << 30));
-  return n;
-}
-static int capability() {  // 90 is 9.0, a Hopper
-  static int n = getenv("NULLGPU_CAPABILITY") ? atoi(getenv("NULLGPU_CAPABILITY")) : 90;
-  return n;
-}
+static int oldest() { return getenv("NULLGPU_OLD") ? atoi(getenv("NULLGPU_OLD")) : 1 << 30; }
+static int capability(int device) { return device < oldest() ? 90 : 75; }  // a Hopper's, or a Turing's
 
 API cudaError_t cudaGetDeviceCount(int* n) { *n = devices(); return cudaSuccess; }
 API cudaError_t cudaGetDevice(int* device) { *device = current; return cudaSuccess; }
@@ -69,11 +64,11 @@ API cudaError_t cudaSetDevice(int device) {
   current = device;
   return cudaSuccess;
 }
-API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {  // an H200's
+API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {  // an H200's
   memset(p, 0, sizeof *p);
   strcpy(p->name, "null GPU");
-  p->totalGlobalMem = memory();
-  p->major = capability() / 10, p->minor = capability() % 10;
+  p->totalGlobalMem = memory;
+  p->major = capability(device) / 10, p->minor = capability(device) % 10;
   p->multiProcessorCount = 132, p->maxBlocksPerMultiProcessor = 32;
   p->warpSize = 32, p->maxThreadsPerBlock = 1024, p->maxThreadsPerMultiProcessor = 2048;
   p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024, p->maxThreadsDim[2] = 64;
@@ -83,14 +78,14 @@ API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {  // an H200's
   p->unifiedAddressing = p->managedMemory = p->canMapHostMemory = p->concurrentKernels = 1, p->asyncEngineCount = 3;
   return cudaSuccess;
 }
-API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
+API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int device) {
   switch (name) {
     case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
     case cudaDevAttrMaxSharedMemoryPerBlock: *value = 49152; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 232448; break;
     case cudaDevAttrMultiProcessorCount: *value = 132; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = capability() / 10; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = capability() % 10; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = capability(device) / 10; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = capability(device) % 10; break;
     case cudaDevAttrMaxGridDimX: *value = 2147483647; break;
     case cudaDevAttrMaxGridDimY: case cudaDevAttrMaxGridDimZ: *value = 65535; break;
     case cudaDevAttrWarpSize: *value = 32; break;
@@ -121,7 +116,7 @@ API const char* cudaGetErrorName(cudaError_t) { return "cudaErrorNull"; }
 // -------------------------------------------------------------------------------------------------------- memory
 
 API cudaError_t cudaMalloc(void** out, size_t n) {  // addresses, of which the system gives none until it is written to
-  if (used + n > memory()) return bad(cudaErrorMemoryAllocation);
+  if (used + n > memory) return bad(cudaErrorMemoryAllocation);
   void* p = mmap(nullptr, n ? n : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) return bad(cudaErrorMemoryAllocation);
   counters[MALLOC]++;
@@ -143,7 +138,7 @@ API cudaError_t cudaFree(void* p) {
 API cudaError_t cudaMallocAsync(void** out, size_t n, cudaStream_t) { return cudaMalloc(out, n); }
 API cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return cudaFree(p); }
 API cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *total = memory(), *free = *total - used;
+  *total = memory, *free = memory > used ? memory - used : 0;
   return cudaSuccess;
 }
 
@@ -272,7 +267,7 @@ API cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t, void*) { return c
 API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void*) {
   memset(a, 0, sizeof *a);
   a->maxThreadsPerBlock = 1024, a->numRegs = 32, a->maxDynamicSharedSizeBytes = 49152;
-  a->binaryVersion = a->ptxVersion = capability();
+  a->binaryVersion = a->ptxVersion = capability(current);
   return cudaSuccess;
 }
 API cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }

@@ -11,7 +11,7 @@ from pathlib import Path
 CALLED = re.compile(r"(__cuda[A-Z]|cuda[A-Z]|cublas|cudnn|nccl)")
 COMPUTES = {
     "blas": re.compile(
-        r"cublas(?!.*(?:Algo|Desc|Preference))(\w*(gemm|gemv|dot|trsm|getrf|getrs|geqrf|gels)\w*|LtMatmul)$", re.I
+        r"cublas(?!.*(?:Algo|Desc|Preference))(\w*(gemm|gemv|dot|trsm|getrf|getrs|geqrf|gels)\w*)$", re.I
     ),
     "dnn": re.compile(
         r"cudnn(Convolution\w*(Forward|BackwardData|BackwardFilter)|PoolingForward"
