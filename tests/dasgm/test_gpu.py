@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import finish, start
-from nullgpu import NullGpu
+from nullgpu import NullGpu, missing
 
 MOST = {"first order": 12_400, "second order": 27_700, "with BigGAN": 35_100}
 """Kernels that an iteration of the preset dasgm-darts launches, at most. Who lowers the number lowers the bound."""
@@ -31,6 +33,20 @@ WAITS = {
 @pytest.fixture(scope="module")
 def found(null_gpu: NullGpu, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return null_gpu("plain.py", str(tmp_path_factory.mktemp("runs")), gpus=3, old=2)
+
+
+def test_where_the_null_gpu_cannot_be_built_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for whose, name, value, says in (
+        (torch, "__version__", "2.99.0", "2.99.0"),
+        (torch.version, "cuda", None, "CUDA build"),
+        (platform, "system", lambda: "Darwin", "not for Darwin"),
+    ):
+        monkeypatch.setattr(whose, name, value)
+        assert says in missing()
+    monkeypatch.undo()
+    before = missing()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert before or missing() == "the null GPU needs g++, gcc, nm"
 
 
 def test_the_null_gpu_tells_what_a_graph_cannot_hold(found: Any) -> None:

@@ -149,11 +149,13 @@ def sizes() -> Iterator[None]:
         library.nullgpu_whole(0)
 
 
-def sizes_in_the_judge() -> None:
-    """From now on the judge, which sorts labels on the device, is told sizes."""
+def sizes_where_asked() -> None:
+    """From now on what selects images on the device, and so asks it for a size, is told sizes."""
+    from dasgm.jobs import inspection
     from dasgm.measures import judge
 
-    judge.within_class_distance = sizes()(judge.within_class_distance)
+    for module, name in ((judge, "within_class_distance"), (inspection, "nearest")):
+        setattr(module, name, sizes()(getattr(module, name)))
 
 
 # ------------------------------------------------------------------------------------------------------ small searches

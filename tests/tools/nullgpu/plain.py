@@ -121,7 +121,7 @@ def tool() -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
-    inside.sizes_in_the_judge()
+    inside.sizes_where_asked()
     found: dict[str, Any] = {"tool": tool(), "steps": steps()}
     found["no device"] = {verb: ended(folder, *words, "--device=cuda:5") for verb, words in VERBS.items()}
     found["no bfloat16"] = ended(folder, *EVALUATE, "--precision=bfloat16", "--device=cuda:2")
