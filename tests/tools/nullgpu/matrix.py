@@ -41,7 +41,6 @@ def moved(search: Any, images: Any, path: Path) -> Any:
     path.write_bytes(packed(search.state_dict()))
     other = Search(search.config, images)
     other.load_state_dict(unpacked(path))
-    iterated(other)
     return other
 
 
@@ -59,8 +58,11 @@ def main(folder: str, method: str, gan: str) -> None:
         search.genotype()
         if hypergradient == "exact":
             search.hessian()
+        # not iterated on the CPU: the numbers of the null GPU are none
         on_cpu = moved(search, here, Path(folder) / "state")
-        wrong += astray(on_cpu, "cpu") + astray(moved(on_cpu, there, Path(folder) / "state"), "cuda")
+        back = moved(on_cpu, there, Path(folder) / "state")
+        iterated(back)
+        wrong += astray(on_cpu, "cpu") + astray(back, "cuda")
         found[f"{order}, {hypergradient}"] = wrong
     print(json.dumps(found))
 
