@@ -37,6 +37,21 @@ def device_of(name: str) -> str:
     return name
 
 
+def ensure_bfloat16(device: str) -> None:
+    """ValueError where a GPU does not compute in bfloat16. PyTorch would emulate some operations and lack others."""
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"precision bfloat16: {hardware(device)} does not compute in it; choose --precision auto or float32"
+        )
+
+
+def forget_peak() -> None:
+    """Begin anew to measure the peak memory of the GPU, which keeps nothing of what is over."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def hardware(device: str) -> str:
     """The name of the device, for the record of what a run cost."""
     if device.startswith("cuda"):

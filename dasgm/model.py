@@ -21,6 +21,7 @@ from safetensors.torch import save as packed
 from torch import Tensor
 
 from dasgm._version import __version__
+from dasgm.bilevel import full_precision
 from dasgm.config import key_of, to_json
 from dasgm.data._images import stack
 from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
@@ -114,6 +115,7 @@ class Model(Network):
             name = image if isinstance(image, str | Path) else f"picture {place} of the list"
             raise ValueError(printable(f"{name}: {reason(error)}")) from error
 
+    @full_precision()
     @torch.no_grad()
     def named(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """The same for images [N, 3, S, S] from `preprocess`."""

@@ -15,7 +15,7 @@ import torch
 from dasgm.adversary import by_name
 from dasgm.bilevel import Player
 from dasgm.config import PretrainConfig, SearchConfig
-from dasgm.device import device_of, hardware
+from dasgm.device import device_of, forget_peak, hardware
 from dasgm.genotype import Genotype
 from dasgm.jobs import evaluate
 from dasgm.jobs.pretrain import Pretraining, wanted_by
@@ -67,8 +67,7 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
     Raises:
         ValueError: input that the search itself would refuse.
     """
-    device = device_of(config.device)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    device = _device(config)
     data = config.data.load(config.data_dir, device)
     fits(config, data, workers)
     pretrained = None if pretrain else chosen(config, data)
@@ -111,8 +110,7 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
 
 def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
     """The same of a pre-training."""
-    device = device_of(config.device)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    device = _device(config)
     data = config.data.load(config.data_dir, device)
     fits_alone(config, data, workers)
     training = Pretraining(config, data)
@@ -128,6 +126,14 @@ def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
         _size(training.state_dict()) * config.checkpoints,
         data.notes,
     )
+
+
+def _device(config: SearchConfig | PretrainConfig | EvaluateConfig) -> str:
+    """The device that is measured, on which nothing has been measured yet."""
+    device = device_of(config.device)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    forget_peak()
+    return device
 
 
 def _train(proxy: Proxy) -> None:
@@ -191,8 +197,7 @@ def describe_training(
     Raises:
         ValueError: input that the evaluation itself would refuse.
     """
-    device = device_of(config.device)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    device = _device(config)
     data = config.data.open(config.data_dir, device)
     evaluate.fits(genotype, config, data)
     evaluate.enough(data, config, workers)

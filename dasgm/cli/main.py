@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -60,6 +61,7 @@ def _no_verb(word: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """`dasgm VERB ...`; the exit code: 0 done, 1 the search failed, 2 the user's mistake, 130 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its allocator warns twice of what becomes one line
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if words else 2

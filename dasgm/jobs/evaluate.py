@@ -16,7 +16,7 @@ import torch
 from dasgm import model
 from dasgm.bilevel import Player, Tensors
 from dasgm.data._pictures import first_ten
-from dasgm.device import device_of, ensure_room
+from dasgm.device import device_of, ensure_bfloat16, ensure_room
 from dasgm.distributed import average, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
 from dasgm.jobs.loop import Loop
@@ -70,11 +70,14 @@ def enough(data: Any, config: EvaluateConfig, workers: int) -> None:
 
 
 def fits(genotype: Genotype, config: EvaluateConfig, data: Any) -> None:
-    """ValueError where there is no such network for these images."""
+    """ValueError where there is no such network for these images, or the device lacks the precision."""
     check_image_size(config.form, data.image_size)
+    device = device_of(config.device)
+    if config.precision == "bfloat16":
+        ensure_bfloat16(device)
     with torch.device("meta"):
         training = Training(genotype, config, len(data.classes), "meta", "never drawn from")
-    ensure_room("a network", sum(p.numel() for p in training.network.parameters()), device_of(config.device))
+    ensure_room("a network", sum(p.numel() for p in training.network.parameters()), device)
 
 
 def main(

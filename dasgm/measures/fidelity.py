@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dasgm.adversary import Adversary
-from dasgm.bilevel import replay, seed_of
+from dasgm.bilevel import full_precision, replay, seed_of
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.measures.judge import Judge
 from dasgm.store.files import contents, exclusive, printable, write_atomic
@@ -245,6 +245,7 @@ class Fidelity:
         self.say(f"epoch {epoch}: FID {fid:.2f}, IS {score:.2f} ± {sd:.2f} ({self.protocols['gan/fid']})")
         return row | {"gan/fid": fid, "gan/is": score, "gan/is_sd": sd}
 
+    @full_precision()
     @torch.no_grad()
     def proxy(self) -> dict[str, float]:
         """`fd_proxy` of the averaged generator as it is now."""
@@ -258,6 +259,7 @@ class Fidelity:
         fake = generated(self.gan, self._count(JUDGED), seed_of(self.seed, "judged"))
         return {"gan/fd_proxy": frechet_distance(*moments(features(fake)), *self._judged)}
 
+    @full_precision()
     def report(self, interrupt_check: Callable[[], None] = lambda: None) -> dict[str, float]:
         """The figures to be reported, by torch-fidelity; {} without Inception.
 
@@ -341,6 +343,7 @@ class Fidelity:
             f"against {self._reference()}; comparable on this data set and split alone"
         )
 
+    @full_precision()
     @torch.no_grad()
     def _fid_and_is(self) -> tuple[float, tuple[float, float]]:
         assert self.inception is not None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.bilevel import replay
+from dasgm.bilevel import full_precision, replay
 from dasgm.store.records import digest
 from dasgm.store.tensors import cached
 
@@ -61,6 +61,7 @@ class Judge:
     measured_on: str
     real_distance: float
 
+    @full_precision()
     @torch.no_grad()
     def measure(self, images: Tensor, labels: Tensor, data: Data) -> dict[str, float]:
         """Measures images [N, 3, S, S] in [-1, 1].
@@ -112,7 +113,7 @@ def judge(data: Data, cache: Path, say: Callable[[str], None] = print) -> Judge:
     network.eval()
     some = _some(data.J2, 1000)
     real_distance = within_class_distance(data.raw(some), data.labels[some])
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         right = [
             network(data.to_classifier(data.raw(i))).argmax(1) == data.labels[i]
             for i in _some(held_out, 5000).split(500)

@@ -156,6 +156,25 @@ def test_out_of_memory_in_every_librarys_words(words: str) -> None:
     assert is_out_of_memory(RuntimeError(words))
 
 
+def test_what_judges_a_generator_computes_without_tf32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dasgm.measures import fidelity, judge
+    from dasgm.search import Search
+
+    for module, name, n in ((judge, "ITERATIONS", 2), (fidelity, "JUDGED", 20)):
+        monkeypatch.setattr(module, name, n)
+    changes = {"gan.channels": 2, "data.limit": 100, "batch_size": 8, "method.channels": 2}
+    config, seen = override(preset("quickstart").config, changes), set[bool]()
+    data = config.data.load()
+    its = judge.judge(data, tmp_path)
+    conv = next(module for module in its.network.modules() if isinstance(module, torch.nn.Conv2d))
+    conv.register_forward_hook(lambda *_: seen.add(torch.backends.cudnn.allow_tf32))
+    its.measure(data.raw(data.J2[:8]), data.labels[data.J2[:8]], data)
+    assert seen == {False}
+    seen.clear()
+    fidelity.Fidelity(config, data, Search(config, data).gan, its).proxy()
+    assert seen == {False} and torch.backends.cudnn.allow_tf32
+
+
 def test_out_of_memory_for_real_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,114 @@
+"""The GPU path, on a GPU that does nothing (tests/tools/nullgpu): devices, launches, synchronisations, full memory."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import finish, start
+from nullgpu import NullGpu, missing
+
+MOST = {"first order": 12_400, "second order": 27_700, "with BigGAN": 35_100}
+"""Kernels that an iteration of the preset dasgm-darts launches, at most. Who lowers the number lowers the bound."""
+WAITS = {
+    "dasgm/adversary.py Adversary.draw",
+    "dasgm/bilevel/hypergradient.py mixed_vjp",
+    "dasgm/bilevel/response.py Clipping.of",
+    "dasgm/data/_images.py Data.crop",
+    "dasgm/data/_images.py Data.cutout",
+    "dasgm/data/_images.py Data.flip",
+    "dasgm/data/_images.py Data.raw",
+    "dasgm/gans/_ada.py Augmentation.forward",
+    "dasgm/gans/_ada.py Augmentation.observe",
+    "dasgm/gans/_ada.py coloured",
+    "dasgm/gans/_ada.py moved",
+    "dasgm/search.py Search.iterate",
+}
+"""Where an iteration waits for the device, and nowhere else."""
+
+
+@pytest.fixture(scope="module")
+def found(null_gpu: NullGpu, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return null_gpu("plain.py", str(tmp_path_factory.mktemp("runs")), gpus=3, old=2)
+
+
+def test_where_the_null_gpu_cannot_be_built_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for whose, name, value, says in (
+        (torch, "__version__", "2.99.0", "2.99.0"),
+        (torch.version, "cuda", None, "CUDA build"),
+        (platform, "system", lambda: "Darwin", "not for Darwin"),
+    ):
+        monkeypatch.setattr(whose, name, value)
+        assert says in missing()
+    monkeypatch.undo()
+    before = missing()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert before or missing() == "the null GPU needs g++, gcc, nm"
+
+
+def test_the_null_gpu_tells_what_a_graph_cannot_hold(found: Any) -> None:
+    tool = found["tool"]
+    assert tool["kernel"] == tool["pinned copy"] == ""
+    assert "operation not permitted when stream is capturing" in tool["item"]
+    assert "unless the CPU tensor is pinned" in tool["copy"]
+
+
+def test_all_players_are_on_the_gpu(found: Any) -> None:
+    assert all(step["devices"] == ["cuda:0"] for step in found["steps"].values())
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_launches_of_an_iteration_are_bounded(name: str, found: Any) -> None:
+    assert 0.8 * MOST[name] < found["steps"][name]["launches"] <= MOST[name]
+
+
+def test_an_iteration_waits_for_the_device_at_named_places_alone(found: Any) -> None:
+    lines = {line.split(" < ")[0] for step in found["steps"].values() for line in step["lines"]}
+    places = {f"{line.partition(':')[0]} {line.rpartition(' ')[2]}" for line in lines}
+    assert places == WAITS
+
+
+@pytest.mark.parametrize("verb", ["search", "pretrain", "evaluate"])
+def test_a_gpu_that_is_not_there_is_one_line(verb: str, found: Any) -> None:
+    assert found["no device"][verb] == [
+        2,
+        "error: device 'cuda:5': PyTorch finds 3 GPUs here, cuda:0 to cuda:2\n",
+    ]
+
+
+def test_bfloat16_is_refused_where_a_gpu_lacks_it(found: Any) -> None:
+    says = "error: precision bfloat16: cuda:2 (null GPU) does not compute in it; choose --precision auto or float32\n"
+    assert found["no bfloat16"] == [2, says]
+
+
+def test_another_gpu_than_the_first_is_measured_and_the_first_left_alone(found: Any) -> None:
+    """Its peak is what the estimate used, not the 8 GiB that were there before."""
+    second = found["second"]
+    assert second["device"] == "cuda:1 (null GPU)" and second["elsewhere"] == 0
+    assert 2**20 < second["peak"] < 2**32
+
+
+def test_what_fits_is_named_where_memory_does_not_suffice(found: Any) -> None:
+    code, said = found["advice"]
+    assert code == 1 and said.count("\n") == 1
+    assert "batch 64, 3 cells and 16 channels do not fit; batch " in said and " do: --batch-size " in said
+
+
+@pytest.mark.parametrize("kind", ["memory", "launch", "blas", "dnn"])
+@pytest.mark.parametrize("verb", ["search", "pretrain", "evaluate"])
+def test_every_way_to_be_out_of_memory_is_one_line(verb: str, kind: str, found: Any) -> None:
+    code, said = found["memory"][f"{verb}, {kind}"]
+    assert code == 1 and said.count("\n") == 1 and "out of memory" in said, said
+
+
+def test_torchs_own_warnings_do_not_come_before_that_line(null_gpu: NullGpu, tmp_path: Path) -> None:
+    words = ["-m", "dasgm", "search", "quickstart", "--data.limit=100", "--storage", str(tmp_path)]
+    code, _, said = finish(start(*words, **null_gpu.environment(mib=1)))
+    assert code == 1 and said.count("\n") == 1 and said.startswith("error: out of memory: CUDA out of memory"), said
+
+
+def test_pinned_memory_and_nccl_say_it_as_well(found: Any) -> None:
+    assert found["libraries"] == {"pinned": True, "nccl": True}

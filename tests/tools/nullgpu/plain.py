@@ -1,0 +1,136 @@
+"""python plain.py FOLDER: all that tests/dasgm/test_gpu.py looks at, in one process with three GPUs, the last old."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import inside
+import torch
+import torch.distributed as dist
+
+from dasgm.cli import main as cli
+from dasgm.cli.estimate import estimate
+from dasgm.config import override
+from dasgm.device import is_out_of_memory
+from dasgm.presets import preset
+
+TINY = ["--method.epochs=2", "--method.channels=2", "--batch-size=8", "--data.limit=200", "--gan.channels=2"]
+TINY += ["--gan.shared-dim=8", "--gan.z-dim=24", "--gan.warmup=2"]
+SEARCH = ["search", "quickstart", *TINY, "--proxy.epochs=0"]
+PRETRAIN = ["pretrain", "quickstart", "--gan.channels=2", "--gan.shared-dim=8", "--gan.z-dim=24", "--batch-size=8"]
+EVALUATE = ["evaluate", "DARTS_V2", "--recipe=digits-small", "--cells=3", "--channels=2", "--data.limit=200"]
+VERBS = {words[0]: words for words in (SEARCH, PRETRAIN, EVALUATE)}
+STEPS: dict[str, dict[str, Any]] = {
+    "first order": {"gan": "none", "order": "first", "full": True},
+    "second order": {"gan": "none", "full": True},
+    "with BigGAN": {"gan": "biggan", "full": True},
+    "P-DARTS, ContraGAN, first order": {"preset": "dasgm-pdarts", "gan": "contragan", "order": "first"},
+    "PC-DARTS, StyleGAN2-ADA": {"preset": "dasgm-pcdarts", "gan": "stylegan2ada", "method__channels": 16},
+}
+
+
+def steps() -> dict[str, Any]:
+    """What an iteration of each search does."""
+    images, found = inside.data(2000), {}
+    for name, asked in STEPS.items():
+        search = inside.search(images, **asked)
+        found[name] = inside.count(search.iterate)
+        search.accuracy(images.J2[:64])
+        tensors = [t for player in search.players.values() for t in player.params.values()]
+        found[name]["devices"] = sorted({str(t.device) for t in tensors})
+    return found
+
+
+def ended(folder: Path, *words: str) -> tuple[Any, str]:
+    """How a command ends: its exit code, and what it says on its standard error."""
+    error = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
+        try:
+            code: Any = cli.main([*words, "--storage", str(folder)])
+        except SystemExit as end:
+            code = end.code
+        except Exception as wrong:
+            code = repr(wrong)
+    torch.cuda.set_device(0)
+    return code, error.getvalue()
+
+
+def without_memory(folder: Path) -> dict[str, Any]:
+    """How each verb ends if the driver, a kernel or a library has no memory left."""
+    found = {}
+    for kind in ("memory", "launch", "blas", "dnn"):
+        for verb, words in VERBS.items():
+            with inside.memory(0) if kind == "memory" else inside.failing(kind):
+                found[f"{verb}, {kind}"] = ended(folder, *words, "--name", f"{verb}-{kind}")
+    return found
+
+
+def said_by_libraries(folder: Path) -> dict[str, bool]:
+    """Whether an error of pinned memory and of NCCL is known as out of memory."""
+    dist.init_process_group("nccl", f"file://{folder}/meeting", rank=0, world_size=1)
+    x, found = torch.ones(2, device="cuda"), {}
+    for kind, work in (
+        ("pinned", lambda: torch.empty(2**24).pin_memory()),
+        ("nccl", lambda: dist.all_reduce(x)),
+    ):
+        try:
+            with inside.failing(kind):
+                work()
+        except RuntimeError as error:
+            found[kind] = is_out_of_memory(error)
+    dist.destroy_process_group()
+    return found
+
+
+def advised(folder: Path) -> tuple[Any, str]:
+    """A batch that does not fit, on a device where a smaller one does."""
+    with inside.memory(0.2):
+        return ended(folder, *SEARCH, "--batch-size=64", "--method.channels=16", "--name=large")
+
+
+def second_device(folder: Path) -> dict[str, Any]:
+    """An estimate on cuda:1, and what it left on cuda:0."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(0)
+    torch.empty(2**33, dtype=torch.uint8, device="cuda:1")  # freed at once
+    changes = {"gan": "none", "method.channels": 2, "data.limit": 200, "batch_size": 8, "proxy.epochs": 0}
+    found = estimate(replace(override(preset("quickstart").config, changes), device="cuda:1"))
+    return {
+        "device": found.device,
+        "peak": found.peak_memory,
+        "elsewhere": torch.cuda.memory_allocated(0) - before,
+    }
+
+
+def tool() -> dict[str, str]:
+    """What can be captured, to see that the tool tells it."""
+    a, b = torch.ones(4, device="cuda"), torch.ones(4)
+    locked = b.pin_memory()
+    return {
+        "kernel": inside.captured(lambda: a.add_(1)),
+        "item": inside.captured(lambda: a.sum().item()),
+        "copy": inside.captured(lambda: a.copy_(b, non_blocking=True)),
+        "pinned copy": inside.captured(lambda: a.copy_(locked, non_blocking=True)),
+    }
+
+
+def main(folder: Path) -> None:
+    inside.sizes_where_asked()
+    found: dict[str, Any] = {"tool": tool(), "steps": steps()}
+    found["no device"] = {verb: ended(folder, *words, "--device=cuda:5") for verb, words in VERBS.items()}
+    found["no bfloat16"] = ended(folder, *EVALUATE, "--precision=bfloat16", "--device=cuda:2")
+    found["second"] = second_device(folder)
+    found["advice"] = advised(folder)
+    found["memory"] = without_memory(folder)
+    found["libraries"] = said_by_libraries(folder)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
