@@ -130,9 +130,14 @@ def main() -> None:
     asked = words().parse_args()
     try:
         names = choose(asked.names)
-        options = Options(**{f.name: getattr(asked, f.name) for f in fields(Options)})
+        report(names, asked)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def report(names: list[str], asked: argparse.Namespace) -> None:
+    """Measures, prints and writes; what was measured is written even where a later benchmark fails."""
+    options = Options(**{f.name: getattr(asked, f.name) for f in fields(Options)})
     own = [f"--{f.name.replace('_', '-')} {words_of(getattr(options, f.name))}" for f in fields(Options)
            if f.name != "data_dir" and tuple_of(getattr(options, f.name)) != tuple_of(f.default)]  # fmt: skip
     found, page = {}, PAGE.read_text()

@@ -54,7 +54,7 @@ class Counted(TorchDispatchMode):
         places = {t.device.type for t in (*given, *tree_leaves(result)) if isinstance(t, Tensor) and t.numel() > 0}
         if places - {"cpu"}:
             self.copies += len(places) > 1 and any(t.device.type == "cpu" and t.ndim for t in given)
-            self.operations[name] += not (func.is_view or name in FREE)
+            self.operations[name] += not (func.is_view or name in FREE or name == "_local_scalar_dense")
         return result
 
     @property
