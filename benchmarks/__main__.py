@@ -140,16 +140,15 @@ def report(names: list[str], asked: argparse.Namespace) -> None:
     options = Options(**{f.name: getattr(asked, f.name) for f in fields(Options)})
     own = [f"--{f.name.replace('_', '-')} {words_of(getattr(options, f.name))}" for f in fields(Options)
            if f.name != "data_dir" and tuple_of(getattr(options, f.name)) != tuple_of(f.default)]  # fmt: skip
-    found, page = {}, PAGE.read_text()
+    found = {}
     for name, rows in measure(names, options):
         where = circumstances()
         found[name] = where | {"rows": [row.plain() for row in rows]}
         text = section(name, rows, where, " ".join(["python -m benchmarks", name, *own]))
-        page = written(page, name, text)
         if not asked.json:
             print(text)
         if not asked.no_write:
-            PAGE.write_text(page)
+            PAGE.write_text(written(PAGE.read_text(), name, text))  # read now: others may have written it
     if asked.json:
         print(json.dumps(found, indent=1))
 

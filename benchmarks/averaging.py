@@ -12,7 +12,6 @@ from benchmarks._count import counted, device
 from benchmarks._rows import Options, Row, measured
 from benchmarks._subjects import configured, search
 
-MINUTES = 2
 WORKERS = 8
 
 

@@ -15,7 +15,6 @@ from dasgm.cli.main import main
 from dasgm.jobs.loop import Loop
 from dasgm.search import Search
 
-MINUTES = 2
 COMMANDS = {
     "quickstart": ["search", "quickstart"],
     "quickstart without a GAN": ["search", "quickstart", "--gan", "none"],

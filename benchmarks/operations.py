@@ -12,7 +12,6 @@ from benchmarks._rows import Options, Row, measured
 from benchmarks._subjects import batches, configured, search, textbook
 from dasgm.config import SearchConfig
 
-MINUTES = 6
 GOALS = {"without a GAN": "9,000", "full BigGAN": "15,000"}
 SEARCHES = {
     "without a GAN": ("dasgm-darts", {"gan": "none"}),

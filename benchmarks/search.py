@@ -17,8 +17,6 @@ from dasgm.config import SearchConfig
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks.supernet import Architecture, Supernet
 
-MINUTES = 25
-
 
 def rows(options: Options) -> Iterator[Row]:
     for batch in options.batches:

@@ -16,7 +16,6 @@ from benchmarks._subjects import configured, search
 from benchmarks._timing import LEAST, seconds
 from dasgm.search import Search
 
-MINUTES = 3
 NEVER = 99  # an epoch that is not reached
 STAGES: list[tuple[str, dict[str, Any]]] = [
     ("Eq. 3, classifier weights", {"gan": "none", "method.arch_start_epoch": NEVER}),
