@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+import dasgm
 from benchmarks._rows import Options, Row, table
 from dasgm.config import nearest
 from dasgm.device import device_of, hardware
@@ -89,7 +90,7 @@ def circumstances() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{hardware(device_of('auto'))}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
-        "dasgm": version("dasgm"),
+        "dasgm": dasgm.__version__,
         "torch": torch.__version__,
     }
     for package in ("ray", "mlflow"):
