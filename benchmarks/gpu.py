@@ -76,7 +76,7 @@ def small(gan: str, **changes: Any) -> SearchConfig:
     from benchmarks._subjects import configured
 
     width = {} if gan == "none" else {"gan.channels": 8}
-    return configured("dasgm-darts", Options(cells=3, channels=8), 16, gan=gan, **width, **changes)
+    return configured("dasgm-darts", Options(cells=3, channels=8), 16, gan=gan, **width, **forms()[0] | changes)
 
 
 def prepared(config: SearchConfig, device: str) -> Any:
