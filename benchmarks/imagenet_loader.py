@@ -1,40 +1,38 @@
 """Can the CPUs feed the GPUs? Images/s of decoding and of changing colours, of each loader, and of the network's step.
 
-    python benchmarks/imagenet_loader.py --data-dir PATH [--batch-size N] [--images N]
-
-PATH is ImageNet in either layout, or one folder of photographs per WordNet id (then split in a temporary folder).
-"Per core" is per second of CPU time, of all processes that took part, so that other work on the machine does not count.
+`--data-dir` is ImageNet in either layout, or one folder of photographs per WordNet id (then split in a temporary
+folder). "Per core" is per second of CPU time, of all processes that took part, so that other work on the machine does
+not count. Ray's loader is measured where Ray is installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
-from imagenet_sample import two_classes
 from torch.nn import functional as F
 
-from cluster.connection import connected, cpus
-from cluster.room import Workers
-from cluster.stream import RayLoader
+from benchmarks._rows import Options, Row, measured, missing
 from dasgm.data import imagenet
 from dasgm.data._loader import BatchReader, Loader, Photographs, TorchLoader
 from dasgm.data._photographs import normalised
-from dasgm.device import device_of, hardware
+from dasgm.device import device_of
 from dasgm.genotype import KNOWN
 from dasgm.networks.network import Network
 
 GPUS = 8
+IMAGES = 1600  # of each measurement
+LOADERS = {"--loader torch": "200", "--loader ray": "120"}  # images/s a core that were to be reached
 WARM = 2  # batches, or steps, that are not timed
 
 
@@ -50,13 +48,12 @@ def cpu_seconds() -> Counter[tuple[int, float]]:
     return found
 
 
-def timed(name: str, work: Callable[[], int]) -> float:
-    """Prints and returns images per CPU second."""
+def timed(what: str, work: Callable[[], int], goal: str = "") -> Row:
+    """Images per second of CPU time, all processes together."""
     wall, before = time.perf_counter(), cpu_seconds()
     images = work()
     wall, cpu = time.perf_counter() - wall, (cpu_seconds() - before).total()  # what ended in between does not count
-    print(f"{name:44} {images / cpu:8.1f} images/s a core {images / wall:8.1f} images/s in all", flush=True)
-    return images / cpu
+    return measured(what, images / cpu, unit="images/s a core", goal=goal, note=f"{images / wall:.1f} images/s in all")
 
 
 def made(data: Photographs, epoch: int | None, images: int) -> int:
@@ -109,48 +106,51 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Images/s of decoding, of each loader and of the network.")
-    parser.add_argument("--data-dir", required=True, help="ImageNet, or one folder of photographs per WordNet id")
-    parser.add_argument("--device", default="auto", help="of the network: auto, cpu, cuda or mps")
-    parser.add_argument("--batch-size", type=int, help="default: 64 on a GPU, 8 on a CPU")
-    parser.add_argument("--images", type=int, default=1600, help="to load for each measurement")
-    asked = parser.parse_args()
-    device = device_of(asked.device)
-    batch_size = asked.batch_size or (8 if device == "cpu" else 64)
+def rows(options: Options) -> Iterator[Row]:
+    if options.data_dir is None:
+        for name, goal in LOADERS.items():
+            yield missing(name, "give --data-dir with photographs", goal)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(asked.data_dir)
+        place = Path(options.data_dir)
         if place.is_dir() and not (place / "train").is_dir() and not any(place.rglob("*.parquet")):
-            asked.data_dir = str(two_classes(place, Path(folder))[0])
-        try:
-            data = imagenet.Config(skip_unreadable=True).photographs(asked.data_dir)
-        except ValueError as error:
-            raise SystemExit(f"error: {error}") from None
-        measure(data, device, batch_size, asked.images)
+            from benchmarks.imagenet_sample import two_classes
+
+            place = two_classes(place, Path(folder))[0]
+        yield from measure(imagenet.Config(skip_unreadable=True).photographs(str(place)), device_of("auto"))
 
 
-def measure(data: Photographs, device: str, batch_size: int, images: int) -> None:
-    print(f"{data.describe()}; {hardware(device)}; {cpus()} CPUs, load {os.getloadavg()[0]:.1f}")
-    steps = 3 if device == "cpu" else 30
+def measure(data: Photographs, device: str) -> Iterator[Row]:
+    batch_size, steps = (8, 3) if device == "cpu" else (64, 30)
     network = network_images_per_second(device, batch_size, data.image_size, steps)
-    print(f"{f'network, batch {batch_size} on {device}':44} {network:8.1f} images/s", flush=True)
-    loading = 64 if len(data.train) >= 256 else 16
+    yield measured(
+        f"the network's step, batch {batch_size} on {device}", network, unit="images/s", note=data.describe()
+    )
     torch.set_num_threads(1)
     made(data, 0, 32)
-    timed("decode, random crop", lambda: made(data, 0, images))
-    timed("decode, centre crop", lambda: made(data, None, images))
-    timed("colours, normalisation (on a CPU)", lambda: finished(data, images))
-    cores = {}
-    name = f"--loader torch, {cpus()} processes"
-    cores[name] = timed(name, lambda: loaded(TorchLoader(data, loading, processes=cpus()), images))
+    yield timed("decode, random crop", lambda: made(data, 0, IMAGES))
+    yield timed("decode, centre crop", lambda: made(data, None, IMAGES))
+    yield timed("colours, normalisation (on a CPU)", lambda: finished(data, IMAGES))
+    found = dict(zip(LOADERS, loaders(data), strict=True))
+    yield from found.values()
+    for name, row in found.items():
+        if row.median:
+            yield measured(f"CPUs that {GPUS} such devices need, {name}", GPUS * network / row.median)
+
+
+def loaders(data: Photographs) -> Iterator[Row]:
+    """Of `LOADERS`, one after the other."""
+    loading, processes = (64 if len(data.train) >= 256 else 16), len(os.sched_getaffinity(0))
+    (torchs, torch_goal), (rays, ray_goal) = LOADERS.items()
+    yield timed(torchs, lambda: loaded(TorchLoader(data, loading, processes=processes), IMAGES), torch_goal)
+    if find_spec("ray") is None:
+        yield missing(rays, "Ray is not installed", ray_goal)
+        return
+    from cluster.connection import connected
+    from cluster.room import Workers
+    from cluster.stream import RayLoader
+
     with connected(Workers(1)):
-        loader = RayLoader(data, loading, prefetch=max(4, 3 * cpus()))
-        loaded(loader, loading * cpus() * 2)  # its workers import torch
-        name = f"--loader ray, {cpus()} CPUs"
-        cores[name] = timed(name, lambda: loaded(loader, images))
-    for name, rate in cores.items():
-        print(f"cores that {GPUS} such devices need, {name}: {GPUS * network / rate:.1f}")
-
-
-if __name__ == "__main__":
-    main()
+        loader = RayLoader(data, loading, prefetch=max(4, 3 * processes))
+        loaded(loader, loading * processes * 2)  # its workers import torch
+        yield timed(rays, lambda: loaded(loader, IMAGES), ray_goal)

@@ -1,6 +1,6 @@
 """Two classes out of a photograph of each of ImageNet's classes, as class folders and as Parquet, to try the job on.
 
-    python benchmarks/imagenet_sample.py --data-dir PHOTOGRAPHS --output FOLDER [--held-out 200]
+    python -m benchmarks.imagenet_sample --data-dir PHOTOGRAPHS --output FOLDER [--held-out 200]
 
 PHOTOGRAPHS has one folder per WordNet id. The first 398 ids in order are animals, the rest is not. FOLDER/folder has
 links to the photographs, FOLDER/parquet copies in Hugging Face's layout; both hold the same split.

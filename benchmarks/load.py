@@ -1,4 +1,4 @@
-"""What a large sweep costs beside its searches: python benchmarks/load.py [--trivial 200] [--real 20] [--folder PATH]
+"""What a large sweep costs beside its searches.
 
 A simulated cluster (ray.cluster_utils: machines of one CPU, all on this one) runs a sweep of trials that compute
 nothing, without Ray Train, through the sweep's own study, scheduler, folders and mirror, then one of real tiny
@@ -35,7 +35,7 @@ from dasgm.store.run import Run
 from tuning import sweep
 from tuning.sweep import Options, Sweep
 
-SIMULATED = Path(__file__).parents[1] / "tests" / "simulated.py"
+SIMULATED = Path(__file__).parents[1] / "tests" / "tools" / "simulated.py"
 EPOCHS = 4
 TINY = {
     "method.epochs": EPOCHS,

@@ -1,4 +1,6 @@
-"""One search over more and more workers: python benchmarks/scaling.py [PRESET ...] [--rounds N] [--workers 1 2]
+"""One search over more and more workers.
+
+    python -m benchmarks.scaling [PRESET ...] [--rounds N] [--workers 1 2]
 
 Runs `cluster/search.py PRESET ... --workers N` for each N, one after the other, each with one thread a worker and the
 same batch a worker, and prints the images a second of an epoch (median over the epochs but the first, of all rounds)

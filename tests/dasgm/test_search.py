@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import textbook_steps
 import torch
 from smooth import (
     BATCH,
@@ -21,6 +22,7 @@ from smooth import (
     spy,
 )
 from torch import Tensor
+from transplants import as_textbook
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import norm, replay, seed_of
@@ -53,6 +55,37 @@ def test_step_is_differentiation_through_the_whole_iteration(iteration):
     assert max(errors[0.01]) < 1e-3
     for coarse, fine in zip(errors[0.01], errors[0.005], strict=True):
         assert 3.5 < coarse / fine < 4.5
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_search_without_a_gan_is_the_textbooks(order):
+    """Two iterations, the second with momentum: the gradient of A, and the step of W. Here W's step comes first, which
+    the first order notices (the second's virtual step is that step, where no clip binds).
+    """
+    method = Darts(cells=3, channels=4)
+    config = SearchConfig(
+        method=method, gan=None, data=DataConfig(image_size=SIZE), order=order, batch_size=4, classifier_clip=0.0
+    )
+    search = Search(config, images())
+    search.schedule()
+    theirs, handed = textbook_steps.Darts(method.first(), len(search.data.classes), order, clip=1e9), spy(search.A)
+    theirs.network.load_state_dict(as_textbook(method.first(), dict(search.supernet.state_dict())), strict=False)
+    for _ in range(2):
+        with torch.no_grad():
+            for a, p in zip(theirs.architecture, search.A.params.values(), strict=True):
+                a.copy_(p)
+        x1, y1, x2, y2 = batches(search)
+        with replay(seed_of(0, 0, search.iteration, "dasgm")):
+            x3, y3 = search.compose(None, None, None, x2, y2)
+        expected = theirs.second_order(x1, y1, x3, y3) if order == "second" else []
+        theirs.weight_step(x1, y1)
+        expected = expected or theirs.first_order(x3, y3)
+        search.step(x1, y1, x2, y2, True)
+        for a, b in zip(handed[-1].values(), expected, strict=True):
+            assert relative(a, b) < 1e-9
+        ours = as_textbook(method.first(), search.W.params)
+        for name, w in theirs.network.named_parameters():
+            assert relative(ours[name].detach(), w.detach()) < 1e-12
 
 
 def test_B_ascends_and_both_gradients_are_of_one_evaluation():

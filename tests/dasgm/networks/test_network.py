@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+import textbook
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -110,6 +111,29 @@ def test_networks_that_there_are_not() -> None:
 def test_a_trained_network_needs_no_supernet() -> None:
     code = "import sys, dasgm.networks.network; assert 'dasgm.networks.supernet' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# the textbook's network
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["DARTS_V1", "PDARTS"])
+@pytest.mark.parametrize(("form", "size"), [("cifar", 32), ("imagenet", 224)])
+def test_network_is_the_textbooks(form: Any, size: int, name: str) -> None:
+    """Both heads' logits, all gradients and running statistics, given the same weights in the same order."""
+    ours = Network(KNOWN[name], 4, 5, 7, form=form, auxiliary=True)
+    theirs = textbook.Network(KNOWN[name], 4, 5, 7, form, auxiliary=True)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x, y = torch.randn(3, 3, size, size), torch.tensor([0, 1, 6])
+    logits = ours.forward_with_auxiliary(x), theirs(x)
+    gradients = (
+        torch.autograd.grad(F.cross_entropy(main, y) + 0.4 * F.cross_entropy(auxiliary, y), list(network.parameters()))
+        for (main, auxiliary), network in zip(logits, (ours, theirs), strict=True)
+    )
+    states = (network.state_dict().values() for network in (ours, theirs))
+    for kind in (logits, gradients, states):
+        for a, b in zip(*kind, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 # auxiliary head

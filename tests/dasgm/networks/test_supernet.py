@@ -7,18 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from formulas import (
-    disturb,
-    norm,
-)
+from formulas import disturb
+from textbook import EDGES, SearchNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transplants import as_textbook
 
 from dasgm.genotype import KNOWN, PRIMITIVES, Edge, Genotype
 from dasgm.methods._base import Stage
 from dasgm.networks.network import Network
-from dasgm.networks.operations import fast_layout, operation
-from dasgm.networks.supernet import Architecture, Cell, Fan, Mixture, Reduce, Separable, Supernet
+from dasgm.networks.supernet import Architecture, Cell, Mixture, Supernet
 
 pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
@@ -102,77 +100,39 @@ def test_multiply_adds_of_a_network() -> None:
     assert multiply_adds(Network(KNOWN["DARTS_V2"], 36, 20, 10), torch.randn(1, 3, 32, 32)) == 528_359_040
 
 
-def plain_cell(cell: Cell, operations: tuple[tuple[str, ...], ...], s0: Tensor, s1: Tensor, mixture: Tensor,
-               edges: Tensor | None, partial: int) -> Tensor:  # fmt: skip
-    """The cell as the papers write it: an edge after the other, with the weights of `cell`."""
-    states = [layer(s) for layer, s in zip(cell.preprocess, (s0, s1), strict=True)]
-    first = 0
-    for node in range(4):
-        total: Tensor | float = 0.0
-        for state in range(2 + node):
-            edge, stride = first + state, 2 if cell.reduction and state < 2 else 1
-            x, *others = states[state].chunk(partial, 1)
-            mixed: Tensor | float = 0.0
-            for weight, name in zip(mixture[edge], operations[edge], strict=True):
-                layers = one_edge(cell, operations, name, state, node, x.shape[1], stride)
-                result = layers(x)
-                mixed = mixed + weight * (norm(result) if "pool" in name else result)
-            assert isinstance(mixed, Tensor)
-            if partial > 1:
-                rest = torch.cat(others, 1)
-                joined = torch.cat([mixed, F.max_pool2d(rest, 2) if stride == 2 else rest], 1)
-                n, c, h, w = joined.shape
-                mixed = joined.view(n, partial, c // partial, h, w).transpose(1, 2).reshape(n, c, h, w)
-            total = total + (mixed if edges is None else edges[edge] * mixed)
-        assert isinstance(total, Tensor)
-        states.append(total)
-        first += 2 + node
-    return torch.cat(states[2:], 1)
+def weights_and_norms(network: nn.Module) -> dict[str, Tensor]:
+    """All that a network holds, but the counts of batches that torch's own norms keep."""
+    return {name: t for name, t in network.state_dict().items() if t.is_floating_point()}
 
 
-def one_edge(cell: Cell, operations: tuple[tuple[str, ...], ...], name: str, state: int, node: int, channels: int,
-             stride: int) -> nn.Module:  # fmt: skip
-    """The stock operation with this edge's share of the weights that the cell holds side by side."""
-    layers = operation(name, channels, stride, affine=False)
-    fan = cell.fans[state]
-    assert isinstance(fan, Fan)
-    if name not in fan.convolutions:
-        return layers
-    targets = [n for n in range(max(0, state - 1), 4) if name in operations[sum(range(2, 2 + n)) + state]]
-    place, wide = targets.index(node), fan.convolutions[name]
-    with torch.no_grad():
-        if isinstance(wide, Reduce):
-            sources = [wide.even.weight, wide.odd.weight]
-        else:
-            assert isinstance(wide, Separable)
-            pairs = zip(wide.depthwise.parameters(), wide.pointwise.parameters(), strict=True)
-            sources = [weight for pair in pairs for weight in pair]
-        for own, source in zip(layers.parameters(), sources, strict=True):
-            own.copy_(source.chunk(len(targets))[place])
-        statistics = [[b for b in module.buffers() if b.ndim] for module in (layers, wide)]
-        for own, source in zip(*statistics, strict=True):
-            own.copy_(source.chunk(len(targets))[place])
-    return layers
-
-
-@pytest.mark.parametrize("reduction", [False, True])
 @pytest.mark.parametrize("name", STAGES)
-def test_cell_equals_its_plain_form(name: str, reduction: bool) -> None:
+def test_supernet_is_the_textbooks(name: str) -> None:
+    """Logits, all gradients and running statistics, given the same weights; then the logits in eval mode."""
     stage = STAGES[name]
-    operations = stage.reduce_operations if reduction else stage.normal_operations
-    cell = Cell(operations, 6, 6, 8, reduction, False, stage.partial)
-    s0, s1 = (fast_layout(torch.randn(3, 6, 8, 8)).requires_grad_() for _ in range(2))
-    mixture = torch.randn(14, len(operations[0])).softmax(1).requires_grad_()
-    edges = torch.rand(14, requires_grad=True) if stage.edge_weights else None
-    weights = mixture if edges is None else mixture * edges[:, None]
-    flat = weights.flatten() if edges is None else torch.cat([weights.flatten(), edges])
-    ours = cell(s0, s1, flat, 0.0)
-    plain = plain_cell(cell, operations, s0, s1, mixture, edges, stage.partial)
-    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
-    cotangent = torch.randn_like(ours)
-    wanted = [s0, s1, mixture] + ([] if edges is None else [edges])
-    for a, b in zip(*(torch.autograd.grad(y, wanted, cotangent) for y in (ours, plain)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+    ours, A, theirs = Supernet(stage, 5), Architecture(stage), SearchNetwork(stage, 5)
+    alphas = list(A.parameters())
+    with torch.no_grad():
+        for p in alphas:
+            p.normal_()
+    theirs.load_state_dict(as_textbook(stage, dict(ours.state_dict())), strict=False)
+    x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    logits = ours(x, A()), theirs(x, alphas)
+    found, expected = (
+        torch.autograd.grad(F.cross_entropy(out, y), [*network.parameters(), *alphas])
+        for out, network in zip(logits, (ours, theirs), strict=True)
+    )
+    gradients = as_textbook(stage, dict(zip(dict(ours.named_parameters()), found, strict=False)))
+    assert gradients.keys() == dict(theirs.named_parameters()).keys()
+    after = as_textbook(stage, weights_and_norms(ours))
+    assert after.keys() == weights_and_norms(theirs).keys()
+    for a, b in (
+        logits,
+        *zip(found[-len(alphas) :], expected[-len(alphas) :], strict=True),
+        *((gradients[key], g) for key, g in zip(dict(theirs.named_parameters()), expected, strict=False)),
+        *((t, after[key]) for key, t in weights_and_norms(theirs).items()),
+        (ours.eval()(x, A()), theirs.eval()(x, alphas)),
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def one_hot(edges: tuple[Edge, ...]) -> Tensor:
@@ -186,13 +146,15 @@ def one_hot(edges: tuple[Edge, ...]) -> Tensor:
 
 def transplant(W: Supernet, network: Network, genotype: Genotype) -> None:
     """The supernet's weights and running statistics into the network, whose norms keep gain 1 and bias 0."""
+    stage = replace(DARTS, cells=len(W.cells), channels=4)
+    edges = SearchNetwork(stage, 7)
+    edges.load_state_dict(as_textbook(stage, dict(W.state_dict())), strict=False)
     pairs: list[tuple[nn.Module, nn.Module]] = [(W.stem, network.stem), (W.head, network.head)]
-    for cell, own in zip(W.cells, network.cells, strict=True):
-        pairs += zip(cell.preprocess, own.preprocess, strict=True)
+    for cell, wide, own in zip(edges.cells, W.cells, network.cells, strict=True):
+        pairs += zip(wide.preprocess, own.preprocess, strict=True)
         for place, (name, state) in enumerate(genotype.reduce if cell.reduction else genotype.normal):
-            stride = 2 if cell.reduction and state < 2 else 1
-            chosen = one_edge(cell, ALL, name, state, place // 2, cell.fans[state].channels, stride)
-            pairs.append((chosen, own.operations[place]))
+            chosen = cell.edges[EDGES.index((state, place // 2))].operations[name]
+            pairs.append((nn.Module() if "pool" in name else chosen, own.operations[place]))
     for source, target in pairs:
         missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
         assert not unexpected and all(target.state_dict()[key].ndim == 1 for key in missing)

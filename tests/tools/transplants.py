@@ -1,0 +1,48 @@
+"""The package's weights as the textbook's, which has a module of its own where the package has several side by side."""
+
+from __future__ import annotations
+
+import textbook
+from torch import Tensor
+
+from dasgm.methods._base import Stage
+
+Tensors = dict[str, Tensor]
+
+
+def as_textbook(stage: Stage, tensors: Tensors) -> Tensors:
+    """What belongs to a supernet (weights, gradients or running statistics, by name), by the textbook's names."""
+    found = {name: t for name, t in tensors.items() if name.startswith(("stem.", "head."))}
+    for index in range(stage.cells):
+        cell = f"cells.{index}."
+        for place in (0, 1):
+            old = f"{cell}preprocess.{place}."
+            new = f"{cell}preprocess{place}."
+            found |= {new + name.removeprefix(old): t for name, t in tensors.items() if name.startswith(old)}
+        operations = stage.reduce_operations if index in textbook.halves(stage.cells) else stage.normal_operations
+        for edge, names in enumerate(operations):
+            for name in names:
+                found |= _of_edge(cell, operations, edge, name, tensors)
+    return found
+
+
+def _of_edge(cell: str, operations: tuple[tuple[str, ...], ...], edge: int, name: str, tensors: Tensors) -> Tensors:
+    state, _ = textbook.EDGES[edge]
+    having = [e for e, (s, _) in enumerate(textbook.EDGES) if s == state and name in operations[e]]
+    fan, own = f"{cell}fans.{state}.", f"{cell}edges.{edge}.operations.{name}."
+    pool = f"{fan}pools.{name}.1."  # computed once for all edges
+    found = {f"{own}1.{key.removeprefix(pool)}": t for key, t in tensors.items() if key.startswith(pool)}
+    wide = f"{fan}convolutions.{name}."
+    for key, t in tensors.items():
+        if key.startswith(wide):
+            found[own + _narrow(key.removeprefix(wide))] = t.chunk(len(having))[having.index(edge)]
+    return found
+
+
+def _narrow(key: str) -> str:
+    """`norms.1.running_mean` -> `7.running_mean`: ReLU, depthwise, pointwise, norm, and once more."""
+    kind, _, rest = key.partition(".")
+    if kind not in ("depthwise", "pointwise", "norms"):
+        return key
+    turn, _, leaf = rest.partition(".")
+    return f"{4 * int(turn) + 1 + ('depthwise', 'pointwise', 'norms').index(kind)}.{leaf}"
