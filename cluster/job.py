@@ -111,17 +111,15 @@ def launch(
     callbacks: list[Any] | None = None,
     here: bool = False,
     cleaned: bool = False,
-    retries: int = 2,
 ) -> None:
     """Run `work(payload)` on every worker, as one Ray Train run. If a worker dies, all are started again.
 
-    If a machine is lost, its workers wait for room as at the start.
+    That is done twice at most. If a machine is lost, its workers wait for room as at the start.
 
     Args:
         scratch: folder for Ray's own notes during the run. Several machines share it, so it may be object storage.
         callbacks: Ray Train's callbacks.
         here, cleaned: see `Trainer`.
-        retries: how often the workers are started again.
 
     Raises:
         ValueError: what `work` returned, a user's mistake: trying again would not help.
@@ -133,27 +131,23 @@ def launch(
     from cluster.trainer import Trainer
 
     os.environ.setdefault(ASKED_ANEW, f"{max(1.0, min(10.0, workers.wait)):g}")  # `fit` reads it; see `room.waiter`
-    quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name, folder = uuid.uuid4().hex[:12], local(payload["folder"])
-    payload = payload | {"shared": not workers.private, "gpus": workers.gpus}
     trainer = Trainer(
         work,
-        train_loop_config=payload,
+        train_loop_config=payload | {"shared": not workers.private, "gpus": workers.gpus},
         backend_config=_backend(workers),
         here=here,
         cleaned=cleaned,
         private=workers.private,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.number,
-            use_gpu=workers.gpus > 0,
-            resources_per_worker=workers.bundle,
+            num_workers=workers.number, use_gpu=workers.gpus > 0, resources_per_worker=workers.bundle
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
             **notes_in(scratch, workers),
             callbacks=[*(callbacks or []), _teller(folder), waiter(folder, workers)],
-            failure_config=ray.train.FailureConfig(max_failures=retries),
-            logging_config=quiet,
+            failure_config=ray.train.FailureConfig(max_failures=2),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
