@@ -216,6 +216,9 @@ class Sweep(Group):
         discard(self.scratch)  # what a killed sweep left
         # each machine has its own keys; Tune would send these to it, readable in Ray's logs and dashboard
         class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
+        if workers.private:  # its processes have the environment of this one, and those that Ray has made ahead fit
+            class_cache.ENV_VARS_TO_PROPAGATE.clear()
+            class_cache.DEFAULT_ENV_VARS.clear()
         asked = driver(workers)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tuner = tune.Tuner(
