@@ -64,7 +64,10 @@ def watch(words: list[str], counts: Path) -> tuple[float, dict[int, dict[str, An
         with suppress(psutil.Error):
             for one in [family, *family.children(recursive=True)]:
                 with suppress(psutil.Error):
-                    times, its = one.cpu_times(), seen.setdefault(one.pid, {"begun": one.create_time() - begun})
+                    times, its = (
+                        one.cpu_times(),
+                        seen.setdefault(one.pid, {"begun": one.create_time() - begun, "cpu": 0.0, "memory": 0.0}),
+                    )
                     if name := what(one.cmdline()):
                         its["name"] = name if name != "ray::IDLE" else its.get("name", name)
                     its |= {"cpu": times.user + times.system, "memory": one.memory_info().rss / 2**20}
