@@ -28,6 +28,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports wait for a poll: 2 s would slow short epochs
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "300",  # a stopped search's driver frees its workers before the next search
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first report comes before any epoch and has no accuracy
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
@@ -91,12 +92,13 @@ def set_environment() -> None:
 
 
 @contextmanager
-def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterator[int]:
+def connected(workers: Workers, say: Callable[[str], None] = say_now, dashboard: bool = False) -> Iterator[int]:
     """Join the Ray cluster at $RAY_ADDRESS, or start a private Ray on this machine that ends with the block.
 
     Args:
         workers: of each run.
         say: gets a line every 5 seconds until Ray has started.
+        dashboard: a private Ray has one: ten processes, of which only a `cleaned` run has a use.
 
     Yields:
         How many such runs there is room for at once, at least 1.
@@ -117,23 +119,18 @@ def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterato
             yield wait_for_room(workers, say)
         else:
             with told("starting Ray", _awaited, say):
-                _start(folder)
+                _start(folder, dashboard)
             yield slots_here(workers)
 
 
-def _start(folder: Path) -> None:
-    """A private Ray, whose processes write into `folder`."""
-    port = _free_port()
-    _init(
-        address="local",
-        num_cpus=cpus(),
-        num_gpus=visible_gpus(),
-        include_dashboard=True,  # frees what a stopped trial held, as the sweep's Janitor does
-        dashboard_host="127.0.0.1",
-        dashboard_port=port,
-        _temp_dir=str(folder),
-        runtime_env=_env({"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}),
-    )
+def _start(folder: Path, dashboard: bool) -> None:
+    """A private Ray, whose processes write into `folder`. They have the environment of this process."""
+    place: dict[str, Any] = {"include_dashboard": dashboard}
+    if dashboard:
+        port = _free_port()
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"  # there may be another Ray on this machine
+        place |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
+    _init(address="local", num_cpus=cpus(), num_gpus=visible_gpus(), _temp_dir=str(folder), **place)
 
 
 def _awaited() -> str:
@@ -146,8 +143,6 @@ def _awaited() -> str:
         there = {child.name() for child in psutil.Process().children(recursive=True)}
         if "gcs_server" not in there:
             return "its first process to start (gcs_server)"
-        if "raylet" not in there:
-            return "its dashboard to answer"
     return "its scheduler to answer (raylet)"
 
 
@@ -231,11 +226,10 @@ def _scratch() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _env(more: dict[str, str] | None = None) -> dict[str, Any]:
-    kept = {
-        k: os.environ[k] for k in (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if k in os.environ
-    }
-    return {"env_vars": kept | (more or {})}
+def _env() -> dict[str, Any]:
+    """What the processes of a cluster get of this one's environment."""
+    names = (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
 
 
 def _free_port() -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.connection import Failed, connected
-from cluster.job import ControllerLost, ensure_device, launch
+from cluster.job import ensure_device, launch
 from cluster.patience import answered, say_now, told
 from cluster.room import Workers
 from dasgm.cli.arguments import fail
@@ -80,7 +80,7 @@ def attempt(
     workers: Workers,
     scratch: Path,
     callbacks: list[Any] | None = None,
-    retried: bool = False,
+    here: bool = False,
 ) -> str:
     """Do one of several runs. Its folder says how it ended.
 
@@ -88,20 +88,15 @@ def attempt(
         asked: the run's payload.
         scratch: folder for Ray's own notes.
         callbacks: Ray Train's callbacks.
-        retried: the caller is started again if Ray Train's controller is lost, so this is raised.
+        here: see `Trainer`. The caller then frees what the workers held if this process dies.
 
     Returns:
         Why the run did not come to its end; empty if it did.
-
-    Raises:
-        ControllerLost: the controller is gone, and the caller is `retried`.
     """
     asked = _driven(asked)
     try:
-        launch(work, asked, workers, scratch, callbacks)
+        launch(work, asked, workers, scratch, callbacks, here, cleaned=not here)
     except (Failed, ValueError) as error:
-        if retried and isinstance(error, ControllerLost):
-            raise
         with suppress(OSError, ValueError):  # if the folder cannot be written, `error` says so
             _note_end(asked, error)
         return str(error)

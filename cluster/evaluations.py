@@ -91,6 +91,7 @@ class Evaluations(Group):
     """
 
     kind = what = many = "evaluations"
+    dashboard = True
     one = "evaluation"
 
     def __init__(self, candidates: Sequence[Candidate], recipe: str, options: Options, name: str, command: str):

@@ -1,4 +1,4 @@
-"""One run on several workers. `launch` makes the only TorchTrainer; the rest is what a worker does."""
+"""One run on several workers. `launch` makes the only trainer; the rest is what a worker does."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ from cluster.connection import ASKED_ANEW, Failed, joined, last_line, signals_ke
 from cluster.room import Workers, waiter
 from dasgm.store.bucket import local
 from dasgm.store.replica import age, discard, for_ray, of
-
-
-class ControllerLost(Failed):
-    """Ray Train's controller, the process that watches the workers of a run, is gone, and so are the workers."""
 
 
 def workers_for(
@@ -113,16 +109,17 @@ def launch(
     workers: Workers,
     scratch: Path,
     callbacks: list[Any] | None = None,
-    retries: int = 2,
+    here: bool = False,
+    cleaned: bool = False,
 ) -> None:
     """Run `work(payload)` on every worker, as one Ray Train run. If a worker dies, all are started again.
 
-    If a machine is lost, its workers wait for room as at the start.
+    That is done twice at most. If a machine is lost, its workers wait for room as at the start.
 
     Args:
         scratch: folder for Ray's own notes during the run. Several machines share it, so it may be object storage.
         callbacks: Ray Train's callbacks.
-        retries: how often the workers are started again.
+        here, cleaned: see `Trainer`.
 
     Raises:
         ValueError: what `work` returned, a user's mistake: trying again would not help.
@@ -130,27 +127,27 @@ def launch(
         KeyboardInterrupt: stopped by Ctrl-C.
     """
     import ray.train
-    import ray.train.torch
+
+    from cluster.trainer import Trainer
 
     os.environ.setdefault(ASKED_ANEW, f"{max(1.0, min(10.0, workers.wait)):g}")  # `fit` reads it; see `room.waiter`
-    quiet: Any = ray.train.LoggingConfig(log_level="ERROR")
     name, folder = uuid.uuid4().hex[:12], local(payload["folder"])
-    payload = payload | {"shared": not workers.private, "gpus": workers.gpus}
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = Trainer(
         work,
-        train_loop_config=payload,
-        torch_config=_torch_config(workers),
+        train_loop_config=payload | {"shared": not workers.private, "gpus": workers.gpus},
+        backend_config=_backend(workers),
+        here=here,
+        cleaned=cleaned,
+        private=workers.private,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.number,
-            use_gpu=workers.gpus > 0,
-            resources_per_worker=workers.bundle,
+            num_workers=workers.number, use_gpu=workers.gpus > 0, resources_per_worker=workers.bundle
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=name,
             **notes_in(scratch, workers),
             callbacks=[*(callbacks or []), _teller(folder), waiter(folder, workers)],
-            failure_config=ray.train.FailureConfig(max_failures=retries),
-            logging_config=quiet,
+            failure_config=ray.train.FailureConfig(max_failures=2),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     try:
@@ -159,8 +156,10 @@ def launch(
     except ray.train.TrainingFailedError as error:
         raise Failed(last_line(error)) from None
     except ray.exceptions.RayActorError:
-        raise ControllerLost("Ray Train's controller, a process, is gone") from None
-    except SystemExit:  # Ray's own way to end on Ctrl-C
+        raise Failed("Ray Train's controller, a process, is gone") from None
+    except SystemExit:  # Ray's own way to end on Ctrl-C, and Tune's to stop a trial
+        if here:
+            raise
         raise KeyboardInterrupt from None
     finally:
         discard(scratch / name)
@@ -183,13 +182,17 @@ def _teller(folder: Path) -> Any:
     return Teller()
 
 
-def _torch_config(workers: Workers) -> Any:
-    """Ray Train's configuration of torch.
+def _backend(workers: Workers) -> Any:
+    """Ray Train's configuration of torch. A single worker needs none, nor has the driver to import torch for it.
 
     On one machine the workers find each other through a file, since torch's TCP store listens on every interface. On a
     cluster several workers use the TCP store.
     """
     import ray
+    from ray.train.backend import BackendConfig
+
+    if workers.number == 1:
+        return BackendConfig()
     from ray.train.torch import TorchConfig
     from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
@@ -199,17 +202,15 @@ def _torch_config(workers: Workers) -> Any:
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             n = len(worker_group)
             worker_group.execute(_set_torch_distributed_env_vars)
-            if n > 1:
-                meeting = os.path.join(tempfile.gettempdir(), f"dasgm-meet-{uuid.uuid4().hex}")
-                ray.get([worker_group.execute_single_async(i, meet, meeting, i, n, backend) for i in range(n)])
+            meeting = os.path.join(tempfile.gettempdir(), f"dasgm-meet-{uuid.uuid4().hex}")
+            ray.get([worker_group.execute_single_async(i, meet, meeting, i, n, backend) for i in range(n)])
 
     class FileConfig(TorchConfig):
         @property
         def backend_cls(self) -> type:
             return FileBackend
 
-    alone = workers.private or workers.number == 1
-    return FileConfig() if alone else TorchConfig(backend)
+    return FileConfig() if workers.private else TorchConfig(backend)
 
 
 def meet(path: str, rank: int, size: int, backend: str) -> None:

@@ -65,8 +65,8 @@ class Janitor(Callback):
 def _free(group: str, run: Run) -> None:
     """Remove a placement group once the worker in it is gone.
 
-    If it were removed earlier, Ray Train's controller, which is about to be killed, would take that for a fault and
-    start the worker again in another group, of which nobody would ever know.
+    If it were removed earlier, Ray Train's controller, which is about to end, might take that for a fault and start the
+    worker again in another group, of which nobody would ever know.
     """
     end = time.monotonic() + (5 if of(run.folder) else 20)  # a worker's sign of life in object storage outlives it
     while run.busy and time.monotonic() < end:

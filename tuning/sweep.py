@@ -216,6 +216,9 @@ class Sweep(Group):
         discard(self.scratch)  # what a killed sweep left
         # each machine has its own keys; Tune would send these to it, readable in Ray's logs and dashboard
         class_cache.ENV_VARS_TO_PROPAGATE -= {n for n in class_cache.ENV_VARS_TO_PROPAGATE if n.startswith("AWS_")}
+        if workers.private:  # its processes have the environment of this one, and those that Ray has made ahead fit
+            class_cache.ENV_VARS_TO_PROPAGATE.clear()
+            class_cache.DEFAULT_ENV_VARS.clear()
         asked = driver(workers)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tuner = tune.Tuner(
@@ -226,6 +229,7 @@ class Sweep(Group):
                     search_alg=proposer,
                     scheduler=halving,
                     time_budget_s=options.time_budget,
+                    reuse_actors=True,
                     trial_dirname_creator=_dirname,
                 ),
                 run_config=tune.RunConfig(
@@ -273,9 +277,20 @@ class Trial:
         self.scratch, self.workers, self.__name__ = lies_at(scratch), workers, "search"
 
     def __call__(self, config: dict[str, Any]) -> None:
-        from ray.tune.integration.ray_train import TuneReportCallback
+        attempt(job.search, config, self.workers, local(self.scratch), [_reporter()], here=True)
 
-        attempt(job.search, config, self.workers, local(self.scratch), [TuneReportCallback()], retried=True)
+
+def _reporter() -> Any:
+    """A callback of Ray Train that hands the reports of the workers to Ray Tune; for the trial's driver."""
+    import ray.train
+
+    class Reporter(ray.train.UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            from ray import tune
+
+            tune.report(metrics[0])
+
+    return Reporter()
 
 
 def _dirname(trial: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from dasgm.config import from_json, mathematics, settings, to_json
 from dasgm.device import device_of, hardware, is_out_of_memory
 from dasgm.distributed import alone, broadcast, gather, rank, ready, world_size
+from dasgm.jobs.uncompiled import leave_out_compiler
 from dasgm.pages.report import report as write_report
 from dasgm.search import SearchFailed
 from dasgm.store import legacy
@@ -105,6 +106,7 @@ def run_job(job: Job, folder: Path, hooks: Hooks) -> Row:
     OSError in one line where the folder's disk is full or can no longer be written; what was saved stays.
     """
     ready()
+    leave_out_compiler()
     if rank() != 0:
         hooks = replace(hooks, say=lambda line: None)
     data, digests = _loaded(job)

@@ -32,12 +32,12 @@ def search(cluster: Simulated, storage: Path, *words: str):
     return cluster.run(SEARCH, "--gan=none", "--storage", str(storage), "--name=one", *TINY, *words)
 
 
-def losing(cluster: Simulated, process: Any, machines: list[str], seconds: float) -> tuple[int, str, str]:
+def losing(cluster: Simulated, process: Any, machines: list[str]) -> tuple[int, str, str]:
     """How a command ends that loses these machines; afterwards as many others are there."""
     for machine in machines:
         cluster.ask("kill", machine)
     try:
-        return finish(process, seconds)
+        return finish(process)
     finally:
         for _ in machines:
             cluster.ask("add")
@@ -70,7 +70,7 @@ def test_search_goes_on_on_another_machine_when_its_own_is_lost(cluster, tmp_pat
     before = rows_of(tmp_path / "one")[:-1]  # of what is before the last, the checkpoint is there
     assert before
     (lost,) = cluster.ask("busy")
-    code, out, err = losing(cluster, process, [lost], 600)
+    code, out, err = losing(cluster, process, [lost])
     assert code == 0 and "going on after epoch" in out, (out, err)
     assert "worker 0 failed: " in out and rows_of(tmp_path / "one")[: len(before)] == before
     assert once_and_as_alone(tmp_path / "one", tmp_path)
@@ -82,7 +82,7 @@ def test_lost_machine_without_room_for_its_worker_is_waited_for_and_given_up(clu
     wait_for(process, lambda: len(Run(tmp_path / "one").checkpoints()) > 1)
     before = rows_of(tmp_path / "one")[:-1]
     assert before
-    code, out, err = losing(cluster, process, cluster.ask("busy")[:1], 300)
+    code, out, err = losing(cluster, process, cluster.ask("busy")[:1])
     asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
     assert out.count(f"waiting up to 20 s for room on the cluster: {asked}, it has {has}\n") == 1, (out, err)
     says = (
@@ -99,7 +99,7 @@ def test_machine_lost_before_its_worker_is_up_is_waited_for_and_given_up(cluster
     process = search(cluster, tmp_path, "--workers=2", "--wait=20")
     machines: list[str] = []
     wait_for(process, lambda: machines or machines.extend(cluster.ask("starting")))
-    code, out, err = losing(cluster, process, machines[:1], 300)
+    code, out, err = losing(cluster, process, machines[:1])
     asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
     assert out.count(f"waiting up to 20 s for room on the cluster: {asked}, it has {has}\n") == 1, (out, err)
     says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
@@ -129,7 +129,7 @@ def test_sweep_goes_on_when_a_machine_with_a_driver_and_its_worker_is_lost(clust
     folders = [tmp_path / "s" / name for name in ("t000", "t001")]
     wait_for(process, lambda: twice_saved(*folders))
     before = {folder: saved(folder) for folder in folders}
-    code, out, err = losing(cluster, process, cluster.ask("busy")[:1], 900)
+    code, out, err = losing(cluster, process, cluster.ask("busy")[:1])
     assert code == 0 and "best genotype" in out, (out, err)
     assert [t.state.name for t in trials_of(tmp_path / "s")] == ["COMPLETE"] * 2
     assert sum(DRIVER_GONE in (folder / "log.txt").read_text() for folder in folders) == 1
@@ -145,7 +145,7 @@ def test_sweep_whose_machines_are_all_lost_waits_for_others_and_gives_up(cluster
     folders = [tmp_path / "s" / name for name in ("t000", "t001")]
     wait_for(process, lambda: twice_saved(*folders))
     before = {folder: saved(folder) for folder in folders}
-    code, out, err = losing(cluster, process, cluster.ask("busy"), 300)
+    code, out, err = losing(cluster, process, cluster.ask("busy"))
     asked, has = "a search asks for 1 worker(s) with 1 CPUs in all", "0 CPUs and 0 GPUs free"
     says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
     assert code == 1 and errors(out, err) == [f"error: {says}"], (out, err)
@@ -171,7 +171,7 @@ def test_sweep_with_a_machine_too_few_for_a_search_gives_up_once(cluster, tmp_pa
     words = ["--storage", str(tmp_path), "--name=s", "--gan=none", *TINY, "--num-trials=3"]
     process = cluster.run(SWEEP, *words, "--workers-per-trial=2", "--wait=20")
     wait_for(process, lambda: twice_saved(tmp_path / "s" / "t000"))
-    code, out, err = losing(cluster, process, cluster.ask("busy")[:1], 300)
+    code, out, err = losing(cluster, process, cluster.ask("busy")[:1])
     asked, has = "a search asks for 2 worker(s) with 2 CPUs in all", "1 CPUs and 0 GPUs free"
     says = f"{asked}; after 20 s the cluster has {has} (see --wait); to continue, run the same command"
     assert code == 1 and errors(out, err) == [f"error: {says}"], (out, err)

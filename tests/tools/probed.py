@@ -18,13 +18,14 @@ import psutil
 def look() -> dict[str, Any]:
     """Our processes, where they listen, and of Ray the free CPUs and the placement groups that hold some."""
     me = psutil.Process()
-    seen: dict[str, Any] = {"time": time.time(), "processes": [], "listening": [], "workers": []}
+    seen: dict[str, Any] = {"time": time.time(), "processes": [], "listening": [], "workers": [], "titles": []}
     for process in [me, *me.children(recursive=True)]:
         with suppress(psutil.Error):
             name = " ".join(process.cmdline())
             connections = process.net_connections("inet")
             seen["processes"].append([process.pid, process.create_time()])
             seen["listening"] += [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
+            seen["titles"] += [name[:40]]
             seen["workers"] += [process.pid] if "ray::RayTrainWorker" in name else []
     if "ray.tune" in sys.modules or "ray.train" in sys.modules:
         with suppress(Exception):  # Ray is just coming or going

@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -34,6 +36,7 @@ def main(folder: str, nodes: int) -> None:
     from ray.cluster_utils import Cluster
     from ray.util.state import list_actors
 
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # Ray notes there which cluster is the latest
     dashboard, *agents = free_ports(2 + nodes)
     place: dict[str, Any] = {"temp_dir": folder, "object_store_memory": 80_000_000}
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard}

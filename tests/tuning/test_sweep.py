@@ -118,6 +118,14 @@ def test_cpus_of_stopped_and_failed_trials_are_free_within_10_s(swept):
     assert all(probe["free"] + len(probe["groups"]) <= 2 for probe in seen)
 
 
+def test_no_process_is_started_without_use(swept):
+    """A trial is its driver, its worker, and what synchronises its workers."""
+    titles = {title for probe in swept.probes for title in probe["titles"]}
+    assert all(any(name in title for title in titles) for name in ("ImplicitFunc", "RayTrainWorker", "Synchronization"))
+    unused = ("Queue", "TrainController", "DatasetManager", "PlacementGroupCleaner", "Coordinator", "ray-dashboard-")
+    assert not [title for title in titles if any(name in title for name in unused)]
+
+
 def test_nothing_listens_beyond_loopback(swept):
     listening = {ip for probe in swept.probes for ip in probe["listening"]}
     assert listening and listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
