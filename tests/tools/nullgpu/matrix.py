@@ -54,6 +54,10 @@ def main(folder: str, method: str, gan: str) -> None:
             search.enter(stage)
             iterated(search)
         wrong = astray(search, "cuda")
+        graphed = inside.search(there, f"dasgm-{method}", method__channels=channels, cuda_graph="on", **changes)
+        for _ in range(4):
+            graphed.iterate()
+        assert graphed.iterations.graphs and graphed.iteration == 4
         search.accuracy(there.J2[:64])
         search.genotype()
         if hypergradient == "exact":

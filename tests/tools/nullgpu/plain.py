@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import sys
@@ -40,10 +41,55 @@ def steps() -> dict[str, Any]:
     images, found = inside.data(2000), {}
     for name, asked in STEPS.items():
         search = inside.search(images, **asked)
-        found[name] = inside.count(search.iterate)
+        found[name] = inside.count(search.iterate, warm=2)
         search.accuracy(images.J2[:64])
         tensors = [t for player in search.players.values() for t in player.params.values()]
         found[name]["devices"] = sorted({str(t.device) for t in tensors})
+    return found
+
+
+def graphs() -> dict[str, Any]:
+    """What an iteration of each search does once a CUDA graph holds it, and where none can."""
+    images, found = inside.data(2000), {}
+    for name, asked in STEPS.items():
+        small = {key: value for key, value in asked.items() if key != "full"}
+        search = inside.search(images, cuda_graph="on", **small)
+        kinds = 2 if search.gan.phase == (True,) else 1  # R1 is every 16th step
+        if kinds == 2:
+            search.gan.gan.config = replace(search.gan.gan.config, r1_interval=2)
+        found[name] = inside.count(search.iterate, times=2, warm=3 * kinds)
+        found[name] |= {"graphs": len(search.iterations.graphs), "kinds": kinds}
+        found[name]["counts"] = [search.iteration, *(player.steps for player in search.players.values())]
+    return found
+
+
+def without_graphs() -> dict[str, Any]:
+    """What is said where a search cannot be held by a CUDA graph."""
+    images, found = inside.data(200), {}
+
+    def waits(search: Any) -> None:
+        augment = images.augment
+        search.data.augment = lambda x, cutout: augment(x, cutout) * float(x.isfinite().all().item())
+
+    def draws(search: Any) -> None:
+        search.data.augment = lambda x, cutout: x + torch.rand(1).pin_memory().to("cuda", non_blocking=True)
+
+    def unknown(search: Any) -> None:
+        search.gan.phase = None
+
+    for mode in ("auto", "on"):
+        for spoil in (waits, draws, unknown):
+            search = inside.search(images, gan="none", order="first", cuda_graph=mode)
+            said: list[str] = []
+            search.iterations.say = said.append
+            spoil(search)
+            try:
+                for _ in range(4):
+                    search.iterate()
+            except ValueError as error:
+                said.append(f"{search.iteration}: {error}")
+            found[f"{spoil.__name__}, {mode}"] = [search.iteration, *said]
+            search.data.__dict__.pop("augment", None)
     return found
 
 
@@ -96,6 +142,7 @@ def advised(folder: Path) -> tuple[Any, str]:
 
 def second_device(folder: Path) -> dict[str, Any]:
     """An estimate on cuda:1, and what it left on cuda:0."""
+    gc.collect()  # a search holds on to itself
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(0)
     torch.empty(2**33, dtype=torch.uint8, device="cuda:1")  # freed at once
@@ -123,6 +170,7 @@ def tool() -> dict[str, str]:
 def main(folder: Path) -> None:
     inside.sizes_where_asked()
     found: dict[str, Any] = {"tool": tool(), "steps": steps()}
+    found |= {"graphs": graphs(), "without graphs": without_graphs()}
     found["no device"] = {verb: ended(folder, *words, "--device=cuda:5") for verb, words in VERBS.items()}
     found["no bfloat16"] = ended(folder, *EVALUATE, "--precision=bfloat16", "--device=cuda:2")
     found["second"] = second_device(folder)
