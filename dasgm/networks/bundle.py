@@ -171,7 +171,10 @@ class Bundle:
         terms = [] if rest is None else [rest]
         if self.gains:
             terms += self._own(x.relu(), kernels, norm, gains)
-        columns = [norm(beside([self._pool(name, x) for name in self.pools]))] if self.pools else []
+        pooled = [self._pool(name, x) for name in self.pools]
+        if pooled and not operations.narrow_form(x):
+            pooled = [beside(pooled)]
+        columns = [norm(maps) for maps in pooled]
         if self.skips and skip_dropout > 0:
             places = matrix.shape[1] - len(self._having(SKIP))
             matrix, weights = matrix[:, :places], matrix[:, places:]
@@ -234,9 +237,8 @@ class Bundle:
 
     def _copies(self, x: Tensor) -> Tensor:
         """As many copies of each state as there are targets, [N, fans * targets * channels, H, W]."""
-        if operations.narrow_form(x):  # channels last
-            x = x.permute(0, 2, 3, 1).unflatten(3, (-1, 1, self.channels))
-            return x.expand(-1, -1, -1, -1, self.targets, -1).flatten(3).permute(0, 3, 1, 2)
+        if operations.narrow_form(x):  # channels last, which `expand` would not keep
+            return torch.cat([state for state in x.split(self.channels, 1) for _ in range(self.targets)], 1)
         return x.unflatten(1, (-1, 1, self.channels)).expand(-1, -1, self.targets, -1, -1, -1).flatten(1, 3)
 
     def _pool(self, name: str, x: Tensor) -> Tensor:
