@@ -289,15 +289,19 @@ def weighted(total: Tensor | None, matrix: Tensor, columns: Sequence[Tensor]) ->
     """
     rows, n, size = len(matrix), len(columns[0]), columns[0].shape[2:]
     if not operations.narrow_form(matrix):
-        flat, batch = beside(columns).reshape(n, matrix.shape[1], -1), matrix.expand(n, -1, -1)
+        maps = beside(columns)
+        if 1 in matrix.shape:  # torch gives products of vectors to Triton, which compiles at their first use
+            product = (maps.unflatten(1, (1, matrix.shape[1], -1)) * matrix[..., None, None, None]).sum(2).flatten(1, 2)
+            return product if total is None else total + product
+        flat, batch = maps.reshape(n, matrix.shape[1], -1), matrix.expand(n, -1, -1)
         if total is None:
             return torch.bmm(batch, flat).view(n, -1, *size)
         return torch.baddbmm(total.reshape(n, rows, -1), batch, flat).view(n, -1, *size)
     # channels last, where a product of this shape is slow
     width = sum(column.shape[1] for column in columns) // matrix.shape[1]
-    maps = [part for column in columns for part in column.permute(0, 2, 3, 1).unflatten(3, (-1, width)).split(1, 3)]
+    parts = [part for column in columns for part in column.permute(0, 2, 3, 1).unflatten(3, (-1, width)).split(1, 3)]
     sums = None if total is None else total.permute(0, 2, 3, 1).unflatten(3, (rows, width))
-    for part, factor in zip(maps, matrix[..., None].unbind(1), strict=True):
+    for part, factor in zip(parts, matrix[..., None].unbind(1), strict=True):
         sums = part * factor if sums is None else torch.addcmul(sums, part, factor)
     assert sums is not None
     return sums.flatten(3).permute(0, 3, 1, 2)
