@@ -137,8 +137,15 @@ def measure_search(config: SearchConfig, classes: int, image_size: int) -> Count
 
 def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Cost]:
     with torch.device("meta"):
-        image = torch.empty(1, 3, image_size, image_size)
-        return layer_costs(Supernet(stage, classes), image, Architecture(stage)())
+        supernet, image = Supernet(stage, classes), torch.empty(1, 3, image_size, image_size)
+        costs = layer_costs(supernet, image, Architecture(stage)())
+    # a cell computes the layers of its fans together, so they are not seen; each gives a map of the nodes' size
+    for index, cell in enumerate(supernet.cells):
+        side = image_size >> sum(reduction <= index for reduction in reductions(stage.cells))
+        for name, layer in cell.named_modules(prefix=f"cells.{index}"):
+            if ".fans." in name and isinstance(layer, nn.Conv2d):
+                costs[name] = costs[name]._replace(multiply_adds=layer.weight.numel() * side**2)
+    return costs
 
 
 def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:

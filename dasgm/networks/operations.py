@@ -49,6 +49,13 @@ def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: b
     ]
 
 
+def narrow_form(x: Tensor) -> bool:
+    """Whether `x` is computed by many narrow operations, channels last, which are fastest on a CPU. A GPU gets few wide
+    ones. The results are equal up to rounding.
+    """
+    return x.device.type == "cpu"
+
+
 class Zero(nn.Module):
     """The operation `none`: zeros of the output's shape."""
 
@@ -68,30 +75,45 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # oneDNN has no fast gradient for dilated depthwise convolutions. Dilation 2 couples only pixels whose
-        # coordinates have the same parity, so on a CPU each of the four phases is convolved without dilation, which
-        # gives the same numbers. An exported model needs no gradient and keeps the convolution as it is defined.
-        odd = x.shape[2] % 2 or x.shape[3] % 2
-        if self.dilation == (1, 1) or x.device.type != "cpu" or odd or torch.compiler.is_exporting():
+        if torch.compiler.is_exporting():  # an exported model keeps the convolution as it is defined
             return super().forward(x)
-        assert self.dilation == (2, 2)
-        if self.stride == (2, 2):  # only the phase of even coordinates is read
-            return self._dense(x[:, :, ::2, ::2])
-        return _interleave(self._dense(_phases(x)))
-
-    def _dense(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, padding=self.kernel_size[0] // 2, groups=self.groups)
+        return depthwise(x, self.weight, self.stride[0], self.dilation[0])
 
 
-def _phases(x: Tensor) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """A filter `weight` [channels, 1, k, k] per channel, padded to keep the size (apart from the stride)."""
+    reach = weight.shape[2] // 2
+    # oneDNN has no fast gradient for dilated depthwise convolutions. Dilation 2 couples only pixels whose coordinates
+    # have the same parity, so on a CPU each of the four phases is convolved without dilation, which gives the same
+    # numbers.
+    odd = x.shape[2] % 2 or x.shape[3] % 2
+    if dilation == 1 or not narrow_form(x) or odd:
+        return F.conv2d(x, weight, None, stride, dilation * reach, dilation, len(weight))
+    assert dilation == 2
+    if stride == 2:  # only the phase of even coordinates is read
+        return F.conv2d(x[:, :, ::2, ::2], weight, padding=reach, groups=len(weight))
+    return interleave(F.conv2d(phases(x), weight, padding=reach, groups=len(weight)))
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """The 1x1 convolution by `weight` [channels, channels of a group, 1, 1]."""
+    (n, c, h, w), groups = x.shape, x.shape[1] // weight.shape[1]
+    if not narrow_form(x) or n >= 16 or n * h * w % 16:
+        return F.conv2d(x, weight, groups=groups)
+    # torch leaves smaller batches to slow kernels; a 1x1 convolution takes any 16 parts of the pixels for images
+    y = F.conv2d(x.permute(0, 2, 3, 1).reshape(16, 1, -1, c).permute(0, 3, 1, 2), weight, groups=groups)
+    return y.permute(0, 2, 3, 1).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+def phases(x: Tensor) -> Tensor:
     """[N, C, H, W] -> [4 N, C, H / 2, W / 2], by the parity of the coordinates. The channels-last layout is kept."""
     n, c, h, w = x.shape
     x = x.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, c)
     return x.permute(2, 4, 0, 1, 3, 5).reshape(4 * n, h // 2, w // 2, c).permute(0, 3, 1, 2)
 
 
-def _interleave(x: Tensor) -> Tensor:
-    """The inverse of `_phases`."""
+def interleave(x: Tensor) -> Tensor:
+    """The inverse of `phases`."""
     n, c, h, w = x.shape
     x = x.permute(0, 2, 3, 1).reshape(2, 2, n // 4, h, w, c)
     return x.permute(2, 3, 0, 4, 1, 5).reshape(n // 4, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
@@ -113,12 +135,17 @@ class HalvingConv(nn.Conv2d):
         super().__init__(in_channels, channels, 1, stride=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on processors with AVX2 if the
-        # input has fewer channels than a vector has lanes (oneDNN issue 6035). A convolution of stride 1 over every
-        # second pixel gives the same result.
-        if x.device.type != "cpu" or torch.compiler.is_exporting():
-            return super().forward(x)
-        return F.conv2d(fast_layout(x[:, :, ::2, ::2]), self.weight)
+        return super().forward(x) if torch.compiler.is_exporting() else halve(x, self.weight)
+
+
+def halve(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
+    """The 1x1 convolution of stride 2, [N, in_channels, H, W] -> [N, channels, ceil(H / 2), ceil(W / 2)]."""
+    # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on processors with AVX2 if the input
+    # has fewer channels than a vector has lanes (oneDNN issue 6035). A convolution of stride 1 over every second pixel
+    # gives the same result.
+    if not narrow_form(x):
+        return F.conv2d(x, weight, stride=2, groups=groups)
+    return F.conv2d(fast_layout(x[:, :, ::2, ::2]), weight, groups=groups)
 
 
 class FactorizedReduce(nn.Module):
@@ -153,4 +180,4 @@ def fast_layout(x: Tensor) -> Tensor:
     """`x` in the memory format in which narrow convolutions are fastest: channels last on a CPU (2
     to 5 times faster).
     """
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    return x.contiguous(memory_format=torch.channels_last) if narrow_form(x) else x

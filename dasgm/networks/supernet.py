@@ -7,32 +7,24 @@ then by input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.bilevel.draws import dropout
-from dasgm.genotype import EDGES, INPUTS, NODES, SKIP
+from dasgm.genotype import EDGES, INPUTS, NODES
 from dasgm.methods._base import Stage
-from dasgm.networks.operations import (
-    SEPARABLE,
-    DepthwiseConv,
-    FactorizedReduce,
-    HalvingConv,
-    ReLUConvBN,
-    fast_layout,
-    pool,
-    reductions,
-    stem,
-)
+from dasgm.networks import operations
+from dasgm.networks.bundle import Bundle, Norms, Pack, beside, weighted
+from dasgm.networks.fan import Fan
+from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, reductions, stem
 
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
-BYPASS = "bypass"  # PC-DARTS: the channels that pass no operation, weighted by the edge alone
+APART = tuple((state,) for state in range(1 + NODES))
+"""The states that nodes read: 0 and 1 are the inputs, 2 + i is node i."""
+TOGETHER = ((0, 1), *APART[2:])
+"""The same, with those together that are known at one time."""
 
 
 class Mixture(NamedTuple):
@@ -115,12 +107,11 @@ class Supernet(nn.Module):
         return self.head(s1.mean((2, 3)))
 
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
-        """All weights of a cell type as one vector: those of the operations, edge by edge, then those of the edges."""
+        """All weights of a cell type in one vector: those of the operations, edge by edge, those of the edges, a 0."""
+        zero = weights.new_zeros(1)
         if edges is None:
-            edges = weights.new_ones(EDGES)
-        else:
-            weights = weights * edges[:, None]
-        return torch.cat([weights.flatten(), edges]) if self.partial > 1 else weights.flatten()
+            return torch.cat([weights.flatten(), zero])
+        return torch.cat([(weights * edges[:, None]).flatten(), edges, zero])
 
 
 class Cell(nn.Module):
@@ -137,8 +128,6 @@ class Cell(nn.Module):
         partial: K of PC-DARTS; 1/K of the channels pass through the operations.
     """
 
-    index: Tensor
-
     def __init__(
         self,
         operations: Sequence[Sequence[str]],
@@ -151,16 +140,20 @@ class Cell(nn.Module):
     ) -> None:
         super().__init__()
         self.reduction, self.partial = reduction, partial
+        self.channels, self.bypassed = channels // partial, channels - channels // partial
         shrink = FactorizedReduce if reduced else ReLUConvBN
         self.preprocess = nn.ModuleList([shrink(before, channels, False), ReLUConvBN(previous, channels, False)])
-        fans = []
-        for state in range(1 + NODES):
-            edges = [sum(INPUTS[:node]) + state for node in self.targets(state)]
-            fans.append(Fan(operations, edges, channels, 2 if reduction and state < 2 else 1, partial))
-        self.fans = nn.ModuleList(fans)
-        self.sizes = [len(fan.index) for fan in fans]
-        # one gather serves all fans of the cell
-        self.register_buffer("index", torch.tensor([place for fan in fans for place in fan.index]), persistent=False)
+        numbers = [[sum(INPUTS[:node]) + state for node in self.targets(state)] for state in range(1 + NODES)]
+        strides = [2 if reduction and state < 2 else 1 for state in range(1 + NODES)]
+        self.fans = nn.ModuleList(
+            Fan([operations[edge] for edge in edges], self.channels, stride)
+            for edges, stride in zip(numbers, strides, strict=True)
+        )
+        # wide operations are fewer for a GPU to start, and slower on a CPU
+        self.plans = nn.ModuleDict({
+            name: Plan(fronts, operations, numbers, self.fans, strides, self.channels, partial)
+            for name, fronts in (("together", TOGETHER), ("apart", APART))
+        })  # fmt: skip
 
     @staticmethod
     def targets(state: int) -> range:
@@ -169,189 +162,99 @@ class Cell(nn.Module):
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: float) -> Tensor:
         states = [layer(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
-        through: list[list[Tensor]] = [[] for _ in range(NODES)]
-        around: list[list[Tensor]] = [[] for _ in range(NODES)]
-        picked = weights[self.index].split(self.sizes)
-        for state, (fan, w) in enumerate(zip(self.fans, picked, strict=True)):
-            if state >= 2:
-                states.append(self._node(through[state - 2], around[state - 2]))
-            terms = fan(states[state], w, skip_dropout)
-            for node, (mixed, bypass) in zip(self.targets(state), terms, strict=True):
-                through[node] += mixed
-                around[node] += bypass
-        return torch.cat([*states[2:], self._node(through[-1], around[-1])], 1)
+        plan = self.plans["apart" if operations.narrow_form(s0) else "together"]
+        assert isinstance(plan, Plan)
+        through = around = None  # what is known of the sums of the nodes to come
+        gains, matrices = plan.pick(weights)
+        kernels = iter(plan.kernels.joint(plan.kernels.vector()))
+        with plan.norms.running(self.training) as norm:
+            for front, bundle in zip(plan.fronts, plan.bundles, strict=True):
+                x, bypassed = self._parts([states[state] for state in front])
+                through = bundle(x, through, kernels, norm, gains, next(matrices), skip_dropout)
+                if bypassed is not None:
+                    bypassed = F.max_pool2d(bypassed, 2) if bundle.stride == 2 else bypassed
+                    around = weighted(around, next(matrices), [bypassed])
+                if front[-1] > 0:  # both inputs and all nodes before it are summed, so the next node is complete
+                    node, through = _first(through, self.channels)
+                    if around is not None:
+                        side, around = _first(around, self.bypassed)
+                        # the shuffle is linear and the same on every edge, so it is done once, after the sum
+                        node = F.channel_shuffle(torch.cat([node, side], 1), self.partial)
+                    states.append(node)
+        return torch.cat(states[2:], 1)
 
-    def _node(self, through: list[Tensor], around: list[Tensor]) -> Tensor:
+    def _parts(self, states: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The channels of all states that pass through the operations, and those that do not."""
         if self.partial == 1:
-            return _total(through)
-        # the shuffle is linear and the same on every edge, so it is done once, after the sum
-        return F.channel_shuffle(torch.cat([_total(through), _total(around)], 1), self.partial)
+            return beside(states), None
+        parts = zip(*(state.split([self.channels, self.bypassed], 1) for state in states), strict=True)
+        through, around = (beside(part) for part in parts)
+        return through, around
 
 
-class Fan(nn.Module):
-    """The mixed operations of all edges that leave one state.
+def _first(sums: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """The sum for the first node, and those for the others."""
+    if sums.shape[1] == channels:
+        return sums, None
+    first, others = sums.split([channels, sums.shape[1] - channels], 1)
+    return first, others
 
-    These edges read the same tensor. What has no weights (pooling, the ReLU before a convolution) is therefore
-    computed once, and one operation on m edges is a grouped convolution on m times the channels. The results are
-    those of separate edges, with a quarter of the kernel launches. The operation `none` is not computed; its softmax
-    weight is missing from the sum.
 
-    Args:
-        operations: names of the candidate operations of every edge of the cell.
-        edges: numbers, within the cell, of the edges that leave this state.
-        channels: number of channels of the state.
-        stride: 2 where the edges halve the map, else 1.
-        partial: K of PC-DARTS; 1/K of the channels pass through the operations.
+class Plan(nn.Module):
+    """How a cell computes its edges: the bundles, and where the weights of each are found. It has no parameters."""
 
-    Attributes:
-        having: operation -> places in `edges` that have it. Convolutions come first, then what the edges share, then
-            PC-DARTS's bypass.
-        index: where `Supernet` keeps the weights that `forward` takes: operation by operation as in `having`.
-    """
+    index: Tensor
 
     def __init__(
-        self, operations: Sequence[Sequence[str]], edges: Sequence[int], channels: int, stride: int, partial: int
+        self,
+        fronts: Sequence[Sequence[int]],
+        operations: Sequence[Sequence[str]],
+        numbers: Sequence[Sequence[int]],
+        fans: nn.ModuleList,
+        strides: Sequence[int],
+        channels: int,
+        partial: int,
     ) -> None:
         super().__init__()
-        self.edges, self.channels, self.stride, self.partial = len(edges), channels // partial, stride, partial
-        self.bypassed = channels - self.channels
-        learned = SEPARABLE if stride == 1 else (*SEPARABLE, SKIP)
-        shared = (*POOLS, SKIP) if stride == 1 else POOLS
-        candidates = [[*operations[edge], BYPASS] if partial > 1 else operations[edge] for edge in edges]
-        having = {
-            name: [place for place, names in enumerate(candidates) if name in names]
-            for name in (*learned, *shared, BYPASS)
-        }
-        self.having = {name: places for name, places in having.items() if places}
-        self.convolutions = nn.ModuleDict({
-            name: self._convolution(name, len(self.having[name])) for name in learned if name in self.having
-        })  # fmt: skip
-        self.pools = nn.ModuleDict({
-            name: nn.Sequential(pool(name, stride), WeightedNorm(self.channels))
-            for name in POOLS if name in self.having
-        })  # fmt: skip
-        self.shared = [name for name in shared if name in self.having]
-        self.index = [
-            _position(operations, edges[place], name) for name, places in self.having.items() for place in places
+        self.fronts, self.channels = fronts, channels
+        self.bundles = [
+            Bundle([cast(Fan, fans[state]) for state in states], len(numbers[states[0]]), channels, strides[states[0]])
+            for states in fronts
         ]
+        self.kernels = Pack("weight", [joint for bundle in self.bundles for joint in bundle.kernels])
+        self.norms = Norms([module for bundle in self.bundles for module in bundle.norms])
+        gains, matrices, self.rows = [], [], []
+        for bundle, states in zip(self.bundles, fronts, strict=True):
+            edges = [numbers[state] for state in states]  # of each fan
+            targets = range(bundle.targets)
+            gains += [
+                [_position(operations, partial, edges[fan][place], name) for fan, place, name in joint]
+                for joint in bundle.gains
+            ]
+            matrices.append([
+                _position(operations, partial, edges[fan][target], name)
+                for target in targets for fan, name in bundle.columns
+            ])  # fmt: skip
+            if partial > 1:
+                matrices.append([EDGES * len(operations[0]) + fan[target] for target in targets for fan in edges])
+            self.rows += [bundle.targets] * (2 if partial > 1 else 1)
+        self.widths = [len(joint) * channels for joint in gains]
+        self.sizes = [sum(map(len, gains)), *map(len, matrices)]
+        # one gather serves all edges of the cell
+        self.register_buffer("index", torch.tensor([i for part in (*gains, *matrices) for i in part]), persistent=False)
 
-    def _convolution(self, name: str, edges: int) -> nn.Module:
-        if name == SKIP:
-            return Reduce(self.channels, edges)
-        return Separable(name, self.channels, edges, self.stride)
-
-    def forward(self, x: Tensor, weights: Tensor, skip_dropout: float) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """For each edge the weighted results to be summed, and those of the bypass.
-
-        Args:
-            x: the state, [N, channels, H, W].
-            weights: [len(index)], in the order of `index`.
-            skip_dropout: rate of the dropout after skip connections.
-        """
-        parts = weights.split([len(places) for places in self.having.values()])
-        weight_of = dict(zip(self.having, parts, strict=True))
-        x, around = x.split([self.channels, self.bypassed], 1)
-        terms: list[list[Tensor]] = [[] for _ in range(self.edges)]
-        if self.convolutions:
-            self._add_convolutions(terms, x.relu(), weight_of)
-        self._add_shared(terms, x, weight_of, skip_dropout)
-        if self.partial == 1:
-            return [(term, []) for term in terms]
-        if self.stride == 2:
-            around = F.max_pool2d(around, 2)
-        return [(term, [around * weight]) for term, weight in zip(terms, weight_of[BYPASS].unbind(), strict=True)]
-
-    def _add_convolutions(self, terms: list[list[Tensor]], x: Tensor, weight_of: dict[str, Tensor]) -> None:
-        """What has a result of its own for each edge."""
-        wide = torch.cat([x] * self.edges, 1)
-        on_all_edges: list[Tensor] = []
-        for name, convolution in self.convolutions.items():
-            places = self.having[name]
-            gain = weight_of[name][:, None].expand(-1, self.channels).flatten()
-            result = convolution(x if name == SKIP else wide[:, : len(places) * self.channels], gain)
-            if len(places) == self.edges:
-                on_all_edges.append(result)
-            else:  # P-DARTS: edges differ
-                for place, term in zip(places, result.split(self.channels, 1), strict=True):
-                    terms[place].append(term)
-        if on_all_edges:
-            for place, term in enumerate(_total(on_all_edges).split(self.channels, 1)):
-                terms[place].append(term)
-
-    def _add_shared(
-        self, terms: list[list[Tensor]], x: Tensor, weight_of: dict[str, Tensor], skip_dropout: float
-    ) -> None:
-        """What has one result for all edges."""
-        results = {name: layer(x) for name, layer in self.pools.items()} | {SKIP: x}
-        for name in self.shared:
-            for place, weight in zip(self.having[name], weight_of[name].unbind(), strict=True):
-                result = results[name]
-                if name == SKIP and skip_dropout > 0:
-                    result = dropout(result, skip_dropout)  # drawn anew for each edge
-                terms[place].append(result * weight)
+    def pick(self, weights: Tensor) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+        """The gains and the matrices that the bundles take, in their order."""
+        gains, *matrices = weights[self.index].split(self.sizes)
+        return (
+            iter(gains[:, None].expand(-1, self.channels).flatten().split(self.widths)),
+            iter([m.view(rows, m.numel() // rows) for m, rows in zip(matrices, self.rows, strict=True)]),
+        )
 
 
-def _position(operations: Sequence[Sequence[str]], edge: int, name: str) -> int:
-    """Where `Supernet._flat` puts the weight of an operation on an edge."""
-    count = len(operations[edge])
-    return EDGES * count + edge if name == BYPASS else edge * count + operations[edge].index(name)
-
-
-class Separable(nn.Module):
-    """A separable or dilated convolution on several edges, without its (first) ReLU.
-
-    Input and output are [N, edges * channels, H, W], edge after edge. Each output channel is multiplied by its gain.
-    """
-
-    def __init__(self, name: str, channels: int, edges: int, stride: int) -> None:
-        super().__init__()
-        kernel, dilation = SEPARABLE[name]
-        width = edges * channels
-        strides = [stride, 1] if name.startswith("sep") else [stride]
-        self.depthwise = nn.ModuleList(DepthwiseConv(width, kernel, stride, dilation) for stride in strides)
-        self.pointwise = nn.ModuleList(nn.Conv2d(width, width, 1, groups=edges, bias=False) for _ in strides)
-        self.norms = nn.ModuleList(WeightedNorm(width) for _ in strides)
-
-    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        *first, last = zip(self.depthwise, self.pointwise, self.norms, strict=True)
-        for depthwise, pointwise, norm in first:
-            x = norm(pointwise(depthwise(x))).relu()
-        depthwise, pointwise, norm = last
-        return norm(pointwise(depthwise(x)), gain)
-
-
-class Reduce(nn.Module):
-    """FactorizedReduce on several edges that read the same [N, channels, H, W], without its ReLU."""
-
-    def __init__(self, channels: int, edges: int) -> None:
-        super().__init__()
-        self.half_width = channels // 2
-        self.even = HalvingConv(channels, edges * self.half_width)
-        self.odd = HalvingConv(channels, edges * self.half_width)
-        self.norm = WeightedNorm(edges * channels)
-
-    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        halves = self.even(x).split(self.half_width, 1), self.odd(x[:, :, 1:, 1:]).split(self.half_width, 1)
-        return self.norm(torch.cat(list(chain(*zip(*halves, strict=True))), 1), gain)
-
-
-class WeightedNorm(nn.Module):
-    """Batch norm without learned parameters. `forward` takes an optional gain, [channels]."""
-
-    statistics_as_torch = True  # in training mode its running statistics are written and not read
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        if gain is not None:
-            gain = gain.contiguous()  # an expanded tensor has stride 0, which torch's channels-last kernel misreads
-        return F.batch_norm(x, self.running_mean, self.running_var, gain, None, self.training, momentum=0.1, eps=1e-5)
-
-
-def _total(tensors: Sequence[Tensor]) -> Tensor:
-    return reduce(torch.add, tensors)
+def _position(operations: Sequence[Sequence[str]], partial: int, edge: int, name: str) -> int:
+    """Where `Supernet._flat` puts the weight of an operation on an edge, or 0 where the edge has no such operation."""
+    names = operations[edge]
+    if name in names:
+        return edge * len(names) + names.index(name)
+    return EDGES * (len(names) + (1 if partial > 1 else 0))
