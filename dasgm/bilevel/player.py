@@ -169,7 +169,11 @@ class Player(Point):
 def _fast(optimizer: Optimizer) -> Optimizer:
     """The optimiser, which steps all parameters in one kernel that a CUDA graph can hold."""
     for group in optimizer.param_groups:
-        group |= {"fused": True, "foreach": False} | ({"capturable": True} if "capturable" in group else {})
+        device = group["params"][0].device.type
+        group["fused"] = device in ("cpu", "cuda", "mps")
+        group["foreach"] = not group["fused"]
+        if "capturable" in group:
+            group["capturable"] = device == "cuda"
     return optimizer
 
 

@@ -36,7 +36,10 @@ def scaled(x: Tensors, factor: Tensor | float) -> Tensors:
 
 def copied(x: Tensors) -> Tensors:
     """A copy of each tensor, detached."""
-    return dict(zip(x, torch._foreach_clone([t.detach() for t in x.values()]), strict=True)) if x else {}
+    copies = {k: torch.empty_like(t, requires_grad=False) for k, t in x.items()}
+    if x:
+        torch._foreach_copy_(list(copies.values()), [t.detach() for t in x.values()])
+    return copies
 
 
 def flat(x: Tensors) -> Tensor:

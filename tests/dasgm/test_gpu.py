@@ -65,8 +65,8 @@ def test_a_graph_holds_every_kernel_of_an_iteration(found: Any) -> None:
         assert step["launch"] == 0 or "P-DARTS" in name and step["launch"] < 200, "the masks of its dropout"
         iteration, W, A, G, E, B = step["counts"]
         assert iteration == W == A == 3 * step["kinds"] + 2
-        assert G == (0 if name in ("first order", "second order") else W)
-        assert E == G + G // 2 * (step["kinds"] - 1) and B == (W if name == "with BigGAN" else 0)
+        assert (0 if name in ("first order", "second order") else W) == G
+        assert G + G // 2 * (step["kinds"] - 1) == E and (W if name == "with BigGAN" else 0) == B
 
 
 def test_where_no_graph_is_possible_the_reason_is_told(found: Any) -> None:
