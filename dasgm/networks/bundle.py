@@ -123,6 +123,7 @@ class Bundle:
         shared = [*self.pools, *([SKIP] if self.skips else [])]
         self.columns = [(number, name) for name in shared for number, fan in enumerate(fans) if name in fan.having]
         self.kernels, self.norms = self._joints()
+        self._skips: Tensor | None = None  # places of the weights of the skips that are dropped
 
     def _joints(self) -> tuple[list[list[Any]], list[Any]]:
         kernels: list[list[Any]] = []
@@ -246,11 +247,13 @@ class Bundle:
 
     def _dropped(self, x: Tensor, weights: Tensor, rate: float) -> Tensor:
         """The skip connections, with a dropout drawn anew for each edge."""
-        states = self._of(SKIP, x).split(self.channels, 1)
-        places = [(edge, i) for i, fan in enumerate(self._having(SKIP)) for edge in self.fans[fan].having[SKIP]]
-        rows, sources = [edge for edge, _ in places], [i for _, i in places]
-        gain = weights[rows, sources][:, None].expand(-1, self.channels).reshape(-1, 1, 1)
-        return self._by_target(torch.cat([dropout(states[i], rate) for i in sources], 1) * gain, rows)
+        states, having = self._of(SKIP, x).split(self.channels, 1), self._having(SKIP)
+        places = [(edge, i) for i, fan in enumerate(having) for edge in self.fans[fan].having[SKIP]]
+        if self._skips is None or self._skips.device != x.device:  # copied to the device once
+            self._skips = torch.tensor([edge * len(having) + i for edge, i in places], device=x.device)
+        gain = weights.flatten()[self._skips][:, None].expand(-1, self.channels).reshape(-1, 1, 1)
+        dropped = torch.cat([dropout(states[i], rate) for _, i in places], 1)
+        return self._by_target(dropped * gain, [edge for edge, _ in places])
 
     def _by_target(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         """[N, len(rows) * channels, H, W] -> [N, targets * channels, H, W]: the sum of the results for each target."""
