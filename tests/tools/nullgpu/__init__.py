@@ -95,6 +95,7 @@ class NullGpu:
             "LD_LIBRARY_PATH": f"{self.folder}:{kept}" if kept else str(self.folder),
             "PYTHONPATH": f"{ROOT}:{HERE.parent}:{HERE}",
             "OMP_NUM_THREADS": "1",
+            "TORCH_DISABLE_NATIVE_JIT": "1",  # torch's Triton kernels would be compiled for the device
             "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus))),
             **({} if old is None else {"NULLGPU_OLD": str(old)}),
             **({} if mib is None else {"NULLGPU_MIB": str(mib)}),
