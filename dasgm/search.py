@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from dasgm.adversary import Adversary, NoGan, by_name, networks
 from dasgm.bilevel import (
+    InProgress,
     Iterations,
     Player,
     Stream,
@@ -22,6 +23,7 @@ from dasgm.bilevel import (
     add,
     dominant_eigenvalue,
     draw,
+    full_precision,
     grad,
     mixed_vjp,
     norm,
@@ -175,7 +177,7 @@ class Search:
 
     def stream(self, *name: object) -> Stream:
         """The stream of this worker's draws in the iteration in progress, whichever that is when it is drawn from."""
-        return Stream((self.config.seed, rank(), _Iteration(self), *name))
+        return Stream((self.config.seed, rank(), InProgress(self), *name))
 
     def losses(self) -> Tensors:
         """The losses of the stages that the last iteration took, even if it failed halfway."""
@@ -260,6 +262,7 @@ class Search:
         return self.config.method.genotype(self.stage, self.relaxation())
 
     @torch.no_grad()
+    @full_precision()
     def accuracy(self, J: Tensor) -> float:
         """Accuracy of the supernet on images of the training set that it does not learn from, with
         running statistics.
@@ -346,16 +349,6 @@ class Search:
         operations = (*stage.normal_operations, *stage.reduce_operations)
         if stage != expected or len(operations) != 2 * EDGES or not all(set(o) <= set(PRIMITIVES) for o in operations):
             raise ValueError("the state belongs to another stage")
-
-
-@dataclass(frozen=True)
-class _Iteration:
-    """The number of the iteration in progress, as a part of a stream's name."""
-
-    search: Search
-
-    def __str__(self) -> str:
-        return str(self.search.iteration)
 
 
 def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:

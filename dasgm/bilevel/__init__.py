@@ -8,7 +8,7 @@ step and returns the response of that step (its transposed Jacobian), so that no
     gA = add(gA, mixed_vjp(L_train, W0, A, response(v), radius))      # W0: the place of W before its step
 """
 
-from dasgm.bilevel.draws import Draws, Stream, draw, replay, seed_of
+from dasgm.bilevel.draws import Draws, InProgress, Stream, draw, replay, seed_of
 from dasgm.bilevel.hypergradient import dominant_eigenvalue, full_precision, grad, mixed_vjp
 from dasgm.bilevel.iterations import Iterations
 from dasgm.bilevel.player import Player, empty_player
@@ -17,6 +17,7 @@ from dasgm.bilevel.response import Response, Tensors, add, no_response, norm
 
 __all__ = [
     "Draws",
+    "InProgress",
     "Iterations",
     "Player",
     "Point",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,17 @@ class Stream:
 
     def __str__(self) -> str:
         return str(seed_of(*self.parts))
+
+
+@dataclass(frozen=True)
+class InProgress:
+    """The number of the iteration in progress, as a part of a stream's name."""
+
+    counter: Any
+    """Its attribute `iteration` is that number."""
+
+    def __str__(self) -> str:
+        return str(self.counter.iteration)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from dasgm import pretrained
 from dasgm.adversary import Adversary, by_name, networks
-from dasgm.bilevel import Player, Tensors, replay
+from dasgm.bilevel import InProgress, Iterations, Player, Tensors, draw, replay
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.device import device_of
 from dasgm.distributed import alone, broadcast, rank, world_size
@@ -148,6 +148,7 @@ class Pretraining:
             gan = networks(config.gan, data, config.search_discriminator)
             self.gan = Adversary(gan, steps=config.gan.pretrain_discriminator_steps)
         self.iteration = 0
+        self.iterations = Iterations(self._iterate, self.gan.players, self, self.device)
 
     @property
     def batches(self) -> int:
@@ -163,10 +164,14 @@ class Pretraining:
 
     def iterate(self) -> Tensors:
         """Eq. 4 and 5 on this worker's next batches of J_2; the losses."""
-        i, seed, n = self.iteration, self.config.seed, self.config.batch_size
-        j = batch(self.data.J2, self._images, i, seed, "pre-training")
+        return self.iterations(self.gan.phase)
+
+    def _iterate(self) -> Tensors:
+        seed, n = self.config.seed, self.config.batch_size
+        j = draw(lambda: batch(self.data.J2, self._images, self.iteration, seed, "pre-training"), self.device)
+        losses = iterate(self.gan, self.data, j, n, "pre-training", seed, rank(), InProgress(self))
         self.iteration += 1
-        return iterate(self.gan, self.data, j, n, "pre-training", seed, rank(), i)
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dasgm.adversary import Adversary, by_name
-from dasgm.bilevel import Tensors, replay, seed_of
+from dasgm.bilevel import InProgress, Iterations, Stream, Tensors, draw, replay
 from dasgm.config import SearchConfig, mathematics
 from dasgm.distributed import alone
 from dasgm.jobs.epochs import Epochs
@@ -35,9 +35,9 @@ def iterate(gan: Adversary, data: Data, j: Tensor, n: int, *stream: object) -> T
     each, with the draws named by `stream`. Returns the losses."""
     with replay(*stream, "augment"):
         x = data.flip_raw(data.raw(j))
-    z, y = gan.draw(n, seed_of(*stream, "z"))
-    fake, _, generator = gan.generator_step(z, y, seed_of(*stream, "gan"))
-    discriminator = gan.discriminator_step(x, data.labels[j], fake, y, seed_of(*stream, "discriminator"))
+    z, y = gan.draw(n, Stream((*stream, "z")))
+    fake, _, generator = gan.generator_step(z, y, Stream((*stream, "gan")))
+    discriminator = gan.discriminator_step(x, data.labels[j], fake, y, Stream((*stream, "discriminator")))
     assert generator is not None and discriminator is not None
     return {"generator": generator, "discriminator": discriminator}
 
@@ -116,6 +116,7 @@ class WarmUp(Epochs):
         """The same, on all workers."""
         G = self.players["G"]
         lr, G.lr = G.lr, self.config.warmup_lr
+        self._iterations = Iterations(self._iterate, self.search.gan.players, self, self.search.device)
         self._told = self._saved = time.monotonic()
         self._pause, self._kept = EVERY, self.done
         self.go_through()
@@ -141,9 +142,14 @@ class WarmUp(Epochs):
             self._save()
 
     def take(self, i: int, batch: Any) -> None:
+        self.iteration = i
+        self._iterations(self.search.gan.phase)
+
+    def _iterate(self) -> Tensors:
         search, seed = self.search, self.search.config.seed
-        j = search.batch(search.data.J2, "warm-up", i, min(self.config.warmup_batch_size, len(search.data.J2)))
-        iterate(search.gan, search.data, j, len(j), "warm-up", seed, i)
+        n = min(self.config.warmup_batch_size, len(search.data.J2))
+        j = draw(lambda: search.batch(search.data.J2, "warm-up", self.iteration, n), search.device)
+        return iterate(search.gan, search.data, j, n, "warm-up", seed, InProgress(self))
 
     def cut_short(self) -> None:
         self._save()
