@@ -113,12 +113,16 @@ class Graph:
         """Records the iteration, which is not taken by this. Why it cannot be recorded, or ''."""
         before = self._counts()
         try:
-            # other threads may go on using the GPU
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            # where a recording fails, torch leaves its own stream the current one: the outer context undoes that
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self.graph, capture_error_mode="thread_local"),  # other threads may use the GPU
+            ):
                 losses = self._once()
                 self.names, self.losses = list(losses), torch.stack(list(losses.values()))
         except RuntimeError as error:
-            return f"the iteration cannot be recorded: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            cause = error.__context__ or error  # the end of the recording fails as well
+            return f"the iteration cannot be recorded: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
         finally:
             self.counted = [now - then for now, then in zip(self._counts(), before, strict=True)]
             self._count(before)

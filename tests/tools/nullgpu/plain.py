@@ -167,6 +167,17 @@ def tool() -> dict[str, str]:
     }
 
 
+def after_failure() -> dict[str, Any]:
+    """What is said where an iteration cannot be recorded, and whether torch's current stream is the same as before."""
+    images, said, before = inside.data(200), list[str](), torch.cuda.current_stream()
+    search = inside.search(images, gan="none", order="first", cuda_graph="auto")
+    search.iterations.say, augment = said.append, images.augment
+    images.augment = lambda x, cutout: augment(x, cutout) * float(x.isfinite().all().item())
+    for _ in range(3):
+        search.iterate()
+    return {"said": said, "same stream": torch.cuda.current_stream() == before, "taken": search.iteration}
+
+
 def main(folder: Path) -> None:
     inside.sizes_where_asked()
     found: dict[str, Any] = {"tool": tool(), "steps": steps()}
@@ -176,6 +187,7 @@ def main(folder: Path) -> None:
     found["second"] = second_device(folder)
     found["advice"] = advised(folder)
     found["memory"] = without_memory(folder)
+    found["after failure"] = after_failure()
     found["libraries"] = said_by_libraries(folder)
     print(json.dumps(found))
 
