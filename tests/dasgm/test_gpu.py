@@ -135,3 +135,7 @@ def test_a_recording_that_fails_leaves_no_trace(found: Any) -> None:
         "same stream": True,
         "taken": 3,
     }
+
+
+def test_the_graphs_of_a_stage_are_freed_as_the_next_begins(found: Any) -> None:
+    assert found["freed"]
