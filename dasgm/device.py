@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import platform
 
@@ -45,10 +46,17 @@ def ensure_bfloat16(device: str) -> None:
         )
 
 
+def free_memory() -> None:
+    """Give back what the GPU keeps of what is over. A search refers to itself, so that Python is late to drop it."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 def forget_peak() -> None:
     """Begin anew to measure the peak memory of the GPU, which keeps nothing of what is over."""
+    free_memory()
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,7 +73,8 @@ class Search:
         pretrained: Pretrained | None = None,
         say: Callable[[str], None] = lambda line: None,
     ):
-        self.config, self.data, self.device, self.say = config, data, data.images.device, say
+        self.config, self.data, self.device = config, data, data.images.device
+        self.say = cache(say)  # a line that each stage would repeat is said once
         self.iteration = 0
         with replay(config.seed, "gan"):
             self.gan: Any = self._adversary(pretrained)

@@ -26,7 +26,7 @@ class Iterations:
     """Takes the iterations of a training.
 
     On a CPU an iteration is simply taken. On a GPU its draws are made before it (`Draws`) from the second one on, and
-    with `graph` the third one is recorded as a CUDA graph, which is repeated from then on.
+    with `graph` the second one is recorded as a CUDA graph, which is repeated from then on.
 
     Args:
         take: takes an iteration and returns its losses.
@@ -80,7 +80,8 @@ class Iterations:
                 return self.take()
         draws.fill()
         if kind not in self.graphs:
-            graph = Graph(self, draws)
+            pool = next((other.graph.pool() for other in self.graphs.values()), None)
+            graph = Graph(self.take, self.players, self.counter, draws, pool)
             if why := graph.record() or (graph.differs() if self.graph == "auto" else ""):
                 self._do_without(why)
                 with draws.handed_out():
@@ -100,10 +101,17 @@ class Iterations:
 
 
 class Graph:
-    """An iteration as a CUDA graph."""
+    """An iteration as a CUDA graph.
 
-    def __init__(self, iterations: Iterations, draws: Draws):
-        self.iterations, self.draws = iterations, draws
+    Args:
+        take, players, counter: as `Iterations` has them, to which it does not refer: a cycle would keep its memory.
+        draws: what the iteration draws.
+        pool: the memory of another graph, which is used again: no two graphs run at once, and a replay's losses are
+            copied at once.
+    """
+
+    def __init__(self, take: Callable[[], Tensors], players: Sequence[Player], counter: Any, draws: Draws, pool: Any):
+        self.take, self.players, self.counter, self.draws, self.pool = take, players, counter, draws, pool
         self.graph = torch.cuda.CUDAGraph()
         self.names: list[str] = []
         self.losses = torch.empty(0)
@@ -113,12 +121,17 @@ class Graph:
         """Records the iteration, which is not taken by this. Why it cannot be recorded, or ''."""
         before = self._counts()
         try:
-            # other threads may go on using the GPU
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            # where a recording fails, torch leaves its own stream the current one: the outer context undoes that
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                # other threads may go on using the GPU
+                torch.cuda.graph(self.graph, self.pool, capture_error_mode="thread_local"),
+            ):
                 losses = self._once()
                 self.names, self.losses = list(losses), torch.stack(list(losses.values()))
         except RuntimeError as error:
-            return f"the iteration cannot be recorded: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            cause = error.__context__ or error  # the end of the recording fails as well
+            return f"the iteration cannot be recorded: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
         finally:
             self.counted = [now - then for now, then in zip(self._counts(), before, strict=True)]
             self._count(before)
@@ -132,7 +145,7 @@ class Graph:
 
     def differs(self) -> str:
         """Takes the iteration in both ways, and takes both back. In what they differ, or ''."""
-        tensors, counts = _tensors(self.iterations.players), self._counts()
+        tensors, counts = _tensors(self.players), self._counts()
         before, results = torch._foreach_clone(tensors), []
         for take in (self.replay, self._once):
             losses = take()
@@ -144,11 +157,11 @@ class Graph:
 
     def _once(self) -> Tensors:
         """The iteration itself. Buffers that it replaces are written in place instead."""
-        slots = [slot for player in self.iterations.players for slot in player.buffer_slots]
+        slots = [slot for player in self.players for slot in player.buffer_slots]
         own = [(slot, leaf, slot[leaf]) for slot, leaf in slots]
         try:
             with self.draws.handed_out():
-                losses = self.iterations.take()
+                losses = self.take()
             with torch.no_grad():
                 for slot, leaf, tensor in own:
                     if slot[leaf] is not tensor:
@@ -159,11 +172,11 @@ class Graph:
         return losses
 
     def _counts(self) -> list[int]:
-        return [self.iterations.counter.iteration, *(player.steps for player in self.iterations.players)]
+        return [self.counter.iteration, *(player.steps for player in self.players)]
 
     def _count(self, counts: list[int]) -> None:
-        self.iterations.counter.iteration = counts[0]
-        for player, steps in zip(self.iterations.players, counts[1:], strict=True):
+        self.counter.iteration = counts[0]
+        for player, steps in zip(self.players, counts[1:], strict=True):
             player.steps = steps
 
 

@@ -127,15 +127,15 @@ class Player(Point):
         average(_floating({k: b for k, b in self.buffers.items() if k not in self._slots.statistics}))
         if self.mean and self.average_decay:
             means, params = list(self.mean.values()), [p.detach() for p in self.params.values()]
-            old, new = draw(self._shares, means[0].device).to(means[0].dtype)
+            old, new = draw(self._shares, means[0].device)
             torch._foreach_mul_(means, old)
             torch._foreach_add_(means, torch._foreach_mul(params, new))
 
     def _shares(self) -> Tensor:
         """What the moving average keeps of itself in the next step, and what it takes of the parameters."""
-        assert self.average_decay
+        assert self.mean and self.average_decay
         decay = self.average_decay(self.steps + 1)
-        return torch.tensor([decay, 1 - decay], dtype=torch.float64)
+        return torch.tensor([decay, 1 - decay], dtype=next(iter(self.mean.values())).dtype)
 
     def agree(self) -> None:
         """Average the running statistics over the workers. All call it, before one of them reads or saves the module.

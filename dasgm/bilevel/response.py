@@ -11,6 +11,7 @@ or on one long vector. No number is read back, so a GPU is never waited for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -126,9 +127,10 @@ class StepResponse:
         (group,) = self.optimizer.param_groups
         (b1, b2), lr, eps, sign = group["betas"], group["lr"], group["eps"], _sign(self.optimizer)
         moments = {k: self.optimizer.state[self.params[k]] for k in self.handed}
-        t = next(iter(moments.values()))["step"].double()  # all parameters have taken the same number of steps
-        bc1, bc2 = 1 - b1**t, 1 - b2**t
-        s = (flat({k: m["exp_avg_sq"] for k, m in moments.items()}) / bc2).sqrt()
+        square = flat({k: m["exp_avg_sq"] for k, m in moments.items()})
+        t = next(iter(moments.values()))["step"].to(square)  # all parameters have taken the same number of steps
+        bc1, bc2 = (-torch.expm1(t * math.log(b)) if b else 1.0 for b in (b1, b2))  # 1 - b^t, exact in float32 too
+        s = (square / bc2).sqrt()
         mean = flat({k: m["exp_avg"] for k, m in moments.items()}) / bc1
         h, g = flat(self.handed), flat(self.clipping.grads)
         d = -sign * lr * ((1 - b1) / (bc1 * (s + eps)) - mean * (1 - b2) * h / (bc2 * s * (s + eps) ** 2))

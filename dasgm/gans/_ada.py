@@ -72,7 +72,7 @@ def geometry(n: int, size: int, p: Tensor) -> Tensor:
     flip, turn = 1 - 2 * fires(numbers(torch.randint, 2, (n,))), fires(numbers(torch.randint, 4, (n,)))
     shift = fires((numbers(torch.rand, 2, n) * 2 - 1) * size / 8).round()
     scale, stretch = 2 ** fires(0.2 * numbers(torch.randn, n)), 2 ** fires(0.2 * numbers(torch.randn, n))
-    either = 1 - (1 - p.double()).sqrt()  # with two turns, at least one happens with probability p
+    either = p / (1 + (1 - p).sqrt())  # 1 - sqrt(1 - p): with two turns, at least one happens with probability p
     before, after = (_fires(n, either, (numbers(torch.rand, n) * 2 - 1) * math.pi) for _ in range(2))
     drift = fires(numbers(torch.randn, 2, n) * size / 8)
     odd = turn % 2 == 1  # quarter turns are exact

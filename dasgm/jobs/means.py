@@ -67,5 +67,6 @@ class Means:
 def _on_cpu(values: list[Any]) -> Tensor:
     """Numbers that a checkpoint held, then losses on the device, as float64. The device is read once."""
     numbers = [v for v in values if not isinstance(v, Tensor)]
-    losses = [v.double() for v in values[len(numbers) :]]
-    return torch.cat([torch.tensor(numbers, dtype=torch.float64), *([torch.stack(losses).cpu()] if losses else [])])
+    losses = values[len(numbers) :]
+    read = [torch.stack(losses).cpu().double()] if losses else []  # an Apple GPU has no float64
+    return torch.cat([torch.tensor(numbers, dtype=torch.float64), *read])

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from dasgm.bilevel import replay
 from dasgm.config import GanConfig, SearchConfig, override
-from dasgm.device import ensure_room, is_out_of_memory
+from dasgm.device import ensure_room, free_memory, is_out_of_memory
 from dasgm.search import Search
 
 LARGE = 10**8  # weights: a GAN with fewer fits on any machine
@@ -64,8 +64,7 @@ def advice(config: SearchConfig, data: Any) -> str:
     if _fits(config, data):
         return "out of memory beside the search's own step (pictures, judge, warm-up or proxy); free the device"
     for smaller in _smaller(config):
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         if _fits(smaller, data):
             method = smaller.method
             return (
@@ -105,8 +104,7 @@ def batch_advice(batch: int, network: str, step: Callable[[int], None]) -> str:
         return "out of memory beside the training's own step; free the device"
     smaller = batch // 2
     while smaller >= 2:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         if _succeeds(partial(step, smaller)):
             return f"out of memory: batch {batch} does not fit {network}; batch {smaller} does: --batch-size {smaller}"
         smaller //= 2

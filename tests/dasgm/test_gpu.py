@@ -123,3 +123,19 @@ def test_torchs_own_warnings_do_not_come_before_that_line(null_gpu: NullGpu, tmp
 
 def test_pinned_memory_and_nccl_say_it_as_well(found: Any) -> None:
     assert found["libraries"] == {"pinned": True, "nccl": True}
+
+
+def test_a_recording_that_fails_leaves_no_trace(found: Any) -> None:
+    """Else the next iterations would be computed in the stream of the recording, which waits for no other."""
+    assert found["after failure"] == {
+        "said": [
+            "cuda-graph auto: iterations are taken without a graph: the iteration cannot be recorded: "
+            "CUDA error: operation not permitted when stream is capturing"
+        ],
+        "same stream": True,
+        "taken": 3,
+    }
+
+
+def test_the_graphs_of_a_stage_are_freed_as_the_next_begins(found: Any) -> None:
+    assert found["freed"]

@@ -121,6 +121,8 @@ def averaged_gradients(rank: int, folder: str) -> None:
     config = PretrainConfig.of(small())
     training = Pretraining(config, config.data.load(None))
     training.iterate()
+    for player in training.gan.players:
+        player.agree()
     torch.save(training.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,29 @@ def tool() -> dict[str, str]:
     }
 
 
+def left_by_a_stage() -> bool:
+    """Whether a stage's graphs are freed as the next stage begins, though Python collects no garbage."""
+    search = inside.search(inside.data(200), gan="none", order="first", cuda_graph="on")
+    for _ in range(2):
+        search.iterate()
+    (graph,) = map(weakref.ref, search.iterations.graphs.values())
+    gc.disable()
+    search.enter(search.stage)
+    gc.enable()
+    return graph() is None
+
+
+def after_failure() -> dict[str, Any]:
+    """What is said where an iteration cannot be recorded, and whether torch's current stream is the same as before."""
+    images, said, before = inside.data(200), list[str](), torch.cuda.current_stream()
+    search = inside.search(images, gan="none", order="first", cuda_graph="auto")
+    search.iterations.say, augment = said.append, images.augment
+    images.augment = lambda x, cutout: augment(x, cutout) * float(x.isfinite().all().item())
+    for _ in range(3):
+        search.iterate()
+    return {"said": said, "same stream": torch.cuda.current_stream() == before, "taken": search.iteration}
+
+
 def main(folder: Path) -> None:
     inside.sizes_where_asked()
     found: dict[str, Any] = {"tool": tool(), "steps": steps()}
@@ -176,6 +200,8 @@ def main(folder: Path) -> None:
     found["second"] = second_device(folder)
     found["advice"] = advised(folder)
     found["memory"] = without_memory(folder)
+    found["freed"] = left_by_a_stage()
+    found["after failure"] = after_failure()
     found["libraries"] = said_by_libraries(folder)
     print(json.dumps(found))
 

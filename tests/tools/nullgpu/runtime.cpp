@@ -15,7 +15,7 @@ std::atomic<int> fault{NO_FAULT};
 thread_local int current = 0;
 
 static thread_local cudaError_t last = cudaSuccess;
-static std::atomic<int> capturing{0};
+static std::atomic<int> capturing{cudaStreamCaptureStatusNone};
 static std::atomic<int> whole{0};  // whether 4 bytes copied to the host are the integer 2, else the number 1.0
 static size_t whole_memory() { return (getenv("NULLGPU_MIB") ? atoll(getenv("NULLGPU_MIB")) : 140ull << 10) << 20; }
 static std::atomic<size_t> used{0}, memory{whole_memory()};  // bytes of all devices together
@@ -25,11 +25,17 @@ static void (*watcher)(int kind) = nullptr;
 
 static cudaError_t bad(cudaError_t error) { return last = error; }
 
+// No graph can hold what was just asked for: the capture goes on to its end, which fails.
+static cudaError_t unsupported() {
+  capturing = cudaStreamCaptureStatusInvalidated;
+  return bad(cudaErrorStreamCaptureUnsupported);
+}
+
 // The host waits for the device here. No graph can hold that.
 static cudaError_t synchronised(int kind) {
   counters[SYNC]++;
   if (watcher) watcher(kind);
-  return capturing ? bad(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+  return capturing ? unsupported() : cudaSuccess;
 }
 
 // ------------------------------------------------------------------------------------------------- for inside.py
@@ -105,6 +111,7 @@ API cudaError_t cudaPeekAtLastError() { return last; }
 API const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
@@ -200,7 +207,7 @@ static cudaError_t copied(void* to, const void* from, size_t n) {
   if (!locked) counters[PAGEABLE]++;
   if (down) answer(to, n);
   // a graph would read such memory when it is replayed, and by then it is someone else's
-  return capturing && !locked ? bad(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+  return capturing && !locked ? unsupported() : cudaSuccess;
 }
 API cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t) {
   return copied(to, from, n);
@@ -295,7 +302,7 @@ API cudaError_t cudaEventSynchronize(cudaEvent_t) { return synchronised(4); }
 
 // While one stream is captured, all are: no work of this process is then on another.
 static cudaStreamCaptureStatus status() {
-  return capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return (cudaStreamCaptureStatus)capturing.load();
 }
 API cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* s) { *s = status(); return cudaSuccess; }
 API cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* s, unsigned long long* id,
@@ -309,9 +316,15 @@ API cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* 
   if (n) *n = 0;
   return cudaSuccess;
 }
-API cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) { capturing = 1; return cudaSuccess; }
+API cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  capturing = cudaStreamCaptureStatusActive;
+  return cudaSuccess;
+}
 API cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
-  capturing = 0;
+  if (capturing.exchange(cudaStreamCaptureStatusNone) == cudaStreamCaptureStatusInvalidated) {
+    *graph = nullptr;
+    return bad(cudaErrorStreamCaptureInvalidated);
+  }
   make(graph);
   return cudaSuccess;
 }
