@@ -157,7 +157,6 @@ class Search:
 
         moved: list[Tensor] = []  # of each pass of Eq. 7: mean squared distance of the images from those of stage 2
         taken: dict[str, Tensor | None] = {}
-        self.taken = taken  # kept for `losses`, also where the iteration fails
         loss = L_class(W.live, A.fixed)
         taken["classifier"] = loss.detach()
         response_W = W.step(*grad(loss, W))  # Eq. 3
@@ -174,15 +173,11 @@ class Search:
             taken["grad/B"] = norm(gB) if gB else None
             taken["grad/rms_images"] = torch.stack(moved).mean().sqrt() if moved and self.radius_G else None
         self.iteration += 1
-        return self.losses()
+        return {name: value for name, value in taken.items() if value is not None}
 
     def stream(self, *name: object) -> Stream:
         """The stream of this worker's draws in the iteration in progress, whichever that is when it is drawn from."""
         return Stream((self.config.seed, rank(), InProgress(self), *name))
-
-    def losses(self) -> Tensors:
-        """The losses of the stages that the last iteration took, even if it failed halfway."""
-        return {name: value for name, value in self.taken.items() if value is not None}
 
     def compose(self, G: Any, z: Tensor | None, y: Tensor | None, x2: Tensor, y2: Tensor) -> tuple[Tensor, Tensor]:
         """J_3: round(val_portion * b) real images, the others of the b generated.

@@ -88,7 +88,7 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     if not _current:
         return F.dropout(x, rate)
     keep = 1 - rate
-    return x * (_current.mask(x, keep) / keep)
+    return x * (_current.mask(x, keep).to(x.dtype) / keep)
 
 
 _current: Draws | None = None
@@ -162,11 +162,13 @@ class Draws:
         self._recording = not self.known
         if self._recording:
             self._makes, self._given = {}, {}
+        state = _states(self.device)
         try:
             with self.within(()):
                 yield
         finally:
             _current = before
+        self.foreign |= not torch.equal(state, _states(self.device))
 
     @contextmanager
     def within(self, parts: Parts) -> Iterator[None]:
@@ -264,7 +266,7 @@ class Draws:
 def _states(device: torch.device) -> Tensor:
     """The states of torch's generators, the CPU's and the device's; both lie in the CPU's memory."""
     states = [torch.get_rng_state()]
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():  # then they cannot be asked for
         states.append(torch.cuda.get_rng_state(device))
     return torch.cat(states)
 

@@ -196,6 +196,7 @@ def own_batch(rank: int, folder: str) -> None:
     join(rank, folder, WORKERS)
     one, batches = for_step()
     one.step(*batches[rank], 2, 0)
+    one.W.agree()
     torch.save(one.network.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
