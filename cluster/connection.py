@@ -29,7 +29,7 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # reports wait for a poll: 2 s would slow short epochs
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "300",  # a stopped search's driver frees its workers before the next search
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first report comes before any epoch and has no accuracy
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a search that fails reports no accuracy
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be switched off
     "PYTHONWARNINGS": "ignore",

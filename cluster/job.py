@@ -260,7 +260,6 @@ def evaluate(payload: dict[str, Any]) -> str | None:
 
 
 def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str | None:
-    import ray
     import ray.train
 
     from dasgm.config import from_json
@@ -269,18 +268,14 @@ def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str 
     from dasgm.search import SearchFailed
     from dasgm.store.run import Locked, Run, Unwritable
 
-    group = ray.util.get_current_placement_group()
-    mark = {"placement_group": group.id.hex()} if group else {}
-
     def report(row: dict[str, Any]) -> None:
-        ray.train.report({key: row[key] for key in ("epoch", "val/accuracy") if key in row} | mark)
+        ray.train.report({key: row[key] for key in ("epoch", "val/accuracy") if key in row})
 
     folder, cache = local(payload["folder"]), local(payload["cache"])
     run = Run(folder)
     config = from_json(json.loads(payload["config"]), kind)
     if config.device == "auto" and not payload.get("gpus"):  # Ray may have given the GPUs of this machine to others
         config = replace(config, device="cpu")
-    ray.train.report({"epoch": 0} | mark)  # from now on the driver knows what to free
     # the sign of life of a lost machine, or the lease of a file server, outlives it: wait, rather than fail
     patience = 2 * age() if of(folder) or payload.get("shared") else 0.0
     about = json.loads(payload["about"]) | {"driver": payload["driver"]}

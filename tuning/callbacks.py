@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import ray
-from ray._raylet import PlacementGroupID
+from ray._raylet import ActorID, PlacementGroupID
 from ray.tune import Callback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -17,26 +16,31 @@ from cluster.connection import Failed
 from cluster.driver import AGAIN
 from cluster.room import Workers, given_up, tell, unplaced, waiting
 from dasgm.store.bucket import local
-from dasgm.store.replica import of
 from dasgm.store.run import Run
 
 SOON = 5  # seconds within which Ray places what there is room for
 
 
 class Janitor(Callback):
-    """Frees what the workers of a stopped trial held, even if Ray's own cleaner does not; calls `kick` for MLflow."""
+    """Frees what the workers of a driver that is gone held; calls `kick` for MLflow."""
 
     def __init__(self, kick: Callable[[], None]):
-        self.kick = kick
+        self.kick, self.looked = kick, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        if (now := time.monotonic()) - self.looked >= 1:
+            self.looked = now
+            for group in left_behind():
+                remove_placement_group(group)
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
         self.kick()
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        self._free(trial)
+        self.kick()
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """A trial is given up: it was started as often as it may be."""
@@ -45,7 +49,7 @@ class Janitor(Callback):
             if run.about.get("state") in ("running", "waiting"):
                 reason = "its driver, or its controller, was lost too often"
                 run.note(state="interrupted", reason=reason, ended=time.time())
-        self._free(trial)
+        self.kick()
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """A trial's driver is gone, perhaps with its machine; Tune starts another one."""
@@ -53,27 +57,24 @@ class Janitor(Callback):
             Run(trial.config["folder"]).note_incident(
                 "the search's driver, or its controller, is gone; another goes on with it"
             )
-        self._free(trial)
-
-    def _free(self, trial: Any) -> None:
-        if group := (trial.last_result or {}).get("placement_group"):
-            run = Run(trial.config["folder"])
-            threading.Thread(target=_free, args=(group, run), daemon=True, name=f"free {run.folder.name}").start()
         self.kick()
 
 
-def _free(group: str, run: Run) -> None:
-    """Remove a placement group once the worker in it is gone.
+def left_behind() -> list[PlacementGroup]:
+    """The placement groups whose creator, an actor of this job, is dead. Ray keeps them until the job ends."""
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 
-    If it were removed earlier, Ray Train's controller, which is about to end, might take that for a fault and start the
-    worker again in another group, of which nobody would ever know.
-    """
-    end = time.monotonic() + (5 if of(run.folder) else 20)  # a worker's sign of life in object storage outlives it
-    while run.busy and time.monotonic() < end:
-        time.sleep(0.1)
-    if ray.is_initialized():
-        with suppress(Exception):  # it may be gone already
-            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+    job = ray.get_runtime_context().get_job_id()
+    rows = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
+    return [
+        PlacementGroup(PlacementGroupID(row.placement_group_id))
+        for row in rows
+        if row.creator_job_id.hex() == job
+        and row.creator_actor_dead
+        and not ActorID(row.creator_actor_id).is_nil()  # Tune's own are the sweep's
+        and row.state != PlacementGroupTableData.REMOVED
+    ]
 
 
 class Waiter(Callback):

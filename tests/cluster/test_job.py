@@ -125,7 +125,6 @@ def test_a_worker_is_tried_again_for_what_may_pass_and_not_for_a_users_mistake(m
     if type(error) is Refused or again:
         monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(ray.train, "report", lambda row: None)
-    monkeypatch.setattr(ray.util, "get_current_placement_group", lambda: None)
 
     def main(*_):
         raise error

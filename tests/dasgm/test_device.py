@@ -109,7 +109,6 @@ def test_a_worker_without_a_gpu_of_its_own_takes_none(
     import ray.train
 
     monkeypatch.setattr(ray.train, "report", lambda row: None)
-    monkeypatch.setattr(ray.util, "get_current_placement_group", lambda: None)
     config = override(preset("quickstart").config, {"device": asked})
     found: list[str] = []
     its = payload(config, tmp_path / "run", tmp_path, {}) | {"gpus": reserved, "driver": "a"}

@@ -66,7 +66,7 @@ def test_halving_has_no_rung_at_the_end():
     assert halving(9, 2).rungs == [2, 4, 8]
     assert halving(50, 5).rungs == [5, 10, 20, 40]
     assert halving(2, 5).rungs == []  # too short for a rung
-    assert halving(4, 2).judge("t000", {"epoch": 0})  # the first report has no accuracy
+    assert halving(4, 2).judge("t000", {"epoch": 1})  # a report without an accuracy
 
 
 def test_stages_are_compared_at_their_ends_only():

@@ -11,7 +11,20 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import TINY_GAN, TOOLS, another_ray, busy, family, finish, left_over, title, wait_for
+from commands import (
+    TINY,
+    TINY_GAN,
+    TOOLS,
+    another_ray,
+    busy,
+    family,
+    finish,
+    left_over,
+    probes,
+    start,
+    title,
+    wait_for,
+)
 from faults import mount, unmounted
 from optuna.trial import TrialState
 from patience import now
@@ -229,3 +242,24 @@ def test_asynchronous_sweep_ends_each_trial_once_with_its_own_result(tmp_path, f
         assert went_on(folder, rows) == (folder in hit)
         assert read_lines(folder / "metrics.jsonl")[: len(rows)] == rows
     assert all(once_and_as_alone(folder, tmp_path) for folder in folders)
+
+
+def processes(process, name: str) -> list[int]:
+    return [int(pid) for pid, _ in family(process) if name in title(int(pid))]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_driver_that_dies_as_its_worker_starts_holds_no_cpu(tmp_path):
+    """Nobody has reported anything yet."""
+    words = ["--space=toy_spaces:rates", "--num-trials=1", "--max-concurrent=1"]
+    probed = (str(TOOLS / "probed.py"), str(tmp_path / "probes"), "sweep")
+    process = start(*probed, "--storage", str(tmp_path), "--name", "s", *TINY, *words)
+    wait_for(process, lambda: processes(process, "RayTrainWorker"))
+    (driver,) = processes(process, "ImplicitFunc")
+    os.kill(driver, signal.SIGKILL)
+    code, out, err = finish(process)
+    assert (code, err) == (0, ""), (out, err)
+    assert DRIVER_GONE in (tmp_path / "s" / "t000" / "log.txt").read_text()
+    groups = [probe["groups"] for probe in probes(tmp_path / "probes") if probe.get("groups")]
+    assert groups[0] != groups[-1] and len(groups[-1]) == 1, groups

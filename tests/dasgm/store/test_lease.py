@@ -75,7 +75,6 @@ def test_worker_waits_until_a_lost_ones_time_is_over_and_no_longer(server, machi
 
 
 def test_ray_workers_are_patient_with_a_bucket_only(machine, tmp_path, monkeypatch):
-    monkeypatch.setattr("ray.util.get_current_placement_group", lambda: None)
     monkeypatch.setattr("ray.train.report", lambda row: None)
     seen = []
     for place in ("s3://bucket/r20/x", str(tmp_path / "x")):
