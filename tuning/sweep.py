@@ -204,6 +204,7 @@ class Sweep(Group):
             from ray import tune
             from ray.tune.execution import class_cache
 
+            from tuning import reuse
             from tuning.callbacks import Janitor, Waiter
             from tuning.halving import Halving
             from tuning.table import Board
@@ -219,6 +220,7 @@ class Sweep(Group):
         if workers.private:  # its processes have the environment of this one, and those that Ray has made ahead fit
             class_cache.ENV_VARS_TO_PROPAGATE.clear()
             class_cache.DEFAULT_ENV_VARS.clear()
+        reuse.mend()
         asked = driver(workers)
         with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
             tuner = tune.Tuner(

@@ -263,3 +263,18 @@ def test_a_driver_that_dies_as_its_worker_starts_holds_no_cpu(tmp_path):
     assert DRIVER_GONE in (tmp_path / "s" / "t000" / "log.txt").read_text()
     groups = [probe["groups"] for probe in probes(tmp_path / "probes") if probe.get("groups")]
     assert groups[0] != groups[-1] and len(groups[-1]) == 1, groups
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_driver_that_dies_between_two_searches_is_followed_by_another(tmp_path):
+    process = sweep(tmp_path, "--space=toy_spaces:rates", "--num-trials=3", "--max-concurrent=1", "--grace=2")
+    stopped, following = [Run(tmp_path / "s" / name) for name in ("t001", "t002")]
+    wait_for(process, lambda: stopped.rows())
+    (driver,) = processes(process, "ImplicitFunc")
+    wait_for(process, lambda: stopped.about.get("state") == "stopped")
+    os.kill(driver, signal.SIGKILL)  # it ends the worker of the one and has not begun the next
+    code, out, err = finish(process)
+    assert (code, err) == (0, ""), (out, err)
+    assert DRIVER_GONE in (following.folder / "log.txt").read_text()
+    assert [len(trials_of(tmp_path / "s")), following.about["state"] in ("finished", "stopped")] == [3, True]
