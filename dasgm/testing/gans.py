@@ -194,9 +194,10 @@ class GanConformance(Conformance):
         held = []
         for i in range(6):
             self._iterate(adversary, i)
-            gc.collect()
-            held.append(sum(t.numel() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)))
-        assert held[-1] == held[2] > weights(adversary.players[0].module, adversary.players[1].module), held
+            if i in (2, 5):  # seconds each, in a process with Ray
+                gc.collect()
+                held.append(sum(t.numel() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)))
+        assert held[0] == held[1] > weights(adversary.players[0].module, adversary.players[1].module), held
 
     @staticmethod
     def _iterate(adversary: Adversary, i: int) -> None:
