@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -119,6 +119,17 @@ class SynchronisedNorm(TorchFunctionMode):
     Every worker has to make the same calls inside. Unlike torch's SyncBatchNorm it can be differentiated twice, and it
     affects every module that calls `F.batch_norm`, including a user's own GAN.
     """
+
+    entered: ClassVar[bool] = False
+
+    def __enter__(self) -> SynchronisedNorm:
+        SynchronisedNorm.entered = True
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        SynchronisedNorm.entered = False
+        super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.batch_norm and world_size() > 1:

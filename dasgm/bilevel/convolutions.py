@@ -11,17 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 INPUT, WEIGHT, OUTPUT = range(3)
-
-
-class GroupedConvolutions(TorchFunctionMode):
-    """Inside, every grouped `F.conv2d` and `F.conv_transpose2d` has derivatives that are grouped convolutions."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        ours = {F.conv2d: _conv2d, F.conv_transpose2d: _conv_transpose2d}.get(func, func)
-        return ours(*args, **(kwargs or {}))
 
 
 class Settings(NamedTuple):
@@ -66,7 +57,7 @@ class Form(torch.autograd.Function):
         return None, None, derivative(INPUT), derivative(WEIGHT), derivative(OUTPUT)
 
 
-def _conv2d(
+def conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -75,6 +66,7 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
+    """`F.conv2d`, with derivatives that are grouped convolutions where it is one."""
     if groups == 1 or input.dim() != 4:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     dilation = _pair(dilation)
@@ -87,7 +79,7 @@ def _conv2d(
     return _with_bias(Form.apply(OUTPUT, settings, input, weight, None), bias)
 
 
-def _conv_transpose2d(
+def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -97,6 +89,7 @@ def _conv_transpose2d(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Tensor:
+    """`F.conv_transpose2d`, likewise."""
     if groups == 1 or input.dim() != 4:
         return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
     settings = Settings(_pair(stride), _pair(padding), _pair(dilation), groups)

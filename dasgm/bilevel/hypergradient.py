@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dasgm.bilevel.convolutions import GroupedConvolutions
+from dasgm.bilevel.derivatives import ShortDerivatives
 from dasgm.bilevel.player import Player
 from dasgm.bilevel.point import Point
 from dasgm.bilevel.response import Tensors, add, norm, scaled
@@ -81,7 +81,7 @@ def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Te
     higher cost.
     """
     copy = {k: t.detach().clone().requires_grad_(k in p) for k, t in x.params.items()}
-    with GroupedConvolutions():
+    with ShortDerivatives():
         loss = f(x.at(copy), y)
     (gx,) = _grad(loss, [{k: copy[k] for k in p}], create_graph=True)
     dependent = [k for k in p if gx[k].requires_grad]

@@ -1,4 +1,4 @@
-"""Derivatives of grouped convolutions against differences, and against torch's own."""
+"""Derivatives of grouped convolutions and batch norms against differences, and against torch's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dasgm.bilevel import Player, mixed_vjp, replay
-from dasgm.bilevel.convolutions import GroupedConvolutions
+from dasgm.bilevel.derivatives import ShortDerivatives
 from dasgm.methods import darts
 from dasgm.networks.supernet import Architecture, Supernet
 
@@ -45,7 +45,7 @@ def test_all_derivatives_are_those_of_differences(function, settings, kernel, ch
     given = [torch.randn(*size, requires_grad=True) for size in ((1, 4, 5, 4), (*shape, *kernel), (channels,))]
 
     def convolved(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
-        with GroupedConvolutions():
+        with ShortDerivatives():
             return function(x, w, bias, **settings)
 
     def slopes(x: Tensor, w: Tensor) -> Any:
@@ -70,13 +70,44 @@ def test_a_second_derivative_takes_no_more_operations_for_more_groups():
     counts = []
     for groups in (2, 32):
         x, w = torch.randn(2, 32, 6, 6, requires_grad=True), torch.randn(32, 32 // groups, 3, 3, requires_grad=True)
-        with GroupedConvolutions():
+        with ShortDerivatives():
             y = F.conv2d(x, w, padding=1, groups=groups)
         slopes = torch.autograd.grad(y.sin().sum(), (x, w), create_graph=True)
         with Operations() as counted:
             torch.autograd.grad(slopes, (x, w), [t.detach() for t in slopes])
         counts.append(counted.found)
     assert counts[0] == counts[1] and counts[0]["aten::convolution_backward"] == 4
+
+
+@pytest.mark.parametrize(("shape", "affine"), [((3, 4, 2, 3), True), ((3, 4, 2, 3), False), ((5, 4), True)])
+def test_all_derivatives_of_a_batch_norm_are_those_of_differences(shape, affine):
+    torch.manual_seed(0)
+    x = 3 + 2 * torch.randn(shape)  # a mean that must be taken out
+    given = [t.requires_grad_() for t in ([x, torch.randn(4), torch.randn(4)] if affine else [x])]
+
+    def normed(*given: Tensor) -> Tensor:
+        with ShortDerivatives():
+            return F.batch_norm(given[0], None, None, *given[1:], training=True)
+
+    def slopes(*given: Tensor) -> Any:
+        return torch.autograd.grad(normed(*given).tanh().square().sum(), given, create_graph=True)
+
+    torch.testing.assert_close(normed(*given), F.batch_norm(x, None, None, *given[1:], training=True))
+    assert gradcheck(normed, given, fast_mode=True) and gradgradcheck(normed, given, fast_mode=True)
+    for number in range(len(given)):
+        assert gradcheck(lambda *given, number=number: slopes(*given)[number], given, fast_mode=True), "of one slope"
+    assert gradgradcheck(slopes, given, fast_mode=True), "the third derivative, as of a penalty of a slope"
+
+
+def test_a_batch_norm_keeps_its_statistics_and_its_errors():
+    x, ours, theirs = torch.randn(4, 3, 2, 2), *([torch.zeros(3), torch.ones(3)] for _ in range(2))
+    for training in (True, False):
+        with ShortDerivatives():
+            found = F.batch_norm(x, *ours, training=training, momentum=0.3, eps=0.1)
+        truth = F.batch_norm(x, *theirs, training=training, momentum=0.3, eps=0.1)
+        torch.testing.assert_close((found, ours), (truth, theirs), rtol=1e-13, atol=1e-13)
+    with ShortDerivatives(), pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        F.batch_norm(x[:1, :, :1, :1], None, None, training=True)
 
 
 def test_exact_derivative_of_a_supernet_is_torchs(monkeypatch):
@@ -92,10 +123,12 @@ def test_exact_derivative_of_a_supernet_is_torchs(monkeypatch):
 
     with Operations() as ours:
         found = mixed_vjp(loss, W.state(), A, direction, None)
-    monkeypatch.setattr("dasgm.bilevel.hypergradient.GroupedConvolutions", nullcontext)
+    monkeypatch.setattr("dasgm.bilevel.hypergradient.ShortDerivatives", nullcontext)
     with Operations() as theirs:
         truths = mixed_vjp(loss, W.state(), A, direction, None)
     assert theirs.found["aten::convolution"] > 5 * ours.found["aten::convolution"], "theirs goes group by group"
+    norms = ours.found["aten::native_batch_norm"]
+    assert norms > 50 and theirs.found["aten::sum"] - ours.found["aten::sum"] > 20 * norms, "theirs sums each again"
     for k, truth in truths.items():
         assert truth.norm() > 0
         torch.testing.assert_close(found[k], truth, rtol=1e-12, atol=1e-12 * float(truth.abs().max()))
