@@ -279,7 +279,8 @@ class Search:
         """Dominant eigenvalue of the Hessian over A, on one batch of J_2 per worker, with batch statistics.
 
         Above some value the derived network is bad although the supernet is good (Zela et al. 2020, arXiv 1909.09656).
-        It is found by central differences of the gradient, also where `hypergradient` is "exact". Nothing is changed.
+        It is found by central differences of the gradient, also where `hypergradient` is "exact". Their
+        radius is provisional (docs/algorithm.md). Nothing is changed.
         """
         data, A, W = self.data, self.A, self.W.fixed
         i = self.batch(data.J2, "hessian", self.iteration)
