@@ -300,8 +300,17 @@ def weighted(total: Tensor | None, matrix: Tensor, columns: Sequence[Tensor]) ->
         if total is None:
             return torch.bmm(batch, flat).view(n, -1, *size)
         return torch.baddbmm(total.reshape(n, rows, -1), batch, flat).view(n, -1, *size)
-    # channels last, where a product of this shape is slow
+    # channels last. While it is narrow, the columns of a pixel are a row of a product with the matrix, repeated for
+    # each channel. Its zeros cost too much for more channels.
     width = sum(column.shape[1] for column in columns) // matrix.shape[1]
+    if width < 32:
+        maps = beside(columns).permute(0, 2, 3, 1).flatten(0, 2)
+        repeated = torch.kron(matrix.contiguous(), torch.eye(width, dtype=matrix.dtype)).t()
+        if total is None:
+            product = maps @ repeated
+        else:
+            product = torch.addmm(total.permute(0, 2, 3, 1).flatten(0, 2), maps, repeated)
+        return product.view(n, *size, -1).permute(0, 3, 1, 2)
     parts = [part for column in columns for part in column.permute(0, 2, 3, 1).unflatten(3, (-1, width)).split(1, 3)]
     sums = None if total is None else total.permute(0, 2, 3, 1).unflatten(3, (rows, width))
     for part, factor in zip(parts, matrix[..., None].unbind(1), strict=True):

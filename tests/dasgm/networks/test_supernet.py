@@ -77,8 +77,10 @@ def multiply_adds(module: nn.Module, *inputs: object) -> int:
     """Of convolutions and linear layers, for one image, as torch counts them."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module.eval()(*inputs)
-    found = counter.get_flop_counts()["Global"]
-    return sum(found[kind] for kind in (torch.ops.aten.convolution, torch.ops.aten.addmm)) // 2
+    found = counter.get_flop_counts()
+    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    linear = sum(found[f"{type(module).__name__}.{name}"][torch.ops.aten.addmm] for name in layers)
+    return (found["Global"][torch.ops.aten.convolution] + linear) // 2
 
 
 @pytest.mark.parametrize(("stage", "expected"), [(DARTS, 300_255_744), (PC, 56_596_992)])
