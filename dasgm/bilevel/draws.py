@@ -169,6 +169,8 @@ class Draws:
         finally:
             _current = before
         self.foreign |= not torch.equal(state, _states(self.device))
+        if self.foreign:
+            self._buffer = None
 
     @contextmanager
     def within(self, parts: Parts) -> Iterator[None]:

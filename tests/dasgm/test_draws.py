@@ -67,6 +67,16 @@ def test_numbers_that_are_drawn_otherwise_are_found(within):
         assert not within or torch.equal(iteration(), expected)
 
 
+def test_numbers_that_a_later_iteration_draws_otherwise_are_found():
+    draws = Draws(CPU)
+    for i in range(4):
+        with draws.of_iteration():
+            draw(lambda: torch.tensor(1.0), CPU)
+            if i == 2:
+                torch.rand(2)
+        assert (draws.foreign, draws.known) == ((False, True) if i < 2 else (True, False))
+
+
 def test_the_generator_is_left_as_it_was():
     draws, counter = Draws(CPU), Counter()
     before = torch.get_rng_state()
