@@ -67,11 +67,16 @@ def mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors, 
         return _exact_mixed_vjp(f, x, y, p)
     size = norm(p)
     eps = radius / torch.where(size == 0, 1.0, size)
+    return _difference(lambda moved: _grad(f(moved, y), [y.trainable])[0], x, p, eps)
+
+
+def _difference(gradient: Callable[[Point], Tensors], x: Point, p: Tensors, eps: Tensor | float) -> Tensors:
+    """(gradient(x + eps p) - gradient(x - eps p)) / (2 eps), averaged over the workers."""
     with full_precision():
-        up, down = (_grad(f(x.moved(p, e), y), [y.trainable])[0] for e in (eps, -eps))
-    mixed = scaled(add(up, scaled(down, -1.0)), 1 / (2 * eps))
-    average(list(mixed.values()))
-    return mixed
+        up, down = (gradient(x.moved(p, e)) for e in (eps, -eps))
+    found = scaled(add(up, scaled(down, -1.0)), 1 / (2 * eps))
+    average(list(found.values()))
+    return found
 
 
 def _exact_mixed_vjp(f: Callable[[Any, Any], Tensor], x: Point, y: Player, p: Tensors) -> Tensors:
@@ -108,10 +113,7 @@ def dominant_eigenvalue(
     for _ in range(iterations):
         size = norm(v)
         v = {k: t / size for k, t in v.items()}
-        with full_precision():
-            up, down = (_gradient_at(place.moved(v, e), f) for e in (radius, -radius))
-        Hv = {k: (up[k] - down[k]) / (2 * radius) for k in v}
-        average(list(Hv.values()))
+        Hv = _difference(lambda moved: _gradient_at(moved, f), place, v, radius)
         before, value = value, float(torch.stack([(Hv[k] * v[k]).sum() for k in v]).sum())
         if abs(value - before) <= tolerance * abs(value):
             break
