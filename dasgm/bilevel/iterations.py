@@ -181,8 +181,7 @@ class Graph:
 
     def _once(self) -> Tensors:
         """The iteration itself. Buffers that it replaces are written in place instead."""
-        slots = [slot for player in self.players for slot in player.buffer_slots]
-        own = [(slot, leaf, slot[leaf]) for slot, leaf in slots]
+        own = [(slot, leaf, slot[leaf]) for player in self.players for slot, leaf in player.buffer_slots]
         try:
             with self.draws.handed_out():
                 losses = self.take()

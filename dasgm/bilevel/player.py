@@ -124,7 +124,7 @@ class Player(Point):
 
     def _keep(self) -> None:
         """Average what a forward keeps for the next one over the workers, and update the moving average."""
-        average(_floating({k: b for k, b in self.buffers.items() if k not in self._slots.statistics}))
+        self._average_buffers(statistics=False)
         if self.mean and self.average_decay:
             means, params = list(self.mean.values()), [p.detach() for p in self.params.values()]
             old, new = draw(self._shares, means[0].device)
@@ -142,7 +142,12 @@ class Player(Point):
 
         No step reads them, and they are linear in what each batch adds: their mean is the same as after every step.
         """
-        average(_floating({k: b for k, b in self.buffers.items() if k in self._slots.statistics}))
+        self._average_buffers(statistics=True)
+
+    def _average_buffers(self, statistics: bool) -> None:
+        """Average the running statistics over the workers, or all other floating-point buffers."""
+        known = self._slots.statistics
+        average([b for k, b in self.buffers.items() if b.is_floating_point() and (k in known) == statistics])
 
     def state_dict(self) -> dict[str, Any]:
         """Module, the optimiser's moments, number of steps and moving average, as plain data and tensors."""
@@ -175,10 +180,6 @@ def _fast(optimizer: Optimizer) -> Optimizer:
         if "capturable" in group:
             group["capturable"] = device == "cuda"
     return optimizer
-
-
-def _floating(tensors: Tensors) -> list[Tensor]:
-    return [t for t in tensors.values() if t.is_floating_point()]
 
 
 def _as_moments(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import SGD, Adam, Optimizer
 
 Tensors = dict[str, Tensor]
@@ -45,18 +46,21 @@ def copied(x: Tensors) -> Tensors:
 
 def flat(x: Tensors) -> Tensor:
     """All entries as one vector."""
-    return torch.cat([t.reshape(-1) for t in x.values()])
+    return _flatten_dense_tensors(list(x.values()))
 
 
 def unflat(vector: Tensor, like: Tensors) -> Tensors:
     """The inverse of `flat`, with the names and shapes of `like`."""
-    parts = vector.split([t.numel() for t in like.values()])
-    return {k: part.view(t.shape) for part, (k, t) in zip(parts, like.items(), strict=True)}
+    return dict(zip(like, _unflatten_dense_tensors(vector, list(like.values())), strict=True))
 
 
 def norm(x: Tensors) -> Tensor:
     """Euclidean norm over all tensors together."""
-    return flat(x).square().sum().sqrt()
+    return _length(flat(x))
+
+
+def _length(vector: Tensor) -> Tensor:
+    return vector.square().sum().sqrt()
 
 
 def no_response(v: Tensors) -> Tensors:
@@ -79,27 +83,26 @@ class Clipping:
     """Gradient clipping by the norm over all parameters: g -> scale g with scale = min(1, clip / (|g| + 1e-6))."""
 
     grads: Tensors
-    clip: float | None
-    norm: Tensor | None = None
+    bound: tuple[Tensor, Tensor, Tensor] | None
+    """g as one vector, |g| and scale; None where there is no clipping."""
 
     @classmethod
     def of(cls, grads: Tensors, clip: float | None) -> Clipping:
-        return cls(grads, clip, norm(grads) if clip else None)
-
-    @property
-    def scale(self) -> Tensor:
-        assert self.clip and self.norm is not None
-        return (self.clip / (self.norm + 1e-6)).clamp(max=1.0)
+        if not clip:
+            return cls(grads, None)
+        g = flat(grads)
+        size = _length(g)
+        return cls(grads, (g, size, (clip / (size + 1e-6)).clamp(max=1.0)))
 
     def clipped(self) -> Tensors:
-        return scaled(self.grads, self.scale) if self.clip else self.grads
+        return scaled(self.grads, self.bound[2]) if self.bound else self.grads
 
     def jacobian(self, x: Tensors) -> Tensors:
         """C x, where C = scale (I - g g^T / (|g| (|g| + 1e-6))), or the identity where nothing is clipped."""
-        if self.norm is None:
+        if not self.bound:
             return x
-        g, vector, scale = flat(self.grads), flat(x), self.scale
-        along = (g * vector).sum() / (self.norm * (self.norm + 1e-6))
+        (g, size, scale), vector = self.bound, flat(x)
+        along = (g * vector).sum() / (size * (size + 1e-6))
         return unflat(scale * (vector - g * torch.where(scale < 1, along, 0.0)), x)
 
 
