@@ -144,7 +144,8 @@ def _train(proxy: Proxy) -> None:
 def _timed(step: Callable[[], Any], device: str, times: int = TIMED) -> float:
     """Seconds of one call, after two that are not counted (unless it is long): a GPU's first one makes its draws one by
     one, and in the second one a CUDA graph is recorded."""
-    for _ in range(2 if times > 1 and device.startswith("cuda") else times > 1):
+    uncounted = 2 if device.startswith("cuda") else 1
+    for _ in range(uncounted if times > 1 else 0):
         step()
     _wait(device)
     begun = time.monotonic()

@@ -138,14 +138,14 @@ class HalvingConv(nn.Conv2d):
         return super().forward(x) if torch.compiler.is_exporting() else halve(x, self.weight)
 
 
-def halve(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
+def halve(x: Tensor, weight: Tensor) -> Tensor:
     """The 1x1 convolution of stride 2, [N, in_channels, H, W] -> [N, channels, ceil(H / 2), ceil(W / 2)]."""
     # oneDNN's weight gradient of a strided 1x1 convolution writes out of bounds on processors with AVX2 if the input
     # has fewer channels than a vector has lanes (oneDNN issue 6035). A convolution of stride 1 over every second pixel
     # gives the same result.
     if not narrow_form(x):
-        return F.conv2d(x, weight, stride=2, groups=groups)
-    return F.conv2d(fast_layout(x[:, :, ::2, ::2]), weight, groups=groups)
+        return F.conv2d(x, weight, stride=2)
+    return F.conv2d(fast_layout(x[:, :, ::2, ::2]), weight)
 
 
 class FactorizedReduce(nn.Module):
