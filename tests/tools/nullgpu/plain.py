@@ -159,8 +159,11 @@ def second_device(folder: Path) -> dict[str, Any]:
 def tool() -> dict[str, str]:
     """What can be captured, to see that the tool tells it."""
     a, b = torch.ones(4, device="cuda"), torch.ones(4)
-    locked = b.pin_memory()
+    locked, old = b.pin_memory(), [torch.cuda.CUDAGraph()]
+    with torch.cuda.graph(old[0]):
+        a.add_(1)
     return {
+        "while another graph is freed": inside.captured(lambda: (a.add_(1), old.clear())),
         "kernel": inside.captured(lambda: a.add_(1)),
         "item": inside.captured(lambda: a.sum().item()),
         "copy": inside.captured(lambda: a.copy_(b, non_blocking=True)),

@@ -16,6 +16,7 @@ thread_local int current = 0;
 
 static thread_local cudaError_t last = cudaSuccess;
 static std::atomic<int> capturing{cudaStreamCaptureStatusNone};
+static std::atomic<unsigned long long> captures{0};  // begun so far
 static std::atomic<int> whole{0};  // whether 4 bytes copied to the host are the integer 2, else the number 1.0
 static size_t whole_memory() { return (getenv("NULLGPU_MIB") ? atoll(getenv("NULLGPU_MIB")) : 140ull << 10) << 20; }
 static std::atomic<size_t> used{0}, memory{whole_memory()};  // bytes of all devices together
@@ -309,7 +310,7 @@ API cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* 
                                          cudaGraph_t* graph, const cudaGraphNode_t** nodes,
                                          const cudaGraphEdgeData** edges, size_t* n) {
   *s = status();
-  if (id) *id = 1;
+  if (id) *id = captures;  // torch finds a capture by it, and forgets it where the graph of that number is freed
   if (graph) *graph = (cudaGraph_t)1;
   if (nodes) *nodes = nullptr;
   if (edges) *edges = nullptr;
@@ -317,6 +318,7 @@ API cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* 
   return cudaSuccess;
 }
 API cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  captures++;
   capturing = cudaStreamCaptureStatusActive;
   return cudaSuccess;
 }
