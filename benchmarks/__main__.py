@@ -19,8 +19,8 @@ import torch
 
 import dasgm
 from benchmarks._rows import Options, Row, table
-from dasgm.config import nearest
 from dasgm.device import device_of, hardware
+from dasgm.plugins import nearest
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "BENCHMARKS.md"

@@ -181,7 +181,7 @@ def iterations(options: Options) -> Iterator[Row]:
     for hypergradient in ("exact",):
         config = configured("dasgm-darts", options, batch, gan="none", hypergradient=hypergradient)
         yield from timed(f"iteration, none, {hypergradient} hypergradient", search(config, "cuda").iterate)
-    stage = configured("dasgm-darts", options, batch, gan="none").method.first()
+    stage = configured("dasgm-darts", options, batch, gan="none").stages[0]
     with torch.device("cuda"):
         theirs, data = textbook(stage, "second"), batches(batch)
     yield from timed(f"iteration of the textbook's DARTS, batch {batch}", lambda: theirs.iterate(*data))

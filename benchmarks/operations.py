@@ -43,7 +43,7 @@ def of_an_iteration(config: SearchConfig) -> Counted:
 
 def of_the_textbook(config: SearchConfig) -> int:
     with torch.device(device()):
-        theirs, batch = textbook(config.method.first(), config.order), batches(2)
+        theirs, batch = textbook(config.stages[0], config.order), batches(2)
     return counted(lambda: theirs.iterate(*batch)).total
 
 

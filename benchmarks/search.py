@@ -16,13 +16,14 @@ from benchmarks._timing import ratios
 from dasgm.config import SearchConfig
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks.supernet import Architecture, Supernet
+from dasgm.spaces.darts import SearchSpace
 
 
 def rows(options: Options) -> Iterator[Row]:
     for batch in options.batches:
         plain = {"gan": "none"}
         darts = configured("dasgm-darts", options, batch, **plain)
-        stage = darts.method.first()
+        stage = darts.stages[0]
         yield measured(f"supernet, forward and backward, batch {batch}", *passes(stage, batch, options), goal="")
         for order, goal in (("first", ""), ("second", "4")):
             config = configured("dasgm-darts", options, batch, order=order, **plain)
@@ -44,11 +45,10 @@ def p_darts(options: Options) -> dict[str, Any]:
 
 def some_stage(config: SearchConfig, index: int) -> Stage:
     """A stage of P-DARTS. Which operations are left on an edge is drawn, so that edges differ."""
-    stage, draws = config.method.first(), random.Random(0)
+    stage, draws = config.stages[0], random.Random(0)
     for _ in range(index):
-        drawn = [[[draws.random() for _ in names] for names in part]
-                 for part in (stage.normal_operations, stage.reduce_operations)]  # fmt: skip
-        later = config.method.next(stage, Relaxation(*drawn))
+        drawn = tuple([[draws.random() for _ in names] for names in part] for part in stage.operations)
+        later = config.method.next(config.space, stage, Relaxation(drawn))
         assert later is not None
         stage = later
     return stage
@@ -56,7 +56,7 @@ def some_stage(config: SearchConfig, index: int) -> Stage:
 
 def passes(stage: Stage, batch: int, options: Options) -> tuple[float, ...]:
     """Forward and backward of both supernets, with the gradients of weights and architecture."""
-    ours, A, theirs = Supernet(stage, CLASSES), Architecture(stage), SearchNetwork(stage, CLASSES)
+    ours, A, theirs = Supernet(stage, CLASSES), Architecture(stage, SearchSpace()), SearchNetwork(stage, CLASSES)
     alphas = list(A.parameters())
     x, y, *_ = batches(batch)
 

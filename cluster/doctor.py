@@ -23,7 +23,7 @@ from typing import Any
 from cluster.launcher import PLACEHOLDER, Finding, look_at_yaml, read_yaml, schema
 from cluster.machines import look_at_machines
 from dasgm.cli.arguments import Parser, fail
-from dasgm.config import key_of, keys, nearest
+from dasgm.plugins import key_of, keys, nearest
 from dasgm.presets import preset, with_dataset
 from dasgm.store import replica
 from dasgm.store import run as runs

@@ -19,8 +19,8 @@ from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
 from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
-from dasgm.config import key_of
 from dasgm.genotype import KNOWN
+from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import local
 

@@ -18,9 +18,10 @@ from cluster.patience import say_now
 from cluster.room import Workers, gave_up
 from cluster.winners import Candidate
 from dasgm.cli.catalogue import show_config
-from dasgm.config import key_of, mathematics, to_json
+from dasgm.config import mathematics, to_json
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
+from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import first_line, shell_line, write_atomic

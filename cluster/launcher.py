@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dasgm.config import nearest
+from dasgm.plugins import nearest
 from dasgm.store.files import first_line, text
 
 Finding = tuple[bool | None, str]

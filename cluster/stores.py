@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dasgm.config import nearest
+from dasgm.plugins import nearest
 
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")

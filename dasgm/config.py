@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import importlib
 import math
-import pkgutil
 import re
 import types
 import typing
@@ -14,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from dasgm.data._base import DataConfig
+from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig
+from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig, Stage
+from dasgm.plugins import key_of, nearest, plugin
+from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import short
 from dasgm.store.records import digest
 
@@ -68,6 +66,8 @@ class SearchConfig:
     method: MethodConfig
     gan: GanConfig | None
     data: DataConfig
+    search_space: str = field(default="darts", metadata=YOUNGER)
+    """Space of cells that is searched (DARTS: darts)."""
     order: Literal["first", "second"] = "second"
     """Order of the gradient of A (Eq. 6).
     The second order differentiates through the step of W in Eq. 3, the first order does not (DARTS)."""
@@ -150,6 +150,28 @@ class SearchConfig:
         _check(self, val_portion=(0, 1), batch_size=(2, LARGEST_BATCH), classifier_momentum=(0, 1))
         _check(self, **dict.fromkeys((*rates, *weights, *others), (0, None)), **dict.fromkeys(at_least_1, (1, None)))
         _check_placement(self)
+        plugin("spaces", self.search_space)
+        if (spaces := self.method.spaces) and self.search_space not in spaces:
+            raise ValueError(
+                f"search-space {self.search_space}: {key_of(self.method)} is not defined for it; expected another "
+                f"--method, or --search-space {' or '.join(spaces)}"
+            )
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space. ValueError: there is none of this name."""
+        found: SearchSpace = plugin("spaces", self.search_space)()
+        return found
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages of the method, as far as they are known before the search."""
+        return self.method.outline(self.space)
+
+    @property
+    def total_epochs(self) -> int:
+        """Number of epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
 
     @property
     def real_portion(self) -> float:
@@ -216,50 +238,6 @@ class PretrainConfig:
         """Of its run: what it depends on, so that whoever needs the same one finds it."""
         what = digest([mathematics(self), self.gan.pretraining_length, self.data_dir])[:8]
         return f"gan-{key_of(self.gan)}-{key_of(self.data)}-s{self.seed}-{what}"
-
-
-# plug-ins: a module's name is its key
-
-
-def keys(folder: str) -> list[str]:
-    """The plug-ins of a kind: "gans", "methods" or "data"."""
-    return sorted(_modules(folder))
-
-
-def plugin(folder: str, key: str) -> type:
-    """The `Config` of the plug-in called `key`. ValueError names the nearest."""
-    kind, modules = {"methods": "method", "gans": "GAN", "data": "data set"}[folder], _modules(folder)
-    if key not in modules:
-        offered = sorted(modules) + ["none"] * (folder == "gans")
-        raise ValueError(f"{kind} {key!r} is not known{nearest(key, offered)}; there are: {', '.join(offered)}")
-    if modules[key].rpartition(".")[2] != key:
-        raise ValueError(f"{kind} {key!r} is registered as {modules[key]}: expected a module called {key}; rename one")
-    try:
-        return importlib.import_module(modules[key]).Config
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{kind} {key!r}: {error}; reinstall or remove the package with {modules[key]}") from None
-
-
-@functools.cache
-def _modules(folder: str) -> dict[str, str]:
-    """{key: module} of dasgm/<folder>/*.py, and of what other packages register in the group dasgm.<folder>."""
-    from importlib.metadata import entry_points  # slow to import, and help must be quick
-
-    package = importlib.import_module(f"dasgm.{folder}")
-    files = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-    registered = {entry.name: entry.value for entry in entry_points(group=package.__name__)}
-    return registered | {name: f"{package.__name__}.{name}" for name in files}
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """', did you mean X?' or ''."""
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def key_of(part: Any) -> str:
-    """The key of a plug-in's configuration, 'none' for no part."""
-    return "none" if part is None else type(part).__module__.rpartition(".")[2]
 
 
 # overriding and JSON
@@ -390,7 +368,7 @@ def mathematics(config: Any) -> dict[str, Any]:
     if isinstance(config, PretrainConfig):
         left_out: tuple[str, ...] = ("gan.warmup", "gan.pretrain_iterations", "data.cutout")
     elif isinstance(config, SearchConfig):
-        left_out = ("gan.pretrain_", *(["method.epochs"] if len(config.method.outline()) == 1 else []))
+        left_out = ("gan.pretrain_", *(["method.epochs"] if len(config.stages) == 1 else []))
         left_out += () if config.sync_batch_norm else ("sync_batch_norm",)  # younger than runs that can go on
     else:
         left_out = ()

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dasgm.config import PARTS, key_of, settings
+from dasgm.config import PARTS, settings
+from dasgm.plugins import key_of
 
 Given = frozenset[str]
 NOTHING: Given = frozenset()

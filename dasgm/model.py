@@ -22,12 +22,13 @@ from torch import Tensor
 
 from dasgm._version import __version__
 from dasgm.bilevel import full_precision
-from dasgm.config import key_of, to_json
+from dasgm.config import to_json
 from dasgm.data._images import stack
 from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.networks.network import SHRINKS, Network, check_image_size
+from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.files import first_line, plain, printable, reason, short, text, write_atomic
 from dasgm.store.replica import here

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
-from dasgm.config import GanConfig, PretrainConfig, SearchConfig, key_of, override, to_json
+from dasgm.config import GanConfig, PretrainConfig, SearchConfig, override, to_json
+from dasgm.plugins import key_of
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest, read_json
 from dasgm.store.replica import here

@@ -9,10 +9,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from dasgm.config import LARGEST_BATCH, PLACEMENT, _check, _check_placement, nearest
+from dasgm.config import LARGEST_BATCH, PLACEMENT, _check, _check_placement
 from dasgm.data import cifar10, digits, imagenet
 from dasgm.data._base import DataConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST
+from dasgm.plugins import nearest
 
 LAST = 5  # epochs in which the linear schedule goes down more slowly
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cache, lru_cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,14 +33,15 @@ from dasgm.bilevel import (
 )
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
-from dasgm.genotype import EDGES, PRIMITIVES, SKIP, derive
+from dasgm.genotype import SKIP
 from dasgm.methods._base import Relaxation, Stage
-from dasgm.networks.supernet import Architecture, Supernet
+from dasgm.networks.supernet import Architecture
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.genotype import Genotype
     from dasgm.pretrained import Pretrained
+    from dasgm.spaces._base import SearchSpace
 
 RADIUS_W, RADIUS_G, RADIUS_A = 0.01, 0.1, 0.3  # of the central differences, see docs/algorithm.md
 
@@ -81,7 +83,7 @@ class Search:
         exact = config.hypergradient == "exact"
         self.radius_W: float | None = None if exact else RADIUS_W
         self.radius_G: float | None = None if exact else RADIUS_G
-        self.enter(config.method.first())
+        self.enter(config.method.first(config.space))
 
     def _adversary(self, pretrained: Pretrained | None) -> Adversary | NoGan:
         config = self.config
@@ -99,7 +101,8 @@ class Search:
         """Begins a stage with a new W and A. The GAN keeps its state."""
         config, self.stage, self.left = self.config, stage, stage.epochs
         with replay(config.seed, "stage", stage.index):
-            self.supernet, architecture = Supernet(stage, len(self.data.classes)), Architecture(stage)
+            self.supernet: Any = config.space.supernet(stage, len(self.data.classes))
+            architecture = Architecture(stage, config.space)
         self.W = Player(
             self.supernet.to(self.device),
             lambda p: torch.optim.SGD(
@@ -249,13 +252,11 @@ class Search:
         """The weights of the architecture as plain numbers."""
         with torch.no_grad():
             mixture = self.A()
-        plain = [[w.tolist() for w in cell] for cell in (mixture.normal, mixture.reduce)]
-        edges = [None if e is None else e.tolist() for e in (mixture.normal_edges, mixture.reduce_edges)]
-        return Relaxation(plain[0], plain[1], edges[0], edges[1])
+        return Relaxation(tuple(w.tolist() for w in mixture.cells), tuple(w.tolist() for w in mixture.edges))
 
     def genotype(self) -> Genotype:
         """The genotype that the method derives from the architecture as it is now."""
-        return self.config.method.genotype(self.stage, self.relaxation())
+        return self.config.method.genotype(self.config.space, self.stage, self.relaxation())
 
     @torch.no_grad()
     @full_precision()
@@ -299,13 +300,14 @@ class Search:
         Args:
             metrics: what `architecture_metrics` returned, which is compared with the bounds of the configuration.
         """
-        config, skips, entropy = self.config, metrics["arch/skips_normal"], metrics["arch/entropy_normal"]
+        config, kind = self.config, self.config.space.cell_types[0]
+        skips, entropy = metrics[f"arch/skips_{kind}"], metrics[f"arch/entropy_{kind}"]
         if self.epoch < self.stage.arch_start_epoch:
             return ""
         if config.stop_skips and skips >= config.stop_skips:
-            return f"the normal cell has {skips} skip connections (stop-skips {config.stop_skips})"
+            return f"the {kind} cell has {skips} skip connections (stop-skips {config.stop_skips})"
         if entropy < config.stop_entropy:
-            return f"the normal edges' mean entropy is {entropy:.3f} (stop-entropy {config.stop_entropy})"
+            return f"the {kind} edges' mean entropy is {entropy:.3f} (stop-entropy {config.stop_entropy})"
         return ""
 
     # checkpoint
@@ -328,10 +330,10 @@ class Search:
         Raises:
             ValueError: the state belongs to a stage that this search does not have.
         """
-        stage = Stage(**{k: _tuples(v) for k, v in state["stage"].items()})
+        stage = _stage(state["stage"])
         self._expect(stage)
         self.enter(stage)
-        epochs = self.config.method.outline()[stage.index].epochs
+        epochs = self.config.stages[stage.index].epochs
         self.stage = replace(stage, epochs=epochs)
         self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])
         for name, player in self.players.items():
@@ -340,11 +342,11 @@ class Search:
 
     def _expect(self, stage: Stage) -> None:
         """ValueError where this search has no such stage. Which operations its edges have left cannot be checked."""
-        known = {one.index: one for one in self.config.method.outline()}
-        free = ("epochs", "normal_operations", "reduce_operations")
-        expected = replace(known[stage.index], **{name: getattr(stage, name) for name in free})
-        operations = (*stage.normal_operations, *stage.reduce_operations)
-        if stage != expected or len(operations) != 2 * EDGES or not all(set(o) <= set(PRIMITIVES) for o in operations):
+        known, space = {one.index: one for one in self.config.stages}, self.config.space
+        expected = replace(known[stage.index], epochs=stage.epochs, operations=stage.operations)
+        edges = [len(cell) for cell in stage.operations]
+        names = {name for cell in stage.operations for edge in cell for name in edge}
+        if stage != expected or edges != [space.edges] * len(space.cell_types) or not names <= set(space.operations):
             raise ValueError("the state belongs to another stage")
 
 
@@ -365,22 +367,27 @@ def _permutation(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
+def _stage(plain: dict[str, Any]) -> Stage:
+    """The stage of a checkpoint."""
+    fields = {name: _tuples(value) for name, value in plain.items()}
+    if "operations" not in fields:  # dasgm 0.2.0 wrote them apart
+        fields["operations"] = (fields.pop("normal_operations"), fields.pop("reduce_operations"))
+    return Stage(**fields)
+
+
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def architecture_metrics(stage: Stage, relaxation: Relaxation) -> dict[str, float]:
+def architecture_metrics(space: SearchSpace, stage: Stage, relaxation: Relaxation) -> dict[str, float]:
     """Mean entropy over the edges (nats) and number of skip connections of the strongest operations, for each cell.
 
     Skip connections are counted before P-DARTS's cap, which would hide a collapse.
     """
-    cells = {
-        "normal": (stage.normal_operations, relaxation.normal, relaxation.normal_edges),
-        "reduce": (stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges),
-    }
     found: dict[str, float] = {}
-    for name, (operations, weights, edges) in cells.items():
+    cells = zip_longest(space.cell_types, stage.operations, relaxation.cells, relaxation.edges)
+    for name, operations, weights, edges in cells:
         entropy = -sum(w * math.log(max(w, 1e-12)) for row in weights for w in row) / len(weights)
-        skips = sum(chosen == SKIP for chosen, _ in derive(operations, weights, edges))
+        skips = sum(chosen == SKIP for chosen, _ in space.derive(operations, weights, edges))
         found |= {f"arch/entropy_{name}": entropy, f"arch/skips_{name}": skips}
     return found

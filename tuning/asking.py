@@ -16,7 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, chec
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from dasgm.bilevel import seed_of
-from dasgm.config import PARTS, SearchConfig, key_of, override, settings
+from dasgm.config import PARTS, SearchConfig, override, settings
+from dasgm.plugins import key_of
 from dasgm.store.files import first_line, short
 from tuning.plan import Plan
 from tuning.spaces import Space

@@ -65,15 +65,15 @@ class Options(SweepOptions):
         base, identity = self.config, dict[str, Any](space=self.space, grace=self.grace)
         if not self.space:
             identity["fixed"] = list(spaces.fixed(base, given))
-        compared = rungs(base.method, self.grace, early_ends=bool(base.stop_skips or base.stop_entropy))
+        compared = rungs(base.stages, self.grace, early_ends=bool(base.stop_skips or base.stop_entropy))
         return Plan(self.num_trials, partial(spaces.load, self.space, given), compared, identity, given=given)
 
     def look_at_grace(self, words: Sequence[str]) -> None:
         """Say so if a given --grace has no effect. ValueError: it is beyond the last epoch."""
-        method, given = self.config.method, "grace" in flags(words)
-        if given and self.grace > method.total_epochs:
-            raise ValueError(f"grace {self.grace}: expected at most {method.total_epochs}, the epochs of a search")
-        if given and len(method.outline()) > 1:
+        config, given = self.config, "grace" in flags(words)
+        if given and self.grace > config.total_epochs:
+            raise ValueError(f"grace {self.grace}: expected at most {config.total_epochs}, the epochs of a search")
+        if given and len(config.stages) > 1:
             print(
                 f"grace {self.grace} has no effect: searches of several stages are compared at the ends of the stages"
             )

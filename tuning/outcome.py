@@ -30,7 +30,7 @@ def show(sweep: Sweep) -> bool:
     console.print(
         table(
             trials,
-            config.method.total_epochs,
+            config.total_epochs,
             f"{printable(sweep.folder.name)} ({size}): proxy is accuracy on J_val ± standard error",
         )
     )

@@ -5,14 +5,14 @@ Does not import Ray or Optuna, so that the first line is printed soon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
 from dasgm.given import NOTHING, Given
-from dasgm.methods._base import MethodConfig
+from dasgm.methods._base import Stage
 from tuning.spaces import Space, load
 
 METRIC = "val/accuracy"
@@ -46,7 +46,7 @@ class Plan:
         return replace(self, space=partial(load, ""), identity=identity, given=NOTHING)
 
 
-def rungs(method: MethodConfig, grace: int, factor: int = 2, early_ends: bool = False) -> list[int]:
+def rungs(stages: Sequence[Stage], grace: int, factor: int = 2, early_ends: bool = False) -> list[int]:
     """Epochs at which searches are compared: `grace`, then `factor` times as many each time, as in Ray's scheduler.
 
     The last epoch is none of them, since a search that has finished need not be stopped. If the method has several
@@ -57,7 +57,7 @@ def rungs(method: MethodConfig, grace: int, factor: int = 2, early_ends: bool = 
         early_ends: a stage may end early (stop_skips, stop_entropy). Then no epoch is the end of a stage in every
             trial, and searches of several stages are not compared.
     """
-    ends = list(accumulate(stage.epochs for stage in method.outline()))
+    ends = list(accumulate(stage.epochs for stage in stages))
     if len(ends) > 1:
         return [] if early_ends else ends[:-1]
     found = [min(grace, ends[0])]

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dasgm.config import SearchConfig, key_of, keys, settings
+from dasgm.config import SearchConfig, settings
 from dasgm.given import NOTHING, Given
+from dasgm.plugins import key_of, keys
 from dasgm.presets import with_gan
 
 if TYPE_CHECKING:

@@ -210,7 +210,7 @@ class Sweep(Group):
             from tuning.table import Board
             from tuning.trials import Proposer
 
-        epochs, options, plan, left = self.base.method.total_epochs, self.options, self.plan, self.left()
+        epochs, options, plan, left = self.base.total_epochs, self.options, self.plan, self.left()
         at_once = options.at_once(slots)
         halving = Halving(plan.rungs)
         proposer = Proposer(self.study, self.folder, self.cache, self.base, plan, halving, self.describe)

@@ -134,7 +134,7 @@ class Proposer(Searcher):
         name, parameters = name_of(number), self._trials()[number].params
         about = self.describe(name, title(number, parameters), parameters)
         run = Run(ensure_writable(self.folder / name))
-        epochs = config.method.total_epochs
+        epochs = config.total_epochs
         send(self.folder)  # the study: a process that continues knows of this trial
         now = time.time()
         proposed = run.about.get("proposed", max(now, self.latest))

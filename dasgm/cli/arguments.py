@@ -19,7 +19,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from dasgm.config import SearchConfig, nearest
+from dasgm.config import SearchConfig
+from dasgm.plugins import nearest
 from dasgm.store.bucket import local
 from dasgm.store.files import cut, gist, printable
 from dasgm.store.replica import NO_RUNS, ensure_writable

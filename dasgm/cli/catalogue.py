@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dasgm.config import key_of, to_json
+from dasgm.config import to_json
+from dasgm.plugins import key_of
 from dasgm.presets import PRESETS, difference, preset
 from dasgm.store.files import printable, shown
 
@@ -21,7 +22,7 @@ def presets() -> Table:
     for name in ("preset", *names):
         table.add_column(name, no_wrap=name != names[-1])
     for name, found in PRESETS.items():
-        config, stages = found.config, found.config.method.outline()
+        config, stages = found.config, found.config.stages
         table.add_row(
             name,
             key_of(config.method),

@@ -73,7 +73,7 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
     pretrained = None if pretrain else chosen(config, data)
     search = Search(config, data, pretrained, print)
     iterations = search_seconds = 0.0
-    for stage in config.method.outline():
+    for stage in config.stages:
         search.enter(stage)
         start = min(stage.arch_start_epoch, stage.epochs)
         for epochs, left in ((start, stage.epochs), (stage.epochs - start, stage.epochs - start)):

@@ -12,9 +12,10 @@ from dasgm.cli.again import called
 from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
-from dasgm.config import from_json, key_of, keys, plugin
+from dasgm.config import from_json
 from dasgm.data._base import DataConfig
 from dasgm.genotype import KNOWN, Genotype, genotype_text, name_of
+from dasgm.plugins import key_of, keys, plugin
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at

@@ -12,7 +12,7 @@ from dasgm.cli.arguments import fail, unread
 from dasgm.cli.evaluate import evaluate
 from dasgm.cli.pretrain import pretrain
 from dasgm.cli.search import search
-from dasgm.config import nearest
+from dasgm.plugins import nearest
 from dasgm.store.files import first_line
 
 USAGE = """\

@@ -11,7 +11,8 @@ from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
-from dasgm.config import PretrainConfig, key_of, override
+from dasgm.config import PretrainConfig, override
+from dasgm.plugins import key_of
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
 

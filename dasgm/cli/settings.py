@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.cli.arguments import ensure_once, take
-from dasgm.config import SearchConfig, key_of, keys
+from dasgm.config import SearchConfig
 from dasgm.data._base import DataConfig
 from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
+from dasgm.plugins import key_of, keys
 from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
 
 PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}

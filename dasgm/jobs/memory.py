@@ -79,7 +79,7 @@ def _smaller(config: SearchConfig) -> Any:
     while batch >= 2:
         yield replace(config, batch_size=batch)
         batch //= 2
-    least = 2 * config.method.first().partial  # a supernet's width is a multiple of it
+    least = 2 * config.stages[0].partial  # a supernet's width is a multiple of it
     channels = config.method.channels // (2 * least) * least
     while channels:
         yield override(replace(config, batch_size=2), {"method.channels": channels})
@@ -89,7 +89,7 @@ def _smaller(config: SearchConfig) -> Any:
 def _fits(config: SearchConfig, data: Any) -> bool:
     def iterate() -> None:
         search = Search(config, data)
-        for stage in config.method.outline():
+        for stage in config.stages:
             search.enter(stage)
             search.left = max(1, stage.epochs - stage.arch_start_epoch)
             search.schedule()

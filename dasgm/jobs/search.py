@@ -24,7 +24,6 @@ from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
 from dasgm.networks.network import Network, check_image_size
-from dasgm.networks.supernet import Supernet
 from dasgm.pages.figures import draw
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.search import Search, SearchFailed, architecture_metrics
@@ -83,8 +82,8 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
     check_image_size("cifar", data.image_size)
     device = device_of(config.device)
     with torch.device("meta"):
-        for stage in config.method.outline():
-            supernet = Supernet(stage, len(data.classes))
+        for stage in config.stages:
+            supernet = config.space.supernet(stage, len(data.classes))
             ensure_room("a supernet", sum(p.numel() for p in supernet.parameters()), device)
         if config.proxy.epochs:
             Network(KNOWN["DARTS_V2"], config.proxy.channels, config.proxy.cells, len(data.classes))
@@ -136,7 +135,7 @@ class SearchLoop(Loop):
 
     @property
     def epochs(self) -> int:
-        return int(self.config.method.total_epochs)
+        return self.config.total_epochs
 
     @property
     def length(self) -> int:
@@ -158,7 +157,7 @@ class SearchLoop(Loop):
 
     def _following(self) -> Any:
         """The stage after this one; None: it is the last."""
-        return self.config.method.next(self.search.stage, self.search.relaxation())
+        return self.config.method.next(self.config.space, self.search.stage, self.search.relaxation())
 
     def batches(self) -> range:
         self.search.schedule()
@@ -194,7 +193,7 @@ class SearchLoop(Loop):
         """The supernet's accuracy, and what the architecture looks like."""
         search, data = self.search, self.data
         row: Row = {"val/accuracy": search.accuracy(data.Jval if len(data.Jval) else data.J2)}
-        row |= architecture_metrics(search.stage, search.relaxation())
+        row |= architecture_metrics(self.config.space, search.stage, search.relaxation())
         if self.config.hessian_every and self.epoch % self.config.hessian_every == 0:
             row["arch/hessian_eigenvalue"] = search.hessian()
         return row
@@ -205,8 +204,9 @@ class SearchLoop(Loop):
         relaxation, genotype = search.relaxation(), search.genotype()
         images, figures = self.inspection.look(epoch) if self.inspection else (None, {})
         if rank() == 0:
-            operations = {"normal": search.stage.normal_operations, "reduce": search.stage.reduce_operations}
-            weights = {"normal": relaxation.normal, "reduce": relaxation.reduce}
+            types = self.config.space.cell_types
+            weights = dict(zip(types, relaxation.cells, strict=True))
+            operations = dict(zip(types, search.stage.operations, strict=True))
             self.run.log("alphas", {"epoch": epoch} | weights | {"operations": operations})
             genotype.save(self.run.folder / "genotype.json")
             if epoch % self.config.pictures_every == 0 or search.left == 0:
@@ -230,9 +230,9 @@ class SearchLoop(Loop):
             self.hooks.say(f"stopped early after epoch {self.epoch}: {self.early}")
 
     def _tell_stage(self) -> None:
-        search, stages = self.search, len(self.config.method.outline())
+        search, stages = self.search, len(self.config.stages)
         if stages > 1:
-            stage, operations = search.stage, len(search.stage.normal_operations[0])
+            stage, operations = search.stage, len(search.stage.operations[0][0])
             self.hooks.say(
                 f"stage {stage.index + 1} of {stages}: {stage.cells} cells, {operations} operations an edge, "
                 f"{search.size:,} weights in the supernet"

@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from dasgm.bilevel import replay
-from dasgm.config import SearchConfig, key_of, keys, nearest, plugin
+from dasgm.config import SearchConfig
 from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import EDGES, KNOWN, PRIMITIVES, Genotype, genotype_text, name_of
+from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, genotype_text, name_of
 from dasgm.methods._base import Stage
 from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
 from dasgm.networks.supernet import Architecture, Supernet
+from dasgm.plugins import key_of, keys, nearest, plugin
 from dasgm.presets import PRESETS, preset, with_dataset
+from dasgm.spaces.darts import SearchSpace
 from dasgm.store.files import plain, short, text
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -122,14 +124,14 @@ def measure_search(config: SearchConfig, classes: int, image_size: int) -> Count
         ValueError: a size that the supernet cannot have.
     """
     check_image_size("cifar", image_size)
-    first, *later = config.method.outline()
+    first, *later = config.stages
     total = _total(_supernet_costs(first, classes, image_size).values())
     with torch.device("meta"):
-        architecture = count(Architecture(first))
+        architecture = count(Architecture(first, config.space))
     begun = {"supernet_parameters": total.parameters, "multiply_adds": total.multiply_adds}
     stages = [begun, *(_bounds(stage, classes, image_size) for stage in later)]
     outline = [
-        {"cells": stage.cells, "operations_per_edge": len(stage.normal_operations[0])} | counts
+        {"cells": stage.cells, "operations_per_edge": len(stage.operations[0][0])} | counts
         for stage, counts in zip((first, *later), stages, strict=True)
     ]
     return {**begun, "architecture_parameters": architecture, "stages": outline}
@@ -138,7 +140,7 @@ def measure_search(config: SearchConfig, classes: int, image_size: int) -> Count
 def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Cost]:
     with torch.device("meta"):
         supernet, image = Supernet(stage, classes), torch.empty(1, 3, image_size, image_size)
-        costs = layer_costs(supernet, image, Architecture(stage)())
+        costs = layer_costs(supernet, image, Architecture(stage, SearchSpace())())
     # a cell computes the layers of its fans together, so they are not seen; each gives a map of the nodes' size
     for index, cell in enumerate(supernet.cells):
         side = image_size >> sum(reduction <= index for reduction in reductions(stage.cells))
@@ -152,10 +154,9 @@ def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
     """[smallest, largest] counts over the operations that an edge may keep: the cheapest and the most expensive of all
     eight.
     """
-    everything = (PRIMITIVES,) * EDGES
-    full = replace(stage, normal_operations=everything, reduce_operations=everything)
+    full = replace(stage, operations=SearchSpace().everything)
     costs = _supernet_costs(full, classes, image_size)
-    kept = {False: len(stage.normal_operations[0]), True: len(stage.reduce_operations[0])}
+    kept = [len(cell[0]) for cell in stage.operations]  # of a normal cell, of a reduction cell
 
     def bounds(of: dict[str, int]) -> list[int]:
         fixed = 0

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, ClassVar
 
-from dasgm.genotype import CONCAT, Genotype, derive
+if TYPE_CHECKING:
+    from dasgm.genotype import Genotype
+    from dasgm.spaces._base import SearchSpace
 
 MOST_CELLS, WIDEST = 100, 4096  # largest numbers of cells and channels that are accepted
-Weights = Sequence[Sequence[float]]  # [14][operations of the edge]: softmax weights
+Operations = tuple[tuple[str, ...], ...]  # [edges of a cell][operations of the edge]: names
+Weights = Sequence[Sequence[float]]  # [edges of a cell][operations of the edge]: softmax weights
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,8 @@ class Stage:
     arch_start_epoch: int
     cells: int
     channels: int
-    normal_operations: tuple[tuple[str, ...], ...]
-    """Names of the candidate operations of each of the 14 edges of a normal cell."""
-    reduce_operations: tuple[tuple[str, ...], ...]
+    operations: tuple[Operations, ...]
+    """Names of the candidate operations of each edge, for each type of cell (`SearchSpace.cell_types`)."""
     partial: int = 1
     """K of PC-DARTS: 1/K of the channels pass through the mixed operation."""
     edge_weights: bool = False
@@ -35,15 +39,18 @@ class Stage:
 class Relaxation:
     """The weights of the architecture A as plain numbers, from which a method decides."""
 
-    normal: Weights
-    reduce: Weights
-    normal_edges: Sequence[float] | None = None
-    reduce_edges: Sequence[float] | None = None
+    cells: tuple[Weights, ...]
+    """For each type of cell (`SearchSpace.cell_types`)."""
+    edges: tuple[Sequence[float], ...] = ()
+    """The weight of each edge, for each type of cell; empty where edges have no weights."""
 
 
 @dataclass(frozen=True)
 class MethodConfig:
     """Settings that every method has. The file of a method derives its own `Config` from this class."""
+
+    spaces: ClassVar[tuple[str, ...]] = ()
+    """Keys of the only search spaces for which the method is defined. Empty: it is defined for all."""
 
     epochs: int = 50
     """Number of epochs of the search (DARTS and PC-DARTS: 50)."""
@@ -62,11 +69,11 @@ class MethodConfig:
             if getattr(self, name) > most:
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected at most {most}")
 
-    def first(self) -> Stage:
+    def first(self, space: SearchSpace) -> Stage:
         """The stage that a search begins with."""
         raise NotImplementedError
 
-    def next(self, stage: Stage, relaxation: Relaxation) -> Stage | None:
+    def next(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Stage | None:
         """The stage after `stage`, or None where the search is over.
 
         Args:
@@ -74,27 +81,22 @@ class MethodConfig:
         """
         raise NotImplementedError
 
-    def outline(self) -> tuple[Stage, ...]:
+    def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
         """All stages, as far as they are known before the search.
 
         Of later stages only the number of operations per edge is known. They list the most expensive operations, so
         that costs measured on them are upper bounds.
         """
-        return (self.first(),)
-
-    @property
-    def total_epochs(self) -> int:
-        """Number of epochs of all stages together."""
-        return sum(stage.epochs for stage in self.outline())
+        return (self.first(space),)
 
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
         """Rate of the dropout after skip connections in `epoch` (counted from 0) of `stage`."""
         return 0.0
 
-    def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
-        """The genotype that the weights stand for: the strongest operation of each edge, the two strongest edges into
-        each node (DARTS, Section 2.4; with edge weights PC-DARTS, Section 3.3).
+    def genotype(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Genotype:
+        """The genotype that the weights stand for, as the space derives it (in DARTS's: Section 2.4; with edge weights
+        PC-DARTS, Section 3.3).
         """
-        normal = derive(stage.normal_operations, relaxation.normal, relaxation.normal_edges)
-        reduce = derive(stage.reduce_operations, relaxation.reduce, relaxation.reduce_edges)
-        return Genotype(normal, CONCAT, reduce, CONCAT)
+        return space.genotype([
+            space.derive(*cell) for cell in zip_longest(stage.operations, relaxation.cells, relaxation.edges)
+        ])  # fmt: skip

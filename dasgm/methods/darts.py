@@ -1,4 +1,4 @@
-"""DARTS (arXiv 1806.09055): one supernet with all eight operations on each edge.
+"""DARTS (arXiv 1806.09055): one supernet with all operations on each edge.
 
 Whether it is first or second order is a setting of the search.
 """
@@ -6,18 +6,20 @@ Whether it is first or second order is a setting of the search.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dasgm.genotype import EDGES, PRIMITIVES
 from dasgm.methods._base import MethodConfig, Relaxation, Stage
+
+if TYPE_CHECKING:
+    from dasgm.spaces._base import SearchSpace
 
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
     """DARTS."""
 
-    def first(self) -> Stage:
-        everything = (PRIMITIVES,) * EDGES
-        return Stage(0, self.epochs, self.arch_start_epoch, self.cells, self.channels, everything, everything)
+    def first(self, space: SearchSpace) -> Stage:
+        return Stage(0, self.epochs, self.arch_start_epoch, self.cells, self.channels, space.everything)
 
-    def next(self, stage: Stage, relaxation: Relaxation) -> None:
+    def next(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> None:
         return None

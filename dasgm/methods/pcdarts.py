@@ -5,14 +5,19 @@ weight of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dasgm.genotype import EDGES, PRIMITIVES
 from dasgm.methods._base import MethodConfig, Relaxation, Stage
+
+if TYPE_CHECKING:
+    from dasgm.spaces._base import SearchSpace
 
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
     """PC-DARTS."""
+
+    spaces = ("darts",)
 
     arch_start_epoch: int = 15
     """First epoch, counted from 0, in which A and B are updated; the GAN is trained from epoch 0 (PC-DARTS: 15)."""
@@ -24,19 +29,17 @@ class Config(MethodConfig):
         if self.partial < 1:
             raise ValueError(f"method.partial {self.partial}: expected at least 1")
 
-    def first(self) -> Stage:
-        everything = (PRIMITIVES,) * EDGES
+    def first(self, space: SearchSpace) -> Stage:
         return Stage(
             0,
             self.epochs,
             self.arch_start_epoch,
             self.cells,
             self.channels,
-            everything,
-            everything,
+            space.everything,
             partial=self.partial,
             edge_weights=True,
         )
 
-    def next(self, stage: Stage, relaxation: Relaxation) -> None:
+    def next(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> None:
         return None

@@ -11,19 +11,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dasgm.genotype import CONCAT, EDGES, INPUTS, PRIMITIVES, SKIP, Edge, Genotype, derive
-from dasgm.methods._base import MOST_CELLS, MethodConfig, Relaxation, Stage
+from dasgm.genotype import INPUTS, PRIMITIVES, SKIP, Edge, Genotype, derive
+from dasgm.methods._base import MOST_CELLS, MethodConfig, Operations, Relaxation, Stage
+
+if TYPE_CHECKING:
+    from dasgm.spaces._base import SearchSpace
 
 DEAREST = (
     "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
 )  # fmt: skip
-Operations = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
     """P-DARTS."""
+
+    spaces = ("darts",)
 
     epochs: int = 25
     """Number of epochs of each stage (P-DARTS: 25)."""
@@ -69,36 +74,32 @@ class Config(MethodConfig):
         if self.max_skips < 0:
             raise ValueError(f"method.max_skips {self.max_skips}: expected at least 0")
 
-    def first(self) -> Stage:
-        return self.outline()[0]
+    def first(self, space: SearchSpace) -> Stage:
+        return self.outline(space)[0]
 
-    def outline(self) -> tuple[Stage, ...]:
+    def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
         stages = []
         for index, count in enumerate(self.operations):
-            kept = (tuple(name for name in PRIMITIVES if name in DEAREST[:count]),) * EDGES
-            stages.append(self._stage(index, kept, kept))
+            kept = (tuple(name for name in PRIMITIVES if name in DEAREST[:count]),) * space.edges
+            stages.append(self._stage(index, (kept,) * len(space.cell_types)))
         return tuple(stages)
 
-    def next(self, stage: Stage, relaxation: Relaxation) -> Stage | None:
+    def next(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Stage | None:
         index = stage.index + 1
         if index == len(self.operations):
             return None
         left = self.operations[index]
-        return self._stage(
-            index,
-            strongest(stage.normal_operations, relaxation.normal, left),
-            strongest(stage.reduce_operations, relaxation.reduce, left),
-        )
+        cells = zip(stage.operations, relaxation.cells, strict=True)
+        return self._stage(index, tuple(strongest(operations, weights, left) for operations, weights in cells))
 
-    def _stage(self, index: int, normal: Operations, reduce: Operations) -> Stage:
+    def _stage(self, index: int, operations: tuple[Operations, ...]) -> Stage:
         return Stage(
             index,
             self.epochs,
             self.arch_start_epoch,
             self.cells + self.added_cells[index],
             self.channels,
-            normal,
-            reduce,
+            operations,
             skip_dropout=self.skip_dropout_rates[index],
         )
 
@@ -111,10 +112,9 @@ class Config(MethodConfig):
             return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
         return stage.skip_dropout * math.exp(-0.2 * searched)
 
-    def genotype(self, stage: Stage, relaxation: Relaxation) -> Genotype:
-        normal = capped(stage.normal_operations, relaxation.normal, self.max_skips)
-        reduce = by_input(derive(stage.reduce_operations, relaxation.reduce))
-        return Genotype(normal, CONCAT, reduce, CONCAT)
+    def genotype(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Genotype:
+        (of_normal, of_reduce), (normal, reduce) = stage.operations, relaxation.cells
+        return space.genotype([capped(of_normal, normal, self.max_skips), by_input(derive(of_reduce, reduce))])
 
 
 def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], count: int) -> Operations:

@@ -8,18 +8,22 @@ then by input.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.genotype import EDGES, INPUTS, NODES
-from dasgm.methods._base import Stage
 from dasgm.networks import operations
 from dasgm.networks.bundle import Bundle, Norms, Pack, beside, weighted
 from dasgm.networks.fan import Fan
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, reductions, stem
+
+if TYPE_CHECKING:
+    from dasgm.methods._base import Stage
+    from dasgm.spaces._base import SearchSpace
 
 APART = tuple((state,) for state in range(1 + NODES))
 """The states that nodes read: 0 and 1 are the inputs, 2 + i is node i."""
@@ -30,39 +34,38 @@ TOGETHER = ((0, 1), *APART[2:])
 class Mixture(NamedTuple):
     """The weights of the relaxed architecture, as the supernet takes them."""
 
-    normal: Tensor
-    """[14, operations], each row a softmax."""
-    reduce: Tensor
-    normal_edges: Tensor | None = None
-    """[14], a softmax over the edges into each node."""
-    reduce_edges: Tensor | None = None
+    cells: tuple[Tensor, ...]
+    """[edges, operations] for each type of cell (`SearchSpace.cell_types`), each row a softmax."""
+    edges: tuple[Tensor, ...] = ()
+    """[edges] for each type of cell, a softmax over the edges into each node. Empty: edges have no weights."""
 
 
 class Architecture(nn.Module):
     """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1)."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, space: SearchSpace) -> None:
         super().__init__()
-        self.alphas_normal = nn.Parameter(1e-3 * torch.randn(EDGES, _count(stage.normal_operations)))
-        self.alphas_reduce = nn.Parameter(1e-3 * torch.randn(EDGES, _count(stage.reduce_operations)))
-        self.edge_weights = stage.edge_weights
-        if stage.edge_weights:
-            self.betas_normal = nn.Parameter(1e-3 * torch.randn(EDGES))
-            self.betas_reduce = nn.Parameter(1e-3 * torch.randn(EDGES))
+        self.types, self.inputs, self.edge_weights = space.cell_types, space.inputs, stage.edge_weights
+        for name, candidates in zip(self.types, stage.operations, strict=True):
+            alphas = 1e-3 * torch.randn(space.edges, _count(candidates, space.edges))
+            self.register_parameter(f"alphas_{name}", nn.Parameter(alphas))
+        for name in self.types if stage.edge_weights else ():
+            self.register_parameter(f"betas_{name}", nn.Parameter(1e-3 * torch.randn(space.edges)))
 
     def forward(self) -> Mixture:
-        normal, reduction = self.alphas_normal.softmax(1), self.alphas_reduce.softmax(1)
-        if not self.edge_weights:
-            return Mixture(normal, reduction)
-        return Mixture(normal, reduction, _softmax_per_node(self.betas_normal), _softmax_per_node(self.betas_reduce))
+        cells = tuple(alphas.softmax(1) for alphas in self._parameters_of("alphas"))
+        betas = self._parameters_of("betas") if self.edge_weights else ()
+        return Mixture(cells, tuple(self._softmax_per_node(each) for each in betas))
+
+    def _parameters_of(self, what: str) -> list[Tensor]:
+        return [getattr(self, f"{what}_{name}") for name in self.types]
+
+    def _softmax_per_node(self, betas: Tensor) -> Tensor:
+        return torch.cat([incoming.softmax(0) for incoming in betas.split(self.inputs)])
 
 
-def _softmax_per_node(betas: Tensor) -> Tensor:
-    return torch.cat([incoming.softmax(0) for incoming in betas.split(INPUTS)])
-
-
-def _count(operations: Sequence[Sequence[str]]) -> int:
-    assert len(operations) == EDGES, len(operations)
+def _count(operations: Sequence[Sequence[str]], edges: int) -> int:
+    assert len(operations) == edges, len(operations)
     counts = {len(names) for names in operations}
     assert len(counts) == 1, f"edges have unequal numbers of operations: {sorted(counts)}"
     assert all(set(names) - {"none"} for names in operations), "an edge has no operation but none"
@@ -92,18 +95,17 @@ class Supernet(nn.Module):
         for index in range(stage.cells):
             reduction = index in reductions(stage.cells)
             channels *= 2 if reduction else 1
-            operations = stage.reduce_operations if reduction else stage.normal_operations
+            operations = stage.operations[reduction]  # a normal cell's, a reduction cell's
             self.cells.append(Cell(operations, before, previous, channels, reduction, reduced, stage.partial))
             before, previous, reduced = previous, NODES * channels, reduction
         self.head = nn.Linear(previous, classes)
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         rate = self.skip_dropout_rate if self.training else 0.0
-        normal = self._flat(mixture.normal, mixture.normal_edges)
-        reduction = self._flat(mixture.reduce, mixture.reduce_edges)
+        weights = [self._flat(*cell) for cell in zip_longest(mixture.cells, mixture.edges)]
         s0 = s1 = self.stem(fast_layout(x))
         for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, reduction if cell.reduction else normal, rate)
+            s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], rate)
         return self.head(s1.mean((2, 3)))
 
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:

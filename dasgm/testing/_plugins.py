@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from dasgm.config import PARTS, from_json, key_of, override, plugin, to_json
+from dasgm.config import PARTS, from_json, override, to_json
+from dasgm.plugins import key_of, plugin
 from dasgm.presets import preset
 from dasgm.search import Search
 from dasgm.testing._sentences import sentences, unclear

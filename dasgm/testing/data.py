@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from dasgm.config import key_of
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
 from dasgm.jobs.search import fits
+from dasgm.plugins import key_of
 from dasgm.testing._plugins import Conformance, small_search
 
 

@@ -42,17 +42,17 @@ class MethodConformance(Conformance):
             genotype = search.genotype()
             assert Genotype.from_json(genotype.to_json()) == genotype
             assert len(genotype.normal) == len(genotype.reduce) == 8
-            following = config.next(search.stage, search.relaxation())
+            following = config.next(search.config.space, search.stage, search.relaxation())
             if following is None:
                 break
             assert following.index == search.stage.index + 1
             search.enter(following)
             assert stages < MOST_STAGES, "the stages do not end"
-        assert stages == len(config.outline()), "the outline announces each stage"
+        assert stages == len(search.config.stages), "the outline announces each stage"
 
     def test_the_first_stage_is_plain_data(self, config: MethodConfig) -> None:
         """A checkpoint keeps the stage as JSON."""
-        stage = config.first()
+        stage = config.first(small_search(method=config).config.space)
         plain = json.loads(json.dumps(asdict(stage)))
         assert type(stage)(**{name: _tuples(value) for name, value in plain.items()}) == stage
 

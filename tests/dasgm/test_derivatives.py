@@ -17,6 +17,7 @@ from dasgm.bilevel import Player, mixed_vjp, replay
 from dasgm.bilevel.derivatives import ShortDerivatives
 from dasgm.methods import darts
 from dasgm.networks.supernet import Architecture, Supernet
+from dasgm.spaces.darts import SearchSpace
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -111,9 +112,9 @@ def test_a_batch_norm_keeps_its_statistics_and_its_errors():
 
 
 def test_exact_derivative_of_a_supernet_is_torchs(monkeypatch):
-    stage = darts.Config(cells=3, channels=4).first()
+    stage = darts.Config(cells=3, channels=4).first(SearchSpace())
     torch.manual_seed(1)
-    W, A = Player(Supernet(stage, 5)), Player(Architecture(stage))
+    W, A = Player(Supernet(stage, 5)), Player(Architecture(stage, SearchSpace()))
     x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
     direction = {k: torch.randn_like(p) for k, p in W.params.items()}
 

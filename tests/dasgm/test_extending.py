@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-from dasgm import config
+from dasgm import plugins
 from dasgm.gans import biggan
 from dasgm.store.records import read_json, read_lines
 
@@ -82,12 +82,12 @@ def test_a_wrong_registration_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     (record / "METADATA").write_text("Name: odd\nVersion: 1.0\n")
     (record / "entry_points.txt").write_text("[dasgm.gans]\nodd = away.other\ngone = away.gone\nbiggan = away.biggan\n")
     monkeypatch.syspath_prepend(tmp_path)
-    config._modules.cache_clear()
+    plugins._modules.cache_clear()
     try:
-        assert {"odd", "gone", "biggan"} <= {*config.keys("gans")}
-        assert config.plugin("gans", "biggan") is biggan.Config, "a file of dasgm is never replaced"
+        assert {"odd", "gone", "biggan"} <= {*plugins.keys("gans")}
+        assert plugins.plugin("gans", "biggan") is biggan.Config, "a file of dasgm is never replaced"
         for key, says in (("odd", "away.other: expected a module called odd"), ("gone", "No module named 'away'")):
             with pytest.raises(ValueError, match=rf"^GAN '{key}'[^\n]*{says}[^\n]*$"):
-                config.plugin("gans", key)
+                plugins.plugin("gans", key)
     finally:
-        config._modules.cache_clear()
+        plugins._modules.cache_clear()

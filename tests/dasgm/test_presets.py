@@ -11,8 +11,9 @@ from itertools import combinations
 
 import pytest
 
-from dasgm.config import from_json, key_of, override, to_json
+from dasgm.config import from_json, override, to_json
 from dasgm.genotype import CHOOSABLE, Genotype
+from dasgm.plugins import key_of
 from dasgm.presets import PRESETS, difference, preset, with_method
 
 SMALL = {"quickstart", "cifar10-smoke", "cifar10-smoke-pdarts", "cifar10-smoke-pcdarts"}
@@ -46,7 +47,7 @@ def test_what_the_paper_fixes(name):
     assert (config.classifier_momentum, config.classifier_weight_decay, config.classifier_clip) == (0.9, 3e-4, 5.0)
     assert (config.arch_lr, config.arch_weight_decay) == (3e-4 if method == "darts" else 6e-4, 1e-3)
     assert config.arch_clip == (5.0 if method == "pdarts" else 0.0)
-    assert config.method.total_epochs == (75 if method == "pdarts" else 50)
+    assert config.total_epochs == (75 if method == "pdarts" else 50)
     assert config.method.arch_start_epoch == {"darts": 0, "pdarts": 10, "pcdarts": 15}[method]
     assert config.order == ("second" if method == "darts" and name != "darts-1st" else "first")
     assert config.data.split == ("contiguous" if upstream else "stratified")
@@ -108,8 +109,9 @@ def test_a_small_search_gets_another_method_at_its_small_size():
     for name in ("quickstart", "cifar10-smoke", "cifar10-smoke-pdarts"):
         config = preset(name).config
         for key in ("darts", "pdarts", "pcdarts"):
-            method = with_method(config, key).method
-            assert key_of(method) == key and method.cells <= 3 and method.channels <= 8 and method.total_epochs <= 6
+            found = with_method(config, key)
+            method = found.method
+            assert key_of(method) == key and method.cells <= 3 and method.channels <= 8 and found.total_epochs <= 6
         assert with_method(config, key_of(config.method)) == config
     assert with_method(preset("dasgm-darts").config, "pdarts").method == preset("pdarts").config.method
     with pytest.raises(ValueError, match="did you mean 'pdarts'"):
@@ -158,8 +160,8 @@ def test_own_preset_by_its_path(tmp_path):
     assert preset(str(tmp_path / "mine.json")).config.method == replace(preset("pdarts").config.method, max_skips=4)
     two = {"method.operations": [8, 4], "method.added-cells": [0, 3], "method.skip_dropout_rates": [0.0, 0.5]}
     (tmp_path / "two.json").write_text(json.dumps({"parent": "pdarts", "overrides": two}))
-    stages = preset(str(tmp_path / "two.json")).config.method.outline()
-    assert [(stage.cells, len(stage.normal_operations[0])) for stage in stages] == [(5, 8), (8, 4)]
+    stages = preset(str(tmp_path / "two.json")).config.stages
+    assert [(stage.cells, len(stage.operations[0][0])) for stage in stages] == [(5, 8), (8, 4)]
     (tmp_path / "wrong.json").write_text('{"parent": "pdart"}')
     done = dasgm("presets", "wrong.json", cwd=tmp_path)
     assert done.returncode == 2 and "did you mean 'pdarts'" in done.stderr and len(done.stderr.splitlines()) == 1

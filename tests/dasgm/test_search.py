@@ -68,8 +68,9 @@ def test_search_without_a_gan_is_the_textbooks(order):
     )
     search = Search(config, images())
     search.schedule()
-    theirs, handed = textbook_steps.Darts(method.first(), len(search.data.classes), order, clip=1e9), spy(search.A)
-    theirs.network.load_state_dict(as_textbook(method.first(), dict(search.supernet.state_dict())), strict=False)
+    theirs = textbook_steps.Darts(search.stage, len(search.data.classes), order, clip=1e9)
+    handed = spy(search.A)
+    theirs.network.load_state_dict(as_textbook(search.stage, dict(search.supernet.state_dict())), strict=False)
     for _ in range(2):
         with torch.no_grad():
             for a, p in zip(theirs.architecture, search.A.params.values(), strict=True):
@@ -83,7 +84,7 @@ def test_search_without_a_gan_is_the_textbooks(order):
         search.step(x1, y1, x2, y2, True)
         for a, b in zip(handed[-1].values(), expected, strict=True):
             assert relative(a, b) < 1e-9
-        ours = as_textbook(method.first(), search.W.params)
+        ours = as_textbook(search.stage, search.W.params)
         for name, w in theirs.network.named_parameters():
             assert relative(ours[name].detach(), w.detach()) < 1e-12
 

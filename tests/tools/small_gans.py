@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dasgm.config import plugin
 from dasgm.gans._base import Gan
+from dasgm.plugins import plugin
 
 
 def small(key: str) -> Gan:

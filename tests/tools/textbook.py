@@ -151,7 +151,7 @@ class SearchNetwork(nn.Module):
         for index in range(stage.cells):
             reduction = index in halves(stage.cells)
             channels = 2 * channels if reduction else channels
-            names = stage.reduce_operations if reduction else stage.normal_operations
+            names = stage.operations[reduction]
             self.cells.append(SearchCell(names, before, previous, channels, reduction, reduced, stage.partial))
             before, previous, reduced = previous, NODES * channels, reduction
         self.head = nn.Linear(previous, classes)

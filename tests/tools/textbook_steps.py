@@ -27,7 +27,7 @@ class Darts:
 
     def __init__(self, stage: Stage, classes: int, order: str, lr: float = 0.025, clip: float = 5.0) -> None:
         self.network, self.order, self.lr, self.clip = SearchNetwork(stage, classes), order, lr, clip
-        alphas = [(14, len(names[0])) for names in (stage.normal_operations, stage.reduce_operations)]
+        alphas = [(14, len(names[0])) for names in stage.operations]
         shapes = [*alphas, (14,), (14,)] if stage.edge_weights else alphas
         self.architecture = [nn.Parameter(1e-3 * torch.randn(shape)) for shape in shapes]
         self.weights = list(self.network.parameters())

@@ -19,7 +19,7 @@ def as_textbook(stage: Stage, tensors: Tensors) -> Tensors:
             old = f"{cell}preprocess.{place}."
             new = f"{cell}preprocess{place}."
             found |= {new + name.removeprefix(old): t for name, t in tensors.items() if name.startswith(old)}
-        operations = stage.reduce_operations if index in textbook.halves(stage.cells) else stage.normal_operations
+        operations = stage.operations[index in textbook.halves(stage.cells)]
         for edge, names in enumerate(operations):
             for name in names:
                 found |= _of_edge(cell, operations, edge, name, tensors)

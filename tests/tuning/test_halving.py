@@ -10,6 +10,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from dasgm.config import override
 from dasgm.methods import darts, pdarts
+from dasgm.spaces.darts import SearchSpace
 from dasgm.store.run import Run
 from tuning.halving import Halving
 from tuning.plan import METRIC, rungs
@@ -19,7 +20,7 @@ from tuning.sweep import Options
 @pytest.mark.parametrize("seed", range(5))
 def test_halving_decides_as_rays_own(seed):
     epochs, grace = 9, 2
-    ours = Halving(rungs(darts.Config(epochs=epochs), grace))
+    ours = Halving(rungs(darts.Config(epochs=epochs).outline(SearchSpace()), grace))
     stock = ASHAScheduler("epoch", METRIC, "max", epochs + 1, grace, 2)
     stopped = set()
     for name, epoch, accuracy in results(seed, 12, epochs):
@@ -60,7 +61,7 @@ def test_a_rung_whose_report_died_with_a_process_is_judged_by_what_was_saved(tmp
 
 def test_halving_has_no_rung_at_the_end():
     def halving(epochs: int, grace: int) -> Halving:
-        return Halving(rungs(darts.Config(epochs=epochs), grace))
+        return Halving(rungs(darts.Config(epochs=epochs).outline(SearchSpace()), grace))
 
     assert halving(4, 2).rungs == [2]
     assert halving(9, 2).rungs == [2, 4, 8]
@@ -70,12 +71,14 @@ def test_halving_has_no_rung_at_the_end():
 
 
 def test_stages_are_compared_at_their_ends_only():
-    halving = Halving(rungs(pdarts.Config(epochs=25), 5))
+    halving = Halving(rungs(pdarts.Config(epochs=25).outline(SearchSpace()), 5))
     assert halving.rungs == [25, 50]
     assert halving.judge("t000", {"epoch": 24, METRIC: 0.9}) and halving.judge("t001", {"epoch": 24, METRIC: 0.1})
     assert halving.judge("t000", {"epoch": 25, METRIC: 0.9}) and not halving.judge("t001", {"epoch": 25, METRIC: 0.1})
     assert halving.reasons["t001"] == (25, "rung 25: 0.100 < 0.900")
-    assert rungs(pdarts.Config(), 5, early_ends=True) == [], "trials would be in different stages at one epoch"
-    assert rungs(darts.Config(epochs=9), 2, early_ends=True) == [2, 4, 8]
+    assert rungs(pdarts.Config().outline(SearchSpace()), 5, early_ends=True) == [], (
+        "trials would be in different stages at one epoch"
+    )
+    assert rungs(darts.Config(epochs=9).outline(SearchSpace()), 2, early_ends=True) == [2, 4, 8]
     two = override(BASE, {"method": "pdarts", "data.holdout": 0.1})
     assert Options(two).plan().rungs == [25, 50] and Options(override(two, {"stop_skips": 2})).plan().rungs == []

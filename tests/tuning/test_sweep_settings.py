@@ -11,7 +11,8 @@ import pytest
 from proposals import end, propose
 
 from dasgm.cli.settings import choose
-from dasgm.config import key_of, mathematics, override, to_json
+from dasgm.config import mathematics, override, to_json
+from dasgm.plugins import key_of
 from dasgm.presets import preset
 from dasgm.store.records import read_json
 from dasgm.store.run import Run

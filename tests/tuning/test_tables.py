@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 from proposals import end
 from scipy import integrate, special
 
-from dasgm.config import from_json, key_of, mathematics, override
+from dasgm.config import from_json, mathematics, override
 from dasgm.pages.tables import TABLES, compared, markdown, rows, welch
 from dasgm.pages.view import RunView
+from dasgm.plugins import key_of
 from dasgm.presets import PRESETS, preset
 from dasgm.store.records import read_json
 from tuning.asking import open_study
@@ -72,8 +73,8 @@ def test_trials_are_the_rows_seed_by_seed_and_more_seeds_extend(tmp_path):
     asked = [one.suggest(letter) for letter in "ab"]
     made = [from_json(json.loads(trial["config"])) for trial in asked]
     assert [key_of(config.method) for config in made] == ["darts", "pdarts"]
-    assert made[0].gan is None and made[1].method.outline()[1].cells == 4 and made[1].arch_clip == 5.0
-    assert read_json(tmp_path / "t001" / "run.json")["epochs"] == made[1].method.total_epochs == 6
+    assert made[0].gan is None and made[1].stages[1].cells == 4 and made[1].arch_clip == 5.0
+    assert read_json(tmp_path / "t001" / "run.json")["epochs"] == made[1].total_epochs == 6
     for letter in "ab":
         end(one, letter, "finished", [0.5])
     assert one.suggest("c") == Proposer.FINISHED

@@ -15,7 +15,8 @@ from optuna.trial import FixedTrial, TrialState
 from proposals import BASE, GAVE_UP, end, interrupt, propose
 from ray.tune.search import Searcher
 
-from dasgm.config import key_of, keys, override
+from dasgm.config import override
+from dasgm.plugins import key_of, keys
 from dasgm.presets import preset
 from dasgm.store.run import Run
 from tuning import spaces, sweep

@@ -22,10 +22,11 @@ from dasgm.cli import main as cli
 from dasgm.cli import pretrain as pretrain_cli
 from dasgm.cli import search as search_cli
 from dasgm.cli import settings, verbs
-from dasgm.config import PARTS, PretrainConfig, ProxyConfig, SearchConfig, from_json, keys, plugin, to_json
+from dasgm.config import PARTS, PretrainConfig, ProxyConfig, SearchConfig, from_json, to_json
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype
 from dasgm.pages import figures
+from dasgm.plugins import keys, plugin
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig, recipe
 from dasgm.store.files import printable

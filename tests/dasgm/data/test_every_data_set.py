@@ -8,9 +8,9 @@ import pytest
 from photographs import both_parts, write_folder
 from pictures import cifar_like, pictures
 
-from dasgm.config import keys
 from dasgm.data import cifar10, cifar100, digits, folder, imagenet
 from dasgm.data._base import DataConfig
+from dasgm.plugins import keys
 from dasgm.testing import DataConformance
 
 

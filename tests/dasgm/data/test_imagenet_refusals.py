@@ -12,9 +12,10 @@ import pytest
 from photographs import CLASSES, Pictures, write_folder, write_shards
 
 from dasgm.cli import main as cli
-from dasgm.config import keys, override
+from dasgm.config import override
 from dasgm.data import imagenet
 from dasgm.data._loader import Photographs, TorchLoader
+from dasgm.plugins import keys
 from dasgm.presets import preset, with_dataset
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dasgm.config import key_of, keys, plugin
 from dasgm.gans import biggan, stylegan2ada
+from dasgm.plugins import key_of, keys, plugin
 from dasgm.testing import GanConformance
 from dasgm.testing._plugins import ensure_same_bits_with_draws_made_before, small_search
 

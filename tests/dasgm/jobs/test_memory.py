@@ -42,7 +42,7 @@ def test_widths_that_are_tried_are_those_of_supernets(name, widths):
     tried = [config for config in memory._smaller(preset(name).config) if config.method.channels < 16]
     assert [config.method.channels for config in tried] == widths
     for config in tried:
-        Supernet(config.method.first(), 10)
+        Supernet(config.stages[0], 10)
 
 
 def test_gan_is_looked_at_without_torchs_compiler():

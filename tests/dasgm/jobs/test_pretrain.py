@@ -16,9 +16,10 @@ from pretraining import LENGTH, QUIET, WORDS, pretraining, small
 from processes import spawn
 
 from dasgm.bilevel import grad, replay, seed_of
-from dasgm.config import PretrainConfig, from_json, key_of, override, to_json
+from dasgm.config import PretrainConfig, from_json, override, to_json
 from dasgm.jobs import inspection, pretrain
 from dasgm.jobs.pretrain import Pretraining, first_half, of_search, wanted_by
+from dasgm.plugins import key_of
 from dasgm.presets import PRESETS, SMALL_GANS, preset
 from dasgm.pretrained import read
 from dasgm.search import SearchFailed

@@ -31,6 +31,8 @@ from dasgm.methods._base import MethodConfig, Stage
 from dasgm.networks.network import AuxiliaryHead, Network
 from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import preset
+from dasgm.spaces import darts as darts_space
+from dasgm.spaces._base import SearchSpace
 
 IMAGENET: dict[str, Any] = {"form": "imagenet", "channels": 48, "cells": 14, "classes": 1000, "image_size": 224}
 
@@ -96,8 +98,8 @@ def test_nothing_depends_on_the_device_that_computes() -> None:
 class Partial(darts.Config):
     """The supernet of PC-DARTS."""
 
-    def first(self) -> Stage:
-        return replace(super().first(), partial=4, edge_weights=True)
+    def first(self, space: SearchSpace) -> Stage:
+        return replace(super().first(space), partial=4, edge_weights=True)
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,19 @@ class Progressive(MethodConfig):
 
     cells: int = 5
 
-    def first(self) -> Stage:
+    def first(self, space: SearchSpace) -> Stage:
         return stage(0, self.cells, self.channels, (PRIMITIVES,) * 14)
 
-    def outline(self) -> tuple[Stage, ...]:
+    def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
         later = ((1, 6, 5), (2, 12, 3))
         return (
-            self.first(),
+            self.first(space),
             *(stage(i, self.cells + more, self.channels, (PRIMITIVES[:kept],) * 14) for i, more, kept in later),
         )
 
 
 def stage(index: int, cells: int, channels: int, normal: Any, reduction: Any = None) -> Stage:
-    return Stage(index, 25, 10, cells, channels, normal, reduction or normal)
+    return Stage(index, 25, 10, cells, channels, (normal, reduction or normal))
 
 
 def search(method: MethodConfig) -> SearchConfig:
@@ -151,7 +153,7 @@ def exact(stage: Stage) -> tuple[int, int]:
     """Parameters and multiply-adds of one supernet."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         supernet = Supernet(stage, 10)
-        supernet(torch.empty(1, 3, 32, 32), Architecture(stage)())
+        supernet(torch.empty(1, 3, 32, 32), Architecture(stage, darts_space.SearchSpace())())
     found = counter.get_flop_counts()["Global"]
     return count(supernet), sum(found[kind] for kind in (torch.ops.aten.convolution, torch.ops.aten.addmm)) // 2
 
@@ -172,8 +174,7 @@ def test_stages_of_pdarts_are_bounded_by_their_extremes() -> None:
 
 def test_estimates_of_later_stages_are_made_on_the_dearest() -> None:
     """What `--dry-run` times, and what memory is tried on, is no cheaper than what may survive."""
-    method = preset("pdarts").config.method
-    for bounds, outlined in zip(progressive(), method.outline(), strict=True):
+    for bounds, outlined in zip(progressive(), preset("pdarts").config.stages, strict=True):
         most = bounds["supernet_parameters"], bounds["multiply_adds"]
         assert exact(outlined) == tuple(value if isinstance(value, int) else value[1] for value in most)
 
@@ -185,8 +186,8 @@ def test_cells_of_both_types_are_bounded_for_themselves() -> None:
         return stage(1, 4, 16, (names[:5],) * 14, (names[:3],) * 14)
 
     class Uneven(Progressive):
-        def outline(self) -> tuple[Stage, ...]:
-            return self.first(), five_and_three(PRIMITIVES)
+        def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
+            return self.first(space), five_and_three(PRIMITIVES)
 
     bounds = measure_search(search(Uneven(cells=3)), 10, 32)["stages"][1]
     extremes = [exact(five_and_three(names)) for names in (CHEAP, DEAR)]

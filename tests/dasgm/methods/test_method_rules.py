@@ -19,8 +19,10 @@ from dasgm.methods._base import Relaxation
 from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import preset
 from dasgm.search import Search, architecture_metrics
+from dasgm.spaces.darts import SearchSpace
 from dasgm.store.records import read_lines
 
+SPACE = SearchSpace()
 INPUTS = (2, 3, 4, 5)
 
 
@@ -33,9 +35,9 @@ def softmaxed(seed: int, counts: tuple[int, ...] = (8,) * EDGES) -> list[list[fl
     ("method", "weights", "architecture"), [(pcdarts, 299_578, 252), (darts, 1_930_618, 224), (pdarts, 1_275_834, 224)]
 )
 def test_sizes_of_the_first_supernet(method, weights, architecture):
-    stage = method.Config().first()
+    stage = method.Config().first(SPACE)
     assert sum(p.numel() for p in Supernet(stage, 10).parameters()) == weights
-    assert sum(p.numel() for p in Architecture(stage).parameters()) == architecture
+    assert sum(p.numel() for p in Architecture(stage, SPACE).parameters()) == architecture
 
 
 def test_learning_rates_by_epoch():
@@ -52,33 +54,30 @@ def test_learning_rates_by_epoch():
 def test_skip_dropout_by_epoch():
     """Facts 1.2.3: linear until architecture steps begin, then exponential from the whole rate."""
     method = pdarts.Config()
-    stage = method.outline()[1]
+    stage = method.outline(SPACE)[1]
     assert stage.skip_dropout == 0.4
     rates = {e: method.skip_dropout(stage, e) for e in (0, 9, 10, 11, 24)}
     assert rates == pytest.approx({0: 0.384, 9: 0.24, 10: 0.4, 11: 0.3275, 24: 0.0243}, abs=5e-5)
 
 
 def test_stages_of_pdarts():
-    stages = pdarts.Config().outline()
+    stages = pdarts.Config().outline(SPACE)
     assert [s.cells for s in stages] == [5, 11, 17]
-    assert [len(s.normal_operations[0]) for s in stages] == [8, 5, 3]
-    assert [s.epochs for s in stages] == [25, 25, 25] and pdarts.Config().total_epochs == 75
+    assert [len(s.operations[0][0]) for s in stages] == [8, 5, 3]
+    assert [s.epochs for s in stages] == [25, 25, 25] and preset("pdarts").config.total_epochs == 75
     assert [s.skip_dropout for s in stages] == [0.1, 0.4, 0.7]
     assert [s.arch_start_epoch for s in stages] == [10, 10, 10]
 
 
 def test_pruning_drops_the_weakest_of_each_edge():
     method = pdarts.Config()
-    stage, seen = method.first(), []
+    stage, seen = method.first(SPACE), []
     for index, (drop, left) in enumerate(((3, 5), (2, 3)), 1):
-        counts = tuple(map(len, stage.normal_operations))
+        counts = tuple(map(len, stage.operations[0]))
         normal, reduce = softmaxed(index, counts), softmaxed(10 + index, counts)
-        following = method.next(stage, Relaxation(normal, reduce))
+        following = method.next(SPACE, stage, Relaxation((normal, reduce)))
         assert following.index == index and following.cells == (5, 11, 17)[index]
-        for before, after, weights in (
-            (stage.normal_operations, following.normal_operations, normal),
-            (stage.reduce_operations, following.reduce_operations, reduce),
-        ):
+        for before, after, weights in zip(stage.operations, following.operations, (normal, reduce), strict=True):
             for old, new, w in zip(before, after, weights, strict=True):
                 alive = dict(zip(old, w, strict=True))
                 for _ in range(drop):  # one at a time, the least of all, `none` as any other
@@ -87,7 +86,8 @@ def test_pruning_drops_the_weakest_of_each_edge():
             seen.append({tuple(names) for names in after})
         stage = following
     assert all(len(kinds) > 1 for kinds in seen), "the surviving operations differ from edge to edge"
-    assert method.next(stage, Relaxation(softmaxed(0, (3,) * EDGES), softmaxed(1, (3,) * EDGES))) is None
+    last = Relaxation((softmaxed(0, (3,) * EDGES), softmaxed(1, (3,) * EDGES)))
+    assert method.next(SPACE, stage, last) is None
 
 
 def cell_by_hand(operations, probabilities, cap=None):
@@ -128,8 +128,8 @@ def test_final_rule_and_cap_of_pdarts(seed, cap):
         for names, row in zip(operations, weights, strict=True)
     ]
     method = pdarts.Config(max_skips=cap)
-    stage = replace(method.outline()[2], normal_operations=operations, reduce_operations=operations)
-    genotype = method.genotype(stage, Relaxation(weights, weights))
+    stage = replace(method.outline(SPACE)[2], operations=(operations, operations))
+    genotype = method.genotype(SPACE, stage, Relaxation((weights, weights)))
     assert list(genotype.normal) == cell_by_hand(operations, weights, cap)
     assert list(genotype.reduce) == cell_by_hand(operations, weights), "the cap is the normal cell's alone"
     assert sum(name == "skip_connect" for name, _ in genotype.normal) <= cap
@@ -142,7 +142,7 @@ def test_edge_weights_choose_edges_and_never_operations():
     method = pcdarts.Config()
     alphas = softmaxed(3)
     betas = [b for inputs in INPUTS for b in torch.linspace(-2, 2, inputs).softmax(0).tolist()]
-    genotype = method.genotype(method.first(), Relaxation(alphas, alphas, betas, betas))
+    genotype = method.genotype(SPACE, method.first(SPACE), Relaxation((alphas, alphas), (betas, betas)))
     first, expected = 0, []
     for inputs in INPUTS:
         strength = {}
@@ -153,7 +153,7 @@ def test_edge_weights_choose_edges_and_never_operations():
         expected += [(strength[s][1], s) for s in best]
         first += inputs
     assert list(genotype.normal) == expected
-    plain = darts.Config().genotype(darts.Config().first(), Relaxation(alphas, alphas))
+    plain = darts.Config().genotype(SPACE, darts.Config().first(SPACE), Relaxation((alphas, alphas)))
     assert plain != genotype, "the edge weights matter"
 
 
@@ -248,13 +248,13 @@ def test_skips_and_entropy_are_counted():
         return [[0.3 if i == best else 0.1 for i in range(8)] for best in ahead]
 
     even, sharp = [[0.125] * 8] * EDGES, [[0.0] * 4 + [1.0] + [0.0] * 3] * EDGES
-    relaxation = Relaxation(weights((0, 1, 2, 3)), weights((1,)))
+    relaxation = Relaxation((weights((0, 1, 2, 3)), weights((1,))))
     for method in (darts, pdarts):  # whose genotype has 2 at most
-        found = architecture_metrics(method.Config().first(), relaxation)
+        found = architecture_metrics(SPACE, method.Config().first(SPACE), relaxation)
         assert found["arch/skips_normal"] == 4 and found["arch/skips_reduce"] == 1
-    capped = pdarts.Config().genotype(pdarts.Config().first(), relaxation)
+    capped = pdarts.Config().genotype(SPACE, pdarts.Config().first(SPACE), relaxation)
     assert sum(name == "skip_connect" for name, _ in capped.normal) == 2
-    found = architecture_metrics(darts.Config().first(), Relaxation(even, sharp))
+    found = architecture_metrics(SPACE, darts.Config().first(SPACE), Relaxation((even, sharp)))
     assert found["arch/entropy_normal"] == pytest.approx(2.0794415) and found["arch/entropy_reduce"] < 1e-9
 
 
@@ -277,7 +277,7 @@ def test_stage_change_keeps_the_gan_and_renews_the_rest():
         search.iterate()
     gan = [copy.deepcopy(player.state_dict()) for player in search.gan.players]
     old, architecture = search.size, search.A
-    following = config.method.next(search.stage, search.relaxation())
+    following = config.method.next(SPACE, search.stage, search.relaxation())
     search.enter(following)
     assert search.left == 2 and search.epoch == 0 and search.size != old and search.A is not architecture
     for before, player in zip(gan, search.gan.players, strict=True):
@@ -289,31 +289,42 @@ def test_stage_change_keeps_the_gan_and_renews_the_rest():
     for player in (search.W, search.A):
         assert player.steps == 0 and not player.optimizer.state_dict()["state"]
         assert all(p.requires_grad for p in player.params.values())
-    assert {len(names) for names in search.stage.normal_operations} == {5}
-    assert len(set(search.stage.normal_operations)) > 1
+    assert {len(names) for names in search.stage.operations[0]} == {5}
+    assert len(set(search.stage.operations[0])) > 1
 
 
 @dataclass(frozen=True)
 class Uneven(darts.Config):
     """Two stages, the second longer than the first."""
 
-    def outline(self):
-        first = self.first()
+    def outline(self, space):
+        first = self.first(space)
         return first, replace(first, index=1, epochs=3 * first.epochs)
 
-    def next(self, stage, relaxation):
-        return self.outline()[1] if stage.index == 0 else None
+    def next(self, space, stage, relaxation):
+        return self.outline(space)[1] if stage.index == 0 else None
 
 
 def test_stages_of_different_lengths_go_on_where_they_were():
     config = small()
     config = replace(config, method=Uneven(epochs=2, cells=3, channels=2))
     search, again = (Search(config, config.data.load(None)) for _ in range(2))
-    assert config.method.total_epochs == 8
-    search.enter(config.method.next(search.stage, search.relaxation()))
+    assert config.total_epochs == 8
+    search.enter(config.method.next(SPACE, search.stage, search.relaxation()))
     search.left = 4
     again.load_state_dict(copy.deepcopy(search.state_dict()))
     assert (again.stage, again.left, again.epoch) == (search.stage, 4, 2)
+
+
+def test_a_stage_that_0_2_0_wrote_is_read():
+    config = staged()
+    search, again = (Search(config, config.data.load(None)) for _ in range(2))
+    search.enter(config.method.next(SPACE, search.stage, search.relaxation()))
+    state = copy.deepcopy(search.state_dict())
+    state["stage"]["normal_operations"], state["stage"]["reduce_operations"] = state["stage"].pop("operations")
+    again.load_state_dict(state)
+    assert again.stage == search.stage
+    assert all(torch.equal(p, again.A.params[name]) for name, p in search.A.params.items())
 
 
 class Killed(BaseException):

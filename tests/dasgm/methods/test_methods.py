@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from pictures import cifar_like, png, random_pictures, write_parquet
 
-from dasgm.config import keys, override, plugin
+from dasgm.config import override
 from dasgm.jobs.means import LOSSES
 from dasgm.jobs.search import fits
+from dasgm.plugins import keys, plugin
 from dasgm.presets import preset, with_dataset
 from dasgm.search import Search
 from dasgm.testing import MethodConformance

@@ -18,11 +18,12 @@ import torch
 from commands import TOOLS
 from convolutions import convolution, recorded, write
 
-from dasgm.config import keys, override
+from dasgm.config import override
 from dasgm.gans._base import SIZES
 from dasgm.genotype import KNOWN
 from dasgm.measures.judge import JudgeNetwork
 from dasgm.networks.network import Network
+from dasgm.plugins import keys
 from dasgm.presets import preset, with_dataset, with_gan
 from dasgm.recipes import RECIPES
 from dasgm.search import Search
@@ -38,7 +39,7 @@ def iterate(name: str, gan: str, batch: int, size: int = 16, **changes: Any) -> 
     always = {"data.image_size": size, "batch_size": batch, "method.arch_start_epoch": 0}
     config = override(config, always | changes)
     search = Search(config, config.data.load(None))
-    for stage in config.method.outline():
+    for stage in config.stages:
         search.enter(stage)
         search.schedule()
         search.iterate()

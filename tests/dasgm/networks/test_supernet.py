@@ -19,11 +19,13 @@ from dasgm.methods._base import Stage
 from dasgm.networks import operations
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Architecture, Cell, Mixture, Supernet
+from dasgm.spaces.darts import SearchSpace
 
 pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
+SPACE = SearchSpace()
 ALL = (tuple(PRIMITIVES),) * 14
-DARTS = Stage(0, 50, 0, cells=8, channels=16, normal_operations=ALL, reduce_operations=ALL)
+DARTS = Stage(0, 50, 0, cells=8, channels=16, operations=(ALL, ALL))
 PC = replace(DARTS, partial=4, edge_weights=True)
 
 
@@ -37,8 +39,8 @@ def sets(count: int, seed: int) -> tuple[tuple[str, ...], ...]:
 STAGES = {
     "darts": replace(DARTS, cells=3, channels=4),
     "pcdarts": replace(PC, cells=3, channels=8),
-    "pdarts-2": replace(DARTS, cells=3, channels=4, normal_operations=sets(5, 0), reduce_operations=sets(5, 1)),
-    "pdarts-3": replace(DARTS, cells=3, channels=4, normal_operations=sets(3, 2), reduce_operations=sets(3, 3)),
+    "pdarts-2": replace(DARTS, cells=3, channels=4, operations=(sets(5, 0), sets(5, 1))),
+    "pdarts-3": replace(DARTS, cells=3, channels=4, operations=(sets(3, 2), sets(3, 3))),
 }
 
 
@@ -56,7 +58,7 @@ def count(module: nn.Module) -> int:
 )
 def test_counts_of_the_supernets(stage: Stage, ten: int, hundred: int, architecture: int) -> None:
     assert (count(Supernet(stage, 10)), count(Supernet(stage, 100))) == (ten, hundred)
-    assert count(Architecture(stage)) == architecture
+    assert count(Architecture(stage, SPACE)) == architecture
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def multiply_adds(module: nn.Module, *inputs: object) -> int:
 @pytest.mark.parametrize(("stage", "expected"), [(DARTS, 300_255_744), (PC, 56_596_992)])
 def test_multiply_adds_of_the_supernets(stage: Stage, expected: int) -> None:
     torch.set_default_dtype(torch.float32)
-    assert multiply_adds(Supernet(stage, 10), torch.randn(1, 3, 32, 32), Architecture(stage)()) == expected
+    assert multiply_adds(Supernet(stage, 10), torch.randn(1, 3, 32, 32), Architecture(stage, SPACE)()) == expected
 
 
 def test_multiply_adds_of_a_network() -> None:
@@ -107,7 +109,7 @@ def test_supernet_is_the_textbooks(name: str, narrow: bool, monkeypatch: pytest.
     """
     monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
     stage = STAGES[name]
-    ours, A, theirs = Supernet(stage, 5), Architecture(stage), SearchNetwork(stage, 5)
+    ours, A, theirs = Supernet(stage, 5), Architecture(stage, SPACE), SearchNetwork(stage, 5)
     alphas = list(A.parameters())
     with torch.no_grad():
         for p in alphas:
@@ -172,7 +174,7 @@ def test_network_with_the_supernets_weights_gives_its_output(name: str, pools: b
         reduction = without_pools(genotype.reduce)
         genotype = replace(genotype, normal=without_pools(genotype.normal), reduce=reduction)
     W, network = Supernet(replace(DARTS, cells=5, channels=4), 7), Network(genotype, 4, 5, 7)
-    mixture, x = Mixture(one_hot(genotype.normal), one_hot(genotype.reduce)), torch.randn(3, 3, 16, 16)
+    mixture, x = Mixture((one_hot(genotype.normal), one_hot(genotype.reduce))), torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         disturb(W, variance=0.15)  # small, as of what convolutions put out: the image must not fade
         for layers in (layers for cell in W.cells if pools for fan in cell.fans for layers in fan.pools.values()):
@@ -185,17 +187,17 @@ def test_network_with_the_supernets_weights_gives_its_output(name: str, pools: b
 
 
 def test_mixture_is_softmaxed_by_edge_and_by_node() -> None:
-    A = Architecture(PC)
+    A = Architecture(PC, SPACE)
     with torch.no_grad():
         for p in A.parameters():
             p.normal_()
     mixture = A()
-    torch.testing.assert_close(mixture.normal, A.alphas_normal.exp() / A.alphas_normal.exp().sum(1, keepdim=True))
-    assert mixture.reduce_edges is not None and mixture.reduce_edges.shape == (14,)
-    for part, betas in zip(mixture.reduce_edges.split([2, 3, 4, 5]), A.betas_reduce.split([2, 3, 4, 5]), strict=True):
+    torch.testing.assert_close(mixture.cells[0], A.alphas_normal.exp() / A.alphas_normal.exp().sum(1, keepdim=True))
+    assert mixture.edges[1].shape == (14,)
+    for part, betas in zip(mixture.edges[1].split([2, 3, 4, 5]), A.betas_reduce.split([2, 3, 4, 5]), strict=True):
         torch.testing.assert_close(part, betas.exp() / betas.exp().sum())
-    assert Architecture(DARTS)().normal_edges is None
-    assert 5e-4 < Architecture(DARTS).alphas_normal.std() < 2e-3
+    assert not Architecture(DARTS, SPACE)().edges
+    assert 5e-4 < Architecture(DARTS, SPACE).alphas_normal.std() < 2e-3
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # inside torch.func.jvp
@@ -203,7 +205,7 @@ def test_mixture_is_softmaxed_by_edge_and_by_node() -> None:
 def test_second_derivatives_by_two_routes(name: str) -> None:
     """Double backward equals forward mode over the gradient, from W to A; and pure calls leave buffers alone."""
     stage = STAGES[name]
-    W, A = Supernet(stage, 5), Architecture(stage)
+    W, A = Supernet(stage, 5), Architecture(stage, SPACE)
     x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
     parameters = {k: p.detach() for k, p in W.named_parameters()}
     alphas = {k: p.detach() for k, p in A.named_parameters()}
@@ -232,7 +234,7 @@ def test_second_derivatives_by_two_routes(name: str) -> None:
 def test_skip_dropout() -> None:
     stage = replace(STAGES["darts"], skip_dropout=0.4)
     torch.manual_seed(1)
-    W, A = Supernet(stage, 5), Architecture(stage)
+    W, A = Supernet(stage, 5), Architecture(stage, SPACE)
     torch.manual_seed(1)
     without, x = Supernet(replace(stage, skip_dropout=0.0), 5), torch.randn(4, 3, 8, 8)
     assert W.skip_dropout_rate == 0.4
@@ -285,7 +287,7 @@ def test_sizes_classes_and_input_channels(size: int) -> None:
     torch.set_default_dtype(torch.float32)
     x = torch.randn(2, 1, size, size)
     stage = replace(DARTS, cells=3, channels=4)
-    W, A = Supernet(stage, 7, in_channels=1), Architecture(stage)
+    W, A = Supernet(stage, 7, in_channels=1), Architecture(stage, SPACE)
     network = Network(KNOWN["PDARTS"], 4, 3, 7, in_channels=1)
     for logits, module in ((W(x, A()), W), (network(x), network)):
         assert logits.shape == (2, 7) and logits.isfinite().all()
@@ -296,4 +298,4 @@ def test_sizes_classes_and_input_channels(size: int) -> None:
 def test_mixture_may_be_given_as_plain_tensors() -> None:
     stage = STAGES["darts"]
     W, uniform = Supernet(stage, 3), torch.full((14, 8), 1 / 8)
-    assert W(torch.randn(2, 3, 8, 8), Mixture(uniform, uniform)).shape == (2, 3)
+    assert W(torch.randn(2, 3, 8, 8), Mixture((uniform, uniform))).shape == (2, 3)

@@ -50,7 +50,7 @@ def main(folder: str, method: str, gan: str) -> None:
         changes = {"gan": gan, "order": order, "hypergradient": hypergradient}
         channels = 16 if method == "pcdarts" else 8
         search = inside.search(there, f"dasgm-{method}", method__channels=channels, **changes)
-        for stage in search.config.method.outline():
+        for stage in search.config.stages:
             search.enter(stage)
             iterated(search)
         wrong = astray(search, "cuda")
