@@ -60,7 +60,7 @@ def norm(x: Tensors) -> Tensor:
 
 
 def _length(vector: Tensor) -> Tensor:
-    return vector.square().sum().sqrt()
+    return torch.linalg.vector_norm(vector)
 
 
 def no_response(v: Tensors) -> Tensors:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dasgm.bilevel.draws import draw
 from dasgm.genotype import Edge, Genotype
-from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, operation, reductions, stem
+from dasgm.networks.operations import (
+    FactorizedReduce,
+    ReLUConvBN,
+    ReLUFirst,
+    fast_layout,
+    operation,
+    reductions,
+    stem,
+)
 
 Form = Literal["cifar", "imagenet"]
 SHRINKS: dict[Form, int] = {"cifar": 4, "imagenet": 32}  # by how much the last map is smaller than the image
@@ -73,6 +83,7 @@ class Network(nn.Module):
             concat = genotype.reduce_concat if reduction else genotype.normal_concat
             self.cells.append(Cell(edges, concat, before, previous, channels, reduction, reduced))
             before, previous, reduced = previous, len(concat) * channels, reduction
+        self.paths = sum(sum(cell.droppable) for cell in self.cells)  # that drop-path may drop
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(previous, classes)
         self.auxiliary_index = max(reductions(cells))
@@ -90,16 +101,28 @@ class Network(nn.Module):
         return self._logits(last), self.auxiliary(middle)
 
     def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs of the second reduction cell and of the last cell."""
+        """The outputs of the second reduction cell and of the last cell; in training their ReLU, but for the last."""
         check_image_size(self.form, *x.shape[2:])
-        rate = self.drop_path_rate if self.training else 0.0
-        s0 = self.stem(fast_layout(x))
+        return self.body(fast_layout(x), self._factors(x) if self.training and self.drop_path_rate > 0 else None)
+
+    def body(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Stems and cells, which the training may have compiled. `factors` are those of the paths, or None."""
+        s0 = self.stem(x)
         s1 = middle = self.second_stem(s0)
+        if self.training:  # every state is read by two cells, which share its ReLU
+            s0, s1 = (s0.relu(),) * 2 if s1 is s0 else (s0.relu(), s1.relu())
+        paths = iter(() if factors is None else factors.to(s0.dtype).unbind())
         for index, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1, rate)
+            last = index == len(self.cells) - 1
+            s0, s1 = s1, cell.shared(s0, s1, paths, not last) if self.training else cell(s0, s1)
             if index == self.auxiliary_index:
                 middle = s1
         return middle, s1
+
+    def _factors(self, x: Tensor) -> Tensor:
+        """By what the paths of this batch are multiplied, cell by cell, [paths, N, 1, 1, 1]."""
+        make = partial(drop_paths, self.paths, len(x), self.drop_path_rate)
+        return draw(make, x.device)
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.head(self.pool(x).flatten(1))
@@ -129,27 +152,68 @@ class Cell(nn.Module):
         self.operations = nn.ModuleList(
             operation(name, channels, 2 if reduction and state < 2 else 1, affine=True) for name, state in edges
         )
+        self.droppable = [not isinstance(layers, nn.Identity) for layers in self.operations]
 
-    def forward(self, s0: Tensor, s1: Tensor, drop_path_rate: float = 0.0) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, factors: Iterator[Tensor] | None = None) -> Tensor:
+        """The cell by its definition.
+
+        Args:
+            factors: gives what each path but those of identities is multiplied by, [N, 1, 1, 1]; 1 where it ends.
+        """
         states = [layer(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
-        for edge in range(0, len(self.inputs), 2):
-            a, b = (self._path(e, states, drop_path_rate) for e in (edge, edge + 1))
-            states.append(a + b)
+        self._add_nodes(states, lambda layers, state: layers(states[state]), factors or iter(()))
         return torch.cat([states[i] for i in self.concat], 1)
 
-    def _path(self, edge: int, states: Sequence[Tensor], rate: float) -> Tensor:
-        layers = self.operations[edge]
-        result = layers(states[self.inputs[edge]])
-        return result if rate == 0 or isinstance(layers, nn.Identity) else drop_path(result, rate)
+    def shared(self, s0: Tensor, s1: Tensor, factors: Iterator[Tensor], rectify: bool) -> Tensor:
+        """The same with a single ReLU for each state, in training.
+
+        Args:
+            s0, s1: they have been through their ReLU.
+            rectify: whether the result goes through it too.
+        """
+        states = [layer.rectified(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
+        rectified: dict[int, Tensor] = {}
+
+        def relu(state: int) -> Tensor:
+            if state not in rectified:
+                rectified[state] = states[state].relu()
+            return rectified[state]
+
+        def path(layers: Any, state: int) -> Tensor:
+            starts = isinstance(layers, ReLUFirst | FactorizedReduce)
+            return layers.rectified(relu(state)) if starts else layers(states[state])
+
+        self._add_nodes(states, path, factors)
+        return torch.cat([relu(i) if rectify else states[i] for i in self.concat], 1)
+
+    def _add_nodes(self, states: list[Tensor], path: Callable[[Any, int], Tensor], factors: Iterator[Tensor]) -> None:
+        """Appends the nodes, each the sum of two paths, to the states."""
+
+        def result(edge: int) -> tuple[bool, Tensor, Tensor | None]:
+            own = self.droppable[edge]
+            return own, path(self.operations[edge], self.inputs[edge]), next(factors, None) if own else None
+
+        for edge in range(0, len(self.inputs), 2):
+            states.append(_sum(result(edge), result(edge + 1)))
 
 
-def drop_path(x: Tensor, rate: float) -> Tensor:
-    """Sets each sample of x [N, C, H, W] to 0 with probability `rate`, and divides the others by 1 - rate (arXiv
-    1605.07648).
+def _sum(*paths: tuple[bool, Tensor, Tensor | None]) -> Tensor:
+    """The sum of two paths, each times its factor if it has one. It is written into a path that is no state itself."""
+    (own, x, of_x), (_, y, of_y) = sorted(paths, key=lambda path: not path[0])
+    if not own:
+        return x + y
+    if of_x is not None:
+        x.mul_(of_x)
+    return x.add_(y) if of_y is None else x.addcmul_(y, of_y)
+
+
+def drop_paths(paths: int, samples: int, rate: float) -> Tensor:
+    """A factor for each path and sample, [paths, samples, 1, 1, 1]: 0 with probability `rate`, else 1 / (1 - rate)
+    (arXiv 1605.07648).
     """
     assert 0 <= rate < 1, rate
     keep = 1 - rate
-    return x * (x.new_empty(len(x), 1, 1, 1).bernoulli_(keep) / keep)
+    return torch.stack([torch.empty(samples, 1, 1, 1).bernoulli_(keep) for _ in range(paths)]) / keep
 
 
 class AuxiliaryHead(nn.Module):

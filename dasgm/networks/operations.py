@@ -30,7 +30,8 @@ def operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
     layers = _separable(channels, kernel, stride, dilation, affine)
     if name.startswith("sep"):  # a separable convolution is applied twice, a dilated one once
         layers += _separable(channels, kernel, 1, dilation, affine)
-    return nn.Sequential(*layers)
+        layers[4] = nn.ReLU(inplace=True)
+    return ReLUFirst(*layers)
 
 
 def pool(name: str, stride: int) -> nn.Module:
@@ -44,9 +45,19 @@ def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: b
     return [
         nn.ReLU(),
         DepthwiseConv(channels, kernel, stride, dilation),
-        nn.Conv2d(channels, channels, 1, bias=False),
+        PointwiseConv(channels, channels),
         nn.BatchNorm2d(channels, affine=affine),
     ]
+
+
+class ReLUFirst(nn.Sequential):
+    """Layers of which the first is a ReLU."""
+
+    def rectified(self, x: Tensor) -> Tensor:
+        """The result where x has been through the ReLU already, which several edges may share."""
+        for layer in list(self)[1:]:
+            x = layer(x)
+        return x
 
 
 def narrow_form(x: Tensor) -> bool:
@@ -95,6 +106,18 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     return interleave(F.conv2d(phases(x), weight, padding=reach, groups=len(weight)))
 
 
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution without bias. On a CPU it is a product of matrices, which takes three quarters of the time."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting() or not narrow_form(x):
+            return super().forward(x)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
+
+
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """The 1x1 convolution by `weight` [channels, channels of a group, 1, 1]."""
     (n, c, h, w), groups = x.shape, x.shape[1] // weight.shape[1]
@@ -119,13 +142,11 @@ def interleave(x: Tensor) -> Tensor:
     return x.permute(2, 3, 0, 4, 1, 5).reshape(n // 4, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
-class ReLUConvBN(nn.Sequential):
+class ReLUConvBN(ReLUFirst):
     """ReLU, 1x1 convolution, batch norm."""
 
     def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
-        super().__init__(
-            nn.ReLU(), nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels, affine=affine)
-        )
+        super().__init__(nn.ReLU(), PointwiseConv(in_channels, channels), nn.BatchNorm2d(channels, affine=affine))
 
 
 class HalvingConv(nn.Conv2d):
@@ -162,7 +183,10 @@ class FactorizedReduce(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(x)
+        return self.rectified(self.relu(x))
+
+    def rectified(self, x: Tensor) -> Tensor:
+        """The result where x has been through the ReLU already."""
         return self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], 1))
 
 
