@@ -251,16 +251,18 @@ def evaluation(options: Options) -> Iterator[Row]:
         x = torch.randn(batch, 3, size, size, device="cuda")
         y = torch.arange(batch, device="cuda") % classes
         for precision in ("float32", "bfloat16"):
-            config = replace(recipe(form).config, batch_size=batch, precision=precision)
-            if options.cells != Options.cells:
-                config = replace(config, cells=options.cells, channels=options.channels)
-            training = Training(KNOWN["DARTS_V2"], config, classes, "cuda", 0)
-            training.schedule(config.epochs - 1)
+            for cuda_graph in ("off", "on"):
+                config = replace(recipe(form).config, batch_size=batch, precision=precision, cuda_graph=cuda_graph)
+                if options.cells != Options.cells:
+                    config = replace(config, cells=options.cells, channels=options.channels)
+                training = Training(KNOWN["DARTS_V2"], config, classes, "cuda", 0)
+                training.schedule(config.epochs - 1)
 
-            def step(training: Any = training, x: Any = x, y: Any = y) -> object:
-                return training.step(x, y, 0, 0)
+                def step(training: Any = training, x: Any = x, y: Any = y) -> object:
+                    return training.step(x, y, 0, 0)
 
-            yield from timed(f"training step, {form} form, {precision}, batch {batch}", step, images=batch)
+                what = f"training step, {form} form, {precision}, batch {batch}, cuda graph {cuda_graph}"
+                yield from timed(what, step, images=batch)
         with torch.device("cuda"):
             network = textbook.Network(KNOWN["DARTS_V2"], config.channels, config.cells, classes, form, auxiliary=True)
             network.drop_path_rate = config.drop_path_rate(config.epochs - 1)

@@ -47,9 +47,9 @@ def ensure_bfloat16(device: str) -> None:
 
 
 def free_memory() -> None:
-    """Give back what the GPU keeps of what is over. A search refers to itself, so that Python is late to drop it."""
+    """Give back what is kept of what is over. A search refers to itself, so that Python is late to drop it."""
+    gc.collect()
     if torch.cuda.is_initialized():
-        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -61,6 +61,10 @@ class EvaluateConfig:
     """Seed of everything random: initial weights, batches, augmentation, drop-path."""
     channels_last: bool = field(default=True, metadata=PLACEMENT)
     """Store images with channels last in the memory of a GPU, which is faster. On a CPU this is always done."""
+    cuda_graph: Literal["off", "on", "auto"] = field(default="off", metadata=PLACEMENT)
+    """Record a training step as a CUDA graph, which a GPU repeats by itself: off, on, or auto (only if it works)."""
+    compile: bool = field(default=False, metadata=PLACEMENT)
+    """Compile the network with torch.compile before the training. It takes minutes and rounds otherwise."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
     """Folder with the data set's files. A continued run may name another folder if the files hold the same data."""
     device: str = field(default="auto", metadata=PLACEMENT)
@@ -97,6 +101,8 @@ class EvaluateConfig:
             raise ValueError(
                 f"warmup-epochs {self.warmup_epochs}: expected at most the number of epochs, {self.epochs}"
             )
+        if self.compile and self.cuda_graph != "off":
+            raise ValueError("compile: a compiled network is not recorded as a CUDA graph; choose --cuda-graph off")
         _check_placement(self)
 
     def learning_rate(self, epoch: int) -> float:

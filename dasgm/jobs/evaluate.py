@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_bfloat16, ensure_room
 from dasgm.distributed import average, broadcast, gather, rank, world_size
 from dasgm.genotype import Genotype
+from dasgm.jobs.compiled import compile_network, ensure_compiler
 from dasgm.jobs.loop import Loop
 from dasgm.jobs.means import Means
 from dasgm.jobs.memory import batch_advice
@@ -75,9 +77,16 @@ def fits(genotype: Genotype, config: EvaluateConfig, data: Any) -> None:
     device = device_of(config.device)
     if config.precision == "bfloat16":
         ensure_bfloat16(device)
+    if config.compile:
+        ensure_compiler(device)
     with torch.device("meta"):
-        training = Training(genotype, config, len(data.classes), "meta", "never drawn from")
+        training = Training(genotype, plainly(config), len(data.classes), "meta", "never drawn from")
     ensure_room("a network", sum(p.numel() for p in training.network.parameters()), device)
+
+
+def plainly(config: EvaluateConfig) -> EvaluateConfig:
+    """The same training, neither compiled nor recorded as a graph."""
+    return replace(config, cuda_graph="off", compile=False)
 
 
 def main(
@@ -127,7 +136,7 @@ class EvaluateJob:
         config = self.config
 
         def step(batch: int) -> None:
-            smaller = replace(config, batch_size=batch)
+            smaller = replace(plainly(config), batch_size=batch)
             training = Training(self.genotype, smaller, len(data.classes), device_of(config.device), "tried")
             training.step(*next(iter(self.batches(data, smaller).training(0))), 0, 0)
 
@@ -168,12 +177,18 @@ class EvaluateLoop(Loop):
 
     def build(self) -> None:
         config, device = self.config, device_of(self.config.device)
-        self.training = Training(self.genotype, config, len(self.data.classes), device, config.seed, "evaluate")
+        self.training = Training(
+            self.genotype, config, len(self.data.classes), device, config.seed, "evaluate", say=cache(self.hooks.say)
+        )
 
     def start(self) -> None:
         self.training.W.load_state_dict(broadcast(self.training.W.state_dict()))
         if rank() == 0:
             self.genotype.save(self.run.folder / "genotype.json")
+
+    def resume(self) -> None:
+        if self.config.compile:
+            compile_network(self.training, self.data.image_size, self.hooks.say)
 
     # an epoch
 

@@ -100,6 +100,7 @@ def _fits(config: SearchConfig, data: Any) -> bool:
 
 def batch_advice(batch: int, network: str, step: Callable[[int], None]) -> str:
     """Names the batch that did not fit a training, and the first half, quarter, ... of it whose `step` does."""
+    free_memory()
     if _succeeds(lambda: step(batch)):
         return "out of memory beside the training's own step; free the device"
     smaller = batch // 2

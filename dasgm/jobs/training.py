@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dasgm.bilevel import Player, full_precision, grad, replay, seed_of
+from dasgm.bilevel import Iterations, Player, Tensors, full_precision, grad, replay, seed_of
 from dasgm.distributed import average, rank, world_size
 from dasgm.networks.network import Network
 from dasgm.recipes import EvaluateConfig
@@ -83,17 +84,36 @@ class InMemory:
             yield data.to_classifier(raw(i)), y, torch.ones_like(y, dtype=torch.bool)
 
 
+@dataclass(frozen=True)
+class Place:
+    """'EPOCH/I' of the step that a training takes, as parts of a stream's name."""
+
+    training: Training
+
+    def __str__(self) -> str:
+        return "{}/{}".format(*self.training.place)
+
+
 class Training:
     """A genotype's network and the optimiser that trains it.
 
     Args:
         stream: names the random streams, the run's seed first.
+        say: gets a line where `cuda_graph` is "auto" and no CUDA graph is used.
 
     Raises:
-        ValueError: a size that no network has.
+        ValueError: a size that no network has; `cuda_graph` is "on", and no graph is possible here.
     """
 
-    def __init__(self, genotype: Genotype, config: EvaluateConfig, classes: int, device: Any, *stream: object):
+    def __init__(
+        self,
+        genotype: Genotype,
+        config: EvaluateConfig,
+        classes: int,
+        device: Any,
+        *stream: object,
+        say: Callable[[str], None] = lambda line: None,
+    ):
         self.config, self.stream, self.device = config, stream, torch.device(device)
         with replay(*stream):
             network = Network(
@@ -111,32 +131,53 @@ class Training:
         )
         on_gpu = config.precision == "auto" and self.device.type == "cuda"
         self.half = config.precision == "bfloat16" or (on_gpu and torch.cuda.is_bf16_supported(False))
+        self.iteration, self.place = 0, (0, 0)
+        self.iterations = Iterations(self._iterate, [self.W], self, self.device, config.cuda_graph, say)
+        self.inputs: dict[torch.Size, tuple[Tensor, Tensor]] = {}  # the batches that a graph reads, by shape
 
     def schedule(self, epoch: int) -> None:
         """Write what depends on the epoch (from 0): a pure function of it, so nothing is to be restored."""
         self.W.lr = self.config.learning_rate(epoch)
         self.network.drop_path_rate = self.config.drop_path_rate(epoch)
+        self.iterations.restart()
 
     def step(self, x: Tensor, y: Tensor, epoch: int, i: int) -> tuple[Tensor, Tensor]:
         """One step on this worker's batch: its loss, and how many of it were wrong before the step."""
-        config, x = self.config, x.to(memory_format=self.layout)
+        self.place, self.batch = (epoch, i), (x.to(memory_format=self.layout), y)
+        if self.iterations.graph != "off":  # which reads every batch at the same address
+            if x.shape not in self.inputs:
+                self.inputs[x.shape] = torch.empty_like(self.batch[0]), torch.empty_like(y)
+            for kept, given in zip(self.inputs[x.shape], self.batch, strict=True):
+                kept.copy_(given)
+            self.batch = self.inputs[x.shape]
+        found = self.iterations(x.shape)
+        return found["loss"], found["wrong"]
+
+    def _iterate(self) -> Tensors:
+        x, y = self.batch
+        with replay(*self.stream, "step", Place(self), rank()):
+            loss, logits, gradient = self.gradient(x, y)
+        self.W.step(gradient)
+        self.iteration += 1
+        return {"loss": loss.detach(), "wrong": (logits.detach().argmax(1) != y).sum().to(loss.dtype)}
+
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensors]:
+        """The loss on a batch, the logits, and the gradient of each weight, averaged over the workers."""
+        config = self.config
 
         def loss_of(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
 
         with nullcontext() if self.half else full_precision():
-            with (
-                replay(*self.stream, "step", epoch, i, rank()),
-                torch.autocast(self.device.type, torch.bfloat16, self.half),
-            ):
+            with torch.autocast(self.device.type, torch.bfloat16, self.half):
                 if config.auxiliary:
                     logits, auxiliary = self.network.forward_with_auxiliary(x)
                     loss = loss_of(logits) + config.auxiliary * loss_of(auxiliary)
                 else:
                     logits = self.network(x)
                     loss = loss_of(logits)
-            self.W.step(*grad(loss, self.W))
-        return loss.detach(), (logits.detach().argmax(1) != y).sum()
+            (gradient,) = grad(loss, self.W)
+        return loss, logits, gradient
 
     @torch.no_grad()
     def counts(self, batches: Measured) -> tuple[int, int, int]:

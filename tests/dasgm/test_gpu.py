@@ -13,6 +13,8 @@ from nullgpu import NullGpu, missing
 
 MOST = {"first order": 5_800, "second order": 11_600, "with BigGAN": 14_200}
 """Kernels that an iteration of the preset dasgm-darts launches, at most. Who lowers the number lowers the bound."""
+MOST_OF_EVALUATION = 4_850
+"""Kernels that a training step of the CIFAR recipe launches, at most."""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,15 @@ def test_a_graph_holds_every_kernel_of_an_iteration(found: Any) -> None:
         assert iteration == W == A == 3 * step["kinds"] + 2
         assert (0 if name in ("first order", "second order") else W) == G
         assert G + G // 2 * (step["kinds"] - 1) == E and (W if name == "with BigGAN" else 0) == B
+
+
+def test_a_step_of_an_evaluation_never_waits_and_a_graph_holds_it(found: Any) -> None:
+    plain, graph = found["evaluation"]["off"], found["evaluation"]["on"]
+    for step in (plain, graph):
+        assert step["lines"] == {} and step["sync"] == step["d2h"] == step["pageable"] == 0 and step["steps"] == 5
+        assert step["h2d"] == 1, "the draws of drop-path"
+    assert 0.8 * MOST_OF_EVALUATION < plain["launches"] <= MOST_OF_EVALUATION
+    assert graph["graph"] == 1 and graph["launches"] == 1, "a batch is laid out channels last before it"
 
 
 def test_where_no_graph_is_possible_the_reason_is_told(found: Any) -> None:

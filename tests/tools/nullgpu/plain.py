@@ -20,7 +20,10 @@ from dasgm.cli import main as cli
 from dasgm.cli.estimate import estimate
 from dasgm.config import override
 from dasgm.device import is_out_of_memory
+from dasgm.genotype import KNOWN
+from dasgm.jobs.training import Training
 from dasgm.presets import preset
+from dasgm.recipes import recipe
 
 TINY = ["--method.epochs=2", "--method.channels=2", "--batch-size=8", "--data.limit=200", "--gan.channels=2"]
 TINY += ["--gan.shared-dim=8", "--gan.z-dim=24", "--gan.warmup=2"]
@@ -61,6 +64,19 @@ def graphs() -> dict[str, Any]:
         found[name] = inside.count(search.iterate, times=2, warm=3 * kinds)
         found[name] |= {"graphs": len(search.iterations.graphs), "kinds": kinds}
         found[name]["counts"] = [search.iteration, *(player.steps for player in search.players.values())]
+    return found
+
+
+def evaluation() -> dict[str, Any]:
+    """What a step of the CIFAR recipe's training does, without a graph and with one."""
+    found, y = {}, torch.zeros(4, dtype=torch.int64, device="cuda")
+    x = torch.zeros(4, 3, 32, 32, device="cuda")
+    for mode in ("off", "on"):
+        config = override(recipe("cifar").config, {"batch_size": 4, "cuda_graph": mode})
+        training = Training(KNOWN["DARTS_V2"], config, 10, "cuda", 0)
+        training.schedule(config.epochs - 1)
+        found[mode] = inside.count(lambda: training.step(x, y, 0, 0), times=2, warm=3)  # noqa: B023
+        found[mode]["steps"] = training.W.steps
     return found
 
 
@@ -197,7 +213,7 @@ def after_failure() -> dict[str, Any]:
 def main(folder: Path) -> None:
     inside.sizes_where_asked()
     found: dict[str, Any] = {"tool": tool(), "steps": steps()}
-    found |= {"graphs": graphs(), "without graphs": without_graphs()}
+    found |= {"graphs": graphs(), "evaluation": evaluation(), "without graphs": without_graphs()}
     found["no device"] = {verb: ended(folder, *words, "--device=cuda:5") for verb, words in VERBS.items()}
     found["no bfloat16"] = ended(folder, *EVALUATE, "--precision=bfloat16", "--device=cuda:2")
     found["second"] = second_device(folder)
