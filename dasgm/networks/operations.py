@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dasgm.bilevel.convolutions import conv2d
 from dasgm.genotype import SKIP
 
 SEPARABLE = {"sep_conv_3x3": (3, 1), "sep_conv_5x5": (5, 1), "dil_conv_3x3": (3, 2), "dil_conv_5x5": (5, 2)}
@@ -82,17 +83,24 @@ class DepthwiseConv(nn.Conv2d):
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """A filter `weight` [channels, 1, k, k] per channel, padded to keep the size (apart from the stride)."""
-    reach = weight.shape[2] // 2
     # oneDNN has no fast gradient for dilated depthwise convolutions. Dilation 2 couples only pixels whose coordinates
     # have the same parity, so on a CPU each of the four phases is convolved without dilation, which gives the same
     # numbers.
     odd = x.shape[2] % 2 or x.shape[3] % 2
     if dilation == 1 or not narrow_form(x) or odd:
-        return F.conv2d(x, weight, None, stride, dilation * reach, dilation, len(weight))
+        return _filtered(x, weight, stride, dilation)
     assert dilation == 2
     if stride == 2:  # only the phase of even coordinates is read
-        return F.conv2d(x[:, :, ::2, ::2], weight, padding=reach, groups=len(weight))
-    return interleave(F.conv2d(phases(x), weight, padding=reach, groups=len(weight)))
+        return _filtered(x[:, :, ::2, ::2], weight)
+    return interleave(_filtered(phases(x), weight))
+
+
+def _filtered(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+    # torch is slow on a CPU to find the gradient of a filter with more than three columns, `conv2d` is not. It costs
+    # more calls, which small maps do not repay (measured).
+    repays = weight.shape[3] > 3 and weight.requires_grad and x.numel() >= 2**16 and x.shape[3] >= 8
+    convolution = conv2d if repays and narrow_form(x) else F.conv2d
+    return convolution(x, weight, None, stride, dilation * (weight.shape[3] // 2), dilation, len(weight))
 
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
