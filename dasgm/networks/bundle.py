@@ -16,7 +16,7 @@ from dasgm.bilevel.draws import dropout
 from dasgm.genotype import SKIP
 from dasgm.networks import operations
 from dasgm.networks.fan import POOLS, TWICE, Fan
-from dasgm.networks.operations import SEPARABLE, depthwise, halve, interleave, phases, pointwise
+from dasgm.networks.operations import LANES, SEPARABLE, depthwise, halve, interleave, phases, pointwise
 
 Norm = Callable[..., Tensor]
 
@@ -173,7 +173,7 @@ class Bundle:
         if self.gains:
             terms += self._own(x.relu(), kernels, norm, gains)
         pooled = [self._pool(name, x) for name in self.pools]
-        if pooled and not operations.narrow_form(x):
+        if pooled and (self.channels < LANES or not operations.narrow_form(x)):
             pooled = [beside(pooled)]
         columns = [norm(maps) for maps in pooled]
         if self.skips and skip_dropout > 0:
@@ -243,7 +243,7 @@ class Bundle:
         return x.unflatten(1, (-1, 1, self.channels)).expand(-1, -1, self.targets, -1, -1, -1).flatten(1, 3)
 
     def _pool(self, name: str, x: Tensor) -> Tensor:
-        return self.fans[self._having(name)[0]].pool(name)[0](self._of(name, x))
+        return operations.pooled(self.fans[self._having(name)[0]].pool(name)[0], self._of(name, x))
 
     def _dropped(self, x: Tensor, weights: Tensor, rate: float) -> Tensor:
         """The skip connections, with a dropout drawn anew for each edge."""

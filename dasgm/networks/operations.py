@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +13,10 @@ from dasgm.genotype import SKIP
 
 SEPARABLE = {"sep_conv_3x3": (3, 1), "sep_conv_5x5": (5, 1), "dil_conv_3x3": (3, 2), "dil_conv_5x5": (5, 2)}
 """Kernel size and dilation of the convolutions that are depthwise, then pointwise."""
+
+
+LANES = 16
+"""Channels of a map below which the kernels of a CPU do not fill the lanes of a vector."""
 
 
 def operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
@@ -111,6 +117,20 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     # torch leaves smaller batches to slow kernels; a 1x1 convolution takes any 16 parts of the pixels for images
     y = F.conv2d(x.permute(0, 2, 3, 1).reshape(16, 1, -1, c).permute(0, 3, 1, 2), weight, groups=groups)
     return y.permute(0, 2, 3, 1).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+def pooled(pooling: nn.Module, x: Tensor) -> Tensor:
+    """The pooling of x. On a CPU it takes as long for one channel as for 16, so the channels of several images are
+    taken for those of one if there are few.
+    """
+    n, c, h, w = x.shape
+    repays = c < LANES and x.numel() >= 2**15 and narrow_form(x)
+    images = math.gcd(n, 4 * LANES // c) if repays else 1
+    if images == 1:
+        return pooling(x)
+    wide = x.permute(0, 2, 3, 1).reshape(images, -1, h, w, c).permute(1, 2, 3, 0, 4).flatten(3)
+    y = pooling(wide.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return y.unflatten(3, (images, c)).permute(3, 0, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def phases(x: Tensor) -> Tensor:
