@@ -40,6 +40,12 @@ class Form(torch.autograd.Function):
         where = (stride, padding, dilation, False, [0, 0], groups)
         if by == OUTPUT:
             return torch.ops.aten.convolution(x, w, None, *where)
+        if five_wide(w, settings) and x.device.type == "cpu" and x.dtype == torch.float32:
+            assert g is not None
+            if by == INPUT and stride == [1, 1]:  # the same, and 1.1 to 2 times as fast
+                return torch.ops.aten.convolution(g, w.flip(2, 3), None, *where)
+            if by == WEIGHT and x.shape[3] % 2 == 0:
+                return in_pairs(x, g, stride[0])
         wanted = [by == INPUT, by == WEIGHT, False]
         return torch.ops.aten.convolution_backward(g, x, w, None, *where, wanted)[by]
 
@@ -55,6 +61,37 @@ class Form(torch.autograd.Function):
             return Form.apply(by, ctx.settings, *given)
 
         return None, None, derivative(INPUT), derivative(WEIGHT), derivative(OUTPUT)
+
+
+def five_wide(w: Tensor, settings: Settings) -> bool:
+    """Whether it is a 5x5 filter per channel that keeps the size, or halves it."""
+    stride, padding, dilation, groups = settings
+    filters = w.shape[1:] == (1, 5, 5) and groups == len(w)
+    return filters and padding == [2, 2] and dilation == [1, 1] and stride in ([1, 1], [2, 2])
+
+
+def in_pairs(x: Tensor, g: Tensor, stride: int) -> Tensor:
+    """The weight gradient of a 5x5 filter per channel, by filters with three columns.
+
+    For more than three columns oneDNN (3.12) takes its kernel for groups of 16 channels, which needs 13 times as long
+    as the convolution. Two neighbouring pixels are taken for one of twice the channels: three columns then reach as far
+    as five.
+    """
+
+    def three_columns(x: Tensor, g: Tensor, strides: list[int]) -> Tensor:
+        c, where = x.shape[1], (None, strides, [2, 1], [1, 1], False, [0, 0], x.shape[1], [False, True, False])
+        return torch.ops.aten.convolution_backward(g, x, x.new_empty(c, 1, 5, 3), *where)[1]
+
+    def pairs(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.permute(0, 2, 3, 1).reshape(n, h, w // 2, 2 * c).permute(0, 3, 1, 2)
+
+    if stride == 2:  # even columns of the filter meet the first pixels of pairs, odd ones the second
+        both = three_columns(pairs(x), torch.cat([g, g], 1), [2, 1]).unflatten(0, (2, -1))
+        return both.movedim(0, -1).flatten(3)[..., :5]
+    near = three_columns(x, g, [1, 1])
+    far = three_columns(pairs(x), pairs(g), [1, 1]).unflatten(0, (2, -1)).sum(0)  # columns 0, 2 and 4
+    return torch.cat([far[..., :1], near, far[..., 2:]], 3)
 
 
 def conv2d(

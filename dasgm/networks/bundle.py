@@ -16,7 +16,7 @@ from dasgm.bilevel.draws import dropout
 from dasgm.genotype import SKIP
 from dasgm.networks import operations
 from dasgm.networks.fan import POOLS, TWICE, Fan
-from dasgm.networks.operations import SEPARABLE, depthwise, halve, interleave, phases, pointwise
+from dasgm.networks.operations import LANES, SEPARABLE, depthwise, halve, interleave, phases, pointwise
 
 Norm = Callable[..., Tensor]
 
@@ -173,7 +173,7 @@ class Bundle:
         if self.gains:
             terms += self._own(x.relu(), kernels, norm, gains)
         pooled = [self._pool(name, x) for name in self.pools]
-        if pooled and not operations.narrow_form(x):
+        if pooled and (self.channels < LANES or not operations.narrow_form(x)):
             pooled = [beside(pooled)]
         columns = [norm(maps) for maps in pooled]
         if self.skips and skip_dropout > 0:
@@ -204,13 +204,17 @@ class Bundle:
 
     def _convolved(self, x: Tensor, kernels: Iterator[Tensor], norm: Norm, gain: Tensor) -> Iterator[Tensor]:
         """What the separable and dilated convolutions give."""
-        wide, results = self._copies(x), []
         # on a CPU dilated convolutions go over phases (see `depthwise`): what follows is done in them as well
         apart = operations.narrow_form(x) and self.stride == 1 and not (x.shape[2] % 2 or x.shape[3] % 2)
         phased = [apart and SEPARABLE[name][1] == 2 for name in self.separable]
-        wide_phases = self._copies(phases(x)) if any(phased) else wide
+        states, results = {False: x, True: phases(x) if any(phased) else x}, []
+        wide: dict[Any, Tensor] = {}
         for name, in_phases in zip(self.separable, phased, strict=True):
-            y = self._of_edges(name, wide_phases if in_phases else wide)
+            counts = tuple(len(self._edges(name, fan)) for fan in self.fans)
+            key = in_phases, counts if operations.narrow_form(x) else None
+            if key not in wide:
+                wide[key] = self._copies(states[in_phases], counts)
+            y = self._of_edges(counts, wide[key])
             y = depthwise(y, next(kernels), self.stride, 1 if in_phases else SEPARABLE[name][1])
             if name in TWICE:
                 y = depthwise(norm(pointwise(y, next(kernels))).relu(), next(kernels), 1, 1)
@@ -228,22 +232,21 @@ class Bundle:
         if found[True]:
             yield interleave(reduce(torch.add, found[True]))
 
-    def _of_edges(self, name: str, wide: Tensor) -> Tensor:
+    def _of_edges(self, counts: Sequence[int], wide: Tensor) -> Tensor:
         """Of the copies of the states one for each edge that has an operation."""
-        first, total = len(self._edges(name, self.fans[0])), sum(len(self._edges(name, fan)) for fan in self.fans)
-        if total == len(self.fans) * self.targets:
-            return wide
+        width, total = sum(counts) * self.channels, wide.shape[1]
         # the last copies of a state, and the first of the next one
-        return wide.narrow(1, (self.targets - first) * self.channels, total * self.channels)
+        return wide if width == total else wide.narrow(1, (self.targets - counts[0]) * self.channels, width)
 
-    def _copies(self, x: Tensor) -> Tensor:
-        """As many copies of each state as there are targets, [N, fans * targets * channels, H, W]."""
+    def _copies(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """Copies of each state side by side: on a CPU as many as are asked for, else as many as there are targets."""
         if operations.narrow_form(x):  # channels last, which `expand` would not keep
-            return torch.cat([state for state in x.split(self.channels, 1) for _ in range(self.targets)], 1)
+            states = zip(x.split(self.channels, 1), counts, strict=True)
+            return beside([state for state, count in states for _ in range(count)])
         return x.unflatten(1, (-1, 1, self.channels)).expand(-1, -1, self.targets, -1, -1, -1).flatten(1, 3)
 
     def _pool(self, name: str, x: Tensor) -> Tensor:
-        return self.fans[self._having(name)[0]].pool(name)[0](self._of(name, x))
+        return operations.pooled(self.fans[self._having(name)[0]].pool(name)[0], self._of(name, x))
 
     def _dropped(self, x: Tensor, weights: Tensor, rate: float) -> Tensor:
         """The skip connections, with a dropout drawn anew for each edge."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dasgm.bilevel.convolutions import conv2d
 from dasgm.genotype import SKIP
 
 SEPARABLE = {"sep_conv_3x3": (3, 1), "sep_conv_5x5": (5, 1), "dil_conv_3x3": (3, 2), "dil_conv_5x5": (5, 2)}
 """Kernel size and dilation of the convolutions that are depthwise, then pointwise."""
+
+
+LANES = 16
+"""Channels of a map below which the kernels of a CPU do not fill the lanes of a vector."""
 
 
 def operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
@@ -93,17 +100,24 @@ class DepthwiseConv(nn.Conv2d):
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """A filter `weight` [channels, 1, k, k] per channel, padded to keep the size (apart from the stride)."""
-    reach = weight.shape[2] // 2
     # oneDNN has no fast gradient for dilated depthwise convolutions. Dilation 2 couples only pixels whose coordinates
     # have the same parity, so on a CPU each of the four phases is convolved without dilation, which gives the same
     # numbers.
     odd = x.shape[2] % 2 or x.shape[3] % 2
     if dilation == 1 or not narrow_form(x) or odd:
-        return F.conv2d(x, weight, None, stride, dilation * reach, dilation, len(weight))
+        return _filtered(x, weight, stride, dilation)
     assert dilation == 2
     if stride == 2:  # only the phase of even coordinates is read
-        return F.conv2d(x[:, :, ::2, ::2], weight, padding=reach, groups=len(weight))
-    return interleave(F.conv2d(phases(x), weight, padding=reach, groups=len(weight)))
+        return _filtered(x[:, :, ::2, ::2], weight)
+    return interleave(_filtered(phases(x), weight))
+
+
+def _filtered(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+    # torch is slow on a CPU to find the gradient of a filter with more than three columns, `conv2d` is not. It costs
+    # more calls, which small maps do not repay (measured).
+    repays = weight.shape[3] > 3 and weight.requires_grad and x.numel() >= 2**16 and x.shape[3] >= 8
+    convolution = conv2d if repays and narrow_form(x) else F.conv2d
+    return convolution(x, weight, None, stride, dilation * (weight.shape[3] // 2), dilation, len(weight))
 
 
 class PointwiseConv(nn.Conv2d):
@@ -126,6 +140,20 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     # torch leaves smaller batches to slow kernels; a 1x1 convolution takes any 16 parts of the pixels for images
     y = F.conv2d(x.permute(0, 2, 3, 1).reshape(16, 1, -1, c).permute(0, 3, 1, 2), weight, groups=groups)
     return y.permute(0, 2, 3, 1).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+def pooled(pooling: nn.Module, x: Tensor) -> Tensor:
+    """The pooling of x. On a CPU it takes as long for one channel as for 16, so the channels of several images are
+    taken for those of one if there are few.
+    """
+    n, c, h, w = x.shape
+    repays = c < LANES and x.numel() >= 2**15 and narrow_form(x)
+    images = math.gcd(n, 4 * LANES // c) if repays else 1
+    if images == 1:
+        return pooling(x)
+    wide = x.permute(0, 2, 3, 1).reshape(images, -1, h, w, c).permute(1, 2, 3, 0, 4).flatten(3)
+    y = pooling(wide.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return y.unflatten(3, (images, c)).permute(3, 0, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def phases(x: Tensor) -> Tensor:

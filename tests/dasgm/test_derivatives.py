@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dasgm.bilevel import Player, mixed_vjp, replay
+from dasgm.bilevel import Player, convolutions, mixed_vjp, replay
 from dasgm.bilevel.derivatives import ShortDerivatives
 from dasgm.methods import darts
 from dasgm.networks.supernet import Architecture, Supernet
@@ -55,6 +55,32 @@ def test_all_derivatives_are_those_of_differences(function, settings, kernel, ch
     torch.testing.assert_close(convolved(*given), function(*given, **settings), rtol=1e-13, atol=1e-13)
     assert gradcheck(convolved, given, fast_mode=True) and gradgradcheck(convolved, given, fast_mode=True)
     assert gradgradcheck(slopes, given[:2], fast_mode=True), "the third derivative, as of a penalty of a slope"
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(7, 8), (6, 2), (8, 7)])
+def test_a_5x5_filter_per_channel_on_a_cpu_has_torchs_derivatives(stride, size):
+    torch.manual_seed(0)
+    x, w = (torch.randn(*shape, dtype=torch.float32) for shape in ((3, 6, *size), (6, 1, 5, 5)))
+    settings = convolutions.Settings([stride] * 2, [2, 2], [1, 1], 6)
+    assert convolutions.five_wide(w, settings)
+
+    def derivatives(function: Any, x: Tensor, w: Tensor) -> list[Tensor]:
+        x, w = (t.clone().requires_grad_() for t in (x, w))
+        y = function(x, w, None, stride, 2, 1, 6)
+        slopes = torch.autograd.grad(y.square().sum(), (x, w), create_graph=True)
+        return [y, *slopes, *torch.autograd.grad(slopes, (x, w), [t.detach() for t in slopes])]
+
+    found, expected = derivatives(convolutions.conv2d, x, w), derivatives(F.conv2d, x.double(), w.double())
+    for ours, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, exact.float(), rtol=1e-4, atol=1e-6 * float(exact.detach().abs().max()))
+    if size[1] % 2 == 0:
+        x, w = x.double(), w.double().requires_grad_()
+        y = F.conv2d(x, w, None, stride, 2, 1, 6)
+        g = torch.randn_like(y)
+        torch.testing.assert_close(
+            convolutions.in_pairs(x, g, stride), torch.autograd.grad(y, w, g)[0], rtol=1e-12, atol=1e-12
+        )
 
 
 class Operations(TorchDispatchMode):

@@ -12,7 +12,7 @@ from formulas import (
 from torch import Tensor, nn
 
 from dasgm.genotype import PRIMITIVES
-from dasgm.networks.operations import operation
+from dasgm.networks.operations import operation, pool, pooled
 
 pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
@@ -58,3 +58,15 @@ def test_operations_follow_their_definition(name: str, stride: int, size: int, f
     parameters = [x, *layers.parameters()]
     for a, b in zip(*(torch.autograd.grad(y, parameters, cotangent) for y in (ours, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["max_pool_3x3", "avg_pool_3x3"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pooling_several_images_as_one_changes_nothing(kind: str, stride: int) -> None:
+    layer = pool(kind, stride)
+    x = torch.randn(12, 3, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    ours, expected = pooled(layer, x), layer(x)
+    assert torch.equal(ours, expected) and ours.is_contiguous(memory_format=torch.channels_last)
+    assert x.numel() >= 2**15, "smaller maps are pooled as they are"
+    cotangent = torch.randn_like(ours)
+    assert torch.equal(*(torch.autograd.grad(y, x, cotangent)[0] for y in (ours, expected)))
