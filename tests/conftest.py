@@ -19,7 +19,7 @@ hypothesis.settings.register_profile(  # a busy machine is no failure: a test ha
 )
 hypothesis.settings.load_profile("patient")
 
-pytest_plugins = ("patience", "leftovers", "scheduling", "nullgpu")
+pytest_plugins = ("patience", "leftovers", "scheduling", "nullgpu", "warm")
 LONGEST = ("test_sweep", "test_loop")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import finish
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -301,7 +302,7 @@ def test_damaged_or_hostile_files_are_one_line(copy, damage):
     assert says in line and "\n" not in line and line.startswith(f"model {copy}") and len(line) < 500, line
 
 
-def test_a_hostile_description_allocates_nothing(copy):
+def test_a_hostile_description_allocates_nothing(copy, warm):
     """100 cells of 4096 channels: a terabyte of weights."""
     edit(copy, channels=4096, cells=100)
     code = """
@@ -314,8 +315,8 @@ try:
 except ValueError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(copy)], capture_output=True, text=True)
-    assert "are missing or unexpected" in done.stdout and not done.stderr
+    _, out, err = finish(warm.start("-c", code, str(copy)))
+    assert "are missing or unexpected" in out and not err
 
 
 def test_where_there_is_no_model_it_says_what_makes_one(tmp_path):

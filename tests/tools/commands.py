@@ -36,13 +36,18 @@ def two_cpus() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
-def start(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
-    """`python WORDS`."""
+def environment_with(**more: str) -> dict[str, str]:
+    """That of a command: this process's without what is Ray's and MLflow's, on one thread, without a GPU."""
     ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}:{TOOLS}"}
+    return {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))} | ours | more
+
+
+def start(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """`python WORDS`; a process that begins at once is warm.py's."""
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))} | ours | environment,
+        env=environment_with(**environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,17 @@ def small(**changes: Any) -> SearchConfig:
     return override(preset("quickstart").config, CHANGES | {"freeze_gan": True} | changes)
 
 
-def pretraining(storage: Path, *more: str) -> Any:
-    """The real command."""
+def pretraining(storage: Path, begin: Callable[..., Any]) -> Any:
+    """The real command, begun by `commands.start`, or forked."""
     words = ["pretrain", "quickstart", "--no-search-discriminator", *OWN, "--storage", str(storage), "--name", "gan"]
-    return start("-m", "dasgm", *words, *more)
+    return begin("-m", "dasgm", *words)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A finished pre-training, stock discriminator."""
     storage = tmp_path_factory.mktemp("made")
-    code, out, err = finish(pretraining(storage))
+    code, out, err = finish(pretraining(storage, start))
     assert (code, err) == (0, ""), (out, err)
     assert "images to their label" in out
     return storage / "gan"
