@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from commands import finish, start
+from shared import once
 
 from dasgm.config import SearchConfig, override
 from dasgm.jobs.session import Hooks
@@ -47,14 +48,16 @@ def pretraining(storage: Path, begin: Callable[..., Any]) -> Any:
     return begin("-m", "dasgm", *words)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """A finished pre-training, stock discriminator."""
-    storage = tmp_path_factory.mktemp("made")
-    code, out, err = finish(pretraining(storage, start))
-    assert (code, err) == (0, ""), (out, err)
-    assert "images to their label" in out
-    return storage / "gan"
+
+    def make(storage: Path) -> None:
+        code, out, err = finish(pretraining(storage, start))
+        assert (code, err) == (0, ""), (out, err)
+        assert "images to their label" in out
+
+    return once(tmp_path_factory, "pretraining", make) / "gan"
 
 
 def with_file(made: Path, **changes: Any) -> SearchConfig:
