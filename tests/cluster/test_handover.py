@@ -8,20 +8,20 @@ import signal
 import socket
 
 import pytest
-from commands import ROOT, TINY, Simulated, finish, start, wait_for
+from commands import ROOT, TINY, Simulated, finish, wait_for
 
 from cluster import handover
 from dasgm.store.records import read_json
 from dasgm.store.run import Run
 
 
-def test_no_option_is_one_of_ray_submits(monkeypatch):
+def test_no_option_is_one_of_ray_submits(warm):
     from ray.scripts.scripts import submit
 
     theirs = {name for option in submit.params for name in option.opts if name.startswith("-")}
     assert "--stop" in theirs
     for script in ("tuning/sweep.py", "tuning/reproduce.py", "cluster/search.py"):
-        _, out, _ = finish(start(str(ROOT / script), "--help"))
+        _, out, _ = finish(warm.start(str(ROOT / script), "--help"))
         ours = {word.strip(",│") for word in out.split() if word.startswith("--")}
         assert {"--follow", "--cancel", "--storage"} <= ours and not ours & theirs, ours & theirs
 
@@ -54,12 +54,11 @@ def test_key_in_an_address_is_refused_before_the_job_is_handed_over(words, monke
     assert error.value.code == 2 and "HIDDEN" not in said.err + said.out and len(said.err.splitlines()) == 1
 
 
-def test_no_job_server_is_one_line():
+def test_no_job_server_is_one_line(warm):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{s.getsockname()[1]}"
-    process = start(str(ROOT / "tuning" / "sweep.py"), RAY_ADDRESS=address)
-    code, _, err = finish(process)
+    code, _, err = finish(warm.start(str(ROOT / "tuning" / "sweep.py"), RAY_ADDRESS=address))
     assert code == 2 and address in err and "no job server answers" in err and len(err.splitlines()) == 1, err
 
 

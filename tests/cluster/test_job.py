@@ -138,18 +138,18 @@ def test_a_worker_is_tried_again_for_what_may_pass_and_not_for_a_users_mistake(m
         assert job._work(payload, SearchConfig, main) == "batch-size 9"
 
 
-def test_refused_in_one_line(tmp_path):
+def test_refused_in_one_line(tmp_path, warm):
     words = ["--gan=none", "--storage", str(tmp_path), "--name=one", *TINY]
     for more, says in (
         (["--gpus=5"], "5 GPUs"),
         (["--batch-size=5000"], "--batch-size"),
         (["--dataset=folder", "--data-dir=nowhere"], "nowhere"),
     ):
-        code, out, err = finish(start(SEARCH, *words, *more))
+        code, out, err = finish(warm.start(SEARCH, *words, *more))
         assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
         assert not (tmp_path / "one").exists()
     with Run(tmp_path / "one"):
-        code, out, err = finish(start(SEARCH, *words))
+        code, out, err = finish(warm.start(SEARCH, *words))
         assert code == 2 and f"process {os.getpid()} on " in err, err
 
 

@@ -74,8 +74,8 @@ def own_batches(rank: int, folder: str, workers: int, radius: float | None) -> N
 
 
 @pytest.mark.parametrize(("workers", "radius"), [(2, None), (2, 0.01), pytest.param(4, None, marks=pytest.mark.slow)])
-def test_workers_give_the_gradients_of_one_that_averages(tmp_path, workers, radius):
-    spawn(own_batches, (str(tmp_path), workers, radius), nprocs=workers)
+def test_workers_give_the_gradients_of_one_that_averages(tmp_path, workers, radius, warm):
+    spawn(warm, own_batches, str(tmp_path), workers, radius, nprocs=workers)
     first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(workers))
     for other in others:
         assert not torch.equal(first["batch"][0], other["batch"][0])
@@ -158,8 +158,8 @@ def one_step(rank: int, workers: int, shares: int, normed: bool) -> Gradients:
 
 
 @pytest.mark.parametrize(("workers", "normed"), [(2, False), (2, True), pytest.param(4, False, marks=pytest.mark.slow)])
-def test_workers_with_shares_give_the_gradients_of_the_whole_batch(tmp_path, workers, normed):
-    spawn(shared_batch, (str(tmp_path), workers, normed), nprocs=workers)
+def test_workers_with_shares_give_the_gradients_of_the_whole_batch(tmp_path, workers, normed, warm):
+    spawn(warm, shared_batch, str(tmp_path), workers, normed, nprocs=workers)
     found, truth = torch.load(tmp_path / "0.pt"), one_step(0, 1, workers, normed)
     for name, tensors in truth.items():
         for k, t in tensors.items():
@@ -179,8 +179,8 @@ def chosen(rank: int, folder: str, workers: int) -> None:
     dist.destroy_process_group()
 
 
-def test_batch_norm_is_of_each_worker_and_synchronised_where_asked(tmp_path):
-    spawn(chosen, (str(tmp_path), 2), nprocs=2)
+def test_batch_norm_is_of_each_worker_and_synchronised_where_asked(tmp_path, warm):
+    spawn(warm, chosen, str(tmp_path), 2, nprocs=2)
 
 
 def test_synchronised_batch_norm_is_refused_on_a_cpu_and_part_of_what_a_search_is(tmp_path):
@@ -219,8 +219,8 @@ def normalises_its_own(rank: int, folder: str, workers: int) -> None:
     dist.destroy_process_group()
 
 
-def test_running_statistics_averaged_once_are_those_averaged_after_every_batch(tmp_path):
-    spawn(normalises_its_own, (str(tmp_path), 2), nprocs=2)
+def test_running_statistics_averaged_once_are_those_averaged_after_every_batch(tmp_path, warm):
+    spawn(warm, normalises_its_own, str(tmp_path), 2, nprocs=2)
 
 
 def refused(rank: int, folder: str, workers: int) -> None:
@@ -244,9 +244,9 @@ def waits_for_the_first(rank: int, folder: str, workers: int, limit: float) -> N
     dist.destroy_process_group()
 
 
-def test_what_takes_the_first_worker_long_is_waited_for(tmp_path):
+def test_what_takes_the_first_worker_long_is_waited_for(tmp_path, warm):
     """Longer than for what hangs."""
-    spawn(waits_for_the_first, (str(tmp_path), 2, stretched(2)), nprocs=2)
+    spawn(warm, waits_for_the_first, str(tmp_path), 2, stretched(2), nprocs=2)
 
 
 def with_pictures_of_its_own(rank: int, folder: str, workers: int, says: str) -> None:
@@ -262,19 +262,19 @@ def with_pictures_of_its_own(rank: int, folder: str, workers: int, says: str) ->
     ("first", "says"),
     [(None, "--data-dir .*/1: no such folder"), (1, "reads other data than worker 0, on .*: copy the same")],
 )
-def test_a_worker_without_the_others_pictures_is_refused_by_all(tmp_path, first, says):
+def test_a_worker_without_the_others_pictures_is_refused_by_all(tmp_path, first, says, warm):
     """Else they would wait for it, or learn from other pictures without a word."""
     for rank, start in enumerate((0, first)):
         if start is not None:
             write_folder(tmp_path, **{str(rank): digit_pictures((20, 20, 20), start)})
-    spawn(with_pictures_of_its_own, (str(tmp_path), 2, rf"^worker 1, on [^ ]*[:,] .*{says}"), nprocs=2)
+    spawn(warm, with_pictures_of_its_own, str(tmp_path), 2, rf"^worker 1, on [^ ]*[:,] .*{says}", nprocs=2)
     assert not (tmp_path / "run").exists()
 
 
-def test_what_the_first_worker_cannot_read_is_refused_by_all(tmp_path):
+def test_what_the_first_worker_cannot_read_is_refused_by_all(tmp_path, warm):
     """Else the others would wait for it until the process group gives up."""
-    spawn(refused, (str(tmp_path), 2), nprocs=2)
+    spawn(warm, refused, str(tmp_path), 2, nprocs=2)
 
 
-def test_a_worker_that_holds_something_else_is_named(tmp_path):
-    spawn(holds_its_own, (str(tmp_path), 3), nprocs=3)
+def test_a_worker_that_holds_something_else_is_named(tmp_path, warm):
+    spawn(warm, holds_its_own, str(tmp_path), 3, nprocs=3)

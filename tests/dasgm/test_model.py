@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import finish
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -155,15 +158,25 @@ def test_predict_from_python_names_the_picture_that_cannot_be_read(folder, tmp_p
     assert model.predict((good,)) == model.predict([good.read_bytes()])
 
 
-@pytest.mark.parametrize("kind", export.FORMATS)
-def test_export_agrees_for_any_batch(folder, trained, tmp_path, capsys, kind):
-    path = tmp_path / f"out.{kind}"
+@pytest.fixture(scope="module", params=export.FORMATS)
+def exported(request, folder, tmp_path_factory) -> tuple[str, Path, str]:
+    """A format, a file in it, and what the command said that made the file."""
+    kind, place, said = request.param, tmp_path_factory.mktemp("exported"), io.StringIO()
+    for module in ("onnxruntime", "onnxscript", "onnx") if kind == "onnx" else ():
+        pytest.importorskip(module)
+    path = place / f"out.{kind}"
+    with redirect_stdout(said):
+        assert cli.main(["export", str(folder), "--format", kind, "--output", str(path)]) == 0
+    assert sorted(place.iterdir()) == [path]
+    return kind, path, said.getvalue()
+
+
+def test_export_agrees_for_any_batch(exported, trained):
+    kind, path, said = exported
+    assert "batches of 1, 2, 5" in said
     if kind == "onnx":
-        ort = pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-    assert cli.main(["export", str(folder), "--format", kind, "--output", str(path)]) == 0
-    assert "batches of 1, 2, 5" in capsys.readouterr().out and sorted(tmp_path.iterdir()) == [path]
-    if kind == "onnx":
+        import onnxruntime as ort
+
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         assert [i.name for i in session.get_inputs()] == ["images"] and not isinstance(
             session.get_inputs()[0].shape[0], int
@@ -178,17 +191,16 @@ def test_export_agrees_for_any_batch(folder, trained, tmp_path, capsys, kind):
             torch.testing.assert_close(run(images(n)), trained(images(n)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", export.FORMATS)
-def test_exports_alone_name_what_is_on_a_picture(folder, tmp_path, kind):
+def test_exports_alone_name_what_is_on_a_picture(folder, exported, tmp_path):
     """From the file's metadata, with Pillow and NumPy: the same names and probabilities as `predict`."""
-    path, picture = tmp_path / f"out.{kind}", CONFIG.data.load().test_images[3].permute(1, 2, 0).numpy()
+    (kind, path, _), picture = exported, CONFIG.data.load().test_images[3].permute(1, 2, 0).numpy()
     Image.fromarray(np.pad(picture, ((0, 0), (6, 6), (0, 0)))).save(tmp_path / "wide.png")
     if kind == "onnx":
-        ort, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
-        export.export(dasgm.load(folder), path, kind)
+        import onnx
+        import onnxruntime as ort
+
         about = {one.key: json.loads(one.value) for one in onnx.load(path).metadata_props}
     else:
-        export.export(dasgm.load(folder), path, kind)
         files = {"dasgm.json": ""}
         program = torch.export.load(path, extra_files=files).module()
         about = json.loads(files["dasgm.json"])
@@ -301,7 +313,7 @@ def test_damaged_or_hostile_files_are_one_line(copy, damage):
     assert says in line and "\n" not in line and line.startswith(f"model {copy}") and len(line) < 500, line
 
 
-def test_a_hostile_description_allocates_nothing(copy):
+def test_a_hostile_description_allocates_nothing(copy, warm):
     """100 cells of 4096 channels: a terabyte of weights."""
     edit(copy, channels=4096, cells=100)
     code = """
@@ -314,8 +326,8 @@ try:
 except ValueError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(copy)], capture_output=True, text=True)
-    assert "are missing or unexpected" in done.stdout and not done.stderr
+    _, out, err = finish(warm.start("-c", code, str(copy)))
+    assert "are missing or unexpected" in out and not err
 
 
 def test_where_there_is_no_model_it_says_what_makes_one(tmp_path):

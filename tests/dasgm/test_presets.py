@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from commands import finish
+from warm import Warm
 
 from dasgm.config import from_json, override, to_json
 from dasgm.genotype import CHOOSABLE, Genotype
@@ -20,8 +21,10 @@ SMALL = {"quickstart", "cifar10-smoke", "cifar10-smoke-pdarts", "cifar10-smoke-p
 PAPER = sorted(set(PRESETS) - SMALL)
 
 
-def dasgm(*args: str, cwd=None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dasgm", *args], cwd=cwd, capture_output=True, text=True)
+@pytest.fixture
+def dasgm(warm: Warm) -> Callable[..., tuple[int, str, str]]:
+    """The command: its exit code, output and errors."""
+    return lambda *words, **more: finish(warm.start("-m", "dasgm", *words, **more))
 
 
 def test_every_row_of_table_2_has_a_preset():
@@ -118,17 +121,16 @@ def test_a_small_search_gets_another_method_at_its_small_size():
         with_method(preset("quickstart").config, "pdart")
 
 
-def test_listing_describing_and_comparing(tmp_path):
-    listed = dasgm("presets", cwd=tmp_path)
-    assert listed.returncode == 0 and all(name in listed.stdout for name in PRESETS)
-    assert "17.14 ± 0.10" in listed.stdout and "25+25+25" in listed.stdout
-    one = dasgm("presets", "darts-1st", cwd=tmp_path).stdout
+def test_listing_describing_and_comparing(dasgm, tmp_path):
+    code, listed, _ = dasgm("presets", cwd=tmp_path)
+    assert code == 0 and all(name in listed for name in PRESETS)
+    assert "17.14 ± 0.10" in listed and "25+25+25" in listed
+    _, one, _ = dasgm("presets", "darts-1st", cwd=tmp_path)
     assert "aims at: CIFAR-10 3.00" in one and "the original codes step A first" in one and '"order": "first"' in one
-    apart = dasgm("presets", "--diff", "pdarts", "pdarts-upstream", cwd=tmp_path).stdout
+    _, apart, _ = dasgm("presets", "--diff", "pdarts", "pdarts-upstream", cwd=tmp_path)
     assert [line.split() for line in apart.splitlines() if "batch" in line] == [["batch_size", "64", "96"]]
-    wrong = dasgm("presets", "--diff", "pdarts", "pdart-upstream", cwd=tmp_path)
-    assert wrong.returncode == 2 and "did you mean 'pdarts-upstream'" in wrong.stderr
-    assert len(wrong.stderr.splitlines()) == 1
+    code, _, wrong = dasgm("presets", "--diff", "pdarts", "pdart-upstream", cwd=tmp_path)
+    assert code == 2 and "did you mean 'pdarts-upstream'" in wrong and len(wrong.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_own_preset_that_is_wrong_is_one_line(tmp_path, monkeypatch, text, words
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_own_preset_by_its_path(tmp_path):
+def test_own_preset_by_its_path(dasgm, tmp_path):
     (tmp_path / "mine.json").write_text('{"parent": "pdarts", "overrides": {"method.max_skips": 4}}')
     assert preset(str(tmp_path / "mine.json")).config.method == replace(preset("pdarts").config.method, max_skips=4)
     two = {"method.operations": [8, 4], "method.added-cells": [0, 3], "method.skip_dropout_rates": [0.0, 0.5]}
@@ -163,8 +165,8 @@ def test_own_preset_by_its_path(tmp_path):
     stages = preset(str(tmp_path / "two.json")).config.stages
     assert [(stage.cells, len(stage.operations[0][0])) for stage in stages] == [(5, 8), (8, 4)]
     (tmp_path / "wrong.json").write_text('{"parent": "pdart"}')
-    done = dasgm("presets", "wrong.json", cwd=tmp_path)
-    assert done.returncode == 2 and "did you mean 'pdarts'" in done.stderr and len(done.stderr.splitlines()) == 1
+    code, _, err = dasgm("presets", "wrong.json", cwd=tmp_path)
+    assert code == 2 and "did you mean 'pdarts'" in err and len(err.splitlines()) == 1
 
 
 def test_random_genotypes_are_uniform():
@@ -188,11 +190,11 @@ def test_random_genotypes_are_uniform():
     assert Genotype.random(1) == Genotype.random(1) != Genotype.random(2)
 
 
-def test_random_command_writes_a_genotype(tmp_path):
-    done = dasgm("random", "--seed", "7", "--output", "g.json", cwd=tmp_path)
-    assert done.returncode == 0 and Genotype.load(tmp_path / "g.json") == Genotype.random(7)
-    lost = dasgm("random", "--output", "nowhere/g.json", cwd=tmp_path)
-    assert lost.returncode == 2 and "nowhere/g.json: No such file" in lost.stderr and len(lost.stderr.splitlines()) == 1
+def test_random_command_writes_a_genotype(dasgm, tmp_path):
+    code, _, _ = dasgm("random", "--seed", "7", "--output", "g.json", cwd=tmp_path)
+    assert code == 0 and Genotype.load(tmp_path / "g.json") == Genotype.random(7)
+    code, _, lost = dasgm("random", "--output", "nowhere/g.json", cwd=tmp_path)
+    assert code == 2 and "nowhere/g.json: No such file" in lost and len(lost.splitlines()) == 1
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
         Genotype.random(7).save(tmp_path / "folder")

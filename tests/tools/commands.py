@@ -36,13 +36,18 @@ def two_cpus() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
-def start(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
-    """`python WORDS`."""
+def environment_with(**more: str) -> dict[str, str]:
+    """That of a command: this process's without what is Ray's and MLflow's, on one thread, without a GPU."""
     ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}:{TOOLS}"}
+    return {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))} | ours | more
+
+
+def start(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """`python WORDS`; a process that begins at once is warm.py's."""
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))} | ours | environment,
+        env=environment_with(**environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -125,17 +130,18 @@ def probes(path: Path) -> list[dict[str, Any]]:
 
 OTHER_RAY = """
 import os, ray, sys
-ray.init(address="local", num_cpus=1, include_dashboard=True, dashboard_port=0, _temp_dir=sys.argv[1])
+dashboard = dict(include_dashboard=True, dashboard_port=0) if "dashboard" in sys.argv else dict(include_dashboard=False)
+ray.init(address="local", num_cpus=1, _temp_dir=sys.argv[1], **dashboard)
 print("up", flush=True)
 sys.stdin.read()
 """
 
 
-def another_ray(folder: Path) -> subprocess.Popen[str]:
-    """An unrelated Ray on this machine; it ends with its standard input."""
+def another_ray(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """An unrelated Ray on this machine, with ten more processes if `more` is "dashboard". It ends with its input."""
     environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(
-        [sys.executable, "-c", OTHER_RAY, str(folder)],
+        [sys.executable, "-c", OTHER_RAY, str(folder), *more],
         env=os.environ | environment | {"RAY_AUTH_MODE": "disabled"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

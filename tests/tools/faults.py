@@ -19,7 +19,7 @@ from dasgm.store.records import read_lines
 from dasgm.store.run import state_of
 
 TINY = {"gan": "none", "method.epochs": 3, "method.arch_start_epoch": 1, "method.channels": 2, "batch_size": 8}
-TINY |= {"data.limit": 200, "data.holdout": 0.2, "pictures_every": 9}
+TINY |= {"data.limit": 100, "data.holdout": 0.2, "pictures_every": 9}
 TINY |= {"proxy.epochs": 1, "proxy.channels": 4, "proxy.batch_size": 8}
 
 

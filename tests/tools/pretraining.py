@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import finish, start
+from shared import once
 
 from dasgm.config import SearchConfig, override
 from dasgm.jobs.session import Hooks
@@ -40,20 +42,22 @@ def small(**changes: Any) -> SearchConfig:
     return override(preset("quickstart").config, CHANGES | {"freeze_gan": True} | changes)
 
 
-def pretraining(storage: Path, *more: str) -> Any:
-    """The real command."""
+def pretraining(storage: Path, begin: Callable[..., Any]) -> Any:
+    """The real command, begun by `commands.start`, or forked."""
     words = ["pretrain", "quickstart", "--no-search-discriminator", *OWN, "--storage", str(storage), "--name", "gan"]
-    return start("-m", "dasgm", *words, *more)
+    return begin("-m", "dasgm", *words)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """A finished pre-training, stock discriminator."""
-    storage = tmp_path_factory.mktemp("made")
-    code, out, err = finish(pretraining(storage))
-    assert (code, err) == (0, ""), (out, err)
-    assert "images to their label" in out
-    return storage / "gan"
+
+    def make(storage: Path) -> None:
+        code, out, err = finish(pretraining(storage, start))
+        assert (code, err) == (0, ""), (out, err)
+        assert "images to their label" in out
+
+    return once(tmp_path_factory, "pretraining", make) / "gan"
 
 
 def with_file(made: Path, **changes: Any) -> SearchConfig:

@@ -46,7 +46,7 @@ def watch(path: str) -> None:
     with open(path, "a") as file:
         while True:
             print(json.dumps(look()), file=file, flush=True)
-            time.sleep(0.5)
+            time.sleep(1)
 
 
 if __name__ == "__main__":

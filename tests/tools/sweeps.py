@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from dasgm.store.run import Run
 SWEEP = str(ROOT / "tuning" / "sweep.py")
 
 
-def sweep(storage: Path, *more: str, **environment: str) -> Any:
+def sweep(storage: Path, *more: str, begin: Callable[..., Any] = start, **environment: str) -> Any:
     """The command, tiny."""
-    return start(SWEEP, "--storage", str(storage), "--name", "s", *TINY, *more, **environment)
+    return begin(SWEEP, "--storage", str(storage), "--name", "s", *TINY, *more, **environment)
 
 
 def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:

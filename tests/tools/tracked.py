@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from PIL import Image
+from shared import once
 
 from cluster import stores
 from dasgm.store.files import write_atomic
@@ -97,12 +98,14 @@ def write_sweep(folder: Path, state: str = "finished") -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite store with its schema, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    """An empty SQLite store with its schema, which takes seconds to make, to be copied."""
+
+    def make(folder: Path) -> None:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return once(tmp_path_factory, "mlflow-store", make) / "mlflow.db"
 
 
 @pytest.fixture

@@ -137,10 +137,10 @@ def test_nothing_is_left(swept):
     assert not Run(swept.folder).busy
 
 
-def test_finished_sweep_called_again_prints_its_ranking(swept):
+def test_finished_sweep_called_again_prints_its_ranking(swept, warm):
     before = (swept.folder / "t000" / "metrics.jsonl").read_bytes()
     begun = now()
-    code, out, err = finish(sweep(swept.storage, *MIXED))
+    code, out, err = finish(sweep(swept.storage, *MIXED, begin=warm.start))
     assert (code, err) == (0, "") and "best genotype" in out and "starting Ray" not in out
     assert (swept.folder / "t000" / "metrics.jsonl").read_bytes() == before
     assert now() - begun < 60
@@ -162,17 +162,17 @@ REFUSED: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize("words,says", REFUSED, ids=lambda value: value[-1] if isinstance(value, list) else None)
-def test_refused_in_one_line_and_nothing_written(swept, words, says):
+def test_refused_in_one_line_and_nothing_written(swept, warm, words, says):
     before = (swept.folder / "sweep.json").read_bytes()
-    code, out, err = finish(sweep(swept.storage, *words))
+    code, out, err = finish(sweep(swept.storage, *words, begin=warm.start))
     assert code == 2 and says in err and len(err.strip().splitlines()) == 1, (code, err)
     assert err.startswith("error: ") and "Ray" not in out
     assert not (swept.storage / "new").exists() and (swept.folder / "sweep.json").read_bytes() == before
 
 
-def test_second_sweep_of_a_name_is_refused(swept):
+def test_second_sweep_of_a_name_is_refused(swept, warm):
     with Run(swept.folder):
-        code, out, err = finish(sweep(swept.storage, *MIXED))
+        code, out, err = finish(sweep(swept.storage, *MIXED, begin=warm.start))
     assert code == 2 and f"process {os.getpid()} on " in err and len(err.strip().splitlines()) == 1, err
 
 

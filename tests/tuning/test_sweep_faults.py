@@ -168,7 +168,7 @@ def test_two_sweeps_at_once_under_load_and_a_third_on_the_folder_of_one(tmp_path
     """Each with a Ray of its own, beside a third Ray, while a loop runs on each CPU."""
     words = [*ASYNCHRONOUS[:1], "--num-trials=1"]
     elsewhere = Path(tempfile.mkdtemp(prefix="r-"))
-    other = another_ray(elsewhere)
+    other = another_ray(elsewhere, "dashboard")
     with busy():
         processes = [sweep(tmp_path, *words), sweep(tmp_path, *words, "--name=other")]
         wait_for(processes[0], lambda: (tmp_path / "s" / "t000" / "run.json").exists())

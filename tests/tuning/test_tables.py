@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import ROOT, finish
 from optuna.trial import TrialState
 from proposals import end
 from scipy import integrate, special
@@ -146,8 +144,7 @@ def test_rows_are_compared_with_their_own_baseline():
         (["--rows", "pdarts", "--data-dir", "nowhere"], "nowhere"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path, words, says):
-    command = [sys.executable, str(ROOT / "tuning" / "reproduce.py"), *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_what_is_wrong_is_one_line(tmp_path, warm, words, says):
+    code, _, err = finish(warm.start(str(ROOT / "tuning" / "reproduce.py"), *words, cwd=tmp_path))
+    assert code == 2 and says in err and len(err.splitlines()) == 1, err
     assert not list(tmp_path.glob("*")), "nothing is left half-written"

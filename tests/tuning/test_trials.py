@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import TOOLS
+from commands import TOOLS, finish
 from optuna.trial import FixedTrial, TrialState
 from proposals import BASE, GAVE_UP, end, interrupt, propose
 from ray.tune.search import Searcher
@@ -77,7 +75,7 @@ for ray_id in "xyz":
 """
 
 
-def test_a_new_process_proposes_what_the_old_one_would_have(tmp_path):
+def test_a_new_process_proposes_what_the_old_one_would_have(tmp_path, warm):
     def begun(folder: Path) -> Proposer:
         folder.mkdir()
         proposer = propose(folder)
@@ -90,8 +88,8 @@ def test_a_new_process_proposes_what_the_old_one_would_have(tmp_path):
     expected = [same.suggest("7")["name"], same.study.trials[7].params]
     begun(tmp_path / "two")
     code = CODE.replace("TOOLS", str(TOOLS))
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "two")], capture_output=True, text=True)
-    assert f"{expected[0]} {expected[1]}" in done.stdout.splitlines(), done.stderr
+    _, out, err = finish(warm.start("-c", code, str(tmp_path / "two")))
+    assert f"{expected[0]} {expected[1]}" in out.splitlines(), err
 
 
 def test_unfinished_trials_come_first_and_none_is_proposed_twice(tmp_path):

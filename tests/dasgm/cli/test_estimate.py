@@ -14,8 +14,8 @@ from dasgm.jobs.session import Hooks
 from dasgm.presets import preset
 from dasgm.store.run import Run
 
-SMALL = {"method.epochs": 2, "method.channels": 2, "gan": "none", "threads": 1}
-SMALL |= {"data.limit": 200, "data.holdout": 0.2, "batch_size": 16, "pictures_every": 9, "checkpoints": 1}
+SMALL = {"method.epochs": 2, "method.channels": 2, "gan": "none", "threads": 1, "order": "first"}
+SMALL |= {"data.limit": 100, "data.holdout": 0.2, "batch_size": 16, "pictures_every": 9, "checkpoints": 1}
 PROXY = {"proxy.channels": 4, "proxy.cells": 3, "proxy.batch_size": 8}
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import ROOT, finish, start
+from warm import Warm
 
 from dasgm.config import PretrainConfig, SearchConfig, mathematics, override
 from dasgm.presets import preset
 
 
-def dasgm(*words: str, cwd: Path, script: str = "-mdasgm", **more: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
-    command = [sys.executable, script, *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+@pytest.fixture
+def dasgm(warm: Warm) -> Callable[..., tuple[int, str, str]]:
+    """The command: its exit code, output and errors."""
+    return lambda *words, cwd, **environment: finish(warm.start("-m", "dasgm", *words, cwd=cwd, **environment))
 
 
 def pictures(folder: Path, classes: dict[str, int], broken: int = 0) -> Path:
@@ -98,12 +99,12 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("what", "words", "says"), BAD, ids=[what for what, _, _ in BAD])
-def test_bad_input_is_one_line(place, what, words, says):
+def test_bad_input_is_one_line(dasgm, place, what, words, says):
     before = sorted(str(p) for p in place.rglob("*"))
-    done = dasgm(*words, cwd=place)
-    errors = done.stderr.strip().splitlines()
-    assert done.returncode == 2, (done.stdout[-500:], done.stderr)
-    assert len(errors) == 1 and errors[0].startswith("error: "), done.stderr
+    code, out, err = dasgm(*words, cwd=place)
+    errors = err.strip().splitlines()
+    assert code == 2, (out[-500:], err)
+    assert len(errors) == 1 and errors[0].startswith("error: "), err
     assert says in errors[0]
     left = [p for p in sorted(str(p) for p in place.rglob("*")) if p not in before]
     assert not [p for p in left if Path(p).is_file() and "cache" not in p], left
@@ -120,16 +121,16 @@ def test_bad_input_is_one_line(place, what, words, says):
         (["--threads", "-1"], "threads"),
     ],
 )
-def test_a_mistake_in_an_option_is_one_line(tmp_path, words, says):
-    done = dasgm("search", *words, cwd=tmp_path)
-    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_a_mistake_in_an_option_is_one_line(dasgm, tmp_path, words, says):
+    code, _, err = dasgm("search", *words, cwd=tmp_path)
+    assert code == 2 and says in err and len(err.splitlines()) == 1, err
 
 
 def test_help_is_quick_and_teaches(tmp_path):
-    done = dasgm("search", "--help", cwd=tmp_path)
-    assert done.returncode == 0
+    code, out, _ = finish(start("-m", "dasgm", "search", "--help", cwd=tmp_path))
+    assert code == 0
     for word in ("--val-portion", "--gan.generator-lr", "quickstart", "biggan", "same command"):
-        assert word in done.stdout
+        assert word in out
     code = "import sys; from dasgm import cli; assert 'torch' not in sys.modules and 'tyro' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
@@ -190,15 +191,15 @@ def test_readmes_python_way(tmp_path):
     assert 0 <= float(accuracy) <= 1 and int(parameters) > 10_000
 
 
-def test_dry_run_says_what_it_would_cost_and_writes_nothing(tmp_path):
-    done = dasgm("search", "--dry-run", "--gan.warmup", "20", cwd=tmp_path)
-    assert done.returncode == 0 and not list(tmp_path.iterdir()), done.stderr
+def test_dry_run_says_what_it_would_cost_and_writes_nothing(dasgm, tmp_path):
+    code, out, err = dasgm("search", "--dry-run", "--gan.warmup", "20", cwd=tmp_path)
+    assert code == 0 and not list(tmp_path.iterdir()), err
     for part in ("J_1 674, J_2 673, J_val 150", "W 72,854, A 224", "warm-up", "proxy", "hours a search", "MiB"):
-        assert part in done.stdout, part
+        assert part in out, part
 
 
-def test_draw_runs_and_report_succeed(tmp_path):
-    assert dasgm("draw", "PC_DARTS_cifar", "--output", "cells.svg", cwd=tmp_path).returncode == 0
+def test_draw_runs_and_report_succeed(dasgm, tmp_path):
+    assert dasgm("draw", "PC_DARTS_cifar", "--output", "cells.svg", cwd=tmp_path)[0] == 0
     assert (tmp_path / "cells.svg").read_text().count("sep conv") >= 6
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
@@ -207,16 +208,16 @@ def test_draw_runs_and_report_succeed(tmp_path):
         '{"epoch": 1, "phase": "search 1", "time": 1.0, "val/accuracy": 0.625}\n'
         '{"epoch": 1, "phase": "best", "time": 2.0, "best/proxy": 0.75, "best/proxy_error": 0.03}\n'
     )
-    done = dasgm("runs", cwd=tmp_path)
-    assert done.returncode == 0 and all(part in done.stdout for part in ("mine", "finished", "0.625", "0.750 ± 0.030"))
+    code, out, _ = dasgm("runs", cwd=tmp_path)
+    assert code == 0 and all(part in out for part in ("mine", "finished", "0.625", "0.750 ± 0.030"))
     long = tmp_path / "runs" / ("a-sweep-with-a-long-name" * 3) / "t000-and-its-trial"
     shutil.copytree(folder, long)
-    assert str(long.relative_to(tmp_path / "runs")) in dasgm("runs", cwd=tmp_path).stdout, "whole, in a pipe"
+    assert str(long.relative_to(tmp_path / "runs")) in dasgm("runs", cwd=tmp_path)[1], "whole, in a file"
     shutil.copytree(tmp_path / "runs", tmp_path / "home" / "runs")
-    done = dasgm("runs", "--storage=~/runs", cwd=tmp_path, HOME=str(tmp_path / "home"))
-    assert done.returncode == 0 and "mine" in done.stdout, "bash does not expand it"
-    done = dasgm("report", "runs/mine", cwd=tmp_path)
-    assert done.returncode == 0 and "75.0" in (folder / "report.html").read_text()
+    code, out, _ = dasgm("runs", "--storage=~/runs", cwd=tmp_path, HOME=str(tmp_path / "home"))
+    assert code == 0 and "mine" in out, "bash does not expand it"
+    code, _, _ = dasgm("report", "runs/mine", cwd=tmp_path)
+    assert code == 0 and "75.0" in (folder / "report.html").read_text()
 
 
 SEARCH_SETTINGS = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from commands import finish, start, wait_for
+from commands import finish, wait_for
 from groups import join
 from outcomes import rows_of
 from processes import spawn
 from torch.nn import functional as F
+from warm import Command, Warm
 
 from dasgm.cli import main as cli
 from dasgm.cli.evaluate import choose_training
@@ -202,8 +204,8 @@ def own_batch(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_workers_take_the_step_of_one_that_averages_their_losses(tmp_path):
-    spawn(own_batch, (str(tmp_path),), nprocs=WORKERS)
+def test_two_workers_take_the_step_of_one_that_averages_their_losses(tmp_path, warm):
+    spawn(warm, own_batch, str(tmp_path), nprocs=WORKERS)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORKERS))
     torch.set_default_dtype(torch.float64)
     try:
@@ -282,8 +284,9 @@ def words(storage: Path, *more: str, genotype: str = "DARTS_V2") -> list[str]:
     return ["evaluate", genotype, "--dataset=digits", "--name=run", *settings, *more, "--storage", str(storage)]
 
 
-def evaluation(storage: Path) -> Any:
-    return start("-m", "dasgm", *words(storage))
+@pytest.fixture
+def evaluation(warm: Warm) -> Callable[[Path], Command]:
+    return lambda storage: warm.start("-m", "dasgm", *words(storage))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -291,7 +294,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {"rows": rows_of(folder)} | model
 
 
-def test_killed_or_stopped_it_goes_on_to_the_same_bits_and_refuses_another_schedule(tmp_path, capsys):
+def test_killed_or_stopped_it_goes_on_to_the_same_bits_and_refuses_another_schedule(tmp_path, capsys, evaluation):
     folder = tmp_path / "cut" / "run"
     cut = evaluation(tmp_path / "cut")
     wait_for(cut, lambda: len(read_lines(folder / "metrics.jsonl")) >= 2)

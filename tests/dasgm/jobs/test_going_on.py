@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from buckets import Server, serve
-from forked import Forked, said
+from forked import begin, said
 from outcomes import rows_of
 from patience import until
+from warm import Command, Warm
 
 from dasgm.config import override
 from dasgm.jobs.session import Interrupted
@@ -41,17 +41,11 @@ SECONDS = {"no number of seconds": math.nan, "endless seconds": math.inf, "negat
 
 
 @pytest.fixture(scope="module")
-def forked() -> Iterator[Forked]:
-    with Forked() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def undisturbed(forked: Forked, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(warm_process: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search with a GAN, and one with a proxy."""
     storage = tmp_path_factory.mktemp("undisturbed")
     for name, overrides in (("gan", WITH_GAN), ("proxy", WITH_PROXY)):
-        assert forked.wait(forked.start(overrides, storage / name)) == 0, said(storage / name)
+        assert begin(warm_process, overrides, storage / name).wait() == 0, said(storage / name)
     return storage
 
 
@@ -83,23 +77,23 @@ def part(storage: Path) -> Path:
     return next((storage / "cache").glob("gan-*.part"), storage / "none")
 
 
-def end(forked: Forked, pid: int, moment: Callable[[], Any], number: int) -> int:
+def end(search: Command, moment: Callable[[], Any], number: int) -> int | None:
     """Send a search the signal at a moment; its exit code."""
     until(moment, 0.005)
-    os.kill(pid, number)
-    return forked.wait(pid)
+    search.send_signal(number)
+    return search.wait()
 
 
-def test_a_warm_up_goes_on_after_each_kill_and_stop(forked: Forked, undisturbed: Path, storage: Path) -> None:
+def test_a_warm_up_goes_on_after_each_kill_and_stop(warm: Warm, undisturbed: Path, storage: Path) -> None:
     run = storage / "gan"
     for number, code in ((signal.SIGKILL, -9), (signal.SIGKILL, -9), (signal.SIGINT, 130)):
         before = version(part(storage))
-        pid = forked.start(WITH_GAN, run)
-        assert end(forked, pid, lambda before=before: version(part(storage)) != before, number) == code, said(run)
+        search = begin(warm, WITH_GAN, run)
+        assert end(search, lambda before=before: version(part(storage)) != before, number) == code, said(run)
         assert state_of(run) == "interrupted"
         assert {path.suffix for path in (storage / "cache").glob("gan-*")} == {".lock", ".part"}
     done = unpacked(part(storage))
-    assert forked.wait(forked.start(WITH_GAN, run)) == 0, said(run)
+    assert begin(warm, WITH_GAN, run).wait() == 0, said(run)
     assert same(run, undisturbed / "gan")
     begun = [int(line.split()[-3]) for line in said(run) if line.startswith("GAN warm-up: going on after iteration")]
     assert len(begun) == 3 and 0 < begun[0] < begun[1] < begun[2] == done["iteration"] < 40
@@ -108,15 +102,15 @@ def test_a_warm_up_goes_on_after_each_kill_and_stop(forked: Forked, undisturbed:
 
 
 def test_another_search_takes_over_the_warm_up_of_one_that_is_killed(
-    forked: Forked, undisturbed: Path, storage: Path
+    warm: Warm, undisturbed: Path, storage: Path
 ) -> None:
-    first = forked.start(WITH_GAN, storage / "first")
+    first = begin(warm, WITH_GAN, storage / "first")
     until(lambda: part(storage).exists(), 0.005)
-    second = forked.start(WITH_GAN, storage / "gan")
+    second = begin(warm, WITH_GAN, storage / "gan")
     until(lambda: any(line.startswith("judge: ") for line in said(storage / "gan")))  # before it waits
     before = version(part(storage))
-    assert end(forked, first, lambda: version(part(storage)) != before, signal.SIGKILL) == -9
-    assert forked.wait(second) == 0, said(storage / "gan")
+    assert end(first, lambda: version(part(storage)) != before, signal.SIGKILL) == -9
+    assert second.wait() == 0, said(storage / "gan")
     assert any(line.startswith("GAN warm-up: going on after iteration") for line in said(storage / "gan"))
     assert same(storage / "gan", undisturbed / "gan")
 
@@ -178,14 +172,14 @@ def of_proxy(run: Path) -> list[str]:
     return [path.name for path in Run(run).checkpoints() if path.name.endswith(".proxy.safetensors")]
 
 
-def test_a_proxy_goes_on_after_its_last_whole_epoch(forked: Forked, undisturbed: Path, storage: Path) -> None:
+def test_a_proxy_goes_on_after_its_last_whole_epoch(warm: Warm, undisturbed: Path, storage: Path) -> None:
     run = storage / "proxy"
     for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         before = of_proxy(run)
-        pid = forked.start(WITH_PROXY, run)
-        assert end(forked, pid, lambda before=before: of_proxy(run) != before, number) == code, said(run)
+        search = begin(warm, WITH_PROXY, run)
+        assert end(search, lambda before=before: of_proxy(run) != before, number) == code, said(run)
         assert state_of(run) == "interrupted" and [row["phase"] for row in Run(run).rows()] == ["search 1"]
-    assert forked.wait(forked.start(WITH_PROXY, run)) == 0, said(run)
+    assert begin(warm, WITH_PROXY, run).wait() == 0, said(run)
     begun = [int(line.split()[-3]) for line in said(run) if line.startswith("proxy: going on after epoch")]
     assert len(begun) == 2 and 0 < begun[0] < begun[1] <= 4
     assert any(line.startswith("stopped, epoch ") and " of the proxy begins anew" in line for line in said(run)) or (
@@ -193,7 +187,7 @@ def test_a_proxy_goes_on_after_its_last_whole_epoch(forked: Forked, undisturbed:
     )
     assert same(run, undisturbed / "proxy")
     # of a longer search the proxy is another, for what that has found
-    assert forked.wait(forked.start(WITH_PROXY | {"method.epochs": 2}, run)) == 0, said(run)
+    assert begin(warm, WITH_PROXY | {"method.epochs": 2}, run).wait() == 0, said(run)
     assert sum(line.startswith("proxy: going on") for line in said(run)) == 2
     assert [(row["epoch"], row["phase"]) for row in Run(run).rows()] == [(1, "search 1"), (2, "search 1"), (2, "best")]
     numbers = [(int(path.name[:9]), path.name.count(".")) for path in Run(run).checkpoints()]
@@ -201,18 +195,18 @@ def test_a_proxy_goes_on_after_its_last_whole_epoch(forked: Forked, undisturbed:
 
 
 def test_a_proxy_leaves_the_searchs_checkpoints_and_its_torn_one_is_said(
-    forked: Forked, undisturbed: Path, storage: Path
+    warm: Warm, undisturbed: Path, storage: Path
 ) -> None:
     run = storage / "proxy"
-    assert end(forked, forked.start(WITH_PROXY, run), lambda: of_proxy(run), signal.SIGKILL) == -9
+    assert end(begin(warm, WITH_PROXY, run), lambda: of_proxy(run), signal.SIGKILL) == -9
     of_search, torn = Run(run).checkpoints()
     assert of_search.name[:9] == torn.name[:9] == "000000005" and [torn.name] == of_proxy(run)
     torn.write_bytes(torn.read_bytes()[:-1])
-    assert forked.wait(forked.start(WITH_PROXY, run)) == 0, said(run)
+    assert begin(warm, WITH_PROXY, run).wait() == 0, said(run)
     assert f"checkpoint {torn.name} is torn; going on from the one before" in said(run)
     assert not any(line.startswith("proxy: going on") for line in said(run))
     assert same(run, undisturbed / "proxy") and Run(run).checkpoints()[0] == of_search
-    assert forked.wait(forked.start(WITH_PROXY, run)) == 0 and len(Run(run).rows()) == 2, said(run)
+    assert begin(warm, WITH_PROXY, run).wait() == 0 and len(Run(run).rows()) == 2, said(run)
 
 
 def test_checkpoints_are_kept_and_ordered_by_what_they_are_of(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from faults import config, outcome
-from processes import spawn
+from processes import begin, spawn
+from warm import Warm
 
 from cluster import job
 from dasgm.config import override
@@ -61,40 +62,39 @@ def odd_worker(rank: int, folder: str, workers: int, odd: int, value: float) -> 
         main(override(config(), {"threads": 1}), run.folder, Hooks(say=run.say))
 
 
-def on(folder: Path, workers: int, ends: int = 0) -> None:
-    processes = spawn(worker, (str(folder), workers, ends), nprocs=workers, join=False)
-    while not ends and not processes.join():  # raises what one of them raised
-        pass
-    for process in processes.processes:
-        process.join()
-        assert process.exitcode == (9 if ends else 0)
+def on(warm: Warm, folder: Path, workers: int, ends: int = 0) -> None:
+    if not ends:
+        spawn(warm, worker, str(folder), workers, ends, nprocs=workers)
+        return
+    for process in begin(warm, worker, str(folder), workers, ends, nprocs=workers):
+        assert process.wait() == 9, process.communicate()
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("odd", "value"), [(0, math.nan), (2, 0.5)], ids=["NaN", "finite"])
 def test_a_worker_that_holds_another_A_is_named_by_all_and_the_next_try_goes_on(
-    tmp_path: Path, odd: int, value: float
+    tmp_path: Path, odd: int, value: float, warm: Warm
 ) -> None:
     (tmp_path / "run").mkdir()
-    spawn(odd_worker, (str(tmp_path), 3, odd, value), nprocs=3)
+    spawn(warm, odd_worker, str(tmp_path), 3, odd, value, nprocs=3)
     assert state_of(tmp_path / "run") == "interrupted"
-    on(tmp_path, 3)
+    on(warm, tmp_path, 3)
     assert "going on after epoch 1" in (tmp_path / "run" / "log.txt").read_text()
     assert state_of(tmp_path / "run") == "finished"
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-def test_search_on_two_workers_goes_on_on_one_and_on_four(tmp_path: Path) -> None:
+def test_search_on_two_workers_goes_on_on_one_and_on_four(tmp_path: Path, warm: Warm) -> None:
     for place in (tmp_path, tmp_path / "undisturbed"):
         (place / "run").mkdir(parents=True)
-    on(tmp_path / "undisturbed", 2)
-    on(tmp_path, 2, ends=1)
+    on(warm, tmp_path / "undisturbed", 2)
+    on(warm, tmp_path, 2, ends=1)
     first = read_lines(tmp_path / "run" / "metrics.jsonl")
     for workers in (1, 4, 2):
         folder = tmp_path / str(workers)
         shutil.copytree(tmp_path / "run", folder / "run")
-        on(folder, workers)
+        on(warm, folder, workers)
         rows, log = read_lines(folder / "run" / "metrics.jsonl"), (folder / "run" / "log.txt").read_text()
         assert [row["epoch"] for row in rows] == [1, 2, 3, 3] and rows[:1] == first
         assert "going on after epoch 1" in log and state_of(folder / "run") == "finished"

@@ -41,14 +41,14 @@ def test_folder_is_a_runs(made):
     assert replace(config, pictures_every=1) == replace(PretrainConfig.of(small()), pictures_every=1)
 
 
-def test_killed_pretraining_goes_on_to_the_same_bits(made, tmp_path):
+def test_killed_pretraining_goes_on_to_the_same_bits(made, tmp_path, warm):
     shutil.copytree(made.parent / "cache", tmp_path / "cache")
-    process = pretraining(tmp_path)
+    process = pretraining(tmp_path, warm.start)
     wait_for(process, lambda: Run(tmp_path / "gan").checkpoints())
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert state_of(tmp_path / "gan") == "interrupted"
-    code, out, err = finish(pretraining(tmp_path))
+    code, out, err = finish(pretraining(tmp_path, warm.start))
     assert code == 0 and "going on after epoch" in out, err
     assert rows_of(tmp_path / "gan") == rows_of(made)
     for name in ("gan.safetensors", "gan.json"):
@@ -128,8 +128,8 @@ def averaged_gradients(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_workers_take_the_step_of_one_that_averages(tmp_path, data):
-    spawn(averaged_gradients, (str(tmp_path),), nprocs=2)
+def test_two_workers_take_the_step_of_one_that_averages(tmp_path, data, warm):
+    spawn(warm, averaged_gradients, str(tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in "GE":
         for k, t in first[name]["module"].items():
@@ -147,12 +147,12 @@ def test_two_workers_take_the_step_of_one_that_averages(tmp_path, data):
         torch.testing.assert_close(first["G"]["module"][k], p.detach(), rtol=1e-4, atol=1e-6, msg=k)
 
 
-def test_pretrain_from_one_command(tmp_path, made):
+def test_pretrain_from_one_command(tmp_path, made, warm):
     """Pre-trains, searches frozen; another seed finds it; a whole new length is another."""
     shutil.copytree(made.parent / "cache", tmp_path / "cache")
     words = ["-m", "dasgm", "search", "quickstart", *WORDS, "--freeze-gan", "--pretrain", "--storage", str(tmp_path)]
     words += ["--gan.pretrain-iterations=30", "--method.epochs=1"]
-    code, out, err = finish(start(*words, "--name=one"))
+    code, out, err = finish(warm.start(*words, "--name=one"))
     assert (code, err) == (0, "") and "pre-training first: 30 iterations" in out, (out, err)
     (folder,) = tmp_path.glob("gan-biggan-digits-s0-*")
     assert Run(folder).about["state"] == Run(tmp_path / "one").about["state"] == "finished"

@@ -8,15 +8,15 @@ import math
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import torch
+from commands import finish
 from hostile import command
 from samples import sealed, tensor_file
+from warm import Warm
 
 from dasgm.store.files import LARGEST
 from dasgm.store.records import FORMAT, read_lines
@@ -108,15 +108,15 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_checkpoints_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Path) -> None:
+def test_checkpoints_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Path, warm: Warm) -> None:
     folders = []
     for i, make in enumerate(CHECKPOINTS.values()):
         folders.append(tmp_path / str(i))
         folders[-1].mkdir()
         sealed(folders[-1], make(tmp_path / "canary"))
-    done = subprocess.run([sys.executable, "-c", LIMITED, *map(str, folders)], capture_output=True, text=True)
-    said = done.stdout.splitlines()
-    assert done.returncode == 0 and not done.stderr and len(said) == len(CHECKPOINTS), (done.stdout, done.stderr)
+    code, out, err = finish(warm.start("-c", LIMITED, *map(str, folders)))
+    said = out.splitlines()
+    assert (code, err) == (0, "") and len(said) == len(CHECKPOINTS), (out, err)
     assert all(line.startswith("checkpoint /checkpoints/") for line in said), said
     reasons = dict(zip(CHECKPOINTS, said, strict=True))
     for says, names in {
@@ -150,7 +150,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_weights_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Path) -> None:
+def test_weights_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Path, warm: Warm) -> None:
     os.mkfifo(tmp_path / "pipe")
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(2**40)
@@ -158,9 +158,9 @@ def test_weights_of_an_attacker_run_nothing_and_take_no_memory(tmp_path: Path) -
     for i, make in enumerate(CHECKPOINTS.values()):
         paths.append(tmp_path / str(i))
         (tmp_path / str(i)).write_bytes(make(tmp_path / "canary"))
-    done = subprocess.run([sys.executable, "-c", WEIGHTS, *map(str, paths)], capture_output=True, text=True)
-    said = done.stdout.splitlines()
-    assert done.returncode == 0 and not done.stderr and len(said) == len(paths), (done.stdout, done.stderr)
+    code, out, err = finish(warm.start("-c", WEIGHTS, *map(str, paths)))
+    said = out.splitlines()
+    assert (code, err) == (0, "") and len(said) == len(paths), (out, err)
     assert all(line.startswith("inception-weights : ") for line in said) and "No such file" in said[3], said
     assert not (tmp_path / "canary").exists()
 

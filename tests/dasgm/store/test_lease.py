@@ -104,12 +104,19 @@ def test_living_holder_gives_signs_of_life(server, machine):
         until(lambda: sign() > first)
 
 
+def out_of_reach(server, run: Run, prefix: str) -> None:
+    """As if its time were over. It has sent all it had: who really is out of reach so long sends nothing any more."""
+    run._held.push()
+    assert b"metrics.jsonl" in server.read(f"{prefix}/.manifest")  # what it does not name does not count
+    server.client.delete_object(Bucket="bucket", Key=f"{prefix}/.claims/{run._held.session}")
+
+
 def test_who_was_out_of_reach_too_long_stops_and_spoils_nothing(server, machine):
+    machine("a", 600)  # its own next look is far
     with Run("s3://bucket/r7/x") as late:
         work(late, range(1, 2))
-        until(lambda: b"metrics.jsonl" in server.read("r7/x/.manifest"))  # what it does not name does not count
-        server.client.delete_object(Bucket="bucket", Key=f"r7/x/.claims/{late._held.session}")  # as its time is over
-        machine("b")
+        out_of_reach(server, late, "r7/x")
+        machine("b", 600)
         with Run("s3://bucket/r7/x") as run:
             late._held._signed = 0.0
             work(run, range(2, 4))
@@ -126,8 +133,7 @@ def test_who_was_out_of_reach_while_another_went_on_and_ended_spoils_nothing(ser
     machine("a", 600)  # its own next look is far
     with Run("s3://bucket/r23/x") as late:
         work(late, range(1, 2))
-        until(lambda: b"metrics.jsonl" in server.read("r23/x/.manifest"))
-        server.client.delete_object(Bucket="bucket", Key=f"r23/x/.claims/{late._held.session}")  # as its time is over
+        out_of_reach(server, late, "r23/x")
         machine("b", 600)
         with Run("s3://bucket/r23/x") as run:
             work(run, range(2, 4))
