@@ -16,8 +16,8 @@ from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import SIZES, GanConfig
 from dasgm.given import after
 from dasgm.methods import darts, pcdarts, pdarts
-from dasgm.paper import PAPER, Preset
 from dasgm.plugins import key_of, nearest, plugin
+from dasgm.presets.paper import PAPER, Preset
 from dasgm.store.files import plain, text
 
 # Learns the digits in some 700 iterations of 16: small batches, labels that show from the start, the default operations
