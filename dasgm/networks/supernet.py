@@ -7,7 +7,7 @@ then by input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -35,16 +35,30 @@ class Mixture(NamedTuple):
     """The weights of the relaxed architecture, as the supernet takes them."""
 
     cells: tuple[Tensor, ...]
-    """[edges, operations] for each type of cell (`SearchSpace.cell_types`), each row a softmax."""
+    """[edges, operations] for each type of cell (`SearchSpace.cell_types`), each row by default a softmax."""
     edges: tuple[Tensor, ...] = ()
     """[edges] for each type of cell, a softmax over the edges into each node. Empty: edges have no weights."""
 
 
-class Architecture(nn.Module):
-    """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1)."""
+Relax = Callable[[int, Tensor], Tensor]
+"""(number of a type of cell, its alphas [edges, operations]) -> weights, in the same shape."""
 
-    def __init__(self, stage: Stage, space: SearchSpace) -> None:
+
+def softmax(kind: int, alphas: Tensor) -> Tensor:
+    """DARTS's relaxation (Eq. 2)."""
+    return alphas.softmax(1)
+
+
+class Architecture(nn.Module):
+    """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1).
+
+    Args:
+        relax: makes the weights of the operations, which `forward` returns as a `Mixture`.
+    """
+
+    def __init__(self, stage: Stage, space: SearchSpace, relax: Relax = softmax) -> None:
         super().__init__()
+        self.relax = relax
         self.types, self.inputs, self.edge_weights = space.cell_types, space.inputs, stage.edge_weights
         for name, candidates in zip(self.types, stage.operations, strict=True):
             alphas = 1e-3 * torch.randn(space.edges, _count(candidates, space.edges))
@@ -53,7 +67,11 @@ class Architecture(nn.Module):
             self.register_parameter(f"betas_{name}", nn.Parameter(1e-3 * torch.randn(space.edges)))
 
     def forward(self) -> Mixture:
-        cells = tuple(alphas.softmax(1) for alphas in self._parameters_of("alphas"))
+        return self.relaxed_by(self.relax)
+
+    def relaxed_by(self, relax: Relax) -> Mixture:
+        """The mixture with another relaxation of the operations."""
+        cells = tuple(relax(kind, alphas) for kind, alphas in enumerate(self._parameters_of("alphas")))
         betas = self._parameters_of("betas") if self.edge_weights else ()
         return Mixture(cells, tuple(self._softmax_per_node(each) for each in betas))
 
