@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +33,7 @@ from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.methods._hooks import Method, shifted
+from dasgm.networks.carry import carry, columns
 from dasgm.networks.supernet import Architecture
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Search:
         self.radius_W: float | None = None if exact else RADIUS_W
         self.radius_G: float | None = None if exact else RADIUS_G
         self.method = Method(config.method, config.space, self.device)
-        self.enter(config.method.first(config.space))
+        self._build(config.method.first(config.space))
 
     def _adversary(self, pretrained: Pretrained | None) -> Adversary | NoGan:
         config = self.config
@@ -96,7 +97,16 @@ class Search:
         return found
 
     def enter(self, stage: Stage) -> None:
-        """Begins a stage with a new W and A. The GAN keeps its state."""
+        """Begins a stage with a new W and A, or with what they keep where the stage continues the one before. The GAN
+        keeps its state.
+        """
+        W, A, cells = self.W, self.A, self.method.cells
+        self._build(stage)
+        if stage.continues:
+            carry(W, self.W, partial(self.supernet.kept, W.module))
+            carry(A, self.A, columns(cells, self.method.cells))
+
+    def _build(self, stage: Stage) -> None:
         config, self.stage, self.left = self.config, stage, stage.epochs
         self.method.enter(stage)
         with replay(config.seed, "stage", stage.index):
@@ -247,7 +257,7 @@ class Search:
         They are functions of the epoch and the method's memory, so a checkpoint does not hold them.
         """
         config = self.config
-        self.W.lr = config.learning_rate(self.epoch, self.stage.epochs)
+        self.W.lr = config.learning_rate(*config.method.weight_epoch(self.stage, self.epoch))
         self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
         self.method.begin_epoch(self.epoch)
         self.iterations.restart()
@@ -341,7 +351,7 @@ class Search:
         stage = _stage(state["stage"])
         self._expect(stage)
         self.method.memory = state.get("memory", {})
-        self.enter(stage)
+        self._build(stage)
         epochs = self.config.stages[stage.index].epochs
         self.stage = replace(stage, epochs=epochs)
         self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])

@@ -44,6 +44,8 @@ class Stage:
     """Whether edges are weighted too (PC-DARTS's betas)."""
     skip_dropout: float = 0.0
     """Initial rate of the dropout after skip connections (P-DARTS)."""
+    continues: bool = False
+    """Whether W and A go on as they were, less the operations that edges have lost (DrNAS). Otherwise both are new."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ class MethodConfig:
         that costs measured on them are upper bounds.
         """
         return (self.first(space),)
+
+    def weight_epoch(self, stage: Stage, epoch: int) -> tuple[int, int]:
+        """(epoch, number of epochs) at which the cosine of W's learning rate stands in `epoch` of `stage`."""
+        return epoch, stage.epochs
 
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
         """Rate of the dropout after skip connections in `epoch` (counted from 0) of `stage`."""

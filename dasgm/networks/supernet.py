@@ -7,6 +7,7 @@ then by input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -94,14 +95,15 @@ class Supernet(nn.Module):
     """W: images [N, in_channels, H, W], with H and W divisible by 4, and a mixture -> logits [N, classes].
 
     Raises:
-        ValueError: `stage.channels` is no multiple of 2 * `stage.partial`.
+        ValueError: `stage.channels` is no multiple of 2 and of `stage.partial`.
     """
 
     def __init__(self, stage: Stage, classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        if stage.channels < 1 or stage.channels % (2 * stage.partial):
+        step = math.lcm(2, stage.partial)  # a reduction cell, which halves what passes, has twice as many channels
+        if stage.channels < 1 or stage.channels % step:
             raise ValueError(
-                f"channels = {stage.channels}: the supernet needs a multiple of {2 * stage.partial}"
+                f"channels = {stage.channels}: the supernet needs a multiple of {step}"
                 + (f" (1/{stage.partial} of them pass through the operations)" if stage.partial > 1 else "")
             )
         self.partial = stage.partial
@@ -126,9 +128,27 @@ class Supernet(nn.Module):
             s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], rate)
         return self.head(s1.mean((2, 3)))
 
+    def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this supernet has of tensors by name that belong to one whose edges had more operations."""
+        found = {}
+        for name, t in tensors.items():
+            match name.split("."):
+                case ["cells", cell, "fans", state, "convolutions", operation, *_]:
+                    places = f"cells.{cell}.fans.{state}"
+                    old, new = (net.get_submodule(places) for net in (before, self))
+                    assert isinstance(old, Fan) and isinstance(new, Fan)
+                    if edges := new.having.get(operation):
+                        parts = t.chunk(len(old.having[operation]))
+                        found[name] = torch.cat([parts[old.having[operation].index(edge)] for edge in edges])
+                case _:
+                    found[name] = t
+        return found
+
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
         """All weights of a cell type in one vector: those of the operations, edge by edge, those of the edges, a 0."""
         zero = weights.new_zeros(1)
+        if edges is None and self.partial > 1:  # what bypasses the operations is summed
+            edges = weights.new_ones(len(weights))
         if edges is None:
             return torch.cat([weights.flatten(), zero])
         return torch.cat([(weights * edges[:, None]).flatten(), edges, zero])
