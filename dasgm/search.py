@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import cache, lru_cache
-from itertools import zip_longest
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,15 +31,15 @@ from dasgm.bilevel import (
 )
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
-from dasgm.genotype import SKIP
 from dasgm.methods._base import Relaxation, Stage
+from dasgm.methods._hooks import Method, shifted
+from dasgm.networks.carry import carry, columns
 from dasgm.networks.supernet import Architecture
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.genotype import Genotype
     from dasgm.pretrained import Pretrained
-    from dasgm.spaces._base import SearchSpace
 
 RADIUS_W, RADIUS_G, RADIUS_A = 0.01, 0.1, 0.3  # of the central differences, see docs/algorithm.md
 
@@ -83,7 +81,8 @@ class Search:
         exact = config.hypergradient == "exact"
         self.radius_W: float | None = None if exact else RADIUS_W
         self.radius_G: float | None = None if exact else RADIUS_G
-        self.enter(config.method.first(config.space))
+        self.method = Method(config.method, config.space, self.device)
+        self._build(config.method.first(config.space))
 
     def _adversary(self, pretrained: Pretrained | None) -> Adversary | NoGan:
         config = self.config
@@ -98,11 +97,21 @@ class Search:
         return found
 
     def enter(self, stage: Stage) -> None:
-        """Begins a stage with a new W and A. The GAN keeps its state."""
+        """Begins a stage with a new W and A, or with what they keep where the stage continues the one before. The GAN
+        keeps its state.
+        """
+        W, A, cells = self.W, self.A, self.method.cells
+        self._build(stage)
+        if stage.continues:
+            carry(W, self.W, partial(self.supernet.kept, W.module))
+            carry(A, self.A, columns(cells, self.method.cells))
+
+    def _build(self, stage: Stage) -> None:
         config, self.stage, self.left = self.config, stage, stage.epochs
+        self.method.enter(stage)
         with replay(config.seed, "stage", stage.index):
             self.supernet: Any = config.space.supernet(stage, len(self.data.classes))
-            architecture = Architecture(stage, config.space)
+            architecture = Architecture(stage, config.space, self.method.mixture)
         self.W = Player(
             self.supernet.to(self.device),
             lambda p: torch.optim.SGD(
@@ -138,7 +147,7 @@ class Search:
             `grad/rms_images`, the root mean square by which its central difference moved the pixels of the images (on
             the scale [-1, 1]).
         """
-        W, A, B, gan = self.W, self.A, self.gan.B, self.gan
+        W, A, B, gan, method = self.W, self.A, self.gan.B, self.gan, self.method
         W1, G1, E1 = self.unrolled
         W0, G0, E0 = W1.state(), G1.state(), E1.state()  # the values that the iteration begins with
         stream = self.stream
@@ -146,32 +155,36 @@ class Search:
 
         def L_class(W: Any, A: Any) -> Tensor:
             with replay(stream("class")):
-                return F.cross_entropy(W(x1, A()), y1)
+                return F.cross_entropy(W(x1, shifted(A(), offset)), y1)
 
         def L_GAN(G: Any, B: Any) -> Tensor:
             loss, images = gan.generator_pass(G, E0, B, z, yz, stream("gan"))
             moved.append((images.detach() - x).square().mean())
             return loss
 
-        def L_DASGM(A: Any, W: Any, G: Any) -> Tensor:
+        def L_DASGM(A: Any, W: Any, G: Any) -> tuple[Tensor, Any]:
             with replay(stream("dasgm")):
                 x3, labels = self.compose(G, z3, y3, x2, y2)
-                return F.cross_entropy(W(x3, A()), labels)
+                mixture = A()
+                return F.cross_entropy(W(x3, mixture), labels), mixture
 
         moved: list[Tensor] = []  # of each pass of Eq. 7: mean squared distance of the images from those of stage 2
         taken: dict[str, Tensor | None] = {}
+        offset = method.offset(W, A, x1, y1, stream)
         loss = L_class(W.live, A.fixed)
         taken["classifier"] = loss.detach()
         response_W = W.step(*grad(loss, W))  # Eq. 3
         x, response_G, taken["generator"] = gan.generator_step(z, yz, stream("gan"))  # Eq. 4
         taken["discriminator"] = gan.discriminator_step(x2, y2, x, yz, stream("discriminator"))  # Eq. 5
         if search_architecture:
-            loss = L_DASGM(A, W1, G1)
+            loss, mixture = L_DASGM(A, W1, G1)
             taken["architecture"] = loss.detach()
-            gA, v, u = grad(loss, A, W1, G1)
+            gA, v, u = grad(loss + method.penalty(A), A, W1, G1)
             gA = add(gA, mixed_vjp(L_class, W0, A, response_W(v), self.radius_W))  # Eq. 6
             gB = mixed_vjp(L_GAN, G0, B, response_G(u), self.radius_G)  # Eq. 7
+            A0 = A.state()
             A.step(gA)
+            method.settle(A0, A, mixture)
             B.step(gB)
             taken["grad/B"] = norm(gB) if gB else None
             taken["grad/rms_images"] = torch.stack(moved).mean().sqrt() if moved and self.radius_G else None
@@ -239,37 +252,41 @@ class Search:
         return sum(p.numel() for p in self.W.params.values())
 
     def schedule(self) -> None:
-        """Sets what depends on the epoch: the learning rate of W and the skip dropout.
+        """Sets what depends on the epoch: the learning rate of W, the skip dropout and the numbers of the method.
 
-        Both are functions of the epoch alone, so a checkpoint does not hold them.
+        They are functions of the epoch and the method's memory, so a checkpoint does not hold them.
         """
         config = self.config
-        self.W.lr = config.learning_rate(self.epoch, self.stage.epochs)
+        self.W.lr = config.learning_rate(*config.method.weight_epoch(self.stage, self.epoch))
         self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
+        self.method.begin_epoch(self.epoch)
         self.iterations.restart()
 
     def relaxation(self) -> Relaxation:
         """The weights of the architecture as plain numbers."""
+        architecture: Any = self.A.module
         with torch.no_grad():
-            mixture = self.A()
+            mixture = architecture.relaxed_by(self.method.relaxed)
         return Relaxation(tuple(w.tolist() for w in mixture.cells), tuple(w.tolist() for w in mixture.edges))
 
     def genotype(self) -> Genotype:
         """The genotype that the method derives from the architecture as it is now."""
-        return self.config.method.genotype(self.config.space, self.stage, self.relaxation())
+        return self.method.genotype(self.relaxation())
 
     @torch.no_grad()
     @full_precision()
     def accuracy(self, J: Tensor) -> float:
         """Accuracy of the supernet on images of the training set that it does not learn from, with
-        running statistics.
+        running statistics. A method that draws its mixtures draws one for each batch.
         """
-        A, data = self.A.fixed(), self.data
+        data = self.data
         self.W.agree()
         right, seen = torch.zeros((), dtype=torch.int64, device=self.device), 0
         self.W.module.eval()
-        for i in J[rank() :: world_size()].split(max(self.config.batch_size, 256)):
-            logits = self.W.module(data.to_classifier(data.raw(i)), A)
+        for number, i in enumerate(J[rank() :: world_size()].split(max(self.config.batch_size, 256))):
+            with replay(self.config.seed, rank(), self.iteration, "accuracy", number):
+                mixture = self.A.fixed()
+            logits = self.W.module(data.to_classifier(data.raw(i)), mixture)
             right, seen = right + (logits.argmax(1) == data.labels[i]).sum(), seen + len(i)
         self.W.module.train()
         counts = torch.tensor([right.item(), seen], dtype=torch.float64)
@@ -320,6 +337,7 @@ class Search:
     def state_dict(self) -> dict[str, Any]:
         """The state of the search as plain data and tensors."""
         stage = {"stage": asdict(self.stage), "left": self.left, "iteration": self.iteration}
+        stage |= {"memory": self.method.memory} if self.method.memory else {}
         return stage | {name: player.state_dict() for name, player in self.players.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -332,10 +350,12 @@ class Search:
         """
         stage = _stage(state["stage"])
         self._expect(stage)
-        self.enter(stage)
+        self.method.memory = state.get("memory", {})
+        self._build(stage)
         epochs = self.config.stages[stage.index].epochs
         self.stage = replace(stage, epochs=epochs)
         self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])
+        self.method.begin_epoch(min(self.epoch, epochs - 1))
         for name, player in self.players.items():
             player.load_state_dict(state[name])
         self.iterations.restart()
@@ -377,17 +397,3 @@ def _stage(plain: dict[str, Any]) -> Stage:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def architecture_metrics(space: SearchSpace, stage: Stage, relaxation: Relaxation) -> dict[str, float]:
-    """Mean entropy over the edges (nats) and number of skip connections of the strongest operations, for each cell.
-
-    Skip connections are counted before P-DARTS's cap, which would hide a collapse.
-    """
-    found: dict[str, float] = {}
-    cells = zip_longest(space.cell_types, stage.operations, relaxation.cells, relaxation.edges)
-    for name, operations, weights, edges in cells:
-        entropy = -sum(w * math.log(max(w, 1e-12)) for row in weights for w in row) / len(weights)
-        skips = sum(chosen == SKIP for chosen, _ in space.derive(operations, weights, edges))
-        found |= {f"arch/entropy_{name}": entropy, f"arch/skips_{name}": skips}
-    return found

@@ -17,7 +17,7 @@ from dasgm.store.files import printable, shown
 
 def presets() -> Table:
     """Every preset: the settings that tell it from others, and the published error."""
-    names = ("method", "order", "GAN", "val", "batch", "epochs", "cells", "rates", "published error, % (Table 2)")
+    names = ("method", "order", "GAN", "val", "batch", "epochs", "cells", "rates", "published error, %")
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("preset", *names):
         table.add_column(name, no_wrap=name != names[-1])

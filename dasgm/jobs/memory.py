@@ -79,7 +79,7 @@ def _smaller(config: SearchConfig) -> Any:
     while batch >= 2:
         yield replace(config, batch_size=batch)
         batch //= 2
-    least = 2 * config.stages[0].partial  # a supernet's width is a multiple of it
+    least = math.lcm(2, config.stages[0].partial)  # a supernet's width is a multiple of it
     channels = config.method.channels // (2 * least) * least
     while channels:
         yield override(replace(config, batch_size=2), {"method.channels": channels})

@@ -23,10 +23,11 @@ from dasgm.jobs.proxy import Proxy
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
+from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.network import Network, check_image_size
 from dasgm.pages.figures import draw
 from dasgm.pretrained import Pretrained, chosen
-from dasgm.search import Search, SearchFailed, architecture_metrics
+from dasgm.search import Search, SearchFailed
 
 
 def main(config: SearchConfig, folder: Path, hooks: Hooks | None = None) -> Row:
@@ -175,7 +176,8 @@ class SearchLoop(Loop):
             raise SearchFailed(f"epoch {self.epoch}, stage 3 (architecture): its parameters are not finite")
         row |= self._measure()
         row |= self.took(search.batches)
-        self.early = search.collapsed(row)
+        why = search.method.end_epoch(search.epoch, search.relaxation(), row)
+        self.early = search.collapsed(row) or why
         search.left = 0 if self.early else search.left - 1
         return row | self._record()
 

@@ -20,7 +20,7 @@ from dasgm.bilevel import replay
 from dasgm.config import SearchConfig
 from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, genotype_text, name_of
+from dasgm.genotype import KNOWN, Genotype, genotype_text, name_of
 from dasgm.methods._base import Stage
 from dasgm.networks.network import Form, Network, check_image_size
 from dasgm.networks.operations import reductions
@@ -129,7 +129,7 @@ def measure_search(config: SearchConfig, classes: int, image_size: int) -> Count
     with torch.device("meta"):
         architecture = count(Architecture(first, config.space))
     begun = {"supernet_parameters": total.parameters, "multiply_adds": total.multiply_adds}
-    stages = [begun, *(_bounds(stage, classes, image_size) for stage in later)]
+    stages = [begun, *(_bounds(stage, first, classes, image_size) for stage in later)]
     outline = [
         {"cells": stage.cells, "operations_per_edge": len(stage.operations[0][0])} | counts
         for stage, counts in zip((first, *later), stages, strict=True)
@@ -150,17 +150,17 @@ def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Co
     return costs
 
 
-def _bounds(stage: Stage, classes: int, image_size: int) -> Counts:
-    """[smallest, largest] counts over the operations that an edge may keep: the cheapest and the most expensive of all
-    eight.
+def _bounds(stage: Stage, first: Stage, classes: int, image_size: int) -> Counts:
+    """[smallest, largest] counts over the operations that an edge may keep: the cheapest and the most expensive of the
+    first stage's.
     """
-    full = replace(stage, operations=SearchSpace().everything)
+    full = replace(stage, operations=first.operations)
     costs = _supernet_costs(full, classes, image_size)
     kept = [len(cell[0]) for cell in stage.operations]  # of a normal cell, of a reduction cell
 
     def bounds(of: dict[str, int]) -> list[int]:
         fixed = 0
-        fans: dict[tuple[bool, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(PRIMITIVES, 0))
+        fans: dict[tuple[bool, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(first.operations[0][0], 0))
         for name, value in of.items():
             match name.split("."):
                 # the edges from one state cost the same, and all cells of a type have the same operations

@@ -1,19 +1,30 @@
-"""What a search method is: settings, and a sequence of stages, each with a supernet of its own."""
+"""What a search method is: settings, a sequence of stages, each with a supernet, and hooks into Algorithm 1.
+
+The hooks are pure functions of the configuration and their arguments; their defaults are DARTS. `_hooks.Method` calls
+them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dasgm.genotype import Genotype
+    from dasgm.networks.supernet import Mixture
     from dasgm.spaces._base import SearchSpace
 
 MOST_CELLS, WIDEST = 100, 4096  # largest numbers of cells and channels that are accepted
 Operations = tuple[tuple[str, ...], ...]  # [edges of a cell][operations of the edge]: names
 Weights = Sequence[Sequence[float]]  # [edges of a cell][operations of the edge]: softmax weights
+Times = Mapping[str, "Tensor"]  # the numbers of the epoch, on the device: what `MethodConfig.times` returns
+Memory = dict[str, Any]  # what a method keeps from epoch to epoch, as JSON has it
+NO_MEMORY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class Stage:
     """Whether edges are weighted too (PC-DARTS's betas)."""
     skip_dropout: float = 0.0
     """Initial rate of the dropout after skip connections (P-DARTS)."""
+    continues: bool = False
+    """Whether W and A go on as they were, less the operations that edges have lost (DrNAS). Otherwise both are new."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,28 @@ class Relaxation:
     """For each type of cell (`SearchSpace.cell_types`)."""
     edges: tuple[Sequence[float], ...] = ()
     """The weight of each edge, for each type of cell; empty where edges have no weights."""
+
+
+class CellType(NamedTuple):
+    """A type of cell of a stage."""
+
+    name: str
+    """One of `SearchSpace.cell_types`."""
+    operations: Operations
+    """Names of the candidate operations of each edge: the columns of its alphas."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a method sees of the search at the end of an epoch."""
+
+    space: SearchSpace
+    stage: Stage
+    epoch: int
+    """The epoch of the stage that ends, counted from 0."""
+    relaxation: Relaxation
+    metrics: Mapping[str, float]
+    """What is logged of the epoch, such as `val/accuracy`."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +124,110 @@ class MethodConfig:
         """
         return (self.first(space),)
 
+    def weight_epoch(self, stage: Stage, epoch: int) -> tuple[int, int]:
+        """(epoch, number of epochs) at which the cosine of W's learning rate stands in `epoch` of `stage`."""
+        return epoch, stage.epochs
+
     def skip_dropout(self, stage: Stage, epoch: int) -> float:
         """Rate of the dropout after skip connections in `epoch` (counted from 0) of `stage`."""
         return 0.0
 
-    def genotype(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Genotype:
+    # hooks into Algorithm 1
+
+    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The numbers of an epoch by name, such as a temperature: floats or nested lists of them.
+
+        The other hooks get them as tensors on the device, which are overwritten in place when an epoch begins, so that
+        a CUDA graph reads the new numbers. Names and shapes are the same throughout a stage.
+
+        Args:
+            epoch: counted from 0 in each stage.
+            memory: what `after_epoch` has kept.
+        """
+        return {}
+
+    def relaxed(self, cell: CellType, alphas: Tensor, times: Times) -> Tensor:
+        """The weights of the operations by which A is judged: in genotypes, pictures and `next`. No number is drawn.
+
+        Args:
+            alphas: the parameters of A for this type of cell, [edges, operations].
+
+        Returns:
+            [edges, operations], by default the softmax (DARTS, Eq. 2).
+        """
+        return alphas.softmax(1)
+
+    def mixture(self, cell: CellType, alphas: Tensor, times: Times) -> Tensor:
+        """The weights with which the supernet sums its operations, by default the relaxed ones.
+
+        It is called for each type of cell in each pass of L_class (Eq. 3 and its mixed derivative), of L_DASGM (Eq. 6)
+        and of the supernet's accuracy. Numbers are drawn by `dasgm.bilevel.draws.draw`: all passes of L_class get the
+        same ones, L_DASGM others. Gradients reach the alphas.
+
+        Args:
+            alphas: as `relaxed` has them.
+
+        Returns:
+            [edges, operations].
+        """
+        return self.relaxed(cell, alphas, times)
+
+    def offset(
+        self, mixture: Callable[[], Mixture], loss: Callable[[Mixture], Tensor], times: Times
+    ) -> tuple[Tensor, ...] | None:
+        """What is added to the mixture in L_class, or None. It is called once in an iteration, before Eq. 3.
+
+        A's own step is taken without it. In the mixed derivative of the second order it is a constant.
+
+        Args:
+            mixture: gives the mixture of L_class, without a gradient.
+            loss: mixture -> L_class at the W before the step, on the same batch and with the same draws, but in
+                evaluation mode: batch norms use their running statistics. No gradient reaches W.
+
+        Returns:
+            [edges, operations] for each type of cell.
+        """
+        return None
+
+    def arch_loss(self, alphas: Sequence[Tensor], times: Times) -> Tensor | float:
+        """What is added to L_DASGM for the step of A, a scalar. It may depend on A alone, so that v and u (Eq. 6 and 7)
+        are as they were. The logged loss is without it.
+
+        Args:
+            alphas: [edges, operations] for each type of cell.
+        """
+        return 0.0
+
+    def after_arch_step(
+        self, before: Sequence[Tensor], after: Sequence[Tensor], drawn: Mixture, times: Times
+    ) -> list[Tensor] | None:
+        """The alphas that replace those after the step of A, or None to leave them.
+
+        Args:
+            before, after: the alphas before and after the step, [edges, operations] for each type of cell.
+            drawn: the mixture of L_DASGM in this iteration.
+        """
+        return None
+
+    def after_epoch(self, view: View, memory: Memory) -> str:
+        """Called at the end of each epoch, on every worker, before the checkpoint is written.
+
+        Args:
+            memory: may be written to. It is in the checkpoint, and `times` and `genotype` get it.
+
+        Returns:
+            Why the stage ends here, such as 'the eigenvalue has grown 1.4-fold', or '' to go on.
+        """
+        return ""
+
+    def genotype(
+        self, space: SearchSpace, stage: Stage, relaxation: Relaxation, memory: Mapping[str, Any] = NO_MEMORY
+    ) -> Genotype:
         """The genotype that the weights stand for, as the space derives it (in DARTS's: Section 2.4; with edge weights
         PC-DARTS, Section 3.3).
+
+        Args:
+            memory: what `after_epoch` has kept.
         """
         return space.genotype([
             space.derive(*cell) for cell in zip_longest(stage.operations, relaxation.cells, relaxation.edges)

@@ -9,12 +9,12 @@ of them in the normal cell of the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dasgm.genotype import INPUTS, PRIMITIVES, SKIP, Edge, Genotype, derive
-from dasgm.methods._base import MOST_CELLS, MethodConfig, Operations, Relaxation, Stage
+from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage
 
 if TYPE_CHECKING:
     from dasgm.spaces._base import SearchSpace
@@ -112,7 +112,9 @@ class Config(MethodConfig):
             return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
         return stage.skip_dropout * math.exp(-0.2 * searched)
 
-    def genotype(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Genotype:
+    def genotype(
+        self, space: SearchSpace, stage: Stage, relaxation: Relaxation, memory: Mapping[str, Any] = NO_MEMORY
+    ) -> Genotype:
         (of_normal, of_reduce), (normal, reduce) = stage.operations, relaxation.cells
         return space.genotype([capped(of_normal, normal, self.max_skips), by_input(derive(of_reduce, reduce))])
 

@@ -7,7 +7,8 @@ then by input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -35,16 +36,30 @@ class Mixture(NamedTuple):
     """The weights of the relaxed architecture, as the supernet takes them."""
 
     cells: tuple[Tensor, ...]
-    """[edges, operations] for each type of cell (`SearchSpace.cell_types`), each row a softmax."""
+    """[edges, operations] for each type of cell (`SearchSpace.cell_types`), each row by default a softmax."""
     edges: tuple[Tensor, ...] = ()
     """[edges] for each type of cell, a softmax over the edges into each node. Empty: edges have no weights."""
 
 
-class Architecture(nn.Module):
-    """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1)."""
+Relax = Callable[[int, Tensor], Tensor]
+"""(number of a type of cell, its alphas [edges, operations]) -> weights, in the same shape."""
 
-    def __init__(self, stage: Stage, space: SearchSpace) -> None:
+
+def softmax(kind: int, alphas: Tensor) -> Tensor:
+    """DARTS's relaxation (Eq. 2)."""
+    return alphas.softmax(1)
+
+
+class Architecture(nn.Module):
+    """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1).
+
+    Args:
+        relax: makes the weights of the operations, which `forward` returns as a `Mixture`.
+    """
+
+    def __init__(self, stage: Stage, space: SearchSpace, relax: Relax = softmax) -> None:
         super().__init__()
+        self.relax = relax
         self.types, self.inputs, self.edge_weights = space.cell_types, space.inputs, stage.edge_weights
         for name, candidates in zip(self.types, stage.operations, strict=True):
             alphas = 1e-3 * torch.randn(space.edges, _count(candidates, space.edges))
@@ -53,7 +68,11 @@ class Architecture(nn.Module):
             self.register_parameter(f"betas_{name}", nn.Parameter(1e-3 * torch.randn(space.edges)))
 
     def forward(self) -> Mixture:
-        cells = tuple(alphas.softmax(1) for alphas in self._parameters_of("alphas"))
+        return self.relaxed_by(self.relax)
+
+    def relaxed_by(self, relax: Relax) -> Mixture:
+        """The mixture with another relaxation of the operations."""
+        cells = tuple(relax(kind, alphas) for kind, alphas in enumerate(self._parameters_of("alphas")))
         betas = self._parameters_of("betas") if self.edge_weights else ()
         return Mixture(cells, tuple(self._softmax_per_node(each) for each in betas))
 
@@ -76,14 +95,15 @@ class Supernet(nn.Module):
     """W: images [N, in_channels, H, W], with H and W divisible by 4, and a mixture -> logits [N, classes].
 
     Raises:
-        ValueError: `stage.channels` is no multiple of 2 * `stage.partial`.
+        ValueError: `stage.channels` is no multiple of 2 and of `stage.partial`.
     """
 
     def __init__(self, stage: Stage, classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        if stage.channels < 1 or stage.channels % (2 * stage.partial):
+        step = math.lcm(2, stage.partial)  # a reduction cell, which halves what passes, has twice as many channels
+        if stage.channels < 1 or stage.channels % step:
             raise ValueError(
-                f"channels = {stage.channels}: the supernet needs a multiple of {2 * stage.partial}"
+                f"channels = {stage.channels}: the supernet needs a multiple of {step}"
                 + (f" (1/{stage.partial} of them pass through the operations)" if stage.partial > 1 else "")
             )
         self.partial = stage.partial
@@ -108,9 +128,27 @@ class Supernet(nn.Module):
             s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], rate)
         return self.head(s1.mean((2, 3)))
 
+    def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this supernet has of tensors by name that belong to one whose edges had more operations."""
+        found = {}
+        for name, t in tensors.items():
+            match name.split("."):
+                case ["cells", cell, "fans", state, "convolutions", operation, *_]:
+                    places = f"cells.{cell}.fans.{state}"
+                    old, new = (net.get_submodule(places) for net in (before, self))
+                    assert isinstance(old, Fan) and isinstance(new, Fan)
+                    if edges := new.having.get(operation):
+                        parts = t.chunk(len(old.having[operation]))
+                        found[name] = torch.cat([parts[old.having[operation].index(edge)] for edge in edges])
+                case _:
+                    found[name] = t
+        return found
+
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
         """All weights of a cell type in one vector: those of the operations, edge by edge, those of the edges, a 0."""
         zero = weights.new_zeros(1)
+        if edges is None and self.partial > 1:  # what bypasses the operations is summed
+            edges = weights.new_ones(len(weights))
         if edges is None:
             return torch.cat([weights.flatten(), zero])
         return torch.cat([(weights * edges[:, None]).flatten(), edges, zero])

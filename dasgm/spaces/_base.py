@@ -24,6 +24,10 @@ class SearchSpace:
     """
     inputs: ClassVar[tuple[int, ...]]
     """Number of edges into each node of a cell. Edges are numbered by node, then by input."""
+    kept: ClassVar[int | None] = None
+    """Number of edges that each node keeps in a genotype. None: all of them, so that `none` may be chosen."""
+    shrinks: ClassVar[bool] = False
+    """Whether the supernet says what it has of one whose edges had more operations (`Supernet.kept`)."""
     operations: ClassVar[tuple[str, ...]]
     """Candidate operations of an edge, in the order of the columns of A."""
 

@@ -18,6 +18,7 @@ class SearchSpace(_base.SearchSpace):
 
     cell_types = ("normal", "reduce")
     inputs = INPUTS
+    kept, shrinks = 2, True
     operations = PRIMITIVES
 
     def supernet(self, stage: Stage, classes: int) -> Supernet:

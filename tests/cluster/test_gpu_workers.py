@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,11 @@ SEARCH = [str(ROOT / "cluster" / "search.py"), "quickstart", "--gan=none", "--me
 SEARCH += ["--proxy.epochs=0", "--data.limit=200", "--batch-size=8", "--workers=2"]
 
 
-@pytest.mark.parametrize("gan", ["none", "biggan", "contragan", "stylegan2ada"])
-@pytest.mark.parametrize("method", ["darts", "pdarts", "pcdarts"])
+PAIRS = [*product(("darts", "pdarts", "pcdarts"), ("none", "biggan", "contragan", "stylegan2ada"))]
+PAIRS += product(("betadarts", "sdarts-rs", "sdarts-adv", "gdas", "drnas", "dropnas"), ("none", "biggan"))
+
+
+@pytest.mark.parametrize(("method", "gan"), PAIRS)
 def test_every_search_stays_on_its_device(method: str, gan: str, null_gpu: NullGpu, tmp_path: Path) -> None:
     found = null_gpu("matrix.py", str(tmp_path), method, gan)
     assert len(found) == 4 and not any(found.values()), found

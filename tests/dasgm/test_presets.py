@@ -15,10 +15,11 @@ from warm import Warm
 from dasgm.config import from_json, override, to_json
 from dasgm.genotype import CHOOSABLE, Genotype
 from dasgm.plugins import key_of
-from dasgm.presets import PRESETS, difference, preset, with_method
+from dasgm.presets import PRESETS, difference, preset, small, with_method
+from dasgm.presets.field import FIELD
+from dasgm.presets.paper import PAPER as ROWS
 
-SMALL = {"quickstart", "cifar10-smoke", "cifar10-smoke-pdarts", "cifar10-smoke-pcdarts"}
-PAPER = sorted(set(PRESETS) - SMALL)
+PAPER = sorted(ROWS)
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_difference_is_what_sets_two_apart():
 def test_a_small_search_gets_another_method_at_its_small_size():
     for name in ("quickstart", "cifar10-smoke", "cifar10-smoke-pdarts"):
         config = preset(name).config
-        for key in ("darts", "pdarts", "pcdarts"):
+        for key in ("darts", "pdarts", "pcdarts", "drnas", "dropnas"):
             found = with_method(config, key)
             method = found.method
             assert key_of(method) == key and method.cells <= 3 and method.channels <= 8 and found.total_epochs <= 6
@@ -119,6 +120,36 @@ def test_a_small_search_gets_another_method_at_its_small_size():
     assert with_method(preset("dasgm-darts").config, "pdarts").method == preset("pdarts").config.method
     with pytest.raises(ValueError, match="did you mean 'pdarts'"):
         with_method(preset("quickstart").config, "pdart")
+
+
+# what the other methods' authors use: facts/more-methods, sections 1.2 to 1.9
+FIELD_SETTINGS = {
+    "betadarts": (50, 64, 0.025, 0.001, 3e-4, 5.0, 3e-4, 8, 16),
+    "sdarts-rs": (50, 64, 0.025, 0.001, 3e-4, 5.0, 3e-4, 8, 16),
+    "sdarts-adv": (50, 64, 0.025, 0.001, 3e-4, 5.0, 3e-4, 8, 16),
+    "gdas": (250, 256, 0.025, 0.001, 5e-4, 5.0, 3e-4, 8, 16),
+    "drnas": (50, 64, 0.1, 0.0, 3e-4, 5.0, 6e-4, 20, 36),
+    "dropnas": (76, 96, 0.0375, 0.0015, 3e-4, 3.0, 3e-4, 14, 16),
+}
+
+
+@pytest.mark.parametrize("name", FIELD_SETTINGS)
+def test_other_methods_have_their_authors_settings_plain_and_with_dasgm(name):
+    plain, dasgm = preset(name), preset(f"dasgm-{name}")
+    config, method = plain.config, plain.config.method
+    assert FIELD_SETTINGS[name] == (
+        config.total_epochs, config.batch_size, config.classifier_lr, config.classifier_lr_min,
+        config.classifier_weight_decay, config.classifier_clip, config.arch_lr, method.cells, method.channels,
+    )  # fmt: skip
+    assert (config.arch_weight_decay, config.order, config.searches_discriminator) == (1e-3, "first", False)
+    assert dasgm.config == replace(config, gan=PRESETS["dasgm-darts"].config.gan)
+    assert plain.published and plain.choices and not dasgm.published
+    tiny = small(dasgm.config)
+    assert key_of(tiny.method) == key_of(method) and tiny.order == "first" and tiny.method.cells == 3
+
+
+def test_every_other_method_has_presets():
+    assert set(FIELD) == {row for name in FIELD_SETTINGS for row in (name, f"dasgm-{name}")}
 
 
 def test_listing_describing_and_comparing(dasgm, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -147,10 +148,13 @@ def batches(search: Search) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def brute_force(search: Search, *parts: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def brute_force(
+    search: Search, *parts: Batch, of_W: Callable[[Any], Any] = lambda mixture: mixture
+) -> tuple[Tensor, Tensor, Tensor]:
     """(dL/dA, its direct part, dL/dB) by autograd through Eq. 3 and 4 written out with their graphs.
 
-    Each part is a worker's batch: its losses are drawn from that rank's streams, and all are averaged.
+    Each part is a worker's batch: its losses are drawn from that rank's streams, and all are averaged. `of_W` makes the
+    mixture at which W steps.
     """
     W, A, (G, E, B) = search.W, search.A, search.gan.players
     gan, data = search.gan, search.data
@@ -174,7 +178,7 @@ def brute_force(search: Search, *parts: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
     def L_class(W: Any, stream: Any, x1: Tensor, y1: Tensor, *_: Tensor) -> Tensor:
         with replay(stream("class")):
-            return F.cross_entropy(W(x1, A()), y1)
+            return F.cross_entropy(W(x1, of_W(A())), y1)
 
     def L_GAN(G: Any, stream: Any, *_: Tensor) -> Tensor:
         z, y = gan.draw(BATCH, stream("z"))

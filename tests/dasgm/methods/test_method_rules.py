@@ -16,9 +16,10 @@ from dasgm.genotype import EDGES, PRIMITIVES
 from dasgm.jobs.search import Hooks, main
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import Relaxation
+from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import preset
-from dasgm.search import Search, architecture_metrics
+from dasgm.search import Search
 from dasgm.spaces.darts import SearchSpace
 from dasgm.store.records import read_lines
 
@@ -369,14 +370,12 @@ def test_collapse_ends_every_stage_and_the_search_ends_once(tmp_path):
     torch.set_num_threads(1)
     config = small(**{"stop_entropy": 9.0, "proxy.epochs": 0, "data.limit": 80})
     method = pdarts.Config(epochs=3, cells=3, channels=2, arch_start_epoch=1, added_cells=(0, 0, 0))
-    config = replace(config, method=method)
-    said: list[str] = []
+    config, said = replace(config, method=method), list[str]()
     row = main(config, tmp_path / "run", Hooks(say=said.append))
     phases = [line["phase"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert phases == [*(f"search {s}" for s in (1, 1, 2, 2, 3, 3)), "best"]
-    assert [line.split(":")[0] for line in said if "stopped early" in line] == [
-        f"stopped early after epoch {epoch}" for epoch in (2, 4, 6)
-    ]
+    stopped = [line.split(":")[0] for line in said if "stopped early" in line]
+    assert stopped == [f"stopped early after epoch {epoch}" for epoch in (2, 4, 6)]
     assert not any("no architecture step" in line for line in said)
     assert main(config, tmp_path / "run", Hooks(say=said.append)) == row
 
@@ -385,9 +384,8 @@ def test_a_stage_without_architecture_steps_says_so(tmp_path):
     config = small(**{"proxy.epochs": 0, "data.limit": 80, "method.epochs": 1, "method.arch_start_epoch": 1})
     said: list[str] = []
     main(config, tmp_path / "run", Hooks(say=said.append))
-    assert (
-        sum("no architecture step is taken: the first is in epoch 2, after the last (1)" in line for line in said) == 1
-    )
+    told = "no architecture step is taken: the first is in epoch 2, after the last (1)"
+    assert sum(told in line for line in said) == 1
 
 
 def test_more_epochs_of_a_stage_are_another_search():

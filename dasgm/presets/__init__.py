@@ -1,4 +1,4 @@
-"""Whole configurations by name: the paper's rows (paper.py), and small sizes of the same search.
+"""Whole configurations by name: the paper's rows (paper.py), other methods (field.py), and small sizes of both.
 
 A user's own preset is a JSON file {"parent": NAME, "overrides": {"gan.generator_lr": 1e-4}}; its path serves as a name.
 """
@@ -16,8 +16,10 @@ from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import SIZES, GanConfig
 from dasgm.given import after
 from dasgm.methods import darts, pcdarts, pdarts
-from dasgm.paper import PAPER, Preset
+from dasgm.methods._base import MethodConfig
 from dasgm.plugins import key_of, nearest, plugin
+from dasgm.presets.field import FIELD
+from dasgm.presets.paper import PAPER, Preset
 from dasgm.store.files import plain, text
 
 # Learns the digits in some 700 iterations of 16: small batches, labels that show from the start, the default operations
@@ -87,6 +89,7 @@ CIFAR10_SMOKE = SearchConfig(
 
 PRESETS: dict[str, Preset] = {
     **PAPER,
+    **FIELD,
     # Small sizes of the same search. Learning rates are higher because there are fewer steps; one thread, because two
     # searches share two cores and operations this small gain nothing from more.
     "quickstart": Preset(
@@ -134,9 +137,18 @@ MOST_PARENTS = 8
 SMALL = {"darts": "cifar10-smoke", "pdarts": "cifar10-smoke-pdarts", "pcdarts": "cifar10-smoke-pcdarts"}
 
 
+def _at_small_size(config: SearchConfig) -> MethodConfig:
+    """The method of a search at the size of the cifar10-smoke presets."""
+    method, stages = config.method, len(config.stages)
+    if key_of(method) in SMALL:
+        return PRESETS[SMALL[key_of(method)]].config.method
+    channels = 8 if hasattr(method, "partial") else 4  # a part of them passes through the operations
+    return replace(method, epochs=max(2, 5 // stages), cells=3, channels=channels, arch_start_epoch=1)
+
+
 def small(config: SearchConfig) -> SearchConfig:
     """The same row at the size of the cifar10-smoke presets: order, GAN, validation portion and clipping are kept."""
-    size = PRESETS[SMALL[key_of(config.method)]].config
+    size = replace(CIFAR10_SMOKE, method=_at_small_size(config))
     kept = ("order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip", "seed")
     gan = None if config.gan is None else SMALL_GANS[key_of(config.gan)]
     return replace(size, gan=gan, **{name: getattr(config, name) for name in kept})
@@ -193,11 +205,10 @@ def with_gan(config: SearchConfig, key: str) -> SearchConfig:
 
 def with_method(config: SearchConfig, key: str) -> SearchConfig:
     """The same search by another method; a small search gets it at its small size."""
-    sizes = {method: PRESETS[name].config.method for method, name in SMALL.items()}
-    small_ones = (PRESETS["quickstart"].config.method, *sizes.values())
-    if key in sizes and config.method in small_ones and key != key_of(config.method):
-        return replace(config, method=sizes[key])
-    return override(config, {"method": key})
+    changed = override(config, {"method": key})
+    if changed != config and config.method in (PRESETS["quickstart"].config.method, _at_small_size(config)):
+        return replace(changed, method=_at_small_size(changed))
+    return changed
 
 
 def with_dataset(config: Any, key: str) -> Any:
