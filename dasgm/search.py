@@ -243,7 +243,7 @@ class Search:
         config = self.config
         self.W.lr = config.learning_rate(self.epoch, self.stage.epochs)
         self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
-        self.iterations.restart()
+        self.iterations.expect((self.searches_architecture, self.supernet.skip_dropout_rate > 0, self.W.lr > 0))
 
     def relaxation(self) -> Relaxation:
         """The weights of the architecture as plain numbers."""

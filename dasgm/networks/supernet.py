@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dasgm.bilevel.draws import Number
 from dasgm.genotype import EDGES, INPUTS, NODES
 from dasgm.methods._base import Stage
 from dasgm.networks import operations
@@ -98,13 +99,16 @@ class Supernet(nn.Module):
         self.head = nn.Linear(previous, classes)
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
-        rate = self.skip_dropout_rate if self.training else 0.0
         normal = self._flat(mixture.normal, mixture.normal_edges)
         reduction = self._flat(mixture.reduce, mixture.reduce_edges)
         s0 = s1 = self.stem(fast_layout(x))
         for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, reduction if cell.reduction else normal, rate)
+            s0, s1 = s1, cell(s0, s1, reduction if cell.reduction else normal, self.dropout_rate)
         return self.head(s1.mean((2, 3)))
+
+    def dropout_rate(self) -> float:
+        """Rate of the dropout after skip connections."""
+        return self.skip_dropout_rate if self.training else 0.0
 
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
         """All weights of a cell type in one vector: those of the operations, edge by edge, those of the edges, a 0."""
@@ -160,7 +164,7 @@ class Cell(nn.Module):
         """The nodes that read `state` (0 and 1 are the inputs, 2 + i is node i)."""
         return range(max(0, state - 1), NODES)
 
-    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: float) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: Number) -> Tensor:
         states = [layer(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
         plan = self.plans["apart" if operations.narrow_form(s0) else "together"]
         assert isinstance(plan, Plan)
