@@ -112,7 +112,6 @@ def launch(
     scratch: Path,
     callbacks: list[Any] | None = None,
     here: bool = False,
-    cleaned: bool = False,
 ) -> None:
     """Run `work(payload)` on every worker, as one Ray Train run. If a worker dies, all are started again.
 
@@ -121,7 +120,7 @@ def launch(
     Args:
         scratch: folder for Ray's own notes during the run. Several machines share it, so it may be object storage.
         callbacks: Ray Train's callbacks.
-        here, cleaned: see `Trainer`.
+        here: see `Trainer`.
 
     Raises:
         ValueError: what `work` returned, a user's mistake: trying again would not help.
@@ -139,7 +138,6 @@ def launch(
         train_loop_config=payload | {"shared": not workers.private, "gpus": workers.gpus},
         backend_config=_backend(workers),
         here=here,
-        cleaned=cleaned,
         private=workers.private,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.number, use_gpu=workers.gpus > 0, resources_per_worker=workers.bundle

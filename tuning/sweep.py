@@ -300,7 +300,7 @@ class Trial:
         self.scratch, self.workers, self.__name__ = lies_at(scratch), workers, "search"
 
     def __call__(self, config: dict[str, Any]) -> None:
-        attempt(job.search, config, self.workers, local(self.scratch), [_reporter()], here=True)
+        attempt(job.search, config, self.workers, local(self.scratch), [_reporter()])
 
 
 def _reporter() -> Any:
