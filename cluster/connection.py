@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -92,13 +91,12 @@ def set_environment() -> None:
 
 
 @contextmanager
-def connected(workers: Workers, say: Callable[[str], None] = say_now, dashboard: bool = False) -> Iterator[int]:
+def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterator[int]:
     """Join the Ray cluster at $RAY_ADDRESS, or start a private Ray on this machine that ends with the block.
 
     Args:
         workers: of each run.
         say: gets a line every 5 seconds until Ray has started.
-        dashboard: a private Ray has one: ten processes, of which only a `cleaned` run has a use.
 
     Yields:
         How many such runs there is room for at once, at least 1.
@@ -119,18 +117,15 @@ def connected(workers: Workers, say: Callable[[str], None] = say_now, dashboard:
             yield wait_for_room(workers, say)
         else:
             with told("starting Ray", _awaited, say):
-                _start(folder, dashboard)
+                _start(folder)
             yield slots_here(workers)
 
 
-def _start(folder: Path, dashboard: bool) -> None:
-    """A private Ray, whose processes write into `folder`. They have the environment of this process."""
-    place: dict[str, Any] = {"include_dashboard": dashboard}
-    if dashboard:
-        port = _free_port()
-        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"  # there may be another Ray on this machine
-        place |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
-    _init(address="local", num_cpus=cpus(), num_gpus=visible_gpus(), _temp_dir=str(folder), **place)
+def _start(folder: Path) -> None:
+    """A private Ray, whose processes write into `folder`. They have the environment of this process. There is no
+    dashboard, which would be ten processes more."""
+    where: dict[str, Any] = {"address": "local", "_temp_dir": str(folder), "include_dashboard": False}
+    _init(num_cpus=cpus(), num_gpus=visible_gpus(), **where)
 
 
 def _awaited() -> str:
@@ -230,12 +225,6 @@ def _env() -> dict[str, Any]:
     """What the processes of a cluster get of this one's environment."""
     names = (*QUIET, ASKED_ANEW, "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def _lasting_actors_here() -> None:

@@ -80,22 +80,22 @@ def attempt(
     workers: Workers,
     scratch: Path,
     callbacks: list[Any] | None = None,
-    here: bool = False,
 ) -> str:
-    """Do one of several runs. Its folder says how it ended.
+    """Do one of several runs, in a Ray actor. Its folder says how it ended.
+
+    If the actor dies, `leftovers` frees what the workers held.
 
     Args:
         asked: the run's payload.
         scratch: folder for Ray's own notes.
         callbacks: Ray Train's callbacks.
-        here: see `Trainer`. The caller then frees what the workers held if this process dies.
 
     Returns:
         Why the run did not come to its end; empty if it did.
     """
     asked = _driven(asked)
     try:
-        launch(work, asked, workers, scratch, callbacks, here, cleaned=not here)
+        launch(work, asked, workers, scratch, callbacks, here=True)
     except (Failed, ValueError) as error:
         with suppress(OSError, ValueError):  # if the folder cannot be written, `error` says so
             _note_end(asked, error)

@@ -92,7 +92,6 @@ class Evaluations(Group):
     """
 
     kind = what = many = "evaluations"
-    dashboard = True
     one = "evaluation"
 
     def __init__(self, candidates: Sequence[Candidate], recipe: str, options: Options, name: str, command: str):
@@ -206,25 +205,30 @@ class Evaluations(Group):
         return len(self.unfinished())
 
     def work(self, workers: Workers, slots: int, kick: Callable[[], None]) -> None:
-        """Each is a Ray task, which holds no resources itself and starts a Ray Train run that does."""
+        """Each is a Ray actor, which holds no resources itself and starts a Ray Train run that does."""
         import ray
+
+        from cluster.leftovers import Leftovers
 
         budget = self.options.time_budget
         deadline = math.inf if budget is None else self.begun + budget
         cpus = ray.cluster_resources().get("CPU", 0.0)
         at_once = self.at_once(workers, slots, cpus)
         prefetch = self._prefetch(cpus / (workers.number * at_once))
-        task = ray.remote(num_cpus=0, max_retries=0)(one_evaluation)
-        waiting, running, room = deque(self.unfinished()), dict[Any, Evaluation](), True
+        driver: Any = ray.remote(num_cpus=0)(Driver)
+        leftovers = Leftovers()
+        waiting, running, room = deque(self.unfinished()), dict[Any, tuple[Evaluation, Any]](), True
         while (waiting or running) and time.monotonic() < deadline:
             while waiting and len(running) < at_once and room:
-                one = waiting.popleft()
-                running[task.remote(self._payload(one, prefetch), workers, lies_at(self.scratch))] = one
+                one, actor = waiting.popleft(), driver.remote()
+                running[actor.run.remote(self._payload(one, prefetch), workers, lies_at(self.scratch))] = one, actor
             done, _ = ray.wait(list(running), timeout=0.5)
             if self._listen() or done:
                 kick()
+            leftovers.free()
             for ref in done:
-                room = not gave_up(self._ended(running.pop(ref), ref))
+                one, _actor = running.pop(ref)
+                room = not gave_up(self._ended(one, ref))
             if not room and not running:
                 return  # the others would wait in vain too
 
@@ -250,7 +254,7 @@ class Evaluations(Group):
 
         try:
             error = ray.get(ref)
-        except ray.exceptions.RayError as found:  # the task's process is gone
+        except ray.exceptions.RayError as found:  # the driver's process is gone
             error = first_line(found)
         about = Run(self.folder / one.name).latest().about
         reason = error or about.get("reason", "")
@@ -298,6 +302,9 @@ class Evaluations(Group):
         return all(self.state(one) != "failed" for one in self.evaluations)
 
 
-def one_evaluation(asked: dict[str, Any], workers: Workers, scratch: str) -> str:
-    """A Ray task: one evaluation as a Ray Train run. Returns why it did not come to its end, or an empty text."""
-    return attempt(job.evaluate, asked, workers, local(scratch))
+class Driver:
+    """A Ray actor: the driver of one evaluation."""
+
+    def run(self, asked: dict[str, Any], workers: Workers, scratch: str) -> str:
+        """The evaluation as a Ray Train run. Returns why it did not come to its end, or an empty text."""
+        return attempt(job.evaluate, asked, workers, local(scratch))

@@ -46,8 +46,6 @@ class Group(ABC):
     """What the folder is called in messages."""
     one, many = "run", "runs"
     """What the runs are called in messages."""
-    dashboard = False
-    """Whether a private Ray has a dashboard; see `connected`."""
 
     def __init__(self, options: GroupOptions, name: str, command: str):
         self.options: Any = options
@@ -197,7 +195,7 @@ class Group(ABC):
             with following(self.folder):
                 if left:
                     say_now(f"starting Ray: {left} of {self.total} {self.many} to run")
-                    with connection.connected(workers, dashboard=self.dashboard) as slots:
+                    with connection.connected(workers) as slots:
                         self.work(workers, slots, mirror.kick)
         finally:
             discard(self.scratch)

@@ -20,6 +20,8 @@ from cluster.room import Workers, waiter
 from dasgm.store.bucket import local
 from dasgm.store.replica import age, discard, for_ray, of
 
+RETRIES = 2  # of a run whose workers died
+
 
 def workers_for(
     number: int, gpus_per_search: float | None, cpus_each: float = 1.0, wait: float = Workers.wait
@@ -110,16 +112,15 @@ def launch(
     scratch: Path,
     callbacks: list[Any] | None = None,
     here: bool = False,
-    cleaned: bool = False,
 ) -> None:
     """Run `work(payload)` on every worker, as one Ray Train run. If a worker dies, all are started again.
 
-    That is done twice at most. If a machine is lost, its workers wait for room as at the start.
+    That is done RETRIES times at most. If a machine is lost, its workers wait for room as at the start.
 
     Args:
         scratch: folder for Ray's own notes during the run. Several machines share it, so it may be object storage.
         callbacks: Ray Train's callbacks.
-        here, cleaned: see `Trainer`.
+        here: see `Trainer`.
 
     Raises:
         ValueError: what `work` returned, a user's mistake: trying again would not help.
@@ -137,7 +138,6 @@ def launch(
         train_loop_config=payload | {"shared": not workers.private, "gpus": workers.gpus},
         backend_config=_backend(workers),
         here=here,
-        cleaned=cleaned,
         private=workers.private,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.number, use_gpu=workers.gpus > 0, resources_per_worker=workers.bundle
@@ -146,7 +146,7 @@ def launch(
             name=name,
             **notes_in(scratch, workers),
             callbacks=[*(callbacks or []), _teller(folder), waiter(folder, workers)],
-            failure_config=ray.train.FailureConfig(max_failures=2),
+            failure_config=ray.train.FailureConfig(max_failures=RETRIES),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -1,9 +1,10 @@
 """Ray Train's trainer, without the processes that a run of ours has no use for.
 
 Each of them costs seconds of a processor to import Ray: the manager of datasets (a run of ours has none), and on one
-machine the coordinator that asks for more machines. In a sweep the controller, which watches the workers, needs no
-process of its own either: the trial's driver, which would only wait for it, does its work. Then nothing has to pass its
-reports on, and the sweep frees what a driver that is gone has held.
+machine the coordinator that asks for more machines. Among several runs the controller, which watches the workers,
+needs no process of its own either: the run's driver, which would only wait for it, does its work. Then nothing has to
+pass its reports on. What a driver that is gone has held is freed by `leftovers`, not by a process that asks Ray's
+dashboard.
 """
 
 from __future__ import annotations
@@ -33,16 +34,15 @@ class Trainer(DataParallelTrainer):
 
     Args:
         here: this process, an actor, is the controller.
-        cleaned: a process frees the workers' resources if the controller dies. It asks Ray's dashboard.
         private: no machine can be added.
     """
 
-    def __init__(self, *args: Any, here: bool, cleaned: bool, private: bool, **more: Any):
+    def __init__(self, *args: Any, here: bool, private: bool, **more: Any):
         super().__init__(*args, **more)
-        self.here, self.cleaned, self.private = here, cleaned, private
+        self.here, self.private = here, private
 
     def _create_default_callbacks(self) -> list[Any]:
-        unused = DatasetsCallback if self.cleaned else (DatasetsCallback, PlacementGroupCleanerCallback)
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, unused)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:

@@ -260,7 +260,7 @@ class Search:
         self.W.lr = config.learning_rate(*config.method.weight_epoch(self.stage, self.epoch))
         self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
         self.method.begin_epoch(self.epoch)
-        self.iterations.restart()
+        self.iterations.expect((self.searches_architecture, self.supernet.skip_dropout_rate > 0, self.W.lr > 0))
 
     def relaxation(self) -> Relaxation:
         """The weights of the architecture as plain numbers."""

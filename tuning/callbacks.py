@@ -7,13 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import ray
-from ray._raylet import ActorID, PlacementGroupID
 from ray.tune import Callback
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.connection import Failed
 from cluster.driver import AGAIN
+from cluster.leftovers import Leftovers
 from cluster.room import Workers, given_up, tell, unplaced, waiting
 from dasgm.store.bucket import local
 from dasgm.store.run import Run
@@ -25,16 +23,13 @@ class Janitor(Callback):
     """Frees what the workers of a driver that is gone held; calls `kick` for MLflow."""
 
     def __init__(self, kick: Callable[[], None]):
-        self.kick, self.looked = kick, 0.0
+        self.kick, self.leftovers = kick, Leftovers()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
-        if (now := time.monotonic()) - self.looked >= 1:
-            self.looked = now
-            for group in left_behind():
-                remove_placement_group(group)
+        self.leftovers.free()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
         self.kick()
@@ -58,23 +53,6 @@ class Janitor(Callback):
                 "the search's driver, or its controller, is gone; another goes on with it"
             )
         self.kick()
-
-
-def left_behind() -> list[PlacementGroup]:
-    """The placement groups whose creator, an actor of this job, is dead. Ray keeps them until the job ends."""
-    from ray._private.state import state
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
-
-    job = ray.get_runtime_context().get_job_id()
-    rows = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
-    return [
-        PlacementGroup(PlacementGroupID(row.placement_group_id))
-        for row in rows
-        if row.creator_job_id.hex() == job
-        and row.creator_actor_dead
-        and not ActorID(row.creator_actor_id).is_nil()  # Tune's own are the sweep's
-        and row.state != PlacementGroupTableData.REMOVED
-    ]
 
 
 class Waiter(Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from cluster.options import GroupOptions, OnCluster
 from dasgm.given import NOTHING, Given, flags
@@ -21,9 +21,10 @@ class SweepOptions(OnCluster, GroupOptions):
     """Name of the sweep, by default <preset>-<dataset>-s<seed>. A sweep with this name is continued."""
     workers_per_trial: int = 1
     """Number of processes that share one search. Each has a batch of --batch-size of its own."""
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
     """Number of GPUs of all workers of a search together.
-    By default one GPU per worker if there are as many GPUs, else 0."""
+    By default one GPU per worker if there are as many GPUs, else 0.
+    auto: as many searches share a GPU as fit into its memory, which is measured first (a minute or two)."""
     pretrain: bool = False
     """Begin every search with the same pre-trained GAN; train it first if no run in --storage has done so."""
 

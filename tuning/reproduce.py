@@ -134,6 +134,9 @@ class Table(Sweep):
         super().__init__(chosen, options, options.plan(configs), command)
         self.configs = configs
 
+    def largest(self) -> list[SearchConfig]:
+        return list(self.configs.values())
+
     def pretrain(self, workers: Workers) -> None:
         """Pre-train a GAN once for all rows and seeds that freeze it."""
         options = self.options

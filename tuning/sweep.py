@@ -75,7 +75,7 @@ class Sweep(Group):
         self.compare()
         for line in self.about_space():
             say_now(line)
-        workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial)
+        workers = job.workers_for(options.workers_per_trial, self.gpus())
         at_once = options.at_once(max(1, connection.slots_here(workers)))
         print(describe(self.base, self.total, at_once, options.workers_per_trial, options.pretrain))
 
@@ -85,13 +85,34 @@ class Sweep(Group):
         self.compare()
         for line in self.about_space():
             say_now(line)
-        workers = job.workers_for(options.workers_per_trial, options.gpus_per_trial, wait=options.wait)
+        workers = job.workers_for(options.workers_per_trial, self.gpus(), wait=options.wait)
         for line in look_at_data(self.base, workers, options.pretrain):
             say_now(line)
         if options.pretrain:
             self.pretrain(workers)
             self.pretrained = True
         return workers
+
+    def gpus(self) -> float | None:
+        """The GPUs of a search, if they are given or measured. ValueError: they cannot be measured."""
+        options = self.options
+        if options.gpus_per_trial != "auto":
+            return options.gpus_per_trial
+        from tuning.sharing import gpus_per_search
+
+        at_once = options.at_once(min(self.total, connection.cpus() // options.workers_per_trial))
+        configs, workers = self.largest(), options.workers_per_trial
+        found, line = gpus_per_search(configs, workers, max(1, at_once), options.pretrain)
+        say_now(line)
+        return found
+
+    def largest(self) -> list[SearchConfig]:
+        """Configurations among which is the one that takes most memory. ValueError: only the user's space knows it."""
+        if name := self.plan.space_name:
+            raise ValueError(
+                f"gpus-per-trial auto: how much memory a search takes may vary with what {name} proposes; give a number"
+            )
+        return [replace(self.base, val_portion=0.0) if self.base.gan else self.base]  # no fewer images are generated
 
     def pretrain(self, workers: Workers) -> None:
         """Make the pre-trained GAN that the searches begin with, unless there is one."""
@@ -279,7 +300,7 @@ class Trial:
         self.scratch, self.workers, self.__name__ = lies_at(scratch), workers, "search"
 
     def __call__(self, config: dict[str, Any]) -> None:
-        attempt(job.search, config, self.workers, local(self.scratch), [_reporter()], here=True)
+        attempt(job.search, config, self.workers, local(self.scratch), [_reporter()])
 
 
 def _reporter() -> Any:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 Parts = tuple[object, ...]
 Make = Callable[[], Tensor]
+Number = Callable[[], float]
 ALIGNMENT = 16  # bytes, of each draw in the buffer
 
 
@@ -83,12 +84,25 @@ def draw(make: Make, device: torch.device) -> Tensor:
     return _current.take(make) if _current else make().to(device)
 
 
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """`F.dropout`. Inside `Draws` its mask was made before the iteration."""
+def changing(number: Number) -> Tensor | float:
+    """A number that may change between iterations. Inside `Draws` it is a tensor, filled before each iteration, so that
+    a CUDA graph reads what the number is then."""
     if not _current:
-        return F.dropout(x, rate)
-    keep = 1 - rate
-    return x * (_current.mask(x, keep).to(x.dtype) / keep)
+        return number()
+    # a fused optimiser on a GPU reads its learning rate as float32
+    dtype = torch.float32 if _current.device.type == "cuda" else torch.float64
+    return _current.take(lambda: torch.tensor(number(), dtype=dtype))
+
+
+def dropout(x: Tensor, rate: Number) -> Tensor:
+    """`F.dropout` at a rate that may change. Inside `Draws` its mask was made before the iteration."""
+    if not _current:
+        return F.dropout(x, rate())
+
+    def keep() -> float:
+        return 1 - rate()
+
+    return x * (_current.mask(x, keep).to(x.dtype) / changing(keep))
 
 
 _current: Draws | None = None
@@ -101,10 +115,10 @@ class _Mask:
     shape: torch.Size
     strides: tuple[int, ...]
     dtype: torch.dtype
-    keep: float
+    keep: Number
 
     def __call__(self) -> Tensor:
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype).bernoulli_(self.keep)
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype).bernoulli_(self.keep())
 
 
 @dataclass
@@ -192,7 +206,7 @@ class Draws:
             self._mark()
         return self._next()
 
-    def mask(self, x: Tensor, keep: float) -> Tensor:
+    def mask(self, x: Tensor, keep: Number) -> Tensor:
         """The next draw of the open stream: 1 with probability `keep`, else 0, in the shape of x."""
         if not self._recording:
             return self._next()
@@ -227,7 +241,7 @@ class Draws:
         generator.manual_seed(seed_of(*parts, "mask", i))
         make = self._makes[parts][i]
         assert isinstance(make, _Mask)
-        self._given[parts][i].bernoulli_(make.keep, generator=generator)
+        self._given[parts][i].bernoulli_(make.keep(), generator=generator)
 
     def _lay_out(self) -> None:
         """Gives each draw its place in one buffer."""

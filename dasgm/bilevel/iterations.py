@@ -59,6 +59,7 @@ class Iterations:
         self.counter, self.ahead = counter, device.type == "cuda"
         self.draws: dict[Hashable, Draws] = {}
         self.graphs: dict[Hashable, Graph] = {}
+        self._form: Hashable = None
         self.in_flight: deque[torch.cuda.Event] = deque()
         if graph != "off" and device.type != "cuda":
             self._do_without(f"it needs a GPU, and the device is {device.type}")
@@ -88,7 +89,9 @@ class Iterations:
         if kind not in self.graphs:
             pool = next((other.graph.pool() for other in self.graphs.values()), None)
             graph = Graph(self.take, self.players, self.counter, draws, pool)
-            if why := graph.record() or (graph.differs() if self.graph == "auto" else ""):
+            # first, since what memory it takes is free again when torch begins to record
+            own = graph.changes(graph.once) if self.graph == "auto" else {}
+            if why := graph.record() or (graph.differs(own) if own else ""):
                 if graph.full and self.graph == "on":
                     raise torch.OutOfMemoryError(why)
                 self._do_without(why)
@@ -108,8 +111,15 @@ class Iterations:
             oldest.synchronize()
 
     def restart(self) -> None:
-        """Forgets what was recorded. A number that is no tensor has changed, such as a learning rate."""
+        """Forgets what was recorded. Tensors lie at other addresses than before."""
         self.draws, self.graphs = {}, {}
+
+    def expect(self, form: Hashable) -> None:
+        """Says what decides which operations the iterations to come have. What was recorded is forgotten if that has
+        changed. Numbers that change by themselves are `changing`."""
+        if form != self._form:
+            self.restart()
+        self._form = form
 
     def _do_without(self, why: str) -> None:
         if self.graph == "on":
@@ -146,7 +156,7 @@ class Graph:
                 # other threads may go on using the GPU
                 torch.cuda.graph(self.graph, self.pool, capture_error_mode="thread_local"),
             ):
-                losses = self._once()
+                losses = self.once()
                 self.names, self.losses = list(losses), torch.stack(list(losses.values()))
         except RuntimeError as error:
             cause = error.__context__ or error  # the end of the recording fails as well
@@ -163,23 +173,25 @@ class Graph:
         self._count([now + more for now, more in zip(self._counts(), self.counted, strict=True)])
         return dict(zip(self.names, self.losses.clone().unbind(), strict=True))
 
-    def differs(self) -> str:
-        """Takes the iteration in both ways, and takes both back. In what they differ, or ''."""
+    def changes(self, take: Callable[[], Tensors]) -> Tensors:
+        """What an iteration changes, by name; it is taken back."""
         groups, counts = _changing(self.players), self._counts()
         tensors = [t for group in groups.values() for t in group]
-        before, changes = torch._foreach_clone(tensors), []
-        begun = _vectors(groups)
-        for take in (self.replay, self._once):
-            take()
-            changes.append({name: now - begun[name] for name, now in _vectors(groups).items()})
-            torch._foreach_copy_(tensors, before)
-            self._count(counts)
-        graphs, own = changes
+        before, begun = torch._foreach_clone(tensors), _vectors(groups)
+        take()
+        found = {name: now - begun[name] for name, now in _vectors(groups).items()}
+        torch._foreach_copy_(tensors, before)
+        self._count(counts)
+        return found
+
+    def differs(self, own: Tensors) -> str:
+        """In what the graph's changes differ from those of the iteration itself, or ''."""
+        graphs = self.changes(self.replay)
         far = {name: (graphs[name] - change).norm() > CLOSE * change.norm() for name, change in own.items()}
         names = [name for name, it_is in far.items() if it_is]
         return f"the graph changes {', '.join(names)} otherwise than the iteration" if names else ""
 
-    def _once(self) -> Tensors:
+    def once(self) -> Tensors:
         """The iteration itself. Buffers that it replaces are written in place instead."""
         own = [(slot, leaf, slot[leaf]) for player in self.players for slot, leaf in player.buffer_slots]
         try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dasgm.bilevel.draws import draw
+from dasgm.bilevel.draws import changing, draw
 from dasgm.bilevel.point import Point, Slots
 from dasgm.bilevel.response import Clipping, Response, SgdResponse, Tensors, add, copied, no_response, take_step
 from dasgm.distributed import average
@@ -51,6 +51,7 @@ class Player(Point):
             p.requires_grad_(not frozen)
         steps = self.params and not frozen
         self.optimizer = _fast(optimizer(list(self.params.values()))) if optimizer and steps else None
+        self._lr: float = self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
         self.mean = {k: p.detach().clone() for k, p in self.params.items()} if average_decay else None
 
     @property
@@ -87,14 +88,13 @@ class Player(Point):
 
     @property
     def lr(self) -> float:
-        """Learning rate, 0 without an optimiser. The search sets it every epoch."""
-        return self.optimizer.param_groups[0]["lr"] if self.optimizer else 0.0
+        """Learning rate of the next step, 0 without an optimiser. The search sets it every epoch."""
+        return self._lr
 
     @lr.setter
     def lr(self, value: float) -> None:
         if self.optimizer:
-            for group in self.optimizer.param_groups:
-                group["lr"] = value
+            self._lr = value
 
     @torch.no_grad()
     def step(self, grads: Tensors) -> Response:
@@ -113,6 +113,8 @@ class Player(Point):
         handed = add(clipped, self.regularise(self.params)) if self.regularise else clipped
         for name, p in self.params.items():
             p.grad = _laid_out(handed.get(name), p)  # the optimiser does not write into it
+        (group,) = self.optimizer.param_groups
+        group["lr"] = lr = changing(lambda: self._lr)
         response = take_step(self.optimizer, self.params, clipping)
         for p in self.params.values():
             p.grad = None
@@ -120,7 +122,7 @@ class Player(Point):
         self.steps += 1
         if self.lr == 0:
             return no_response
-        return SgdResponse(self.lr) if self.inner == "sgd" else response
+        return SgdResponse(lr) if self.inner == "sgd" else response
 
     def _keep(self) -> None:
         """Average what a forward keeps for the next one over the workers, and update the moving average."""

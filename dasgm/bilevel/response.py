@@ -72,7 +72,7 @@ def no_response(v: Tensors) -> Tensors:
 class SgdResponse:
     """The response of a plain SGD step, -lr v: the paper's literal Eq. 4, whatever optimiser takes the step."""
 
-    lr: float
+    lr: Tensor | float
 
     def __call__(self, v: Tensors) -> Tensors:
         return scaled(v, -self.lr)

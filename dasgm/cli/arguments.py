@@ -184,7 +184,8 @@ def _in_a_line(box: str) -> str:
         if odd := re.fullmatch(r"(?:invalid literal for|could not convert string to) (int|float)\b[^:]*: (.*)", why):
             return f"{flag} {odd[2]}: expected {KINDS[odd[1]]}"
         if odd := re.match(r"no type matching (\S+) could be instantiated from \[(.*?)\]", why):
-            return f"{flag} {odd[2]}: expected {' or '.join(KINDS.get(kind, kind) for kind in odd[1].split('|'))}"
+            known = [KINDS.get(kind, kind.strip("{}")) for kind in odd[1].split("|")]
+            return f"{flag} {odd[2]}: expected {' or '.join(known)}"
         if odd := re.fullmatch(r"Could not find valid parse for arguments: \[(.*)\]", why):
             return f"{flag} {odd[1]}: expected values like those of its default, which --help shows"
         return f"{flag}: {why}" if flag.startswith("-") else why

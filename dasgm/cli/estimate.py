@@ -128,6 +128,17 @@ def estimate_pretraining(config: PretrainConfig, workers: int = 1) -> Estimate:
     )
 
 
+def gpu_memory(config: SearchConfig, pretrain: bool = False) -> tuple[int, int]:
+    """Bytes of a GPU that a search takes at its peak, as PyTorch counts them, and bytes that are free on the fullest
+    GPU of this machine before.
+
+    Raises:
+        ValueError: input that the search itself would refuse.
+    """
+    free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count()))
+    return estimate(replace(config, device="cuda"), pretrain=pretrain).peak_memory, free
+
+
 def _device(config: SearchConfig | PretrainConfig | EvaluateConfig) -> str:
     """The device that is measured, on which nothing has been measured yet."""
     device = device_of(config.device)

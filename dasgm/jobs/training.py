@@ -139,7 +139,7 @@ class Training:
         """Write what depends on the epoch (from 0): a pure function of it, so nothing is to be restored."""
         self.W.lr = self.config.learning_rate(epoch)
         self.network.drop_path_rate = self.config.drop_path_rate(epoch)
-        self.iterations.restart()
+        self.iterations.expect((self.network.drop_path_rate > 0, self.W.lr > 0))
 
     def step(self, x: Tensor, y: Tensor, epoch: int, i: int) -> tuple[Tensor, Tensor]:
         """One step on this worker's batch: its loss, and how many of it were wrong before the step."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.bilevel.draws import dropout
+from dasgm.bilevel.draws import Number, dropout
 from dasgm.genotype import SKIP
 from dasgm.networks import operations
 from dasgm.networks.fan import POOLS, TWICE, Fan
@@ -156,7 +156,7 @@ class Bundle:
         norm: Norm,
         gains: Iterator[Tensor],
         matrix: Tensor,
-        skip_dropout: float,
+        skip_dropout: Number,
     ) -> Tensor:
         """The sum of all results for each target, [N, targets * channels, H, W].
 
@@ -167,7 +167,7 @@ class Bundle:
             norm: is one after the other of the batch norms that `norms` lists, (x, gain) -> x.
             gains: goes over the joint weights of results that `gains` lists, each for all channels.
             matrix: [targets, columns], the weights of what has one result for all targets.
-            skip_dropout: rate of the dropout after skip connections.
+            skip_dropout: gives the rate of the dropout after skip connections.
         """
         terms = [] if rest is None else [rest]
         if self.gains:
@@ -176,7 +176,7 @@ class Bundle:
         if pooled and (self.channels < LANES or not operations.narrow_form(x)):
             pooled = [beside(pooled)]
         columns = [norm(maps) for maps in pooled]
-        if self.skips and skip_dropout > 0:
+        if self.skips and skip_dropout() > 0:
             places = matrix.shape[1] - len(self._having(SKIP))
             matrix, weights = matrix[:, :places], matrix[:, places:]
             terms.append(self._dropped(x, weights, skip_dropout))
@@ -248,7 +248,7 @@ class Bundle:
     def _pool(self, name: str, x: Tensor) -> Tensor:
         return operations.pooled(self.fans[self._having(name)[0]].pool(name)[0], self._of(name, x))
 
-    def _dropped(self, x: Tensor, weights: Tensor, rate: float) -> Tensor:
+    def _dropped(self, x: Tensor, weights: Tensor, rate: Number) -> Tensor:
         """The skip connections, with a dropout drawn anew for each edge."""
         states, having = self._of(SKIP, x).split(self.channels, 1), self._having(SKIP)
         places = [(edge, i) for i, fan in enumerate(having) for edge in self.fans[fan].having[SKIP]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -121,8 +120,7 @@ class Network(nn.Module):
 
     def _factors(self, x: Tensor) -> Tensor:
         """By what the paths of this batch are multiplied, cell by cell, [paths, N, 1, 1, 1]."""
-        make = partial(drop_paths, self.paths, len(x), self.drop_path_rate)
-        return draw(make, x.device)
+        return draw(lambda: drop_paths(self.paths, len(x), self.drop_path_rate), x.device)
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.head(self.pool(x).flatten(1))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dasgm.bilevel.draws import Number
 from dasgm.genotype import EDGES, INPUTS, NODES
 from dasgm.networks import operations
 from dasgm.networks.bundle import Bundle, Norms, Pack, beside, weighted
@@ -121,11 +122,10 @@ class Supernet(nn.Module):
         self.head = nn.Linear(previous, classes)
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
-        rate = self.skip_dropout_rate if self.training else 0.0
         weights = [self._flat(*cell) for cell in zip_longest(mixture.cells, mixture.edges)]
         s0 = s1 = self.stem(fast_layout(x))
         for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], rate)
+            s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], self.dropout_rate)
         return self.head(s1.mean((2, 3)))
 
     def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -143,6 +143,10 @@ class Supernet(nn.Module):
                 case _:
                     found[name] = t
         return found
+
+    def dropout_rate(self) -> float:
+        """Rate of the dropout after skip connections."""
+        return self.skip_dropout_rate if self.training else 0.0
 
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
         """All weights of a cell type in one vector: those of the operations, edge by edge, those of the edges, a 0."""
@@ -200,7 +204,7 @@ class Cell(nn.Module):
         """The nodes that read `state` (0 and 1 are the inputs, 2 + i is node i)."""
         return range(max(0, state - 1), NODES)
 
-    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: float) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: Number) -> Tensor:
         states = [layer(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
         plan = self.plans["apart" if operations.narrow_form(s0) else "together"]
         assert isinstance(plan, Plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from commands import TINY as SMALL_SEARCH
-from commands import family, finish, left_over, start, wait_for
+from commands import family, finish, left_over, start, title, wait_for
 from evaluations import (
     SCRIPT,
     STREAMED,
@@ -30,7 +31,7 @@ from photographs import CLASSES
 from tracked import client_of, runs_of
 
 import dasgm
-from cluster import evaluate, job, tracking
+from cluster import connection, evaluate, job, tracking
 from cluster.evaluations import Evaluation
 from cluster.winners import named
 from dasgm.data._loader import TorchLoader
@@ -137,6 +138,8 @@ def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
     cut = start(*group)
     wait_for(cut, lambda: "going on after" in (folder / "DARTS_V2-s0" / "log.txt").read_text())
     everyone = family(cut)
+    unused = ("ray-dashboard-", "PlacementGroupCleaner", "TrainController")
+    assert not [name for pid, _ in everyone if any(word in (name := title(int(pid))) for word in unused)]
     cut.send_signal(signal.SIGINT)
     code, out, err = finish(cut)
     assert (code, err) == (130, "") and f"To continue: {sys.executable} {SCRIPT} DARTS_V2" in out, (code, out, err)
@@ -156,6 +159,22 @@ def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
     assert (code, err) == (0, "") and "not every evaluation came to its end" in out, (code, out[-2000:], err)
     assert "(2 of 3 finished)" in (folder / "table.md").read_text()
     assert before == [outcome(run.folder) for run in runs] and len(runs_of(client_of(tmp_path))) == 3
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_what_a_killed_driver_held_is_free_for_the_next(tmp_path):
+    words = ["DARTS_V2", "--dataset=digits", "--epochs=20", "--data.limit=200", *TINY, "--storage", str(tmp_path)]
+    words += ["--name=g", "--seeds=2", f"--cpus-per-worker={connection.cpus()}"]  # one at a time
+    process = start(SCRIPT, *words)
+    wait_for(process, lambda: read_lines(tmp_path / "g" / "DARTS_V2-s0" / "metrics.jsonl"))
+    (driver,) = [int(pid) for pid, _ in family(process) if "ray::Driver" in title(int(pid))]
+    os.kill(driver, signal.SIGKILL)
+    code, out, err = finish(process)
+    states = [Run(tmp_path / "g" / f"DARTS_V2-s{seed}").about["state"] for seed in range(2)]
+    assert code == 1 and states == ["interrupted", "finished"], (code, states, out[-2000:], err)
+    code, out, err = finish(start(SCRIPT, *words))
+    assert (code, err) == (0, "") and "going on after" in out, (code, out[-2000:], err)
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ class Silent:
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     @contextmanager
-    def connected(workers: Workers, dashboard: bool) -> Iterator[int]:
+    def connected(workers: Workers) -> Iterator[int]:
         yield 1
 
     monkeypatch.setattr(connection, "connected", connected)

@@ -106,7 +106,7 @@ def test_machine_lost_before_its_worker_is_up_is_waited_for_and_given_up(cluster
     assert code == 1 and errors(out, err) == [f"error: the search failed: {says}"], (out, err)
 
 
-ONE_RETRY = "import sys; from cluster import job, search; job.launch.__defaults__ = (None, 1); sys.exit(search.main())"
+ONE_RETRY = "import sys; from cluster import job, search; job.RETRIES = 1; sys.exit(search.main())"
 
 
 def test_lost_machine_is_one_failure_in_a_bucket_too(server, tmp_path):

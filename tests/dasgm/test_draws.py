@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dasgm.bilevel import Draws, Stream, draw, replay
+from dasgm.bilevel import Draws, Player, Stream, draw, replay
 from dasgm.bilevel.draws import dropout
 
 CPU = torch.device("cpu")
+SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9, weight_decay=1e-3)
+Adam = partial(torch.optim.Adam, lr=0.5, betas=(0.5, 0.999), weight_decay=1e-3)
 
 
 class Counter:
@@ -28,7 +33,11 @@ def drawn(counter: Counter) -> list[Tensor]:
             found += [draw(lambda: torch.randn(3, 2), CPU), draw(lambda: torch.randint(9, (5,)), CPU)]
             with replay(other, "within"):
                 found.append(draw(lambda: torch.rand(2, dtype=torch.float64), CPU))
-            found.append(dropout(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last), 0.3))
+            found.append(
+                dropout(
+                    torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last), lambda: (counter.iteration % 3) / 10
+                )
+            )
     counter.iteration += 1
     return found
 
@@ -45,6 +54,23 @@ def test_draws_made_before_are_those_made_within():
         seen.append([t.data_ptr() for t in found[:4]])
     assert draws.known and seen[1] == seen[2] == seen[3], "at the same addresses in every iteration"
     assert not draws.foreign and plain.iteration == ahead.iteration == 4
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+@pytest.mark.parametrize("inner", ["taken", "sgd"])
+def test_a_learning_rate_that_changes_is_the_one_of_its_iteration(make, inner):
+    plain, ahead = (Player(nn.Linear(3, 2).double(), make, inner=inner) for _ in range(2))
+    draws = Draws(CPU)
+    ahead.load_state_dict(plain.state_dict())
+    for lr in (0.1, 0.03, 0.7):
+        v, g = ({k: torch.randn_like(p) for k, p in plain.params.items()} for _ in range(2))
+        found = []
+        for player, within in ((plain, nullcontext()), (ahead, draws.of_iteration())):
+            player.lr = lr
+            with within:
+                found.append([*player.step(g)(v).values(), *player.params.values()])
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert isinstance(ahead.optimizer.param_groups[0]["lr"], Tensor) and ahead.lr == 0.7
 
 
 @pytest.mark.parametrize("within", [True, False])

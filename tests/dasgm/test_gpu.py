@@ -80,6 +80,20 @@ def test_a_step_of_an_evaluation_never_waits_and_a_graph_holds_it(found: Any) ->
     assert graph["graph"] == 1 and graph["launches"] == 1, "a batch is laid out channels last before it"
 
 
+def test_a_graph_outlasts_the_epoch_whose_numbers_it_was_recorded_with(found: Any) -> None:
+    """The learning rate, and P-DARTS's dropout, which are other ones in the next epoch."""
+    for name, epochs in found["epochs"].items():
+        (lr, rate), (later, lower) = epochs["numbers"]
+        assert lr > later and (rate > lower > 0 if name == "P-DARTS" else rate == lower == 0)
+        assert epochs["recorded"] == 1
+
+
+def test_a_graph_takes_no_second_iterations_memory(found: Any) -> None:
+    """Beside an iteration's: cuBLAS's workspace for the stream of the recording (64 MiB), and gaps."""
+    for epochs in found["epochs"].values():
+        assert epochs["peak"]["on"] - epochs["peak"]["off"] < 100 * 2**20 < epochs["peak"]["off"]
+
+
 def test_where_no_graph_is_possible_the_reason_is_told(found: Any) -> None:
     reasons = {
         "waits": "the iteration cannot be recorded: CUDA error: operation not permitted when stream is capturing",

@@ -255,7 +255,7 @@ def test_skips_drop_elements_of_their_own() -> None:
     mixture[:5, PRIMITIVES.index("skip_connect")] = 1.0
     s = torch.randn(2, 3, 8, 8)
     x0, x1 = (layer(s) for layer in cell.preprocess)
-    first, second, *_ = cell(s, s, F.pad(mixture.flatten(), (0, 1)), 0.5).chunk(4, 1)
+    first, second, *_ = cell(s, s, F.pad(mixture.flatten(), (0, 1)), lambda: 0.5).chunk(4, 1)
     possible = torch.stack([torch.zeros_like(x0), 2 * x0, 2 * x1, 2 * x0 + 2 * x1])
     nearest, which = (first - possible).abs().min(0)
     assert nearest.max() < 1e-12
@@ -268,7 +268,7 @@ def test_weight_of_none_is_missing_from_the_sum() -> None:
     cell = Cell(ALL, 3, 3, 4, True, False, 1)
     s, mixture = torch.randn(2, 3, 8, 8), torch.zeros(14, 8)
     mixture[:, 0] = 1.0
-    assert cell(s, s, F.pad(mixture.flatten(), (0, 1)), 0.0).abs().max() == 0
+    assert cell(s, s, F.pad(mixture.flatten(), (0, 1)), lambda: 0.0).abs().max() == 0
 
 
 @pytest.mark.parametrize(("channels", "partial"), [(7, 1), (0, 1), (14, 4), (6, 4)])

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from dasgm.cli import main as cli
 from dasgm.cli.estimate import estimate
 from dasgm.config import override
-from dasgm.device import is_out_of_memory
+from dasgm.device import forget_peak, is_out_of_memory
 from dasgm.genotype import KNOWN
 from dasgm.jobs.training import Training
 from dasgm.presets import preset
@@ -78,6 +78,36 @@ def evaluation() -> dict[str, Any]:
         found[mode] = inside.count(lambda: training.step(x, y, 0, 0), times=2, warm=3)  # noqa: B023
         found[mode]["steps"] = training.W.steps
     return found
+
+
+def epochs() -> dict[str, Any]:
+    """Over two epochs of each search, of which A learns in both: how often an iteration was recorded, and what W's
+    learning rate and the skip dropout were. And the GPU's memory at its peak, with a graph and without."""
+    images, found = inside.data(200), {}
+    for name, asked in (("DARTS", {}), ("P-DARTS", {"preset": "dasgm-pdarts", "order": "first"})):
+        found[name] = {"numbers": [], "recorded": 0, "peak": {}}
+        for mode in ("off", "on"):
+            forget_peak()
+            before = torch.cuda.memory_reserved()
+            search = inside.search(images, gan="none", cuda_graph=mode, **asked)
+            for _ in range(2):
+                search.schedule()
+                for _ in range(3):
+                    search.iterate()
+                search.left -= 1
+                if mode == "on":
+                    found[name]["recorded"] += recorded(search)
+                    found[name]["numbers"].append([search.W.lr, search.supernet.skip_dropout_rate])
+            found[name]["peak"][mode] = torch.cuda.max_memory_reserved() - before
+            del search
+    return found
+
+
+def recorded(search: Any, seen: set[int] = set()) -> int:  # noqa: B006
+    """How many graphs of a search there are that were not there before."""
+    new = {id(graph) for graph in search.iterations.graphs.values()} - seen
+    seen |= new
+    return len(new)
 
 
 def without_graphs() -> dict[str, Any]:
@@ -213,7 +243,8 @@ def after_failure() -> dict[str, Any]:
 def main(folder: Path) -> None:
     inside.sizes_where_asked()
     found: dict[str, Any] = {"tool": tool(), "steps": steps()}
-    found |= {"graphs": graphs(), "evaluation": evaluation(), "without graphs": without_graphs()}
+    found |= {"graphs": graphs(), "epochs": epochs(), "evaluation": evaluation()}
+    found |= {"without graphs": without_graphs()}
     found["no device"] = {verb: ended(folder, *words, "--device=cuda:5") for verb, words in VERBS.items()}
     found["no bfloat16"] = ended(folder, *EVALUATE, "--precision=bfloat16", "--device=cuda:2")
     found["second"] = second_device(folder)
