@@ -82,7 +82,8 @@ class Network(nn.Module):
             concat = genotype.reduce_concat if reduction else genotype.normal_concat
             self.cells.append(Cell(edges, concat, before, previous, channels, reduction, reduced))
             before, previous, reduced = previous, len(concat) * channels, reduction
-        self.paths = sum(sum(cell.droppable) for cell in self.cells)  # that drop-path may drop
+        built: Any = self.cells
+        self.paths = sum(sum(cell.droppable) for cell in built)  # that drop-path may drop
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(previous, classes)
         self.auxiliary_index = max(reductions(cells))
@@ -111,7 +112,8 @@ class Network(nn.Module):
         if self.training:  # every state is read by two cells, which share its ReLU
             s0, s1 = (s0.relu(),) * 2 if s1 is s0 else (s0.relu(), s1.relu())
         paths = iter(() if factors is None else factors.to(s0.dtype).unbind())
-        for index, cell in enumerate(self.cells):
+        cells: Any = self.cells
+        for index, cell in enumerate(cells):
             last = index == len(self.cells) - 1
             s0, s1 = s1, cell.shared(s0, s1, paths, not last) if self.training else cell(s0, s1)
             if index == self.auxiliary_index:
@@ -169,7 +171,8 @@ class Cell(nn.Module):
             s0, s1: they have been through their ReLU.
             rectify: whether the result goes through it too.
         """
-        states = [layer.rectified(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
+        preprocess: Any = self.preprocess
+        states = [layer.rectified(s) for layer, s in zip(preprocess, (s0, s1), strict=True)]
         rectified: dict[int, Tensor] = {}
 
         def relu(state: int) -> Tensor:
