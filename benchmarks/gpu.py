@@ -20,7 +20,7 @@ import torch
 
 from benchmarks._rows import Options, Row, measured, missing, table
 from dasgm.config import SearchConfig
-from dasgm.genotype import KNOWN
+from dasgm.spaces.darts import KNOWN
 
 MINUTES = 20
 GANS = ("none", "biggan", "contragan", "stylegan2ada")

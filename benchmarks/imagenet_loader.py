@@ -27,8 +27,8 @@ from dasgm.data import imagenet
 from dasgm.data._loader import BatchReader, Loader, Photographs, TorchLoader
 from dasgm.data._photographs import normalised
 from dasgm.device import device_of
-from dasgm.genotype import KNOWN
 from dasgm.networks.network import Network
+from dasgm.spaces.darts import KNOWN
 
 GPUS = 8
 IMAGES = 1600  # of each measurement

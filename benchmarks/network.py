@@ -12,9 +12,9 @@ import torch
 
 from benchmarks._rows import Options, Row, measured
 from benchmarks._timing import ratios
-from dasgm.genotype import KNOWN
 from dasgm.jobs.training import Training
 from dasgm.recipes import EvaluateConfig, recipe
+from dasgm.spaces.darts import KNOWN
 
 GENOTYPE = "DARTS_V2"
 FORMS: tuple[tuple[str, int, int], ...] = (("cifar", 32, 10), ("imagenet", 224, 1000))  # size of images, classes

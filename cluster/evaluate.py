@@ -19,7 +19,7 @@ from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
 from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
-from dasgm.genotype import KNOWN
+from dasgm.genotype import known
 from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import local
@@ -47,8 +47,9 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Eval
         sources = sources or ["DARTS_V2"]  # any
     candidates = _candidates(values, sources, storage)
     searched = next((one.config for one in candidates if one.config), {})
-    workers = _workers(values, searched)
-    recipe, config = configured(values, searched, 1 if _names_batch_size(rest) else workers)
+    usual = candidates[0].genotype.space.recipes
+    workers = _workers(values, searched, usual)
+    recipe, config = configured(values, searched, usual, 1 if _names_batch_size(rest) else workers)
     words = [*rest, f"--storage={storage}", f"--workers={workers}"]
     kind, about = flattened(Options, EvaluateConfig), ABOUT + recipes_help()
     options: Options = parse(kind, words, Options(config), prog, about, BEFORE, "[GENOTYPE...]")
@@ -61,22 +62,22 @@ def _candidates(values: Mapping[str, str], sources: Sequence[str], storage: Path
     sweep = values.get("--from-sweep", "")
     if bool(sweep) == bool(sources):
         raise ValueError(
-            f"name genotypes (a file, a run's folder, or one of {', '.join(KNOWN)}), or a sweep with --from-sweep, and "
-            "not both"
+            f"name genotypes (a file, a run's folder, or one of {', '.join(known())}), or a sweep with --from-sweep, "
+            "and not both"
         )
     if "--top" in values and not sweep:
         raise ValueError(f"--top {values['--top']}: there is no sweep; name one with --from-sweep, or leave --top out")
     return of_sweep(sweep, storage, _whole("--top", values.get("--top", "1"))) if sweep else named(sources)
 
 
-def _workers(values: Mapping[str, str], searched: dict[str, Any]) -> int:
+def _workers(values: Mapping[str, str], searched: dict[str, Any], usual: Mapping[str, str]) -> int:
     """The number of workers of each training.
 
     The default is 1, for ImageNet 8 on a cluster and elsewhere as many as there are GPUs, at most 8.
     """
     if given := values.get("--workers"):
         return _whole("--workers", given)
-    _, config = configured(dict(values), searched)
+    _, config = configured(dict(values), searched, usual)
     if not config.data.streamed:
         return 1
     return IMAGENET_WORKERS if connection.joined() else min(IMAGENET_WORKERS, max(1, connection.visible_gpus()))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.gans._base import GanConfig
+from dasgm.genotype import DEFAULT_SPACE, space_of
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig, Stage
 from dasgm.plugins import key_of, nearest, plugin
 from dasgm.spaces._base import SearchSpace
@@ -66,7 +67,7 @@ class SearchConfig:
     method: MethodConfig
     gan: GanConfig | None
     data: DataConfig
-    search_space: str = field(default="darts", metadata=YOUNGER)
+    search_space: str = field(default=DEFAULT_SPACE, metadata=YOUNGER)
     """Space of cells that is searched (DARTS: darts)."""
     order: Literal["first", "second"] = "second"
     """Order of the gradient of A (Eq. 6).
@@ -150,7 +151,7 @@ class SearchConfig:
         _check(self, val_portion=(0, 1), batch_size=(2, LARGEST_BATCH), classifier_momentum=(0, 1))
         _check(self, **dict.fromkeys((*rates, *weights, *others), (0, None)), **dict.fromkeys(at_least_1, (1, None)))
         _check_placement(self)
-        plugin("spaces", self.search_space)
+        space_of(self.search_space)
         if (spaces := self.method.spaces) and self.search_space not in spaces:
             raise ValueError(
                 f"search-space {self.search_space}: {key_of(self.method)} is not defined for it; expected another "
@@ -160,8 +161,7 @@ class SearchConfig:
     @property
     def space(self) -> SearchSpace:
         """The search space. ValueError: there is none of this name."""
-        found: SearchSpace = plugin("spaces", self.search_space)()
-        return found
+        return space_of(self.search_space)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as packed
-from torch import Tensor
+from torch import Tensor, nn
 
 from dasgm._version import __version__
 from dasgm.bilevel import full_precision
@@ -27,7 +27,7 @@ from dasgm.data._images import stack
 from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
-from dasgm.networks.network import SHRINKS, Network, check_image_size
+from dasgm.networks.network import SHRINKS, DerivedNetwork, check_image_size
 from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.files import first_line, plain, printable, reason, short, text, write_atomic
@@ -42,10 +42,11 @@ MOST = {"cells": MOST_CELLS, "channels": WIDEST, "image_size": 2048}  # of a net
 MOST_EDGES = 32  # of a cell that is read
 
 
-class Model(Network):
+class Model(nn.Module):
     """A trained network in eval mode: normalised images [N, 3, S, S] -> logits [N, classes].
 
     Attributes:
+        network: the network itself.
         classes: class names in the order of the logits.
         image_size: S, in pixels.
         resize: length to which the shorter side of a picture is resized before the centre of S x S pixels is kept.
@@ -54,12 +55,17 @@ class Model(Network):
     """
 
     def __init__(self, genotype: Genotype, about: dict[str, Any]) -> None:
-        super().__init__(genotype, about["channels"], about["cells"], len(about["classes"]), form=about["form"])
+        super().__init__()
+        self.network = genotype.build(about["channels"], about["cells"], len(about["classes"]), about["form"])
         self.about = about
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.image_size: int = about["image_size"]
         self.resize: int = about.get("resize", self.image_size)
         self.mean, self.std = tuple(about["mean"]), tuple(about["std"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits
 
     def preprocess(self, image: Picture) -> Tensor:
         """Turns a picture into the network's input, [3, S, S] on the CPU.
@@ -120,7 +126,7 @@ class Model(Network):
     @torch.no_grad()
     def named(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """The same for images [N, 3, S, S] from `preprocess`."""
-        logits = self(x.to(self.head.weight.device))
+        logits = self(x.to(next(self.parameters()).device))
         probabilities, classes = logits.softmax(1).topk(min(top, len(self.classes)), 1)
         return [
             [(self.classes[i], p) for i, p in zip(row.tolist(), ps.tolist(), strict=True)]
@@ -129,7 +135,7 @@ class Model(Network):
 
 
 def save(
-    folder: Path, network: Network, genotype: Genotype, config: EvaluateConfig, data: Any, result: dict[str, Any]
+    folder: Path, network: DerivedNetwork, genotype: Genotype, config: EvaluateConfig, data: Any, result: dict[str, Any]
 ) -> None:
     """Writes both files of a trained network, without its auxiliary head. Each file is replaced atomically.
 
@@ -185,19 +191,19 @@ def load(path: str | Path, device: str = "cpu") -> Model:
     try:
         about = _described(described)
         genotype = Genotype.from_json(json.dumps(about["genotype"]))
-        if max(len(genotype.normal), len(genotype.reduce)) > MOST_EDGES:
+        if max(len(cell.edges) for cell in genotype.graphs.values()) > MOST_EDGES:
             raise ValueError(f"a cell of more than {MOST_EDGES} edges")
         with torch.device("meta"):
             model = Model(genotype, about)
     except (ValueError, OSError) as error:
         raise ValueError(f"model {described}: {error}") from None
     try:
-        tensors = _tensors(weights, model.state_dict())
+        tensors = _tensors(weights, model.network.state_dict())
         if hashlib.sha256(weights.read_bytes()).hexdigest() != about["sha256"]:
             raise ValueError(f"not the weights that {described.name} describes; copy both files of one run")
     except (ValueError, OSError, SafetensorError) as error:
         raise ValueError(f"model {weights}: {_line(error)}") from None
-    model.load_state_dict(tensors, assign=True)
+    model.network.load_state_dict(tensors, assign=True)
     return model.requires_grad_(False).eval().to(device)
 
 

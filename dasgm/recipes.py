@@ -208,7 +208,6 @@ RECIPES: dict[str, Recipe] = {
         "the ImageNet form on pictures of 64 pixels, 5 cells of 8 channels, 10 epochs",
     ),
 }
-BY_DATA = {"digits": "digits-small", "imagenet": "imagenet"}  # a data set's by default; of all others: cifar
 
 
 def recipe(name: str) -> Recipe:

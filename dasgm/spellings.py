@@ -1,4 +1,7 @@
-"""Reads genotypes in the notations of other programs, as plain data. Nothing in them is evaluated. Imports no torch."""
+"""The operations and nodes of DARTS's cells, and the notations of other programs for its genotypes.
+
+Text is read as plain data: nothing in it is evaluated. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,10 @@ PRIMITIVES = (
 )
 """Candidate operations in the order of the alphas' columns. `none` has a weight in a search, but is never chosen."""
 CHOOSABLE = PRIMITIVES[1:]
+NODES = 4  # intermediate nodes of a cell
+INPUTS = tuple(2 + node for node in range(NODES))  # edges into each node: from the two inputs and all earlier nodes
+EDGES = sum(INPUTS)  # 14
+CONCAT = tuple(range(2, 2 + NODES))  # states that a cell's output concatenates: all of its nodes
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 NAMES = {name.replace("_", ""): name for name in CHOOSABLE}
 NAMES |= {"maxpool": "max_pool_3x3", "avgpool": "avg_pool_3x3"}  # NNI, NASLib
@@ -45,9 +52,14 @@ _SAME = {"int", "str", "str_", "list", "tuple", "array", "asarray", "tensor", "i
 _SAME |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
+def has_call(written: str) -> bool:
+    """Whether there is a call `Genotype(...)` in a text."""
+    return bool(_CALL.search(_COLOUR.sub("", written)))
+
+
 def is_text(source: str) -> bool:
     """Whether `source` looks like the text of a genotype, rather than its name or a path."""
-    return bool(_CALL.search(_COLOUR.sub("", source)) or re.match(r"\s*[\[({]", source))
+    return has_call(source) or bool(re.match(r"\s*[\[({]", source))
 
 
 def read(written: str) -> tuple[dict[str, Any], str]:

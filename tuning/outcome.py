@@ -40,8 +40,8 @@ def show(sweep: Sweep) -> bool:
     best = next((one.run for one in ranked if one.rank == 1), None)
     if best and best.genotype:
         say_now(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
-        for kind in ("normal", "reduce"):
-            say_now(f"  {kind}: " + "  ".join(f"{op}({i})" for op, i in getattr(best.genotype, kind)))
+        for kind, line in best.genotype.lines().items():
+            say_now(f"  {kind}: {line}")
         say_now(f"  train it: {shell_line(['dasgm', 'evaluate', best.folder])}")
     say_now(f"everything lies in {lies_at(sweep.folder)}; to continue or extend: {sweep.command}")
     say_now("next:")

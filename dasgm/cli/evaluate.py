@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json
 from dasgm.data._base import DataConfig
-from dasgm.genotype import KNOWN, Genotype, genotype_text, name_of
+from dasgm.genotype import Genotype, genotype_text, known, name_of
 from dasgm.plugins import key_of, keys, plugin
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
@@ -66,7 +66,7 @@ class EvaluateOptions:
 
 
 BEFORE = ("--recipe", "--dataset", "--data-dir")
-OF_WHAT = f"What is trained: a file, a run's folder, a genotype's text, or a known genotype: {', '.join(KNOWN)}."
+OF_WHAT = f"What is trained: a file, a run's folder, a genotype's text, or a known genotype: {', '.join(known())}."
 
 
 def recipes_help(positional: bool = False) -> str:
@@ -88,25 +88,29 @@ def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
     """
     values, first, rest = take(argv, BEFORE, 2)
     if not first:
-        raise ValueError("name a genotype: a file, a run's folder, its text, or one of " + ", ".join(KNOWN))
+        raise ValueError("name a genotype: a file, a run's folder, its text, or one of " + ", ".join(known()))
     given, genotype = first[0], Genotype.load(first[0])
     source = name_of(given) if genotype_text(given) else str(here(given))
     if len(first) > 1:
         ensure_once("--recipe", values, first[1])
         values["--recipe"] = first[1]
-    recipe, config = configured(values, {} if genotype_text(given) else read_json(run_of(source) / "config.json"))
+    ran = {} if genotype_text(given) else read_json(run_of(source) / "config.json")
+    recipe, config = configured(values, ran, genotype.space.recipes)
     return TrainingChoice(genotype, source, recipe, config), rest
 
 
-def configured(values: dict[str, str], ran: dict[str, Any], workers: int = 1) -> tuple[str, EvaluateConfig]:
+def configured(
+    values: dict[str, str], ran: dict[str, Any], usual: Mapping[str, str], workers: int = 1
+) -> tuple[str, EvaluateConfig]:
     """The recipe's name and the configuration that --recipe, --dataset and --data-dir choose.
 
     Args:
         ran: config.json of the search that gave the genotype; its data set is the default. {}: there is none.
+        usual: the recipes of the genotype's search space (`SearchSpace.recipes`).
     """
     searched = _data(ran)
     key = values.get("--dataset") or (key_of(searched) if searched else "")
-    named = values.get("--recipe") or recipes.BY_DATA.get(key, "cifar")
+    named = values.get("--recipe") or usual.get(key, usual[""])
     config = recipes.per_worker(recipes.recipe(named).config, workers)
     place = values.get("--data-dir")
     if searched and key == key_of(searched):

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.cli.arguments import Parser
+from dasgm.genotype import DEFAULT_SPACE
 from dasgm.store.files import printable, shell_line
 from dasgm.store.replica import here, refresh
 
 
 def draw(argv: Sequence[str]) -> int:
-    parser = Parser(prog="dasgm draw", description="Draw both cells of a genotype.")
+    parser = Parser(prog="dasgm draw", description="Draw the cells of a genotype.")
     parser.add_argument(
         "genotype",
         help="Genotype to draw: a JSON or text file, the folder of a run, a known name such as DARTS_V2, or its text.",
@@ -39,14 +40,15 @@ def random(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="dasgm random", description="Draw an architecture uniformly from the search space: the baseline."
     )
+    parser.add_argument("--search-space", default=DEFAULT_SPACE, help=f"Search space (default: {DEFAULT_SPACE}).")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the draw, a number from 0 (default: 0).")
     parser.add_argument(
         "--output", type=Path, default=Path("genotype.json"), help="JSON file to write (default: genotype.json)."
     )
     asked = parser.parse_args(list(argv))
-    from dasgm.genotype import Genotype
+    from dasgm.genotype import space_of
 
-    Genotype.random(asked.seed).save(asked.output)
+    space_of(asked.search_space).random(asked.seed).save(asked.output)
     train, draw = (shell_line(["dasgm", verb, asked.output]) for verb in ("evaluate", "draw"))
     print(printable(f"{asked.output}  (train it: {train}; draw it: {draw})"))
     return 0
@@ -84,8 +86,8 @@ def _measure_parser() -> Parser:
     parser = Parser(
         prog="dasgm measure",
         description="Count the parameters, and the multiply-adds for one image, of a genotype's network, of the "
-        "supernets of a preset's search or of a GAN. A genotype's network has 20 cells, 36 channels, 10 classes and "
-        "images of 32 pixels; in the ImageNet form 14, 48, 1000 and 224.",
+        "supernets of a preset's search or of a GAN. A genotype's network has the usual size of its space (DARTS: "
+        "20 cells, 36 channels), 10 classes and images of 32 pixels; in the ImageNet form 14, 48, 1000 and 224.",
     )
     parser.add_argument(
         "name",
@@ -99,13 +101,14 @@ def _measure_parser() -> Parser:
     parser.add_argument(
         "--cells",
         type=int,
-        help="Number of cells (default: that of the preset; for a genotype DARTS's 20, with --form imagenet 14).",
+        help="Number of cells (default: that of the preset; for a genotype that of its space: DARTS 20, with "
+        "--form imagenet 14).",
     )
     parser.add_argument(
         "--channels",
         type=int,
-        help="Number of channels in the first cells (default: that of the preset; for a genotype DARTS's 36, with "
-        "--form imagenet 48), or the base width of a GAN.",
+        help="Number of channels in the first cells (default: that of the preset; for a genotype that of "
+        "its space: DARTS 36, with --form imagenet 48), or the base width of a GAN.",
     )
     parser.add_argument(
         "--classes",

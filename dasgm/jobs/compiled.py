@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ def compile_network(training: Training, image_size: int, say: Callable[[str], No
 
     Drop-path is drawn outside of what is compiled, so the numbers are those of the plain network up to rounding.
     """
-    begun, network, config = time.monotonic(), training.network, training.config
+    begun, config = time.monotonic(), training.config
+    network: Any = training.network
     plain, compiled = network.body, torch.compile(network.body)
 
     def body(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -43,7 +45,7 @@ def compile_network(training: Training, image_size: int, say: Callable[[str], No
             factors = x.new_ones(network.paths, len(x), 1, 1, 1)
         return compiled(x, factors)
 
-    network.body = body  # type: ignore[method-assign]
+    network.body = body
     kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
     x = torch.zeros(config.batch_size, 3, image_size, image_size, device=training.device)
     y = torch.zeros(config.batch_size, dtype=torch.int64, device=training.device)

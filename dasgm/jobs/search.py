@@ -14,7 +14,6 @@ from dasgm.bilevel import Player, Tensors
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
-from dasgm.genotype import KNOWN
 from dasgm.jobs.inspection import Inspection
 from dasgm.jobs.loop import Loop, restoring
 from dasgm.jobs.means import Means
@@ -24,7 +23,7 @@ from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
 from dasgm.methods._hooks import architecture_metrics
-from dasgm.networks.network import Network, check_image_size
+from dasgm.networks.network import check_image_size
 from dasgm.pages.figures import draw
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.search import Search, SearchFailed
@@ -87,7 +86,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             supernet = config.space.supernet(stage, len(data.classes))
             ensure_room("a supernet", sum(p.numel() for p in supernet.parameters()), device)
         if config.proxy.epochs:
-            Network(KNOWN["DARTS_V2"], config.proxy.channels, config.proxy.cells, len(data.classes))
+            config.space.random(0).build(config.proxy.channels, config.proxy.cells, len(data.classes))
     if config.proxy.epochs and config.proxy.batch_size * workers > len(data.J1):
         raise ValueError(
             f"proxy.batch-size {config.proxy.batch_size} on {workers} worker(s) is more than the {len(data.J1)} images "

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from dasgm.bilevel import Iterations, Player, Tensors, full_precision, grad, replay, seed_of
 from dasgm.distributed import average, rank, world_size
-from dasgm.networks.network import Network
 from dasgm.recipes import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -116,9 +115,7 @@ class Training:
     ):
         self.config, self.stream, self.device = config, stream, torch.device(device)
         with replay(*stream):
-            network = Network(
-                genotype, config.channels, config.cells, classes, form=config.form, auxiliary=config.auxiliary > 0
-            )
+            network = genotype.build(config.channels, config.cells, classes, config.form, config.auxiliary > 0)
         self.layout = torch.preserve_format
         if self.device.type == "cuda" and config.channels_last:
             self.layout = torch.channels_last

@@ -20,14 +20,14 @@ from dasgm.bilevel import replay
 from dasgm.config import SearchConfig
 from dasgm.data._base import DataConfig
 from dasgm.gans._base import GanConfig
-from dasgm.genotype import KNOWN, Genotype, genotype_text, name_of
+from dasgm.genotype import Genotype, genotype_text, known, name_of
 from dasgm.methods._base import Stage
-from dasgm.networks.network import Form, Network, check_image_size
+from dasgm.networks.network import Form, check_image_size
 from dasgm.networks.operations import reductions
-from dasgm.networks.supernet import Architecture, Supernet
+from dasgm.networks.supernet import Architecture
 from dasgm.plugins import key_of, keys, nearest, plugin
 from dasgm.presets import PRESETS, preset, with_dataset
-from dasgm.spaces.darts import SearchSpace
+from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import plain, short, text
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -94,19 +94,19 @@ def measure_genotype(
     """Counts the network of a genotype, as it is trained from scratch.
 
     Returns:
-        `parameters` (without the auxiliary head, as published tables count), `parameters_with_auxiliary`,
-        `multiply_adds` (convention A) and `multiply_adds_all` (convention B).
+        `parameters` (without the auxiliary head, as published tables count), `parameters_with_auxiliary` (where the
+        space has such a head), `multiply_adds` (convention A) and `multiply_adds_all` (convention B).
 
     Raises:
         ValueError: a size that the network cannot have.
     """
     with torch.device("meta"):
-        network = Network(genotype, channels, cells, classes, form=form, auxiliary=True)
+        network = genotype.build(channels, cells, classes, form, auxiliary=genotype.space.auxiliary)
         total = _total(layer_costs(network, torch.empty(1, 3, image_size, image_size)).values())
-    assert network.auxiliary is not None
+    with_auxiliary = {"parameters_with_auxiliary": total.parameters} if network.auxiliary else {}
     return {
-        "parameters": total.parameters - count(network.auxiliary),
-        "parameters_with_auxiliary": total.parameters,
+        "parameters": total.parameters - (count(network.auxiliary) if network.auxiliary else 0),
+        **with_auxiliary,
         "multiply_adds": total.multiply_adds,
         "multiply_adds_all": total.multiply_adds + total.others,
     }
@@ -125,11 +125,12 @@ def measure_search(config: SearchConfig, classes: int, image_size: int) -> Count
     """
     check_image_size("cifar", image_size)
     first, *later = config.stages
-    total = _total(_supernet_costs(first, classes, image_size).values())
+    space = config.space
+    total = _total(_supernet_costs(space, first, classes, image_size).values())
     with torch.device("meta"):
-        architecture = count(Architecture(first, config.space))
+        architecture = count(Architecture(first, space))
     begun = {"supernet_parameters": total.parameters, "multiply_adds": total.multiply_adds}
-    stages = [begun, *(_bounds(stage, first, classes, image_size) for stage in later)]
+    stages = [begun, *(_bounds(space, stage, first, classes, image_size) for stage in later)]
     outline = [
         {"cells": stage.cells, "operations_per_edge": len(stage.operations[0][0])} | counts
         for stage, counts in zip((first, *later), stages, strict=True)
@@ -137,10 +138,10 @@ def measure_search(config: SearchConfig, classes: int, image_size: int) -> Count
     return {**begun, "architecture_parameters": architecture, "stages": outline}
 
 
-def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Cost]:
+def _supernet_costs(space: SearchSpace, stage: Stage, classes: int, image_size: int) -> dict[str, Cost]:
     with torch.device("meta"):
-        supernet, image = Supernet(stage, classes), torch.empty(1, 3, image_size, image_size)
-        costs = layer_costs(supernet, image, Architecture(stage, SearchSpace())())
+        supernet: Any = space.supernet(stage, classes)
+        costs = layer_costs(supernet, torch.empty(1, 3, image_size, image_size), Architecture(stage, space)())
     # a cell computes the layers of its fans together, so they are not seen; each gives a map of the nodes' size
     for index, cell in enumerate(supernet.cells):
         side = image_size >> sum(reduction <= index for reduction in reductions(stage.cells))
@@ -150,13 +151,12 @@ def _supernet_costs(stage: Stage, classes: int, image_size: int) -> dict[str, Co
     return costs
 
 
-def _bounds(stage: Stage, first: Stage, classes: int, image_size: int) -> Counts:
+def _bounds(space: SearchSpace, stage: Stage, first: Stage, classes: int, image_size: int) -> Counts:
     """[smallest, largest] counts over the operations that an edge may keep: the cheapest and the most expensive of the
     first stage's.
     """
-    full = replace(stage, operations=first.operations)
-    costs = _supernet_costs(full, classes, image_size)
-    kept = [len(cell[0]) for cell in stage.operations]  # of a normal cell, of a reduction cell
+    costs = _supernet_costs(space, replace(stage, operations=first.operations), classes, image_size)
+    kept = [len(cell[0]) for cell in stage.operations]  # in DARTS's space of a normal cell, of a reduction cell
 
     def bounds(of: dict[str, int]) -> list[int]:
         fixed = 0
@@ -239,7 +239,7 @@ def measure(name: str, asked: MeasureOptions = MeasureOptions()) -> Counts:
 
 def subject(name: str) -> Genotype | SearchConfig | GanConfig:
     """What `name` stands for; see `measure`."""
-    if name in KNOWN or genotype_text(name):
+    if name in known() or genotype_text(name):
         return Genotype.load(name)
     path = Path(name)
     if name in PRESETS or _is_preset(path):
@@ -251,9 +251,9 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
         raise ValueError(f"{name}: this folder has no genotype.json; give the folder of a finished run, or a file")
     if there:
         return Genotype.load(path)
-    known = [*KNOWN, *PRESETS, *keys("gans")]
+    names = [*known(), *PRESETS, *keys("gans")]
     raise ValueError(
-        f"{short(name, 200)} is no genotype, preset, GAN, file or run{nearest(name, known)}; "
+        f"{short(name, 200)} is no genotype, preset, GAN, file or run{nearest(name, names)}; "
         "`dasgm presets` lists the presets"
     )
 
@@ -268,7 +268,7 @@ def _is_preset(path: Path) -> bool:
 
 def _measured_genotype(genotype: Genotype, asked: MeasureOptions) -> Counts:
     form = asked.form or "cifar"
-    usual = {"cells": 14, "channels": 48} if form == "imagenet" else {"cells": 20, "channels": 36}
+    usual = dict(zip(("cells", "channels"), genotype.space.usual(form), strict=True))
     images = {"classes": 1000, "image_size": 224} if form == "imagenet" else {"classes": 10, "image_size": 32}
     if asked.dataset:
         images = _images(plugin("data", asked.dataset)(), asked)

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dasgm.genotype import INPUTS, PRIMITIVES, SKIP, Edge, Genotype, derive
+from dasgm.genotype import Edge, Genotype
 from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage
+from dasgm.spaces.darts import derive
+from dasgm.spellings import INPUTS, PRIMITIVES, SKIP
 
 if TYPE_CHECKING:
     from dasgm.spaces._base import SearchSpace

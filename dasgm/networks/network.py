@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel.draws import draw
-from dasgm.genotype import Edge, Genotype
+from dasgm.genotype import Edge
 from dasgm.networks.operations import (
     FactorizedReduce,
     ReLUConvBN,
@@ -20,6 +20,9 @@ from dasgm.networks.operations import (
     reductions,
     stem,
 )
+
+if TYPE_CHECKING:
+    from dasgm.spaces.darts import DartsGenotype
 
 Form = Literal["cifar", "imagenet"]
 SHRINKS: dict[Form, int] = {"cifar": 4, "imagenet": 32}  # by how much the last map is smaller than the image
@@ -33,8 +36,21 @@ def check_image_size(form: Form, *sizes: int) -> None:
             raise ValueError(f"image size {size}: a network of the {form} form needs a multiple of {shrinks} pixels")
 
 
-class Network(nn.Module):
-    """The network of a genotype: images [N, in_channels, H, W] -> logits [N, classes].
+class DerivedNetwork(nn.Module):
+    """The network of a genotype: images [N, in_channels, H, W] -> logits [N, classes]."""
+
+    drop_path_rate: float = 0.0
+    """Rate of drop-path in training, at least 0 and below 1. The training sets it every epoch."""
+    auxiliary: nn.Module | None = None
+    """The auxiliary head, which only `forward_with_auxiliary` uses."""
+
+    def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the head and of the auxiliary head, [N, classes] each, for a training loss of both."""
+        raise NotImplementedError
+
+
+class Network(DerivedNetwork):
+    """The network of a genotype of DARTS's space: images [N, in_channels, H, W] -> logits [N, classes].
 
     Args:
         genotype: both cells.
@@ -48,12 +64,9 @@ class Network(nn.Module):
         ValueError: a size that the network cannot have; in `forward`, an image whose size is not divisible.
     """
 
-    drop_path_rate: float = 0.0
-    """Rate of drop-path in training, at least 0 and below 1. The training sets it every epoch."""
-
     def __init__(
         self,
-        genotype: Genotype,
+        genotype: DartsGenotype,
         channels: int,
         cells: int,
         classes: int,
@@ -95,7 +108,6 @@ class Network(nn.Module):
         return self._logits(self._maps(x)[1])
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the head and of the auxiliary head, [N, classes] each, for a training loss of both."""
         assert self.auxiliary is not None, "the network was built without auxiliary=True"
         middle, last = self._maps(x)
         return self._logits(last), self.auxiliary(middle)

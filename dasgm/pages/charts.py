@@ -28,6 +28,8 @@ OPERATIONS = {
     "sep_conv_5x5": ("sep 5×5", 5),
     "dil_conv_3x3": ("dil 3×3", 6),
     "dil_conv_5x5": ("dil 5×5", 7),
+    "nor_conv_1x1": ("conv 1×1", 5),
+    "nor_conv_3x3": ("conv 3×3", 4),
 }
 
 # lines, then operations: the hues of figures.py
@@ -50,7 +52,7 @@ def _variables(palette: tuple[str, str]) -> str:
 STYLE = Markup(
     f":root{{{_variables(LIGHT)}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}\n"
     + "".join(f".k{i}{{--c:var(--k{i})}}" for i in range(COLOURS))
-    + "".join(f".o{i}{{fill:var(--o{i})}}" for i in range(len(OPERATIONS)))
+    + "".join(f".o{i}{{fill:var(--o{i})}}" for i in range(COLOURS))
     + """
 .chart svg{display:block;width:100%;height:auto;overflow:visible}
 .chart text{font:11px var(--sans);fill:var(--soft)} .chart .end{text-anchor:end} .chart .mid{text-anchor:middle}
@@ -173,29 +175,37 @@ def edge_chart(
     weights: Sequence[Sequence[Mapping[str, float]]],
     chosen: Mapping[tuple[int, int], str],
     label: str,
+    inputs: Sequence[int],
+    states: Sequence[str],
 ) -> Markup:
     """A cell's softmax weights over epochs: one stacked area an edge, nodes in rows, their inputs in columns.
 
-    `weights[epoch][edge]` maps operation to weight, the 14 edges in the order of the alphas (node 0's two inputs, node
-    1's three, ...). `chosen[node, input]` is the operation that the genotype keeps there: a frame, and its name in full
-    ink. On other edges the strongest is named.
+    `weights[epoch][edge]` maps operation to weight, the edges in the order of the alphas (by node, then by input).
+    `chosen[node, input]` is the operation that the genotype keeps there: a frame, and its name in full ink. On other
+    edges the strongest is named. `inputs` and `states` are those of the search space.
     """
     left, top = 44, 34
-    columns = ("c(k−2)", "c(k−1)", "node 0", "node 1", "node 2")
+    names = [
+        name.replace("_{", "(").replace("}", ")").replace("-", "−") if "_" in name else f"node {name}"
+        for name in states
+    ]
+    columns, rows = names[:-1], names[len(states) - len(inputs) :]
     parts = [
         _tag("text", name, look="mid", x=left + ACROSS * i + WIDE / 2, y=top - 22) for i, name in enumerate(columns)
     ]
-    for edge, (node, source) in enumerate((i, j) for i in range(4) for j in range(2 + i)):
+    for edge, (node, source) in enumerate((i, j) for i, n in enumerate(inputs) for j in range(n)):
         if source == 0:
-            parts.append(_tag("text", f"node {node}", x=0, y=top + DOWN * node + HIGH / 2, dy=".32em"))
+            parts.append(_tag("text", rows[node], x=0, y=top + DOWN * node + HIGH / 2, dy=".32em"))
         stack = _stack(epochs, [frame[edge] for frame in weights], chosen.get((node, source)))
         parts.append(_tag("g", *stack, transform=f"translate({left + ACROSS * source} {top + DOWN * node})"))
     used = {name for frame in weights for edge_weights in frame for name in edge_weights}
     for i, (short, place) in enumerate(OPERATIONS[name] for name in OPERATIONS if name in used):
-        x, y = left + ACROSS * (3 + i // 4) + 16, top - 4 + 16 * (i % 4)  # the key stands in the empty corner
+        # the key stands in the empty corner
+        x, y = left + ACROSS * (len(columns) - 2 + i // 4) + 16, top - 4 + 16 * (i % 4)
         parts.append(_tag("rect", look=f"o{place}", x=x, y=y, width=11, height=11, rx=2))
         parts.append(_tag("text", short, x=x + 17, y=y + 9))
-    return _tag("div", _drawing(parts, left + ACROSS * 4 + WIDE, top + DOWN * 4 - 22, label), look="chart edges")
+    width, height = left + ACROSS * (len(columns) - 1) + WIDE, top + DOWN * len(rows) - 22
+    return _tag("div", _drawing(parts, width, height, label), look="chart edges")
 
 
 def _stack(epochs: Sequence[float], history: Sequence[Mapping[str, float]], chosen: str | None) -> list[Markup]:

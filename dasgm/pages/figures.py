@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,13 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dasgm.genotype import Edge, Genotype
+from dasgm.genotype import SKIP, Genotype, Graph
 from dasgm.store.files import printable
 
 FORMATS = (".png", ".svg", ".pdf")
 FONT = "DejaVu Sans,Helvetica,Arial,sans-serif"
 INK, QUIET = "#1f2933", "#7b8794"
-COLOURS = {"sep": "#1f6fb4", "dil": "#6b4fa0", "max": "#c2571a", "avg": "#c2571a", "skip": "#3d8b4a"}
+BLUE = ', fillcolor="#e3eefa", color="#9fc1e4"'  # what a cell reads
+YELLOW = ', fillcolor="#fdf0d5", color="#e5c682"'  # what it gives
+COLOURS = {"sep": "#1f6fb4", "dil": "#6b4fa0", "nor": "#1f6fb4", "max": "#c2571a", "avg": "#c2571a", "skip": "#3d8b4a"}
 LABELS = {
     "max_pool_3x3": "max pool 3×3",
     "avg_pool_3x3": "avg pool 3×3",
@@ -29,22 +32,26 @@ LABELS = {
     "sep_conv_5x5": "sep conv 5×5",
     "dil_conv_3x3": "dil conv 3×3",
     "dil_conv_5x5": "dil conv 5×5",
+    "nor_conv_1x1": "conv 1×1",
+    "nor_conv_3x3": "conv 3×3",
 }
-KINDS = {"normal": "normal cell", "reduce": "reduction cell"}
 
 
 def draw(genotype: Genotype, path: str | Path, caption: str = "") -> None:
-    """Both cells, one above the other, as .png, .svg or .pdf. ValueError for another ending or a place not writable."""
+    """The cell of each type, one above the other, as .png, .svg or .pdf.
+
+    Raises:
+        ValueError: another ending, or a place that cannot be written.
+    """
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in FORMATS:
         raise ValueError(f"cannot draw to {path}: expected a name that ends in {', '.join(FORMATS)}")
-    _write(path, _render(_dot(genotype, tuple(KINDS), caption), ending[1:]))
+    _write(path, _render(_dot(genotype, tuple(genotype.graphs), caption), ending[1:]))
 
 
 def cell_svg(genotype: Genotype, kind: str) -> str:
-    """One cell, `normal` or `reduce`, as an <svg> element to be placed in a page."""
-    assert kind in KINDS, kind
+    """The cell of one type, such as `normal`, as an <svg> element to be placed in a page."""
     text = _render(_dot(genotype, (kind,), ""), "svg").decode()
     return text[text.index("<svg") :]
 
@@ -99,9 +106,10 @@ def _save_pixels(grid: Tensor, path: Path, scale: int) -> None:
 def _dot(genotype: Genotype, kinds: tuple[str, ...], caption: str) -> str:
     """The cells in graphviz's language, left to right; a title over each where there are two."""
     clusters = []
+    titles = dict(zip(genotype.space.cell_types, genotype.space.titles, strict=True))
     for kind in reversed(kinds):  # graphviz stacks upwards
-        title = f'label="{KINDS[kind]}"; ' if len(kinds) > 1 else ""
-        body = "\n".join(_cell(kind, getattr(genotype, kind), getattr(genotype, f"{kind}_concat")))
+        title = f'label="{titles[kind]}"; ' if len(kinds) > 1 else ""
+        body = "\n".join(_cell(kind, genotype.graphs[kind]))
         clusters.append(f"subgraph cluster_{kind} {{ {title}\n{body}\n}}")
     return f"""digraph genotype {{
 rankdir=LR; ranksep=0.55; nodesep=0.22; margin=0.12; bgcolor="white"; dpi=144; splines=true;
@@ -115,24 +123,24 @@ subgraph {{ graph [labelloc=t, labeljust=l, margin=12, color="white", fontsize=1
 }}"""
 
 
-def _cell(kind: str, edges: tuple[Edge, ...], concat: tuple[int, ...]) -> list[str]:
-    nodes = len(edges) // 2
-    states = [f"{kind}{i}" for i in range(2 + nodes)]
-    labels = ["c_{k-2}", "c_{k-1}", *(str(i) for i in range(nodes))]
-    labels[:2] = ["c<SUB>k−2</SUB>", "c<SUB>k−1</SUB>"]
-    lines = [f'{state} [label=<{label}>, fillcolor="#e3eefa", color="#9fc1e4"];'
-             for state, label in zip(states[:2], labels[:2], strict=True)]  # fmt: skip
-    lines += [f'{state} [label="{label}"];' for state, label in zip(states[2:], labels[2:], strict=True)]
-    lines.append(f'{kind}_out [label=<c<SUB>k</SUB>>, fillcolor="#fdf0d5", color="#e5c682"];')
-    lines.append(f"{{ rank=same; {states[0]}; {states[1]}; }}")
-    for position, (name, state) in enumerate(edges):
-        colour = COLOURS[name.split("_")[0]]
-        dashed = ", style=dashed" if name == "skip_connect" else ""
+def _cell(kind: str, cell: Graph) -> list[str]:
+    states = [f"{kind}{i}" for i in range(len(cell.states))]
+    labels = [re.sub(r"_\{(.*)\}", r"<SUB>\1</SUB>", name).replace("-", "−") for name in cell.states]
+    looks = [BLUE] * cell.inputs + [""] * (len(states) - cell.inputs)
+    if not cell.output:
+        looks[-1] = YELLOW
+    lines = [f"{state} [label=<{label}>{look}];" for state, label, look in zip(states, labels, looks, strict=True)]
+    if cell.output:
+        lines.append(f"{kind}_out [label=<c<SUB>k</SUB>>{YELLOW}];")
+    lines.append(f"{{ rank=same; {'; '.join(states[: cell.inputs])}; }}")
+    for name, source, target in cell.edges:
+        colour = COLOURS.get(name.split("_")[0], INK)
+        dashed = ", style=dashed" if name == SKIP else ""
         lines.append(
-            f'{states[state]} -> {states[2 + position // 2]} [label=" {LABELS[name]} ", '
+            f'{states[source]} -> {states[target]} [label=" {_escape(LABELS.get(name, name))} ", '
             f'color="{colour}", fontcolor="{colour}"{dashed}];'
         )
-    lines += [f'{states[i]} -> {kind}_out [color="{QUIET}", penwidth=1, arrowsize=0.5];' for i in concat]
+    lines += [f'{states[i]} -> {kind}_out [color="{QUIET}", penwidth=1, arrowsize=0.5];' for i in cell.output]
     return lines
 
 

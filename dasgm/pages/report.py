@@ -40,13 +40,12 @@ PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has four, an
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
 LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
 
-CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}
 PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (  # title, metric -> name of its line, in percent?
     ("Loss of the supernet", {"loss/classifier": "W on J₁ (Eq. 3)", "loss/architecture": "A on J₃ (Eq. 6)"}, False),
     ("Loss of the GAN", {"loss/generator": "G (Eq. 4)", "loss/discriminator": "E (Eq. 5)"}, False),
     ("Accuracy on generated images", {"gan/synthetic_accuracy": "a fixed CNN agrees with the label"}, True),
-    ("Entropy, nats per edge", {"arch/entropy_normal": "normal cell", "arch/entropy_reduce": "reduction cell"}, False),
-    ("Skip connections, uncapped", {"arch/skips_normal": "normal cell", "arch/skips_reduce": "reduction cell"}, False),
+    ("Entropy, nats per edge", {"arch/entropy_{kind}": "{cell}"}, False),
+    ("Skip connections, uncapped", {"arch/skips_{kind}": "{cell}"}, False),
     ("Dominant eigenvalue of A's Hessian", {"arch/hessian_eigenvalue": "on a batch of J₂"}, False),
     ("Norm of B's gradient", {"grad/B": "B (Eq. 7)"}, False),
 )
@@ -182,6 +181,7 @@ def _common(
         "elapsed": ended - started if is_number(started) and is_number(ended) else None,
         "panels": _panels(best) if best else [],
         "cells": _cells(best) if best else [],
+        "about_cells": Markup(best.space.about) if best else "",
         "alphas": _alphas(best) if best else [],
         "genotype": best.genotype.to_json() if best and best.genotype else None,
         "samples": _pictures(painter.samples()) if painter else [],
@@ -211,8 +211,10 @@ def _leader(table: Sequence[Ranked]) -> RunView | None:
 
 def _panels(run: RunView) -> list[tuple[str, Markup]]:
     drawn = []
+    cells = _titles(run).items()
     for title, lines, share in PANELS:
-        series = [charts.Series(name, run.curve(key)) for key, name in lines.items()]
+        named = {k.format(kind=kind): v.format(cell=cell) for kind, cell in cells for k, v in lines.items()}
+        series = [charts.Series(name, run.curve(key)) for key, name in named.items()]
         drawn.append((title, charts.line_chart(series, title, percent=share, width=340, height=190)))
     return [(title, chart) for title, chart in drawn if chart]
 
@@ -239,41 +241,50 @@ def _fidelity(run: RunView) -> Json:
 
 
 def _cells(run: RunView) -> list[tuple[str, Markup]]:
-    """Both cells as SVG; [] without a genotype, or without what draws it (pygraphviz)."""
+    """The cells as SVG; [] without a genotype, or without what draws it (pygraphviz)."""
     if run.genotype is None:
         return []
     try:
         from dasgm.pages.figures import cell_svg
 
         # safe as it is: a genotype is validated, and nothing else is written in its picture
-        return [(title, Markup(cell_svg(run.genotype, kind))) for kind, title in CELLS.items()]
+        space = run.genotype.space
+        titles = zip(space.cell_types, space.titles, strict=True)
+        return [(title.capitalize(), Markup(cell_svg(run.genotype, kind))) for kind, title in titles]
     except (ImportError, OSError):
         return []
 
 
+def _titles(run: RunView) -> dict[str, str]:
+    """The types of cells in words."""
+    return dict(zip(run.space.cell_types, run.space.titles, strict=True))
+
+
 def _alphas(run: RunView) -> list[tuple[str, Markup]]:
-    drawn, rows = [], run.alphas()
-    for kind, title in CELLS.items():
-        frames = {row["epoch"]: frame for row in rows if (frame := _frame(row, kind))}
+    drawn, rows, space = [], run.alphas(), run.space
+    graphs = run.genotype.graphs if run.genotype else {}
+    for kind, title in _titles(run).items():
+        frames = {row["epoch"]: frame for row in rows if (frame := _frame(row, kind, space.edges))}
         epochs = sorted(frames)
         if epochs:
             step = -(-len(epochs) // MOST_FRAMES)
             epochs = sorted({*epochs[::step], epochs[-1]})
-            edges = getattr(run.genotype, kind) if run.genotype else ()
-            chosen = {(i // 2, source): operation for i, (operation, source) in enumerate(edges)}
-            label = f"{title}: softmax weights over epochs"
-            drawn.append((title, charts.edge_chart(epochs, [frames[epoch] for epoch in epochs], chosen, label)))
+            graph = graphs.get(kind)
+            chosen = {(target - graph.inputs, source): name for name, source, target in graph.edges} if graph else {}
+            label, weights = f"{title.capitalize()}: softmax weights over epochs", [frames[epoch] for epoch in epochs]
+            chart = charts.edge_chart(epochs, weights, chosen, label, space.inputs, space.states)
+            drawn.append((title.capitalize(), chart))
     return drawn
 
 
-def _frame(row: Json, kind: str) -> list[dict[str, float]]:
-    """The 14 edges' weights by operation in one line of alphas.jsonl; [] if it is malformed."""
+def _frame(row: Json, kind: str, number: int) -> list[dict[str, float]]:
+    """The weights of a cell's edges by operation in one line of alphas.jsonl; [] if it is malformed."""
     try:
         pairs = zip(row["operations"][kind], row[kind], strict=True)
         edges = [dict(zip(names, map(float, weights), strict=True)) for names, weights in pairs]
     except (KeyError, TypeError, ValueError):
         return []
-    sound = len(edges) == 14 and isinstance(row.get("epoch"), int)
+    sound = len(edges) == number and isinstance(row.get("epoch"), int)
     return edges if sound and all(edge and all(map(math.isfinite, edge.values())) for edge in edges) else []
 
 

@@ -7,12 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from dasgm.genotype import LARGEST, Genotype
+from dasgm.genotype import DEFAULT_SPACE, LARGEST, Genotype, space_of
 from dasgm.store.files import printable, shell_line, text, version
 from dasgm.store.records import ENDED, read_json, read_lines, read_metrics, read_record
 from dasgm.store.run import state_of
+
+if TYPE_CHECKING:
+    from dasgm.spaces._base import SearchSpace
 
 OBJECTIVE = "best/proxy"
 STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
@@ -34,6 +37,14 @@ class RunView:
     @property
     def title(self) -> str:
         return str(self.info.get("title") or self.info.get("name") or printable(self.folder.name))
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space. Where it is not installed here, the default one."""
+        try:
+            return space_of(str(self.config.get("search_space", DEFAULT_SPACE)))
+        except ValueError:
+            return space_of(DEFAULT_SPACE)
 
     @property
     def parameters(self) -> Json:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from dasgm.plugins import key_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,14 +25,28 @@ class SearchSpace:
     """Names of the types of cells that are searched. A `Stage`, a `Relaxation` and a `Mixture` have one entry for each,
     in this order, and the parameters of A are called `alphas_<type>`. --stop-skips looks at the first type.
     """
+    titles: ClassVar[tuple[str, ...]]
+    """The same types in words: "reduction cell"."""
+    about: ClassVar[str]
+    """What the picture of a cell shows, in HTML."""
     inputs: ClassVar[tuple[int, ...]]
     """Number of edges into each node of a cell. Edges are numbered by node, then by input."""
     kept: ClassVar[int | None] = None
     """Number of edges that each node keeps in a genotype. None: all of them, so that `none` may be chosen."""
     shrinks: ClassVar[bool] = False
     """Whether the supernet says what it has of one whose edges had more operations (`Supernet.kept`)."""
+    states: ClassVar[tuple[str, ...]]
+    """Names of the states that edges read and write, as `Graph.states`: the inputs of a cell, then its nodes."""
     operations: ClassVar[tuple[str, ...]]
     """Candidate operations of an edge, in the order of the columns of A."""
+    sizes: ClassVar[Mapping[str, tuple[int, int]]]
+    """The usual numbers of cells and channels of a derived network, for each form that it may have."""
+    auxiliary: ClassVar[bool] = False
+    """Whether a derived network may have an auxiliary head."""
+    recipes: ClassVar[Mapping[str, str]]
+    """The usual recipe of an evaluation, by the key of the data set; "": of all others."""
+    example: ClassVar[str]
+    """How a genotype is written, for messages."""
 
     @property
     def edges(self) -> int:
@@ -40,6 +57,17 @@ class SearchSpace:
     def everything(self) -> tuple[Operations, ...]:
         """All operations on each edge of each type of cell, as a `Stage` lists them."""
         return ((self.operations,) * self.edges,) * len(self.cell_types)
+
+    @property
+    def known(self) -> Mapping[str, Genotype]:
+        """The built-in genotypes, by name."""
+        return {}
+
+    def usual(self, form: str) -> tuple[int, int]:
+        """The usual numbers of cells and channels of a derived network. ValueError: it cannot have this form."""
+        if form not in self.sizes:
+            raise ValueError(f"form {form}: {key_of(self)}'s networks have the form {' or '.join(self.sizes)} only")
+        return self.sizes[form]
 
     def supernet(self, stage: Stage, classes: int) -> nn.Module:
         """W of a stage: `forward` takes images [N, 3, H, W] and a `Mixture`, and returns logits [N, classes].
@@ -64,3 +92,37 @@ class SearchSpace:
     def genotype(self, cells: Sequence[Any]) -> Genotype:
         """The genotype of the cells that `derive` returned, one for each type."""
         raise NotImplementedError
+
+    def random(self, seed: int) -> Genotype:
+        """A genotype drawn uniformly from the space.
+
+        Args:
+            seed: at least 0. The same seed gives the same genotype.
+
+        Raises:
+            ValueError: the seed is negative.
+        """
+        raise NotImplementedError
+
+    def is_text(self, source: str) -> bool:
+        """Whether a word of a command line is the text of a genotype of this space, rather than a name or a path."""
+        raise NotImplementedError
+
+    def recognises(self, written: str) -> bool:
+        """Whether a text, which may be a whole log, has a genotype in a notation of this space alone."""
+        raise NotImplementedError
+
+    def parse(self, written: str, say: Callable[[str], None]) -> Genotype:
+        """Reads a genotype from text, as `Genotype.parse`."""
+        raise NotImplementedError
+
+    def from_fields(self, fields: object) -> Genotype:
+        """The genotype that `to_json` wrote, from the decoded JSON. ValueError: it is none."""
+        raise NotImplementedError
+
+    @staticmethod
+    def stream(seed: int) -> Random:
+        """The stream of a draw. ValueError: the seed is negative."""
+        if seed < 0:  # Random(-7) equals Random(7)
+            raise ValueError(f"seed {seed}: expected at least 0")
+        return Random(seed)

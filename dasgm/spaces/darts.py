@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dasgm.genotype import CONCAT, INPUTS, PRIMITIVES, Edge, Genotype, derive
+from dasgm.genotype import Edge, Genotype, Graph, closest, fields_to_json
 from dasgm.spaces import _base
+from dasgm.spellings import CHOOSABLE, CONCAT, EXAMPLE, FIELDS, INPUTS, NODES, PRIMITIVES, SKIP, has_call, is_text, read
+from dasgm.store.files import short
 
 if TYPE_CHECKING:
     from dasgm.methods._base import Operations, Stage, Weights
+    from dasgm.networks.network import Form, Network
     from dasgm.networks.supernet import Supernet
 
 
@@ -17,9 +21,23 @@ class SearchSpace(_base.SearchSpace):
     """DARTS's cells: eight operations on 14 edges, of which each node keeps two."""
 
     cell_types = ("normal", "reduce")
+    titles = ("normal cell", "reduction cell")
+    about = (
+        "Blue: the outputs of the two preceding cells. Each numbered node is the sum of its two edges. c<sub>k</sub> "
+        "concatenates the four nodes."
+    )
     inputs = INPUTS
     kept, shrinks = 2, True
+    states = ("c_{k-2}", "c_{k-1}", *map(str, range(NODES)))
     operations = PRIMITIVES
+    sizes = {"cifar": (20, 36), "imagenet": (14, 48)}
+    auxiliary = True
+    recipes = {"": "cifar", "digits": "digits-small", "imagenet": "imagenet"}
+    example = EXAMPLE
+
+    @property
+    def known(self) -> Mapping[str, DartsGenotype]:
+        return KNOWN
 
     def supernet(self, stage: Stage, classes: int) -> Supernet:
         from dasgm.networks.supernet import Supernet
@@ -32,6 +50,197 @@ class SearchSpace(_base.SearchSpace):
         """The two strongest edges into each node, each with its strongest operation (DARTS, Section 2.4)."""
         return derive(operations, weights, edges)
 
-    def genotype(self, cells: Sequence[Sequence[Edge]]) -> Genotype:
+    def genotype(self, cells: Sequence[Sequence[Edge]]) -> DartsGenotype:
         normal, reduce = map(tuple, cells)
-        return Genotype(normal, CONCAT, reduce, CONCAT)
+        return DartsGenotype(normal, CONCAT, reduce, CONCAT)
+
+    def random(self, seed: int) -> DartsGenotype:
+        """Two different inputs into each of four nodes, and any operation but `none` on each edge."""
+        draw = self.stream(seed)
+
+        def cell() -> tuple[Edge, ...]:
+            pairs = (sorted(draw.sample(range(inputs), 2)) for inputs in INPUTS)
+            return tuple((draw.choice(CHOOSABLE), state) for pair in pairs for state in pair)
+
+        return DartsGenotype(cell(), CONCAT, cell(), CONCAT)
+
+    def is_text(self, source: str) -> bool:
+        return is_text(source)
+
+    def recognises(self, written: str) -> bool:
+        return has_call(written)
+
+    def parse(self, written: str, say: Callable[[str], None]) -> DartsGenotype:
+        fields, said = read(written)
+        if said:
+            say(said)
+        return self.from_fields(fields)
+
+    def from_fields(self, fields: object) -> DartsGenotype:
+        if not isinstance(fields, dict):
+            raise ValueError(f"a genotype is an object with the keys {', '.join(FIELDS)}, not {short(fields)}")
+        missing, unknown = set(FIELDS) - fields.keys(), fields.keys() - {*FIELDS, "space"}
+        if missing:
+            raise ValueError(f"a genotype needs {', '.join(FIELDS)}; missing: {', '.join(sorted(missing))}")
+        if unknown:
+            raise ValueError(f"a genotype has {', '.join(FIELDS)} only; not {short(', '.join(sorted(unknown)))}")
+        return DartsGenotype(**{name: fields[name] for name in FIELDS})
+
+
+@dataclass(frozen=True)
+class DartsGenotype(Genotype):
+    """A normal and a reduction cell: two edges per node, in the order of the nodes, and the states that the output
+    concatenates.
+
+    Lists are accepted and become tuples.
+
+    Raises:
+        ValueError: the values do not describe a cell. The message is one line.
+    """
+
+    normal: tuple[Edge, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Edge, ...]
+    reduce_concat: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for kind in ("normal", "reduce"):
+            edges = _edges(kind, getattr(self, kind))
+            object.__setattr__(self, kind, edges)
+            concat = f"{kind}_concat"
+            object.__setattr__(self, concat, _concat(concat, getattr(self, concat), 2 + len(edges) // 2))
+
+    @property
+    def space(self) -> SearchSpace:
+        return SearchSpace()
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        return {"normal": _graph(self.normal, self.normal_concat), "reduce": _graph(self.reduce, self.reduce_concat)}
+
+    def to_json(self) -> str:
+        return fields_to_json({name: getattr(self, name) for name in FIELDS})
+
+    def build(
+        self,
+        channels: int,
+        cells: int,
+        classes: int,
+        form: Form = "cifar",
+        auxiliary: bool = False,
+    ) -> Network:
+        from dasgm.networks.network import Network
+
+        return Network(self, channels, cells, classes, form=form, auxiliary=auxiliary)
+
+
+def derive(
+    operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], edges: Sequence[float] | None = None
+) -> tuple[Edge, ...]:
+    """The 8 edges of a cell: the two strongest into each node, the stronger one first (DARTS, Section 2.4).
+
+    An edge is as strong as its strongest operation other than `none`. If two are equally strong, the earlier input and
+    the earlier operation are taken.
+
+    Args:
+        operations: names of the candidate operations of each of the 14 edges.
+        weights: their softmax weights, [14][operations].
+        edges: weight of each edge, [14], by which its strength is multiplied (PC-DARTS); None: all count alike.
+    """
+    cell: list[Edge] = []
+    first = 0
+    for node in range(NODES):
+        found = []
+        for state in range(INPUTS[node]):
+            edge = first + state
+            candidates = [c for c in zip(weights[edge], operations[edge], strict=True) if c[1] != "none"]
+            if candidates:
+                weight, name = max(candidates, key=lambda c: c[0])
+                found.append((weight * (edges[edge] if edges is not None else 1.0), name, state))
+        assert len(found) >= 2, f"node {2 + node} has fewer than two edges with an operation"
+        found.sort(key=lambda f: -f[0])
+        cell += [(name, state) for _, name, state in found[:2]]
+        first += INPUTS[node]
+    return tuple(cell)
+
+
+def _edges(kind: str, value: object) -> tuple[Edge, ...]:
+    if not isinstance(value, list | tuple) or not value or len(value) % 2:
+        raise ValueError(f"{kind}: expected a list of [operation, input], two for each node, not {short(value)}")
+    edges: list[Edge] = []
+    for position, pair in enumerate(value):
+        where, node = f"{kind}, edge {position}", 2 + position // 2
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f"{where}: expected [operation, input], not {short(pair)}")
+        name, state = pair
+        if name not in CHOOSABLE:
+            raise ValueError(f"{where}: unknown operation {short(name)}; {closest(name, CHOOSABLE)}")
+        if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < node:
+            raise ValueError(f"{where}: input {short(state)} into node {node}; expected 0 to {node - 1}")
+        edges.append((name, state))
+    return tuple(edges)
+
+
+def _concat(field: str, value: object, states: int) -> tuple[int, ...]:
+    """The states that a cell concatenates: any of its nodes, each at most once."""
+    nodes = range(2, states)
+    if not isinstance(value, list | tuple) or not value or len(set(map(repr, value))) < len(value):
+        raise ValueError(f"{field}: expected a list of nodes like {list(nodes)}, not {short(value)}")
+    for state in value:
+        if not isinstance(state, int) or isinstance(state, bool) or state not in nodes:
+            raise ValueError(f"{field}: {short(state)} is no node; expected {nodes[0]} to {nodes[-1]}")
+    return tuple(value)
+
+
+def _graph(edges: Sequence[Edge], concat: Sequence[int]) -> Graph:
+    nodes = len(edges) // 2
+    return Graph(
+        states=("c_{k-2}", "c_{k-1}", *map(str, range(nodes))),
+        inputs=2,
+        edges=tuple((name, state, 2 + position // 2) for position, (name, state) in enumerate(edges)),
+        output=tuple(concat),
+    )
+
+
+def _cell(text: str) -> tuple[Edge, ...]:
+    """The edges written in the shorthand of the table below."""
+    names = {
+        "max": "max_pool_3x3",
+        "avg": "avg_pool_3x3",
+        "skip": SKIP,
+        "sep3": "sep_conv_3x3",
+        "sep5": "sep_conv_5x5",
+        "dil3": "dil_conv_3x3",
+        "dil5": "dil_conv_5x5",
+    }
+    pairs = [edge.rstrip(")").split("(") for edge in text.split()]
+    return tuple((names[name], int(state)) for name, state in pairs)
+
+
+def _known(normal: str, reduce: str) -> DartsGenotype:
+    return DartsGenotype(_cell(normal), CONCAT, _cell(reduce), CONCAT)
+
+
+# As published with DARTS (Liu et al., 2019), P-DARTS (Chen et al., 2019) and PC-DARTS (Xu et al., 2020).
+KNOWN: dict[str, DartsGenotype] = {
+    "DARTS_V1": _known(
+        "sep3(1) sep3(0)  skip(0) sep3(1)  skip(0) sep3(1)  sep3(0) skip(2)",
+        "max(0) max(1)  skip(2) max(0)  max(0) skip(2)  skip(2) avg(0)",
+    ),
+    "DARTS_V2": _known(
+        "sep3(0) sep3(1)  sep3(0) sep3(1)  sep3(1) skip(0)  skip(0) dil3(2)",
+        "max(0) max(1)  skip(2) max(1)  max(0) skip(2)  skip(2) max(1)",
+    ),
+    "PDARTS": _known(
+        "skip(0) dil3(1)  skip(0) sep3(1)  sep3(1) sep3(3)  sep3(0) dil5(4)",
+        "avg(0) sep5(1)  sep3(0) dil5(2)  max(0) dil3(1)  dil3(1) dil5(3)",
+    ),
+    "PC_DARTS_cifar": _known(
+        "sep3(1) skip(0)  sep3(0) dil3(1)  sep5(0) sep3(1)  avg(0) dil3(1)",
+        "sep5(1) max(0)  sep5(1) sep5(2)  sep3(0) sep3(3)  sep3(1) sep3(2)",
+    ),
+    "PC_DARTS_image": _known(
+        "skip(1) sep3(0)  sep3(0) skip(1)  sep3(1) sep3(3)  sep3(1) dil5(4)",
+        "sep3(0) skip(1)  dil5(2) max(1)  sep3(2) sep3(1)  sep5(0) sep3(3)",
+    ),
+}

@@ -20,9 +20,9 @@ from tracked import START, client_of, runs_of
 from cluster import connection, evaluate, tracking
 from cluster.room import Workers
 from cluster.winners import named, of_sweep
-from dasgm.genotype import KNOWN
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
+from dasgm.spaces.darts import KNOWN
 from dasgm.store.run import Run
 from tuning import sweep
 

@@ -35,10 +35,11 @@ from cluster import connection, evaluate, job, tracking
 from cluster.evaluations import Evaluation
 from cluster.winners import named
 from dasgm.data._loader import TorchLoader
-from dasgm.genotype import KNOWN, Genotype
+from dasgm.genotype import Genotype
 from dasgm.jobs.evaluate import _for_all, main
 from dasgm.jobs.session import Hooks
 from dasgm.pages.view import read_run, read_trials
+from dasgm.spaces.darts import KNOWN
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run
 

@@ -20,11 +20,11 @@ from dasgm.cli import main as cli
 from dasgm.config import override
 from dasgm.data import digits
 from dasgm.device import device_of, is_out_of_memory
-from dasgm.genotype import KNOWN
 from dasgm.jobs.evaluate import in_memory
 from dasgm.jobs.training import Training
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
+from dasgm.spaces.darts import KNOWN
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from cluster.winners import named
 from dasgm.cli.evaluate import choose_training
 from dasgm.cli.main import main
-from dasgm.genotype import KNOWN, PRIMITIVES, Genotype, derive
+from dasgm.genotype import PRIMITIVES, Genotype
+from dasgm.spaces.darts import KNOWN, DartsGenotype, derive
 
 DARTS_V2_TEXT = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
@@ -323,5 +324,5 @@ def test_operations_may_differ_from_edge_to_edge() -> None:
 @given(st.lists(st.lists(st.floats(0, 1), min_size=8, max_size=8), min_size=14, max_size=14))
 def test_any_weights_give_a_valid_cell(weights: list[list[float]]) -> None:
     cell = derive(ROWS, weights)
-    genotype = Genotype(cell, (2, 3, 4, 5), cell, (2, 3, 4, 5))
+    genotype = DartsGenotype(cell, (2, 3, 4, 5), cell, (2, 3, 4, 5))
     assert all(genotype.normal[i][1] != genotype.normal[i + 1][1] for i in range(0, 8, 2))

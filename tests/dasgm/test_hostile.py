@@ -19,13 +19,14 @@ from dasgm import model, pretrained
 from dasgm.cli.evaluate import choose_training
 from dasgm.config import PretrainConfig, from_json, to_json
 from dasgm.data import _listing, _memory, _pictures, digits
-from dasgm.genotype import KNOWN, Genotype
+from dasgm.genotype import Genotype
 from dasgm.jobs import search as search_job
 from dasgm.jobs.session import Hooks, Session
 from dasgm.networks.network import Network
 from dasgm.presets import preset
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import Search
+from dasgm.spaces.darts import KNOWN
 from dasgm.store.run import Run
 from dasgm.store.tensors import packed
 

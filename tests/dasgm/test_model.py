@@ -24,11 +24,11 @@ import dasgm
 from dasgm import export
 from dasgm.cli import main as cli
 from dasgm.data import digits
-from dasgm.genotype import KNOWN
 from dasgm.jobs.evaluate import main
 from dasgm.jobs.session import Hooks
 from dasgm.networks.network import Network
 from dasgm.recipes import EvaluateConfig
+from dasgm.spaces.darts import KNOWN
 from dasgm.store.run import Run
 
 CONFIG = EvaluateConfig(data=digits.Config(limit=200), cells=3, channels=4, epochs=1, batch_size=32, threads=1)

@@ -13,11 +13,13 @@ from commands import finish
 from warm import Warm
 
 from dasgm.config import from_json, override, to_json
-from dasgm.genotype import CHOOSABLE, Genotype
+from dasgm.genotype import Genotype
 from dasgm.plugins import key_of
 from dasgm.presets import PRESETS, difference, preset, small, with_method
 from dasgm.presets.field import FIELD
 from dasgm.presets.paper import PAPER as ROWS
+from dasgm.spaces.darts import SearchSpace
+from dasgm.spellings import CHOOSABLE
 
 PAPER = sorted(ROWS)
 
@@ -204,7 +206,7 @@ def test_random_genotypes_are_uniform():
     """Each of the pairs of inputs and each operation equally often: chi-square below its 0.1 % bound."""
     n, pairs, operations = 2000, Counter(), Counter()
     for seed in range(n):
-        genotype = Genotype.random(seed)
+        genotype = SearchSpace().random(seed)
         for cell in (genotype.normal, genotype.reduce):
             for node in range(4):
                 two = cell[2 * node : 2 * node + 2]
@@ -218,17 +220,17 @@ def test_random_genotypes_are_uniform():
         assert found < {1: 1e-9, 3: 13.8, 6: 20.5, 10: 27.9}[len(possible)], node
     expected = 16 * n / len(CHOOSABLE)
     assert sum((operations[name] - expected) ** 2 / expected for name in CHOOSABLE) < 22.5
-    assert Genotype.random(1) == Genotype.random(1) != Genotype.random(2)
+    assert SearchSpace().random(1) == SearchSpace().random(1) != SearchSpace().random(2)
 
 
 def test_random_command_writes_a_genotype(dasgm, tmp_path):
     code, _, _ = dasgm("random", "--seed", "7", "--output", "g.json", cwd=tmp_path)
-    assert code == 0 and Genotype.load(tmp_path / "g.json") == Genotype.random(7)
+    assert code == 0 and Genotype.load(tmp_path / "g.json") == SearchSpace().random(7)
     code, _, lost = dasgm("random", "--output", "nowhere/g.json", cwd=tmp_path)
     assert code == 2 and "nowhere/g.json: No such file" in lost and len(lost.splitlines()) == 1
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
-        Genotype.random(7).save(tmp_path / "folder")
+        SearchSpace().random(7).save(tmp_path / "folder")
     assert {path.name for path in tmp_path.iterdir()} == {"g.json", "folder"}, "nothing half-written is left"
     with pytest.raises(ValueError, match="seed -7: expected at least 0"):
-        Genotype.random(-7)
+        SearchSpace().random(-7)

@@ -21,9 +21,9 @@ from tracked import START, write_run
 
 from cluster import stores
 from dasgm.data import imagenet
-from dasgm.genotype import KNOWN
 from dasgm.jobs.session import Hooks
 from dasgm.recipes import recipe
+from dasgm.spaces.darts import KNOWN
 
 SCRIPT, SWEEP = (str(ROOT / name) for name in ("cluster/evaluate.py", "tuning/sweep.py"))
 TINY = ["--cells=3", "--channels=2", "--batch-size=16", "--threads=1"]

@@ -21,8 +21,8 @@ from PIL import Image, ImageCms, ImageDraw
 from dasgm.data import folder, imagenet
 from dasgm.data._loader import BatchReader
 from dasgm.data._pictures import shorter_side
-from dasgm.genotype import KNOWN
 from dasgm.model import Model
+from dasgm.spaces.darts import KNOWN
 
 SIZE = 32  # to which all ways bring a picture
 BLOCK = 16  # pixels: a JPEG's 8x8 blocks are then of one colour, and rounding is all that it loses

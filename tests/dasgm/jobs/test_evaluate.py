@@ -27,7 +27,6 @@ from dasgm.config import from_json, to_json
 from dasgm.data import digits
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
-from dasgm.genotype import KNOWN
 from dasgm.jobs import training
 from dasgm.jobs.evaluate import everything, in_memory, main
 from dasgm.jobs.memory import batch_advice
@@ -35,6 +34,7 @@ from dasgm.jobs.session import Hooks, Refused
 from dasgm.jobs.training import Batches, InMemory, Training
 from dasgm.recipes import RECIPES, EvaluateConfig, per_worker, recipe
 from dasgm.search import SearchFailed
+from dasgm.spaces.darts import KNOWN
 from dasgm.store.records import read_lines
 from dasgm.store.run import Run, state_of
 

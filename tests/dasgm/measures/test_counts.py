@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dasgm.cli import main as cli
 from dasgm.config import SearchConfig
 from dasgm.gans import biggan
-from dasgm.genotype import KNOWN, PRIMITIVES
+from dasgm.genotype import PRIMITIVES
 from dasgm.measures.counts import (
     MeasureOptions,
     count,
@@ -33,6 +33,7 @@ from dasgm.networks.supernet import Architecture, Supernet
 from dasgm.presets import preset
 from dasgm.spaces import darts as darts_space
 from dasgm.spaces._base import SearchSpace
+from dasgm.spaces.darts import KNOWN
 
 IMAGENET: dict[str, Any] = {"form": "imagenet", "channels": 48, "cells": 14, "classes": 1000, "image_size": 224}
 

@@ -19,12 +19,12 @@ from transplants import as_textbook
 from dasgm.bilevel import Player
 from dasgm.config import override
 from dasgm.distributed import disagreeing
-from dasgm.genotype import KNOWN
 from dasgm.jobs.search import Hooks, main
 from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, sdarts
 from dasgm.methods._hooks import shifted
 from dasgm.networks.supernet import Mixture
 from dasgm.search import Search
+from dasgm.spaces.darts import KNOWN
 from dasgm.store.records import read_lines
 from dasgm.store.tensors import packed, unpacked
 from dasgm.testing._plugins import small_search

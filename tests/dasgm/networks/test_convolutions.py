@@ -20,13 +20,13 @@ from convolutions import convolution, recorded, write
 
 from dasgm.config import override
 from dasgm.gans._base import SIZES
-from dasgm.genotype import KNOWN
 from dasgm.measures.judge import JudgeNetwork
 from dasgm.networks.network import Network
 from dasgm.plugins import keys
 from dasgm.presets import preset, with_dataset, with_gan
 from dasgm.recipes import RECIPES
 from dasgm.search import Search
+from dasgm.spaces.darts import KNOWN
 
 SETS = ["SSE41", "AVX2", "DEFAULT"] if platform.machine() in ("x86_64", "AMD64") else ["DEFAULT"]
 ROUNDING = 2e-5  # relative; of float32 sums over up to 10^5 products

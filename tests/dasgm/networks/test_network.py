@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.genotype import KNOWN
 from dasgm.networks.network import AuxiliaryHead, Cell, Network, check_image_size, drop_paths
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN
+from dasgm.spaces.darts import KNOWN
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transplants import as_textbook
 
-from dasgm.genotype import KNOWN, PRIMITIVES, Edge, Genotype
+from dasgm.genotype import PRIMITIVES, Edge, Genotype
 from dasgm.methods._base import Stage
 from dasgm.networks import operations
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Architecture, Cell, Mixture, Supernet
-from dasgm.spaces.darts import SearchSpace
+from dasgm.spaces.darts import KNOWN, SearchSpace
 
 pytestmark = pytest.mark.usefixtures("seeded", "float64")
 

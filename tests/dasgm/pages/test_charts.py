@@ -12,6 +12,9 @@ from dasgm.pages import charts
 from dasgm.pages.charts import Series, line_chart, ticks
 from dasgm.pages.report import MOST_FRAMES, duration, percent
 from dasgm.pages.view import flat
+from dasgm.spaces.darts import SearchSpace
+
+SPACE = SearchSpace()
 
 
 def test_words_for_values() -> None:
@@ -61,7 +64,11 @@ def test_line_chart_leaves_out_what_is_not_finite_and_places_points() -> None:
 
 def test_stacked_areas_fill_the_box_in_proportion() -> None:
     weights = [[{"none": 0.25, "skip_connect": 0.75}] * 14] * 2
-    svg = re.search(r"<svg.*</svg>", charts.edge_chart([0, 1], weights, {(0, 1): "skip_connect"}, "x"), re.DOTALL)
+    svg = re.search(
+        r"<svg.*</svg>",
+        charts.edge_chart([0, 1], weights, {(0, 1): "skip_connect"}, "x", SPACE.inputs, SPACE.states),
+        re.DOTALL,
+    )
     assert svg
     root = ElementTree.fromstring(svg[0])
     groups = [group for group in root.iter("g")]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dasgm.genotype import KNOWN
 from dasgm.pages.figures import cell_svg, draw, sample_grid
+from dasgm.spaces.darts import KNOWN
 
 
 def texts(svg: str) -> list[str]:

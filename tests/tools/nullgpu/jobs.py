@@ -12,10 +12,10 @@ import torch
 
 from dasgm.cli import main as cli
 from dasgm.config import override
-from dasgm.genotype import KNOWN
 from dasgm.jobs.training import Training
 from dasgm.model import load
 from dasgm.recipes import recipe
+from dasgm.spaces.darts import KNOWN
 
 GAN = ["--gan.channels=2", "--gan.shared-dim=8", "--gan.z-dim=24", "--data.limit=200", "--batch-size=8"]
 SEARCH = ["search", "quickstart", *GAN, "--method.epochs=2", "--method.channels=2", "--proxy.epochs=1"]

@@ -20,10 +20,10 @@ from dasgm.cli import main as cli
 from dasgm.cli.estimate import estimate
 from dasgm.config import override
 from dasgm.device import forget_peak, is_out_of_memory
-from dasgm.genotype import KNOWN
 from dasgm.jobs.training import Training
 from dasgm.presets import preset
 from dasgm.recipes import recipe
+from dasgm.spaces.darts import KNOWN
 
 TINY = ["--method.epochs=2", "--method.channels=2", "--batch-size=8", "--data.limit=200", "--gan.channels=2"]
 TINY += ["--gan.shared-dim=8", "--gan.z-dim=24", "--gan.warmup=2"]
