@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dasgm.bilevel import Player, Tensors
-from dasgm.methods._base import CellType
+
+if TYPE_CHECKING:
+    from dasgm.methods._base import CellType
 
 Keep = Callable[[Tensors], Tensors]
 """Tensors of the module before by name (parameters, buffers or moments) -> those of the module after."""

@@ -41,7 +41,7 @@ class DerivedNetwork(nn.Module):
 
     drop_path_rate: float = 0.0
     """Rate of drop-path in training, at least 0 and below 1. The training sets it every epoch."""
-    auxiliary: nn.Module | None = None
+    auxiliary: nn.Module | None  # a class's value would hide the module
     """The auxiliary head, which only `forward_with_auxiliary` uses."""
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from smooth import SmoothSupernet, batches, brute_force, make, relative, spy
 from torch import Tensor
 from toys import Alphas
 from transplants import as_textbook
+from warm import Warm
 
 from dasgm.bilevel import Player
 from dasgm.config import override
@@ -181,8 +182,8 @@ def drops_its_own(rank: int, folder: str, workers: int) -> None:
     dist.destroy_process_group()
 
 
-def test_workers_that_drop_other_operations_keep_one_architecture(tmp_path: Any) -> None:
-    spawn(drops_its_own, (str(tmp_path), 2), nprocs=2)
+def test_workers_that_drop_other_operations_keep_one_architecture(warm: Warm, tmp_path: Any) -> None:
+    spawn(warm, drops_its_own, str(tmp_path), 2, nprocs=2)
 
 
 def test_half_of_a_search_by_drnas_goes_on_with_what_is_left() -> None:
