@@ -42,6 +42,9 @@ class Stage:
     """K of PC-DARTS: 1/K of the channels pass through the mixed operation."""
     edge_weights: bool = False
     """Whether edges are weighted too (PC-DARTS's betas)."""
+    auxiliary_skip: bool = False
+    """Whether each edge has a second skip connection beside its candidates (DARTS-). Its weight is the last column of
+    the mixture, and no genotype has it."""
     skip_dropout: float = 0.0
     """Initial rate of the dropout after skip connections (P-DARTS)."""
     continues: bool = False
