@@ -81,6 +81,9 @@ class View:
     relaxation: Relaxation
     metrics: Mapping[str, float]
     """What is logged of the epoch, such as `val/accuracy`."""
+    eigenvalue: Callable[[], float]
+    """Gives the algebraically largest eigenvalue of the Hessian over A, on a batch of J_2 per worker, and logs it. It
+    costs some dozens of gradients. Every worker calls it, or none does."""
 
 
 @dataclass(frozen=True)

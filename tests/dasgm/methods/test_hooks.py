@@ -247,7 +247,7 @@ class Noting(darts.Config):
 
 def test_what_a_method_keeps_is_in_the_checkpoint(tmp_path: Any) -> None:
     search = small_search(method=Noting(**TINY))
-    search.method.end_epoch(0, search.relaxation(), {"val/accuracy": 0.1})
+    search.method.end_epoch(0, search.relaxation(), {"val/accuracy": 0.1}, search.hessian)
     search.schedule()
     place = search.method.times["row"].data_ptr()
     search.left = 1
