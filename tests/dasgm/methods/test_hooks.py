@@ -21,7 +21,7 @@ from dasgm.config import override
 from dasgm.distributed import disagreeing
 from dasgm.genotype import KNOWN
 from dasgm.jobs.search import Hooks, main
-from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, sdarts
+from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, sdarts, sgas
 from dasgm.methods._hooks import shifted
 from dasgm.networks.supernet import Mixture
 from dasgm.search import Search
@@ -59,8 +59,9 @@ def plain() -> Search:
         sdarts.Config(**TINY, epsilon_first=0.0, epsilon_last=0.0),
         sdarts.Config(**TINY, epsilon_first=0.0, epsilon_last=0.0, perturbation="adversarial"),
         dropnas.Config(**TINY, drop_rate=0.0),
+        sgas.Config(**TINY),  # before its first decision
     ],
-    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas"],
+    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas", "sgas"],
 )
 def test_a_method_of_strength_0_is_darts_to_the_bit(method: Any, plain: Search) -> None:
     assert same_bits(taken(method), plain)
