@@ -92,6 +92,8 @@ class SearchConfig:
     """Learning rate of W at the end of its cosine schedule (DARTS: 0.001; P-DARTS and PC-DARTS: 0)."""
     classifier_momentum: float = 0.9
     """Momentum of W's SGD (DARTS: 0.9)."""
+    classifier_nesterov: bool = field(default=False, metadata=YOUNGER)
+    """Use Nesterov's momentum for W (NAS-Bench-201: yes)."""
     classifier_weight_decay: float = 3e-4
     """Weight decay of W (DARTS: 3e-4)."""
     classifier_clip: float = 5.0
@@ -151,6 +153,8 @@ class SearchConfig:
         _check(self, val_portion=(0, 1), batch_size=(2, LARGEST_BATCH), classifier_momentum=(0, 1))
         _check(self, **dict.fromkeys((*rates, *weights, *others), (0, None)), **dict.fromkeys(at_least_1, (1, None)))
         _check_placement(self)
+        if self.classifier_nesterov and not self.classifier_momentum:
+            raise ValueError("classifier-nesterov: classifier-momentum is 0; expected a momentum, such as 0.9")
         space_of(self.search_space)
         if (spaces := self.method.spaces) and self.search_space not in spaces:
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import Literal
 
 from dasgm.config import LARGEST_BATCH, PLACEMENT, _check, _check_placement
 from dasgm.data import cifar10, digits, imagenet
-from dasgm.data._base import DataConfig
+from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.plugins import nearest
 
@@ -43,6 +43,8 @@ class EvaluateConfig:
     """Number of epochs at the start in which the rate rises to --lr in equal steps (PC-DARTS on ImageNet: 5)."""
     momentum: float = 0.9
     """Momentum of the SGD optimizer (DARTS: 0.9)."""
+    nesterov: bool = field(default=False, metadata=YOUNGER)
+    """Use Nesterov's momentum (NAS-Bench-201: yes)."""
     weight_decay: float = 3e-4
     """Weight decay of the SGD optimizer (DARTS: 3e-4 for CIFAR, 3e-5 for ImageNet)."""
     clip: float = 5.0
@@ -91,6 +93,8 @@ class EvaluateConfig:
             label_smoothing=(0, 1),
             checkpoints=(1, None),
         )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: momentum is 0; expected a momentum, such as 0.9")
         if self.drop_path == 1:
             raise ValueError("drop-path 1.0: expected a number below 1")
         if self.lr_schedule == "linear" and self.epochs <= LAST:
@@ -145,6 +149,19 @@ IMAGENET = EvaluateConfig(
     label_smoothing=0.1,
 )
 
+NASBENCH201 = EvaluateConfig(
+    data=cifar10.Config(),
+    cells=17,
+    channels=16,
+    epochs=200,
+    batch_size=256,
+    lr=0.1,
+    nesterov=True,
+    weight_decay=5e-4,
+    clip=0.0,
+    auxiliary=0.0,
+    drop_path=0.0,
+)
 RECIPES: dict[str, Recipe] = {
     "cifar": Recipe(
         EvaluateConfig(data=cifar10.Config(cutout=16)),
@@ -193,6 +210,20 @@ RECIPES: dict[str, Recipe] = {
             threads=1,
         ),
         "the digits, 5 cells of 8 channels, 10 epochs: a minute on two cores",
+    ),
+    # Trainings of a cell of NAS-Bench-201, whose networks have no auxiliary head.
+    "nasbench201": Recipe(
+        NASBENCH201,
+        "the table of NAS-Bench-201: 5 cells a stage, 16 channels, 200 epochs",
+        (
+            "crop, flip, Nesterov's momentum, no cutout, no clipping: the benchmark's; it averages up to three seeds",
+            "17 cells are its 15 cells and 2 residual blocks",
+            "bfloat16 on a GPU; the benchmark trained in float32 (--precision float32)",
+        ),
+    ),
+    "nasbench201-small": Recipe(
+        replace(NASBENCH201, data=digits.Config(), cells=5, channels=8, epochs=10, batch_size=32, lr=0.05, threads=1),
+        "the same training of the digits: a cell a stage, 8 channels, 10 epochs: a minute on two cores",
     ),
     "imagenet-small": Recipe(
         replace(

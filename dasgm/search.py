@@ -113,11 +113,10 @@ class Search:
         with replay(config.seed, "stage", stage.index):
             self.supernet: Any = config.space.supernet(stage, len(self.data.classes))
             architecture = Architecture(stage, config.space, self.method.mixture)
+        momentum: Any = {"momentum": config.classifier_momentum, "nesterov": config.classifier_nesterov}
         self.W = Player(
             self.supernet.to(self.device),
-            lambda p: torch.optim.SGD(
-                p, config.classifier_lr, config.classifier_momentum, weight_decay=config.classifier_weight_decay
-            ),
+            lambda p: torch.optim.SGD(p, config.classifier_lr, weight_decay=config.classifier_weight_decay, **momentum),
             clip=config.classifier_clip,
         )
         self.A = Player(

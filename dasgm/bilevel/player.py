@@ -23,7 +23,7 @@ class Player(Point):
 
     Args:
         module: its parameters are the variables of this level. It is put into training mode.
-        optimizer: builds the optimiser from a list of parameters (SGD without Nesterov momentum, or Adam). None: the
+        optimizer: builds the optimiser from a list of parameters (SGD or Adam). None: the
             player takes no steps.
         clip: bound of the norm of the gradient over all parameters together, or None.
         regularise: parameters -> an extra gradient, added after clipping (orthogonal regularisation).

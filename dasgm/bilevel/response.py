@@ -121,8 +121,9 @@ class StepResponse:
         if not v:
             return {}
         v = {k: v[k] for k in self.clipping.grads}
-        if isinstance(self.optimizer, SGD):  # momentum and weight decay do not depend on this gradient
-            return self.clipping.jacobian(scaled(v, -self.optimizer.param_groups[0]["lr"]))
+        if isinstance(self.optimizer, SGD):  # weight decay and earlier momentum do not depend on this gradient
+            (group,) = self.optimizer.param_groups
+            return self.clipping.jacobian(scaled(v, -group["lr"] * (1 + group["momentum"] * group["nesterov"])))
         return self.clipping.jacobian(unflat(self._diagonal_of_adam() * flat(v), v))
 
     def _diagonal_of_adam(self) -> Tensor:
@@ -143,11 +144,11 @@ class StepResponse:
 
 
 def take_step(optimizer: Optimizer, params: Tensors, clipping: Clipping) -> StepResponse:
-    """Step along the gradients in `p.grad` and return the response of that step. SGD without Nesterov, or Adam."""
+    """Step along the gradients in `p.grad` and return the response of that step. SGD, or Adam."""
     (group,) = optimizer.param_groups
     handed = {}
     if isinstance(optimizer, SGD):
-        assert not group["nesterov"] and not group["dampening"]
+        assert not group["dampening"]
     else:
         assert isinstance(optimizer, Adam) and not group["amsgrad"]
         handed = {k: _grad_of(params[k]) for k in clipping.grads}

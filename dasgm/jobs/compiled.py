@@ -38,7 +38,7 @@ def compile_network(training: Training, image_size: int, say: Callable[[str], No
     network: Any = training.network
     plain, compiled = network.body, torch.compile(network.body)
 
-    def body(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def body(x: Tensor, factors: Tensor | None) -> Any:
         if not network.training:
             return plain(x, factors)
         if factors is None:  # one program for all epochs

@@ -24,6 +24,7 @@ from dasgm.jobs.compiled import compile_network, ensure_compiler
 from dasgm.jobs.loop import Loop
 from dasgm.jobs.means import Means
 from dasgm.jobs.memory import batch_advice
+from dasgm.jobs.proxy import UNCONNECTED
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.training import TOP, Batches, InMemory, Training
 from dasgm.measures.counts import measure_genotype
@@ -185,6 +186,17 @@ class EvaluateLoop(Loop):
         self.training.W.load_state_dict(broadcast(self.training.W.state_dict()))
         if rank() == 0:
             self.genotype.save(self.run.folder / "genotype.json")
+        if not self.genotype.connected:
+            self._chance()
+
+    def _chance(self) -> None:
+        """The result of a network that images do not reach."""
+        self.hooks.say(UNCONNECTED)
+        classes = len(self.data.classes)
+        self.last = {"epoch": 0, "phase": self.phase, "time": time.time(), "test/error": 1 - 1 / classes}
+        self.last |= {"test/top5_error": 1 - TOP / classes} if classes > TOP else {}
+        self.least = self.last["test/error"]
+        self.save(True)
 
     def resume(self) -> None:
         if self.config.compile:
@@ -205,7 +217,7 @@ class EvaluateLoop(Loop):
         return self.epoch
 
     def more(self) -> bool:
-        return self.epoch < self.epochs
+        return self.epoch < self.epochs and self.genotype.connected
 
     def batches(self) -> Iterator[tuple[Any, Any]]:
         self.training.schedule(self.epoch)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
 
 
+UNCONNECTED = "no path leads from the cell's input to its output, so accuracy is chance, and nothing is trained"
+
+
 class Proxy(Epochs):
     """The discretised network, trained on J_1 by DARTS's recipe (SGD, cosine to 0, clip 5).
 
@@ -38,6 +41,7 @@ class Proxy(Epochs):
     ):
         super().__init__(stop)
         self.epochs, self.save = config.epochs, save
+        self.chance = None if genotype.connected else 1 / len(data.classes)
         brief = EvaluateConfig(
             data=DataConfig(),
             cells=config.cells,
@@ -59,7 +63,7 @@ class Proxy(Epochs):
         return self.source.iterations
 
     def more(self) -> bool:
-        return self.epoch < self.epochs
+        return self.epoch < self.epochs and self.chance is None
 
     def batches(self) -> Iterable[Any]:
         self.training.schedule(self.epoch)
@@ -82,7 +86,9 @@ class Proxy(Epochs):
 
     def accuracy(self) -> tuple[float, float]:
         """On J_val, or on J_2 where no J_val is set aside; and its standard error, which is Agresti and Coull's: not 0
-        where every image is right."""
+        where every image is right. Of a network that images do not reach it is chance, with no error."""
+        if self.chance is not None:
+            return self.chance, 0.0
         begun = time.monotonic()
         right, _, seen = self.training.counts(self.source)
         self.spent += time.monotonic() - begun

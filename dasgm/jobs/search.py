@@ -18,7 +18,7 @@ from dasgm.jobs.inspection import Inspection
 from dasgm.jobs.loop import Loop, restoring
 from dasgm.jobs.means import Means
 from dasgm.jobs.memory import advice, ensure_gan
-from dasgm.jobs.proxy import Proxy
+from dasgm.jobs.proxy import UNCONNECTED, Proxy
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
@@ -288,6 +288,8 @@ class SearchLoop(Loop):
             with restoring(self.run):
                 proxy.restore(self.proxy_state)
             self.hooks.say(f"proxy: going on after epoch {proxy.epoch} of {config.epochs}")
+        elif not genotype.connected:
+            self.hooks.say(f"proxy: {UNCONNECTED}")
         else:
             self.hooks.say(f"proxy: training the found network from scratch, {config.epochs} epochs on J_1")
         self.proxy = proxy

@@ -123,7 +123,9 @@ class Training:
         self.classes = classes
         self.W = Player(
             self.network,
-            lambda p: torch.optim.SGD(p, config.lr, config.momentum, weight_decay=config.weight_decay),
+            lambda p: torch.optim.SGD(
+                p, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+            ),
             clip=config.clip or None,
         )
         on_gpu = config.precision == "auto" and self.device.type == "cuda"

@@ -41,12 +41,24 @@ class DerivedNetwork(nn.Module):
 
     drop_path_rate: float = 0.0
     """Rate of drop-path in training, at least 0 and below 1. The training sets it every epoch."""
+    paths: int
+    """Number of paths that drop-path may drop."""
     auxiliary: nn.Module | None  # a class's value would hide the module
     """The auxiliary head, which only `forward_with_auxiliary` uses."""
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the head and of the auxiliary head, [N, classes] each, for a training loss of both."""
         raise NotImplementedError
+
+    def body(self, x: Tensor, factors: Tensor | None) -> Any:
+        """Stems and cells, which the training may have compiled. `factors` are those of the paths, or None."""
+        raise NotImplementedError
+
+    def factors(self, x: Tensor) -> Tensor | None:
+        """By what the paths of this batch are multiplied, cell by cell, [paths, N, 1, 1, 1]; None drops nothing."""
+        if not self.training or self.drop_path_rate == 0 or self.paths == 0:
+            return None
+        return draw(lambda: drop_paths(self.paths, len(x), self.drop_path_rate), x.device)
 
 
 class Network(DerivedNetwork):
@@ -96,7 +108,7 @@ class Network(DerivedNetwork):
             self.cells.append(Cell(edges, concat, before, previous, channels, reduction, reduced))
             before, previous, reduced = previous, len(concat) * channels, reduction
         built: Any = self.cells
-        self.paths = sum(sum(cell.droppable) for cell in built)  # that drop-path may drop
+        self.paths = sum(sum(cell.droppable) for cell in built)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(previous, classes)
         self.auxiliary_index = max(reductions(cells))
@@ -115,10 +127,9 @@ class Network(DerivedNetwork):
     def _maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs of the second reduction cell and of the last cell; in training their ReLU, but for the last."""
         check_image_size(self.form, *x.shape[2:])
-        return self.body(fast_layout(x), self._factors(x) if self.training and self.drop_path_rate > 0 else None)
+        return self.body(fast_layout(x), self.factors(x))
 
     def body(self, x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Stems and cells, which the training may have compiled. `factors` are those of the paths, or None."""
         s0 = self.stem(x)
         s1 = middle = self.second_stem(s0)
         if self.training:  # every state is read by two cells, which share its ReLU
@@ -131,10 +142,6 @@ class Network(DerivedNetwork):
             if index == self.auxiliary_index:
                 middle = s1
         return middle, s1
-
-    def _factors(self, x: Tensor) -> Tensor:
-        """By what the paths of this batch are multiplied, cell by cell, [paths, N, 1, 1, 1]."""
-        return draw(lambda: drop_paths(self.paths, len(x), self.drop_path_rate), x.device)
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.head(self.pool(x).flatten(1))

@@ -20,7 +20,7 @@ from dasgm.bilevel.draws import Number
 from dasgm.genotype import EDGES, INPUTS, NODES
 from dasgm.networks import operations
 from dasgm.networks.bundle import Bundle, Norms, Pack, beside, weighted
-from dasgm.networks.fan import AUXILIARY, Fan
+from dasgm.networks.fan import AUXILIARY, Fan, kept
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, reductions, stem
 
 if TYPE_CHECKING:
@@ -129,19 +129,7 @@ class Supernet(nn.Module):
 
     def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this supernet has of tensors by name that belong to one whose edges had more operations."""
-        found = {}
-        for name, t in tensors.items():
-            match name.split("."):
-                case ["cells", cell, "fans", state, "convolutions", operation, *_]:
-                    places = f"cells.{cell}.fans.{state}"
-                    old, new = (net.get_submodule(places) for net in (before, self))
-                    assert isinstance(old, Fan) and isinstance(new, Fan)
-                    if edges := new.having.get(operation):
-                        parts = t.chunk(len(old.having[operation]))
-                        found[name] = torch.cat([parts[old.having[operation].index(edge)] for edge in edges])
-                case _:
-                    found[name] = t
-        return found
+        return kept(before, self, tensors)
 
     def dropout_rate(self) -> float:
         """Rate of the dropout after skip connections."""

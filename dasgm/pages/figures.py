@@ -108,7 +108,7 @@ def _dot(genotype: Genotype, kinds: tuple[str, ...], caption: str) -> str:
     clusters = []
     titles = dict(zip(genotype.space.cell_types, genotype.space.titles, strict=True))
     for kind in reversed(kinds):  # graphviz stacks upwards
-        title = f'label="{titles[kind]}"; ' if len(kinds) > 1 else ""
+        title = f'label="{titles[kind] if len(kinds) > 1 else ""}"; '
         body = "\n".join(_cell(kind, genotype.graphs[kind]))
         clusters.append(f"subgraph cluster_{kind} {{ {title}\n{body}\n}}")
     return f"""digraph genotype {{
@@ -133,7 +133,7 @@ def _cell(kind: str, cell: Graph) -> list[str]:
     if cell.output:
         lines.append(f"{kind}_out [label=<c<SUB>k</SUB>>{YELLOW}];")
     lines.append(f"{{ rank=same; {'; '.join(states[: cell.inputs])}; }}")
-    for name, source, target in cell.edges:
+    for name, source, target in (edge for edge in cell.edges if edge[0] != "none"):
         colour = COLOURS.get(name.split("_")[0], INK)
         dashed = ", style=dashed" if name == SKIP else ""
         lines.append(

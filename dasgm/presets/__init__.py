@@ -19,6 +19,7 @@ from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import MethodConfig
 from dasgm.plugins import key_of, nearest, plugin
 from dasgm.presets.field import FIELD
+from dasgm.presets.nasbench201 import NASBENCH201
 from dasgm.presets.paper import PAPER, Preset
 from dasgm.store.files import plain, text
 
@@ -90,6 +91,7 @@ CIFAR10_SMOKE = SearchConfig(
 PRESETS: dict[str, Preset] = {
     **PAPER,
     **FIELD,
+    **NASBENCH201,
     # Small sizes of the same search. Learning rates are higher because there are fewer steps; one thread, because two
     # searches share two cores and operations this small gain nothing from more.
     "quickstart": Preset(
@@ -110,6 +112,17 @@ PRESETS: dict[str, Preset] = {
     "cifar10-smoke": Preset(
         CIFAR10_SMOKE,
         "6,000 real CIFAR-10 pictures, within half an hour on two cores: 16x16, 3 cells of 4 channels",
+    ),
+    "cifar10-smoke-nasbench201": Preset(
+        replace(
+            CIFAR10_SMOKE,
+            search_space="nasbench201",
+            method=darts.Config(epochs=5, cells=5, channels=8, arch_start_epoch=1),
+            classifier_nesterov=True,
+            classifier_weight_decay=5e-4,
+            proxy=replace(CIFAR10_SMOKE.proxy, cells=5),
+        ),
+        "the same pictures in NAS-Bench-201's space: a cell a stage, 8 channels",
     ),
     "cifar10-smoke-pdarts": Preset(
         replace(
@@ -147,11 +160,15 @@ def _at_small_size(config: SearchConfig) -> MethodConfig:
 
 
 def small(config: SearchConfig) -> SearchConfig:
-    """The same row at the size of the cifar10-smoke presets: order, GAN, validation portion and clipping are kept."""
-    size = replace(CIFAR10_SMOKE, method=_at_small_size(config))
-    kept = ("order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip", "seed")
+    """The same row at the size of the cifar10-smoke presets: space, order, GAN, validation portion and clipping are
+    kept.
+    """
+    method, least = _at_small_size(config), config.space.smallest
+    size = replace(CIFAR10_SMOKE, method=replace(method, cells=max(method.cells, least)))
+    proxy = replace(size.proxy, cells=max(size.proxy.cells, least))
+    kept = ("search_space", "order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip", "seed")
     gan = None if config.gan is None else SMALL_GANS[key_of(config.gan)]
-    return replace(size, gan=gan, **{name: getattr(config, name) for name in kept})
+    return replace(size, proxy=proxy, gan=gan, **{name: getattr(config, name) for name in kept})
 
 
 def preset(name: str, children: tuple[str, ...] = ()) -> Preset:

@@ -41,6 +41,8 @@ class SearchSpace:
     """Candidate operations of an edge, in the order of the columns of A."""
     sizes: ClassVar[Mapping[str, tuple[int, int]]]
     """The usual numbers of cells and channels of a derived network, for each form that it may have."""
+    smallest: ClassVar[int]
+    """Smallest number of cells with which a network has each kind of cell in each place."""
     auxiliary: ClassVar[bool] = False
     """Whether a derived network may have an auxiliary head."""
     recipes: ClassVar[Mapping[str, str]]

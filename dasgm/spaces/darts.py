@@ -31,6 +31,7 @@ class SearchSpace(_base.SearchSpace):
     states = ("c_{k-2}", "c_{k-1}", *map(str, range(NODES)))
     operations = PRIMITIVES
     sizes = {"cifar": (20, 36), "imagenet": (14, 48)}
+    smallest = 3
     auxiliary = True
     recipes = {"": "cifar", "digits": "digits-small", "imagenet": "imagenet"}
     example = EXAMPLE

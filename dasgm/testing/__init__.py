@@ -10,10 +10,11 @@ class TestMyGan(GanConformance):
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"dasgm.testing.{name}" for name in ("_plugins", "data", "gans", "methods")))
+pytest.register_assert_rewrite(*(f"dasgm.testing.{name}" for name in ("_plugins", "data", "gans", "methods", "spaces")))
 
 from dasgm.testing.data import DataConformance  # noqa: E402
 from dasgm.testing.gans import GanConformance  # noqa: E402
 from dasgm.testing.methods import MethodConformance  # noqa: E402
+from dasgm.testing.spaces import SpaceConformance  # noqa: E402
 
-__all__ = ["DataConformance", "GanConformance", "MethodConformance"]
+__all__ = ["DataConformance", "GanConformance", "MethodConformance", "SpaceConformance"]

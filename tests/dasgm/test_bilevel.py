@@ -18,6 +18,7 @@ from toys import (
     Generator,
     adam,
     differentiable_step,
+    nesterov,
     orthogonal,
     sgd,
 )
@@ -34,7 +35,7 @@ def relative_error(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("iteration", [1, 5, 20])
-@pytest.mark.parametrize("optimizer", [sgd, adam])
+@pytest.mark.parametrize("optimizer", [sgd, nesterov, adam])
 def test_correction_of_A_is_autograd_through_the_classifiers_step(optimizer, iteration):
     torch.manual_seed(3)
     W, A = Player(Classifier(), optimizer, clip=0.05), Player(Alphas(), adam)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from textbook import Network, SearchNetwork
@@ -23,11 +24,14 @@ class Darts:
         order: "first" or "second".
         lr: rate of the weights' SGD.
         clip: bound of the norm of the weights' gradient in their own step; the virtual step is not clipped.
+        of: builds the supernet of a stage.
     """
 
-    def __init__(self, stage: Stage, classes: int, order: str, lr: float = 0.025, clip: float = 5.0) -> None:
-        self.network, self.order, self.lr, self.clip = SearchNetwork(stage, classes), order, lr, clip
-        alphas = [(14, len(names[0])) for names in stage.operations]
+    def __init__(
+        self, stage: Stage, classes: int, order: str, lr: float = 0.025, clip: float = 5.0, of: Any = SearchNetwork
+    ) -> None:
+        self.network, self.order, self.lr, self.clip = of(stage, classes), order, lr, clip
+        alphas = [(len(names), len(names[0])) for names in stage.operations]
         shapes = [*alphas, (14,), (14,)] if stage.edge_weights else alphas
         self.architecture = [nn.Parameter(1e-3 * torch.randn(shape)) for shape in shapes]
         self.weights = list(self.network.parameters())
@@ -68,7 +72,7 @@ class Darts:
         mixed = self.mixed(v, x1, y1)
         return [d - self.lr * m for d, m in zip(direct, mixed, strict=True)]
 
-    def virtual(self, x1: Tensor, y1: Tensor) -> SearchNetwork:
+    def virtual(self, x1: Tensor, y1: Tensor) -> nn.Module:
         """A copy of the network after one step of SGD with its momentum, w'."""
         gradient = torch.autograd.grad(self.loss(self.network, x1, y1), self.weights)
         found = copy.deepcopy(self.network)

@@ -68,6 +68,10 @@ def sgd(params):
     return torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=3e-3)
 
 
+def nesterov(params):
+    return torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=3e-3, nesterov=True)
+
+
 def adam(params):
     return torch.optim.Adam(params, lr=5e-3, betas=(0.5, 0.999), weight_decay=1e-2)
 
@@ -92,6 +96,7 @@ def differentiable_step(player: Player, place: dict[str, Tensor], grads: dict[st
         if isinstance(player.optimizer, torch.optim.SGD):
             buffer = state.get("momentum_buffer")
             step = h if buffer is None else group["momentum"] * buffer.clone() + h
+            step = h + group["momentum"] * step if group["nesterov"] else step
         else:
             b1, b2 = group["betas"]
             t = int(state["step"]) + 1 if state else 1

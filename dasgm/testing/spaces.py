@@ -1,0 +1,150 @@
+"""What every search space must hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dasgm.config import SearchConfig
+from dasgm.genotype import Genotype, genotype_text
+from dasgm.methods import darts
+from dasgm.methods._base import Relaxation, Stage
+from dasgm.networks.supernet import Architecture
+from dasgm.plugins import key_of
+from dasgm.presets import preset
+from dasgm.spaces._base import SearchSpace
+from dasgm.testing._plugins import (
+    ensure_same_bits_after_resume,
+    ensure_same_bits_with_draws_made_before,
+    small_search,
+)
+
+CLASSES, CHANNELS = 5, 4
+
+
+class SpaceConformance:
+    """Subclass it with a fixture `space`: an instance of your `SearchSpace`. Its networks are tested with 4 channels
+    and as few cells as it names (`smallest`).
+    """
+
+    @pytest.fixture(autouse=True)
+    def seeded(self) -> None:
+        torch.manual_seed(0)
+
+    @pytest.fixture
+    def config(self, space: SearchSpace) -> SearchConfig:
+        """A small search in the space, without a GAN."""
+        method = darts.Config(epochs=1, cells=space.smallest, channels=CHANNELS)
+        small = replace(small_search().config, batch_size=8, search_space=key_of(space), method=method)
+        return replace(small, proxy=replace(small.proxy, cells=space.smallest))
+
+    @pytest.fixture
+    def stage(self, config: SearchConfig) -> Stage:
+        return config.stages[0]
+
+    def test_its_key_leads_to_it(self, space: SearchSpace) -> None:
+        """`--search-space KEY` finds it, and preset by preset a search can be made in it."""
+        config = replace(preset("darts-1st").config, search_space=key_of(space))
+        assert type(config.space) is type(space)
+
+    def test_it_does_not_import_torch(self, space: SearchSpace) -> None:
+        """`--help` imports every space and must be quick: import torch within functions."""
+        module = type(space).__module__
+        code = (
+            f"import sys, {module}; {module}.SearchSpace(); sys.exit('torch' in sys.modules and 'torch was imported')"
+        )
+        path = os.pathsep.join(filter(None, sys.path))
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+    def test_its_description_fits_its_cells(self, space: SearchSpace) -> None:
+        assert len(space.cell_types) == len(space.titles) == len(space.everything) > 0
+        assert all(len(cell) == space.edges == sum(space.inputs) for cell in space.everything)
+        assert len(space.states) == space.inputs[0] + len(space.inputs)
+        assert set(space.recipes) >= {""} and "cifar" in space.sizes
+
+    def test_random_genotypes_are_seeded_and_differ(self, space: SearchSpace) -> None:
+        assert space.random(1) == space.random(1)
+        assert len({space.random(seed) for seed in range(20)}) > 10
+        with pytest.raises(ValueError, match=r"^seed -1: [^\n]*at least 0$"):
+            space.random(-1)
+
+    def test_genotypes_are_read_as_they_are_written(self, space: SearchSpace) -> None:
+        for genotype in (*map(space.random, range(20)), *space.known.values()):
+            assert key_of(genotype.space) == key_of(space)
+            for read in (Genotype.from_json, Genotype.parse):
+                assert read(genotype.to_json()) == genotype
+            assert set(genotype.graphs) == set(genotype.lines()) == set(space.cell_types)
+            for graph in genotype.graphs.values():
+                assert all(name in space.operations and source < target for name, source, target in graph.edges)
+        assert genotype_text(space.example) and not genotype_text("a-name")
+
+    def test_networks_compute_logits_and_all_gradients(self, space: SearchSpace) -> None:
+        for genotype in map(space.random, range(5)):
+            network = genotype.build(CHANNELS, space.smallest, CLASSES)
+            logits = network(torch.randn(2, 3, 16, 16))
+            assert logits.shape == (2, CLASSES) and logits.isfinite().all()
+            F.cross_entropy(logits, torch.tensor([0, 1])).backward()
+            if genotype.connected:
+                slopes = [p.grad for name, p in network.named_parameters() if name.startswith("stem.")]
+                assert all(slope is not None and slope.abs().max() > 0 for slope in slopes)
+
+    def test_supernet_uses_every_weight_and_every_choice(self, space: SearchSpace, stage: Stage) -> None:
+        W, A = space.supernet(stage, CLASSES), Architecture(stage, space)
+        assert {name for name, _ in A.named_parameters()} == {f"alphas_{kind}" for kind in space.cell_types}
+        loss = F.cross_entropy(W(torch.randn(4, 3, 16, 16), A()), torch.arange(4))
+        grads = torch.autograd.grad(loss, [*W.parameters(), *A.parameters()])
+        assert all(g.isfinite().all() and g.abs().max() > 0 for g in grads)
+
+    def test_the_strongest_operations_are_derived(self, space: SearchSpace) -> None:
+        """From weights that favour one operation on each edge, chosen at random."""
+        draws = torch.rand(len(space.cell_types), space.edges, len(space.operations))
+        draws[..., 0] = 0  # `none`, which DARTS never derives
+        cells = tuple(cell.tolist() for cell in draws)
+        genotype = darts.Config().genotype(space, darts.Config().first(space), Relaxation(cells))
+        first = [sum(space.inputs[:node]) for node in range(len(space.inputs))]
+        for weights, graph in zip(draws, genotype.graphs.values(), strict=True):
+            assert graph.edges
+            for name, source, target in graph.edges:
+                edge = first[target - space.inputs[0]] + source
+                assert name == space.operations[int(weights[edge].argmax())]
+
+    def test_a_search_iterates_and_resumes_with_the_same_bits(self, config: SearchConfig) -> None:
+        ensure_same_bits_after_resume(small_search(**_parts(config)), small_search(**_parts(config)))
+
+    def test_draws_can_be_made_before_an_iteration(self, config: SearchConfig) -> None:
+        """What a GPU needs in order not to be waited for."""
+        ensure_same_bits_with_draws_made_before(small_search(**_parts(config)), small_search(**_parts(config)))
+
+    def test_second_derivatives_by_two_routes(self, space: SearchSpace, stage: Stage) -> None:
+        """Double backward equals forward mode over the gradient, from W to A, in float64."""
+        W, A = space.supernet(stage, CLASSES).double(), Architecture(stage, space).double()
+        x, y = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.arange(4)
+        weights = {k: p.detach() for k, p in W.named_parameters()}
+        alphas = {k: p.detach() for k, p in A.named_parameters()}
+        direction = {k: torch.randn_like(p) for k, p in weights.items()}
+
+        def loss(weights: dict[str, Tensor], alphas: dict[str, Tensor]) -> Tensor:
+            buffers = {k: b.clone() for k, b in W.named_buffers()}
+            mixture = torch.func.functional_call(A, alphas, ())
+            return F.cross_entropy(torch.func.functional_call(W, (weights, buffers), (x, mixture)), y)
+
+        def slope(alphas: dict[str, Tensor]) -> Tensor:
+            gradient = torch.func.grad(loss)(weights, alphas)
+            return torch.stack([(gradient[k] * direction[k]).sum() for k in direction]).sum()
+
+        backward = torch.func.grad(slope)(alphas)
+        forward = torch.func.jvp(lambda p: torch.func.grad(loss, 1)(p, alphas), (weights,), (direction,))[1]
+        for key in alphas:
+            torch.testing.assert_close(forward[key], backward[key], rtol=1e-7, atol=1e-9)
+            assert backward[key].abs().max() > 0
+
+
+def _parts(config: SearchConfig) -> dict[str, object]:
+    return {"search_space": config.search_space, "method": config.method, "batch_size": config.batch_size}
