@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -105,6 +105,17 @@ class SearchSpace:
             ValueError: the seed is negative.
         """
         raise NotImplementedError
+
+    def architectures(self) -> Iterable[str]:
+        """All genotypes as they are written, where there are tables of the true accuracies of all (measures/truth.py).
+
+        Raises:
+            ValueError: there is no such table.
+        """
+        raise ValueError(
+            f"search-space {key_of(self)} has no table of true accuracies; --truth is for a space with one, such as "
+            "nasbench201"
+        )
 
     def is_text(self, source: str) -> bool:
         """Whether a word of a command line is the text of a genotype of this space, rather than a name or a path."""

@@ -5,8 +5,9 @@ state, so that there are 5^6 architectures.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from dasgm.genotype import SKIP, Edge, Genotype, Graph, closest, fields_to_json
@@ -128,6 +129,9 @@ class SearchSpace(_base.SearchSpace):
         """Any of the five operations on each edge."""
         draw = self.stream(seed)
         return CellGenotype(tuple(draw.choice(OPERATIONS) for _ in PAIRS))
+
+    def architectures(self) -> Iterator[str]:
+        return (str(CellGenotype(operations)) for operations in product(OPERATIONS, repeat=len(PAIRS)))
 
     def is_text(self, source: str) -> bool:
         return self.recognises(source)
