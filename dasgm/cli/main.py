@@ -10,6 +10,7 @@ import dasgm
 from dasgm.cli import verbs
 from dasgm.cli.arguments import fail, unread
 from dasgm.cli.evaluate import evaluate
+from dasgm.cli.lookup import lookup
 from dasgm.cli.pretrain import pretrain
 from dasgm.cli.search import search
 from dasgm.plugins import nearest
@@ -27,6 +28,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm random --seed N       a random architecture: the baseline
   dasgm draw GENOTYPE         draw both cells to a PNG, SVG or PDF file
   dasgm measure NAME          parameters and multiply-adds of a genotype, a preset's supernet, a GAN
+  dasgm lookup GENOTYPE       how accurate a cell of NAS-Bench-201 truly is, from your table of all cells
   dasgm runs                  the runs in a folder: state, epochs, accuracy, disk
   dasgm report FOLDER         write the result page of a run or a sweep again
 
@@ -44,6 +46,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "random": verbs.random,
     "draw": verbs.draw,
     "measure": verbs.measure,
+    "lookup": lookup,
     "runs": verbs.runs,
     "report": verbs.report,
 }
