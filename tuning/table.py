@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from cluster.room import WAITS
+from dasgm.measures.truth import DATASETS
 from dasgm.pages.view import RunView, Trials, ranking
 from dasgm.store.files import version
 from dasgm.store.records import ENDED
@@ -262,9 +263,10 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
     """A table of the ranked trials: parameters, epoch, accuracy, objective, and state with the reason of an end."""
     from rich.table import Table
 
-    found = Table(
-        "rank", "trial", "what varies", "epoch", "accuracy", "proxy", "state", title=heading, title_justify="left"
-    )
+    truths = {name: DATASETS[name] for run in runs for name in run.truth}
+    columns = ("rank", "trial", "what varies", "epoch", "accuracy", "proxy")
+    true = (f"true, {title}" for title in truths.values())
+    found = Table(*columns, *true, "state", title=heading, title_justify="left")
     for one in ranking(runs):
         run, accuracy = one.run, one.run.last(METRIC)
         rank = f"{one.rank}{' (tie)' if one.tie else ''}" if one.rank else ""
@@ -275,6 +277,7 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
             f"{run.epochs}/{run.info.get('epochs', epochs)}",
             "" if accuracy is None else f"{accuracy:.3f}",
             "" if one.rank is None else f"{one.value:.3f} ± {one.error:.3f}",
+            *(f"{run.truth[name]:.4f}" if name in run.truth else "" for name in truths),
             _state(run),
         )
     return found

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from dasgm.measures.truth import DATASETS
 from dasgm.pages import charts
 from dasgm.pages.view import (
     MOST_PIXELS,
@@ -120,6 +121,7 @@ def _sweep(folder: Path) -> Json:
         "trials": sum(states.values()),
         "states": ", ".join(f"{states[state]} {state}" for state in (*STATES, "unknown") if states[state]),
         "links": {run.folder: f"{quote(run.folder.name)}/report.html" for run in runs if _has_page(run.folder)},
+        "truths": {name: DATASETS[name] for run in runs for name in run.truth},
         "curves": charts.line_chart(lines, "accuracy of each trial", percent=True, width=820, height=330),
         "hidden": max(0, len(runs) - LARGEST_SWEEP),
         "cost": sum(costs) if costs else None,
@@ -188,6 +190,7 @@ def _common(
         "samples": _pictures(painter.samples()) if painter else [],
         "nearest": _pictures(painter.nearest()) if painter else [],
         "fidelity": _fidelity(painter) if painter else {},
+        "truth": _truth(best) if best else {},
         "no_gan": settings.get("gan") == "null",
         "config": flat(config),
         "data_notes": info.get("data_notes") or (best.info.get("data_notes") if best else None) or [],
@@ -239,6 +242,17 @@ def _fidelity(run: RunView) -> Json:
         "protocol": run.protocol("gan/fid"),
         "end": end | {"protocol": run.protocol("best/fid")} if end["fid"] is not None else None,
     }
+
+
+def _truth(run: RunView) -> Json:
+    """How accurate the genotype of each epoch truly is, and the last one's ranks and regrets; {} without a table."""
+    lines = [charts.Series(title, run.curve(f"truth/{name}")) for name, title in DATASETS.items()]
+    last = [
+        (DATASETS[name], accuracy, run.last(f"truth/rank_{name}"), run.last(f"truth/regret_{name}"))
+        for name, accuracy in run.truth.items()
+    ]
+    chart = charts.line_chart(lines, "true accuracy", percent=True, width=820, height=300)
+    return {"chart": chart, "last": last, "table": run.info.get("truth")} if chart else {}
 
 
 def _cells(run: RunView) -> list[tuple[str, Markup]]:

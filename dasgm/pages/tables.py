@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dasgm.measures.truth import DATASETS
 from dasgm.pages.view import OBJECTIVE, RunView
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -91,10 +92,14 @@ def _seconds_per_iteration(run: RunView) -> float:
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float:
-    """p of Welch's two-sided t-test that both have one mean (Table 6); NaN of fewer than two values."""
+    """p of Welch's two-sided t-test that both have one mean (Table 6).
+
+    NaN of fewer than two values, and where neither varies: seeds that all end in one cell leave nothing to estimate
+    the spread from.
+    """
     from scipy.stats import ttest_ind
 
-    if min(len(one), len(other)) < 2:
+    if min(len(one), len(other)) < 2 or len(set(one)) == len(set(other)) == 1:
         return math.nan
     return float(ttest_ind(one, other, equal_var=False).pvalue)
 
@@ -122,6 +127,23 @@ def markdown(found: Sequence[Row]) -> str:
         if row.values:
             cells = [row.name, row.text, len(row.values)]
             cells += [f"{statistics.fmean(row.hours):.4f}", f"{statistics.fmean(row.seconds):.3f}", p]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def truths(runs: Sequence[RunView], names: Sequence[str], seeds: int) -> str:
+    """True accuracies of the found cells as Markdown, and p as in `markdown`; '' where no run had a table of them."""
+    found = {name: rows(runs, names, seeds, f"truth/{name}") for name in DATASETS}
+    if not any(row.values for row in found["cifar10"]):
+        return ""
+    lines = ["| row | n | " + " | ".join(f"{title}, % | p" for title in DATASETS.values()) + " |"]
+    lines.append("|---" * (2 + 2 * len(DATASETS)) + "|")
+    tests = {name: compared(its) for name, its in found.items()}
+    for place, name in enumerate(names):
+        cells: list[Any] = [name, len(found["cifar10"][place].values)]
+        for dataset, its in found.items():
+            p = tests[dataset].get(name, ("", math.nan))[1]
+            cells += [its[place].text, "-" if math.isnan(p) else f"{p:.3g}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dasgm.genotype import DEFAULT_SPACE, LARGEST, Genotype, space_of
+from dasgm.measures.truth import DATASETS
 from dasgm.store.files import printable, shell_line, text, version
 from dasgm.store.records import ENDED, read_json, read_lines, read_metrics, read_record
 from dasgm.store.run import state_of
@@ -66,6 +67,12 @@ class RunView:
     def last(self, key: str) -> float | None:
         """The latest finite value, or None."""
         return next((value for _, value in reversed(self.curve(key)) if math.isfinite(value)), None)
+
+    @property
+    def truth(self) -> dict[str, float]:
+        """The true accuracies of the latest genotype by data set, from 0 to 1; empty where the run had no table."""
+        found = {name: self.last(f"truth/{name}") for name in DATASETS}
+        return {name: value for name, value in found.items() if value is not None}
 
     def protocol(self, key: str) -> str:
         """How a figure of merit was measured, as run.json has it; '' where it does not say."""

@@ -7,11 +7,12 @@ from datetime import datetime
 from markupsafe import Markup
 
 
-def percent(value: float | None, error: float | None = None) -> str:
+def percent(value: float | None, error: float | None = None, digits: int = 1) -> str:
     """`93.1 ± 1.2 %` of 0.931 and 0.012; a dash of None."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f} ± {100 * error:.1f} %" if error else f"{100 * value:.1f} %"
+    spread = f" ± {100 * error:.{digits}f}" if error else ""
+    return f"{100 * value:.{digits}f}{spread} %"
 
 
 def number(value: object) -> str:
