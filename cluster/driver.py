@@ -60,10 +60,11 @@ def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False)
         Lines that describe the data set.
     """
     from dasgm.jobs.pretrain import wanted_by
-    from dasgm.jobs.search import can_synchronise, fits
+    from dasgm.jobs.search import can_synchronise, fits, truth_of
     from dasgm.pretrained import chosen
 
     ensure_device(config, workers)
+    truth_of(config)
     data = config.data.load(config.data_dir, "cpu")
     fits(config, data, workers.number)
     can_synchronise(config, workers.gpus > 0)

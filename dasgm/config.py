@@ -144,6 +144,9 @@ class SearchConfig:
     inception_weights: str | None = field(default=None, metadata=PLACEMENT)
     """File with the Inception weights for FID and IS: weights-inception-2015-12-05-6726825d.pth, or safetensors.
     None downloads the file when it is needed."""
+    truth: str | None = field(default=None, metadata=PLACEMENT)
+    """File with the true accuracies of all cells of the search space, as `dasgm lookup` reads it: what each epoch's
+    genotype is worth is logged as truth/.... The search does not read it."""
 
     def __post_init__(self) -> None:
         rates = ("classifier_lr", "classifier_lr_min", "arch_lr", "discriminator_arch_lr")
@@ -161,6 +164,8 @@ class SearchConfig:
                 f"search-space {self.search_space}: {key_of(self.method)} is not defined for it; expected another "
                 f"--method, or --search-space {' or '.join(spaces)}"
             )
+        if self.truth:
+            self.space.architectures()
 
     @property
     def space(self) -> SearchSpace:

@@ -22,7 +22,7 @@ from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
 from dasgm.cli.settings import Chosen, absolute
 from dasgm.config import SearchConfig, override, settings
-from dasgm.pages.tables import TABLES, markdown, rows
+from dasgm.pages.tables import TABLES, markdown, rows, truths
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
@@ -53,6 +53,9 @@ class Options(SweepOptions):
     """Name of the data set. By default that of the rows' presets, cifar10."""
     data_dir: Path | None = None
     """Folder with the data set's files. By default CIFAR is in ~/.cache/dasgm, and downloaded if need be."""
+    truth: Path | None = None
+    """File with the true accuracies of all cells of the search space, as `dasgm lookup` reads it: what each epoch's
+    genotype is worth is logged. No search reads it."""
     set: tuple[str, ...] = ()
     """Settings of all rows that have them, as in --set method.epochs=3 gan.channels=8."""
 
@@ -71,7 +74,8 @@ class Options(SweepOptions):
         config = small(config) if self.small else config
         config = with_dataset(config, self.dataset) if self.dataset else config
         config = for_a_sweep(config, self.small)
-        return replace(config, data_dir=absolute(str(self.data_dir)) if self.data_dir else None)
+        data_dir, truth = (absolute(str(path)) if path else None for path in (self.data_dir, self.truth))
+        return replace(config, data_dir=data_dir, truth=truth)
 
     def configs(self) -> dict[str, SearchConfig]:
         """The configuration of each row. ValueError: see `row`; no row has a setting; options contradict each other."""
@@ -172,7 +176,10 @@ def main(argv: list[str] | None = None) -> int:
 def _show(sweep: Sweep, options: Options) -> None:
     from dasgm.pages.view import read_trials
 
-    table = markdown(rows(read_trials(sweep.folder), options.names, options.seeds))
+    runs = read_trials(sweep.folder)
+    table = markdown(rows(runs, options.names, options.seeds))
+    if true := truths(runs, options.names, options.seeds):
+        table += f"\nTrue accuracy of the found cells; p: Welch's test against the plain method.\n\n{true}"
     path = sweep.folder / "table.md"
     measured = "J_val" if sweep.base.data.holdout else "J_2"
     write_atomic(

@@ -12,6 +12,7 @@ from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import PretrainConfig
+from dasgm.measures.truth import DATASETS
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
 
@@ -77,9 +78,15 @@ def search(argv: Sequence[str]) -> int:
 def result_line(row: dict[str, Any], folder: Path) -> str:
     """What a search came to, by its last row, and where it lies."""
     proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
+    true = [
+        f"{title} {row[f'truth/{name}']:.2%} (rank {row[f'truth/rank_{name}']:,})"
+        for name, title in DATASETS.items()
+        if f"truth/{name}" in row
+    ]
     genotype = folder / "genotype.json"
     lines = (
         f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
+        *([f"  truth     {', '.join(true)}"] if true else []),
         f"  genotype  {genotype}",
         f"  page      {folder / 'report.html'}",
         f"  train it  {shell_line(['dasgm', 'evaluate', folder])}",

@@ -108,5 +108,5 @@ def parts_help(positional: bool = True, pretrain: bool = False) -> str:
 
 def placed(config: Any) -> Any:
     """With the places of its files as seen from anywhere."""
-    names = [name for name in ("gan_checkpoint", "inception_weights") if hasattr(config, name)]
+    names = [name for name in ("gan_checkpoint", "inception_weights", "truth") if hasattr(config, name)]
     return replace(config, **{name: absolute(getattr(config, name)) for name in names})

@@ -72,6 +72,11 @@ class Loop(Epochs):
         """Remember the row of an epoch; whether it is the best so far."""
         return False
 
+    def aside(self) -> Row:
+        """Entries that are logged, on rank 0, for people alone: whatever decides about the run or a sweep sees the row
+        without them."""
+        return {}
+
     @abstractmethod
     def tell(self, row: Row) -> None:
         """Say what came of an epoch."""
@@ -120,7 +125,7 @@ class Loop(Epochs):
             self.start()
         self.resume()
         self.go_through()
-        row = self.finish()
+        row = self.finish() | self.aside()
         if rank() == 0:
             self.run.log("metrics", row)
             self.run.note(state="finished", reason="", ended=time.time())
@@ -142,17 +147,17 @@ class Loop(Epochs):
         means, self.means = self.means, Means()
         self.epoch, self.done = self.epoch + 1, 0
         row |= self.close(means)
-        best = self.best(row)
+        best, shown = self.best(row), row | self.aside()
         # Log, save, report: in this order. A run that goes on drops the rows after its last checkpoint, so a row that
         # was logged and not saved is made again, to the same bits; a checkpoint without its row would leave a gap for
         # ever. And a sweep that compares trials must find a reported epoch again, whatever happens next.
         if rank() == 0:
-            self.run.log("metrics", row)
+            self.run.log("metrics", shown)
         if "gan/diversity" in row and (line := collapse(self.epoch, row["gan/diversity"])):
             raise SearchFailed(line)  # its row shows why; it is not saved, nothing goes on from it
         self.save(best)
         self.hooks.report(row)
-        self.tell(row)
+        self.tell(shown)
 
     def took(self, iterations: int, seconds: float | None = None) -> Row:
         """Close the epoch's account.

@@ -22,6 +22,7 @@ from dasgm.jobs.proxy import UNCONNECTED, Proxy
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
+from dasgm.measures.truth import Truth
 from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.network import check_image_size
 from dasgm.pages.figures import draw
@@ -48,6 +49,8 @@ class SearchJob:
     config: SearchConfig
     pretrained: Pretrained | None = None
     """The GAN that it begins with, once `check` has read it; None: a fresh one."""
+    truth: Truth | None = None
+    """The table of true accuracies, once `check` has read it, on rank 0; None: none is given."""
 
     def load(self, device: str) -> Any:
         return self.config.data.load(self.config.data_dir, device)
@@ -56,13 +59,19 @@ class SearchJob:
         fits(self.config, data, world_size())
         can_synchronise(self.config, data.images.device.type == "cuda")
         self.pretrained = chosen(self.config, data)
+        self.truth = truth_of(self.config) if rank() == 0 else None
         return {"gan_checkpoint": self.pretrained.digest} if self.pretrained else {}
 
     def advice(self, data: Any) -> str:
         return advice(self.config, data)
 
     def run(self, data: Any, session: Session) -> Row:
-        return SearchLoop(session, self.config, data, self.pretrained).go()
+        return SearchLoop(session, self.config, data, self.pretrained, self.truth).go()
+
+
+def truth_of(config: SearchConfig) -> Truth | None:
+    """The table of true accuracies that a search is given, if any. ValueError: see `Truth.load`."""
+    return Truth.load(config.truth, config.space) if config.truth else None
 
 
 def can_synchronise(config: SearchConfig, gpus: bool) -> None:
@@ -101,9 +110,16 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
 class SearchLoop(Loop):
     """A search, epoch by epoch, over all stages of its method."""
 
-    def __init__(self, session: Session, config: SearchConfig, data: Any, pretrained: Pretrained | None = None):
+    def __init__(
+        self,
+        session: Session,
+        config: SearchConfig,
+        data: Any,
+        pretrained: Pretrained | None = None,
+        truth: Truth | None = None,
+    ):
         super().__init__(session, config, data)
-        self.pretrained = pretrained
+        self.pretrained, self.truth = pretrained, truth
         self.highest = -1.0  # accuracy of an epoch so far
         self.early = ""  # why the stage has just ended before its time
         self.warmup_seconds = 0.0
@@ -125,6 +141,8 @@ class SearchLoop(Loop):
     def resume(self) -> None:
         if self.inspection:
             self.inspection.ready()
+        if self.truth:
+            self.run.note(truth=str(self.truth))
         self._tell_stage()
 
     # an epoch
@@ -225,11 +243,17 @@ class SearchLoop(Loop):
         better, self.highest = row["val/accuracy"] > self.highest, max(self.highest, row["val/accuracy"])
         return better
 
+    def aside(self) -> Row:
+        """How accurate the genotype truly is, by the table that the search was given."""
+        found = self.truth.of(self.search.genotype()) if self.truth else {}
+        return {f"truth/{name}": value for name, value in found.items()}
+
     def tell(self, row: Row) -> None:
         gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""
+        true = f"  true {row['truth/cifar10']:.3f}" if "truth/cifar10" in row else ""
         self.hooks.say(
             f"epoch {row['epoch']}/{self.epochs}  loss {row['loss/classifier']:.3f}  "
-            f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}  "
+            f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}{true}  "
             f"{row['speed/seconds']:.1f} s"
         )
         if self.early:

@@ -21,7 +21,9 @@ OTHERS = {"data": "other images of this data set", "genotype": "another genotype
 ENDED = ("finished", "stopped", "failed")  # states of a run that is not continued
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
-    **dict.fromkeys(("dataset", "published", "commit", "machine", "measured_on", "host", "driver", "space"), str),
+    **dict.fromkeys(
+        ("dataset", "published", "commit", "machine", "measured_on", "host", "driver", "space", "truth"), str
+    ),
     **dict.fromkeys(("started", "asked", "ended"), int | float | None),
     **dict.fromkeys(("epochs", "num_trials", "rung", "seed", "workers"), int),
     **dict.fromkeys(("parameters", "searched", "protocols", "mathematics", "config", "judge"), dict),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dasgm.presets import preset
 from dasgm.store.run import Run
@@ -30,22 +32,29 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
 
 
 def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
-    halving = Halving(rungs(BASE.method, 2))
-    plan = Plan(num_trials, lambda: space, rungs(BASE.method, 2), {})
+    halving = Halving(rungs(BASE.stages, 2))
+    plan = Plan(num_trials, lambda: space, rungs(BASE.stages, 2), {})
     return Proposer(
         open_study(folder), folder, folder / "cache", BASE, plan, halving, lambda name, title, parameters: {}
     )
 
 
-def end(proposer: Proposer, ray_id: str, state: str, accuracies: list[float], proxy: float = 0.5) -> None:
-    """Write what a search of this end leaves behind, and tell the proposer."""
+def end(
+    proposer: Proposer,
+    ray_id: str,
+    state: str,
+    accuracies: list[float],
+    proxy: float = 0.5,
+    more: Mapping[str, Any] = {},  # noqa: B006
+) -> None:
+    """Write what a search of this end leaves behind, with `more` in each row, and tell the proposer."""
     run = Run(proposer.folder / f"t{proposer.numbers[ray_id]:03d}")
     for epoch, accuracy in enumerate(accuracies, 1):
-        row = {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": float(epoch)}
+        row = {"epoch": epoch, "phase": "search 1", METRIC: accuracy, "time": float(epoch), **more}
         run.log("metrics", row)
         proposer.halving.judge(run.folder.name, row)
     if state == "finished":
-        run.log("metrics", {"epoch": len(accuracies), "phase": "best", "best/proxy": proxy, "time": 99.0})
+        run.log("metrics", {"epoch": len(accuracies), "phase": "best", "best/proxy": proxy, "time": 99.0, **more})
     if state != "stopped":
         run.note(state=state)
     proposer.on_trial_complete(ray_id)

@@ -76,6 +76,12 @@ BAD: list[tuple[str, list[str], str]] = [
     ("pre-training's length", ["pretrain", "--iterations", "0"], "at least 1"),
     ("name elsewhere", ["search", "--name", "../x"], "a folder in --storage"),
     ("name that is taken", ["search", "--name", "cache"], "other than checkpoints"),
+    ("truth of DARTS's space", ["search", "--truth", "x.csv"], "search-space darts has no table of true accuracies"),
+    (
+        "no table",
+        ["lookup", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", "--truth", "x.csv"],
+        "x.csv: No such file",
+    ),
     ("storage of nothing", ["search", "--storage="], "--storage needs a value"),
 ]
 
@@ -226,7 +232,7 @@ SEARCH_SETTINGS = {
     "classifier_clip", "arch_lr", "arch_weight_decay", "arch_clip", "discriminator_arch_lr",
     "discriminator_steps", "freeze_gan", "stop_skips", "stop_entropy", "hessian_every", "sync_batch_norm",
     "proxy", "seed", "gan_checkpoint", "data_dir", "device", "threads", "checkpoints", "pictures_every",
-    "fidelity_every", "inception_weights",
+    "fidelity_every", "inception_weights", "truth",
 }  # fmt: skip
 SWEEP_OPTIONS = {
     "config", "num_trials", "max_concurrent", "workers_per_trial", "gpus_per_trial", "grace", "space", "storage",
