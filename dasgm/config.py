@@ -350,17 +350,19 @@ def from_json(data: Any, kind: type = SearchConfig, path: str = "") -> Any:
         raise ValueError(f"{path or 'configuration'}: {error}") from None
 
 
-def settings(config: Any) -> dict[str, Any]:
+def settings(config: Any, younger: bool = False) -> dict[str, Any]:
     """{path: value} of all settings but those of placement and logging; the key of a part is at `<part>.key`.
 
-    A setting that is `younger` than runs that may still be continued is included only if it is not the default."""
+    A setting that is `younger` than runs that may still be continued is included only if it is not the default, or if
+    asked for.
+    """
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if not is_dataclass(value):
             return {path: list(value) if isinstance(value, tuple) else value}
         out = {path + ".key": key_of(value)} if path in PARTS else {}
         for f in fields(value):
-            unasked = f.metadata.get("younger") and getattr(value, f.name) == f.default
+            unasked = not younger and f.metadata.get("younger") and getattr(value, f.name) == f.default
             if f.metadata.get("mathematics", True) and not unasked:
                 out |= flat(getattr(value, f.name), f"{path}.{f.name}" if path else f.name)
         return out

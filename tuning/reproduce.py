@@ -109,7 +109,7 @@ class Options(SweepOptions):
 
         def space(trial: Any, base: SearchConfig) -> dict[str, Any]:
             name, seed = trial.suggest_categorical("row", names), trial.suggest_int("seed", 0, 10**6)
-            return _everything(configs[name]) | {"seed": seed}
+            return _everything(configs[name], base) | {"seed": seed}
 
         identity = {"rows": digest({name: settings(config) for name, config in configs.items()})}
         return Plan(len(trials), lambda: space, [], identity, trials)
@@ -125,9 +125,11 @@ def _setting(text: str) -> tuple[str, Any]:
         return path, value
 
 
-def _everything(config: SearchConfig) -> dict[str, Any]:
-    """All settings of a configuration, as changes of any other: first the keys of its parts, then their settings."""
-    changes = {path.removesuffix(".key"): value for path, value in settings(config).items()}
+def _everything(config: SearchConfig, base: SearchConfig) -> dict[str, Any]:
+    """All settings of a configuration, as changes of another: first the keys of its parts, then their settings."""
+    own, of_base = settings(config, younger=True), settings(base)
+    told = settings(config).keys() | of_base.keys()  # younger ones that neither sets are no part of older tables
+    changes = {path.removesuffix(".key"): value for path, value in own.items() if path in told}
     return changes | {"gan_checkpoint": config.gan_checkpoint}
 
 

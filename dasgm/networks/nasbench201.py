@@ -43,16 +43,16 @@ class Supernet(nn.Module):
     """W: images [N, 3, H, W], with H and W divisible by 4, and a mixture -> logits [N, classes].
 
     Raises:
-        ValueError: the stage has partial channels, edge weights or a dropout after skip connections, which are not
-            defined here.
+        ValueError: the stage has partial channels, edge weights, auxiliary skip connections or a dropout after skip
+            connections, which are not defined here.
     """
 
     def __init__(self, stage: Stage, classes: int) -> None:
         super().__init__()
-        if stage.partial > 1 or stage.edge_weights or stage.skip_dropout:
+        if stage.partial > 1 or stage.edge_weights or stage.skip_dropout or stage.auxiliary_skip:
             raise ValueError(
-                "search-space nasbench201: partial channels, edge weights and skip dropout are not defined for it; set "
-                "--method.partial 1 if there is such an option, or choose another --method"
+                "search-space nasbench201: partial channels, edge weights, auxiliary skips and skip dropout are not "
+                "defined for it; set --method.partial 1 if there is such an option, or choose another --method"
             )
         (operations,) = stage.operations
         self.skip_dropout_rate = 0.0

@@ -208,7 +208,7 @@ def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
 
 def difference(one: SearchConfig, other: SearchConfig) -> dict[str, tuple[Any, Any]]:
     """{path: (of one, of the other)} of the settings that set two searches apart; None: one has no such setting."""
-    left, right = settings(one), settings(other)
+    left, right = settings(one, younger=True), settings(other, younger=True)
     paths = dict.fromkeys((*left, *right))
     return {path: (left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)}
 

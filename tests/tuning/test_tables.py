@@ -27,8 +27,8 @@ from tuning.trials import Proposer
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_is_made_from_any_other_by_all_its_settings(name):
-    for base in ("quickstart", "darts-1st", "dasgm-pcdarts"):
-        made = override(preset(base).config, _everything(preset(name).config))
+    for base in (preset(name).config for name in ("quickstart", "dasgm-pcdarts", "nasbench201-darts-1st")):
+        made = override(base, _everything(preset(name).config, base))
         assert made.gan_checkpoint is None
         assert mathematics(made) == mathematics(preset(name).config)
 

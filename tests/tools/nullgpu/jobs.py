@@ -58,7 +58,7 @@ def main(folder: str) -> None:
         codes[name] = cli.main([*made, "--device=cuda", "--storage", folder, "--name", name])
     model = load(Path(folder) / "evaluate", "cuda")
     model(torch.zeros(2, 3, model.image_size, model.image_size, device="cuda"))
-    print(json.dumps({"codes": codes, "types": recipes(), "model": str(model.head.weight.device)}))
+    print(json.dumps({"codes": codes, "types": recipes(), "model": str(next(model.parameters()).device)}))
 
 
 if __name__ == "__main__":
