@@ -24,6 +24,7 @@ from dasgm.bilevel import (
     draw,
     full_precision,
     grad,
+    largest_eigenvalue,
     mixed_vjp,
     norm,
     replay,
@@ -293,12 +294,12 @@ class Search:
         average([counts])
         return (counts[0] / counts[1]).item()
 
-    def hessian(self) -> float:
-        """Dominant eigenvalue of the Hessian over A, on one batch of J_2 per worker, with batch statistics.
+    def hessian(self, signed: bool = False) -> float:
+        """Eigenvalue of largest modulus, or where `signed` of largest value, of the Hessian over A, on one batch of J_2
+        per worker, with batch statistics. Nothing is changed.
 
         Above some value the derived network is bad although the supernet is good (Zela et al. 2020, arXiv 1909.09656).
-        It is found by central differences of the gradient, also where `hypergradient` is "exact". Their
-        radius is provisional (docs/algorithm.md). Nothing is changed.
+        It is found by central differences of the gradient, also with exact hypergradients (docs/algorithm.md).
         """
         data, A, W = self.data, self.A, self.W.fixed
         i = self.batch(data.J2, "hessian", self.iteration)
@@ -309,7 +310,7 @@ class Search:
                 return F.cross_entropy(W(x, A()), y)
 
         with replay(self.config.seed, "hessian", self.iteration, "direction"):
-            return dominant_eigenvalue(loss, A, RADIUS_A)
+            return (largest_eigenvalue if signed else dominant_eigenvalue)(loss, A, RADIUS_A)
 
     def collapsed(self, metrics: dict[str, float]) -> str:
         """Why the stage ends early, or '' where it goes on.

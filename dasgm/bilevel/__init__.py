@@ -9,7 +9,13 @@ step and returns the response of that step (its transposed Jacobian), so that no
 """
 
 from dasgm.bilevel.draws import Draws, InProgress, Stream, draw, replay, seed_of
-from dasgm.bilevel.hypergradient import dominant_eigenvalue, full_precision, grad, mixed_vjp
+from dasgm.bilevel.hypergradient import (
+    dominant_eigenvalue,
+    full_precision,
+    grad,
+    largest_eigenvalue,
+    mixed_vjp,
+)
 from dasgm.bilevel.iterations import Iterations
 from dasgm.bilevel.player import Player, empty_player
 from dasgm.bilevel.point import Point, keeps_writes
@@ -30,6 +36,7 @@ __all__ = [
     "full_precision",
     "grad",
     "keeps_writes",
+    "largest_eigenvalue",
     "mixed_vjp",
     "no_response",
     "empty_player",

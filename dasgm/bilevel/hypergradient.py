@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from dasgm.bilevel.derivatives import ShortDerivatives
 from dasgm.bilevel.player import Player
 from dasgm.bilevel.point import Point
-from dasgm.bilevel.response import Tensors, add, norm, scaled
+from dasgm.bilevel.response import Tensors, add, flat, norm, scaled
 from dasgm.distributed import average
 
 
@@ -119,6 +120,37 @@ def dominant_eigenvalue(
             break
         v = Hv
     return value
+
+
+def largest_eigenvalue(f: Callable[[Any], Tensor], x: Player, radius: float, products: int = 20) -> float:
+    """The algebraically largest eigenvalue of the same Hessian, by Lanczos's method from a random start: the largest
+    within the space that the start and its products with the Hessian span.
+
+    Args:
+        products: number of products of the Hessian and a direction, each of them two gradients.
+
+    Returns:
+        The eigenvalue, or NaN where a gradient is not finite.
+    """
+    place, shapes = x.state(), {k: t.shape for k, t in x.trainable.items()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    v = torch.cat([torch.randn(t.numel(), dtype=t.dtype).to(t.device) for t in x.trainable.values()])
+    basis, images = v.new_empty(0, len(v)), v.new_empty(0, len(v))
+    for _ in range(min(products, len(v))):
+        v = v / v.norm()
+        for _ in range(2):  # the first leaves what rounding makes of it
+            v = v - basis.t() @ (basis @ v)
+            v = v / v.norm()
+        if not v.isfinite().all():  # the space is complete
+            break
+        basis = torch.cat([basis, v[None]])
+        direction = {k: part.view(shape) for part, (k, shape) in zip(v.split(sizes), shapes.items(), strict=True)}
+        v = flat(_difference(lambda moved: _gradient_at(moved, f), place, direction, radius))
+        images = torch.cat([images, v[None]])
+    projected = (basis @ images.t()).cpu()
+    if not projected.isfinite().all():
+        return math.nan
+    return float(torch.linalg.eigvalsh((projected + projected.t()) / 2)[-1])
 
 
 def _gradient_at(x: Point, f: Callable[[Any], Tensor]) -> Tensors:

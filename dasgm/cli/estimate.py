@@ -100,7 +100,7 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
         data.describe(),
         _weights(search.players),
         int(iterations),
-        search_seconds / iterations,
+        search_seconds / max(1.0, iterations),
         other,
         _peak_memory(device),
         disk,

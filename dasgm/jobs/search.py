@@ -175,7 +175,12 @@ class SearchLoop(Loop):
             raise SearchFailed(f"epoch {self.epoch}, stage 3 (architecture): its parameters are not finite")
         row |= self._measure()
         row |= self.took(search.batches)
-        why = search.method.end_epoch(search.epoch, search.relaxation(), row)
+
+        def eigenvalue() -> float:
+            row["arch/largest_eigenvalue"] = search.hessian(signed=True)
+            return row["arch/largest_eigenvalue"]
+
+        why = search.method.end_epoch(search.epoch, search.relaxation(), row, eigenvalue)
         self.early = search.collapsed(row) or why
         search.left = 0 if self.early else search.left - 1
         return row | self._record()
@@ -238,7 +243,7 @@ class SearchLoop(Loop):
                 f"stage {stage.index + 1} of {stages}: {stage.cells} cells, {operations} operations an edge, "
                 f"{search.size:,} weights in the supernet"
             )
-        if search.stage.arch_start_epoch >= search.stage.epochs:
+        if 0 < search.stage.epochs <= search.stage.arch_start_epoch:
             self.hooks.say(
                 f"no architecture step is taken: the first is in epoch {search.stage.arch_start_epoch + 1}, after the "
                 f"last ({search.stage.epochs}), so the architecture stays random; lower --method.arch-start-epoch"

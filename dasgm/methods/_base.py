@@ -42,6 +42,9 @@ class Stage:
     """K of PC-DARTS: 1/K of the channels pass through the mixed operation."""
     edge_weights: bool = False
     """Whether edges are weighted too (PC-DARTS's betas)."""
+    auxiliary_skip: bool = False
+    """Whether each edge has a second skip connection beside its candidates (DARTS-). Its weight is the last column of
+    the mixture, and no genotype has it."""
     skip_dropout: float = 0.0
     """Initial rate of the dropout after skip connections (P-DARTS)."""
     continues: bool = False
@@ -78,6 +81,9 @@ class View:
     relaxation: Relaxation
     metrics: Mapping[str, float]
     """What is logged of the epoch, such as `val/accuracy`."""
+    eigenvalue: Callable[[], float]
+    """Gives the algebraically largest eigenvalue of the Hessian over A, on a batch of J_2 per worker, and logs it. It
+    costs some dozens of gradients. Every worker calls it, or none does."""
 
 
 @dataclass(frozen=True)

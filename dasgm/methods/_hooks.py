@@ -106,10 +106,18 @@ class Method:
 
     # between epochs
 
-    def end_epoch(self, epoch: int, relaxation: Relaxation, metrics: Mapping[str, float]) -> str:
-        """Why the stage ends after this epoch, or ''."""
-        why = self.config.after_epoch(View(self.space, self.stage, epoch, relaxation, metrics), self.memory)
+    def end_epoch(
+        self, epoch: int, relaxation: Relaxation, metrics: Mapping[str, float], eigenvalue: Callable[[], float]
+    ) -> str:
+        """Why the stage ends after this epoch, or ''.
+
+        Args:
+            eigenvalue: see `View`.
+        """
+        view = View(self.space, self.stage, epoch, relaxation, metrics, eigenvalue)
+        why = self.config.after_epoch(view, self.memory)
         self.memory = json.loads(json.dumps(self.memory))  # so that it is what a checkpoint brings back
+        self.begin_epoch(epoch)  # the genotype of this epoch is already by the new memory
         return why
 
     def genotype(self, relaxation: Relaxation) -> Genotype:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dasgm.bilevel.draws import Number, dropout
 from dasgm.genotype import SKIP
 from dasgm.networks import operations
-from dasgm.networks.fan import POOLS, TWICE, Fan
+from dasgm.networks.fan import POOLS, SKIPS, TWICE, Fan
 from dasgm.networks.operations import LANES, SEPARABLE, depthwise, halve, interleave, phases, pointwise
 
 Norm = Callable[..., Tensor]
@@ -106,10 +106,9 @@ class Bundle:
     def __init__(self, fans: Sequence[Fan], targets: int, channels: int, stride: int) -> None:
         self.fans, self.targets, self.channels, self.stride = fans, targets, channels, stride
         self.separable = [name for name in SEPARABLE if any(name in fan.convolutions for fan in fans)]
-        self.reduces = any(SKIP in fan.convolutions for fan in fans)
+        self.reduces = [name for name in SKIPS if any(name in fan.convolutions for fan in fans)]
         self.pools = [name for name in POOLS if any(name in fan.pools for fan in fans)]
-        self.skips = stride == 1 and any(SKIP in fan.having for fan in fans)
-        learned = [self.separable, [SKIP] if self.reduces else []]
+        self.skips = [name for name in SKIPS if stride == 1 and any(name in fan.having for fan in fans)]
         self.gains = [
             [
                 (number, edge, name)
@@ -117,10 +116,10 @@ class Bundle:
                 for number, fan in enumerate(fans)
                 for edge in self._edges(name, fan)
             ]
-            for names in learned
+            for names in (self.separable, self.reduces)
             if names
         ]
-        shared = [*self.pools, *([SKIP] if self.skips else [])]
+        shared = (*self.pools, *self.skips)
         self.columns = [(number, name) for name in shared for number, fan in enumerate(fans) if name in fan.having]
         self.kernels, self.norms = self._joints()
         self._skips: Tensor | None = None  # places of the weights of the skips that are dropped
@@ -140,8 +139,8 @@ class Bundle:
         if self.separable:
             kernels.append(last[0])
             norms += last[1]
-        if self.reduces:
-            layers = [fan.convolutions[SKIP] for fan in self.fans if SKIP in fan.convolutions]
+        for name in self.reduces:
+            layers = [fan.convolutions[name] for fan in self.fans if name in fan.convolutions]
             kernels += [[convolution] for layer in layers for convolution in (layer.even, layer.odd)]
             norms += [layer.norm for layer in layers]
         if self.pools:
@@ -176,12 +175,12 @@ class Bundle:
         if pooled and (self.channels < LANES or not operations.narrow_form(x)):
             pooled = [beside(pooled)]
         columns = [norm(maps) for maps in pooled]
-        if self.skips and skip_dropout() > 0:
-            places = matrix.shape[1] - len(self._having(SKIP))
+        skips = self.skips
+        if SKIP in skips and skip_dropout() > 0:
+            places, skips = matrix.shape[1] - len(self._having(SKIP)), skips[:-1]  # its columns are the last
             matrix, weights = matrix[:, :places], matrix[:, places:]
             terms.append(self._dropped(x, weights, skip_dropout))
-        elif self.skips:
-            columns.append(self._of(SKIP, x))
+        columns += [self._of(name, x) for name in skips]
         total = reduce(torch.add, terms) if terms else None
         if columns:
             return weighted(total, matrix, columns)
@@ -194,12 +193,12 @@ class Bundle:
             yield from self._convolved(x, kernels, norm, next(gains))
         if self.reduces:
             parts: list[Tensor] = []
-            for number in self._having(SKIP):
+            for number in (number for name in self.reduces for number in self._having(name)):
                 state = x.split(self.channels, 1)[number]
                 even, odd = (halve(y, next(kernels)) for y in (state, state[:, :, 1:, 1:]))
                 half = self.channels // 2
                 parts += chain(*zip(even.split(half, 1), odd.split(half, 1), strict=True))
-            rows = [edge for fan in self.fans for edge in self._edges(SKIP, fan)]
+            rows = [edge for name in self.reduces for fan in self.fans for edge in self._edges(name, fan)]
             yield self._by_target(norm(torch.cat(parts, 1), next(gains)), rows)
 
     def _convolved(self, x: Tensor, kernels: Iterator[Tensor], norm: Norm, gain: Tensor) -> Iterator[Tensor]:

@@ -11,6 +11,9 @@ from dasgm.genotype import SKIP
 from dasgm.networks.operations import SEPARABLE, DepthwiseConv, HalvingConv, pool
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
+AUXILIARY = "auxiliary_skip"
+"""A second skip connection with weights of its own where it halves the map (`Stage.auxiliary_skip`)."""
+SKIPS = (AUXILIARY, SKIP)
 TWICE = tuple(name for name in SEPARABLE if name.startswith("sep"))
 """The convolutions that an edge applies twice."""
 
@@ -32,14 +35,14 @@ class Fan(nn.Module):
 
     def __init__(self, candidates: Sequence[Sequence[str]], channels: int, stride: int) -> None:
         super().__init__()
-        learned = SEPARABLE if stride == 1 else (*SEPARABLE, SKIP)
+        learned = SEPARABLE if stride == 1 else (*SEPARABLE, *SKIPS)
         having = {
             name: [edge for edge, names in enumerate(candidates) if name in names]
-            for name in (*SEPARABLE, SKIP, *POOLS)
+            for name in (*SEPARABLE, *SKIPS, *POOLS)
         }
         self.having = {name: edges for name, edges in having.items() if edges}
         self.convolutions = nn.ModuleDict({
-            name: Reduce(channels, len(edges)) if name == SKIP else Separable(name, channels, len(edges), stride)
+            name: Reduce(channels, len(edges)) if name in SKIPS else Separable(name, channels, len(edges), stride)
             for name, edges in self.having.items() if name in learned
         })  # fmt: skip
         self.pools = nn.ModuleDict({

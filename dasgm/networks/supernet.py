@@ -20,7 +20,7 @@ from dasgm.bilevel.draws import Number
 from dasgm.genotype import EDGES, INPUTS, NODES
 from dasgm.networks import operations
 from dasgm.networks.bundle import Bundle, Norms, Pack, beside, weighted
-from dasgm.networks.fan import Fan
+from dasgm.networks.fan import AUXILIARY, Fan
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, reductions, stem
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Mixture(NamedTuple):
     """The weights of the relaxed architecture, as the supernet takes them."""
 
     cells: tuple[Tensor, ...]
-    """[edges, operations] for each type of cell (`SearchSpace.cell_types`), each row by default a softmax."""
+    """[edges, operations] for each type of cell (`SearchSpace.cell_types`), each row by default a softmax. With an
+    auxiliary skip connection its weight is in one more column (`Stage.auxiliary_skip`)."""
     edges: tuple[Tensor, ...] = ()
     """[edges] for each type of cell, a softmax over the edges into each node. Empty: edges have no weights."""
 
@@ -46,21 +47,17 @@ Relax = Callable[[int, Tensor], Tensor]
 """(number of a type of cell, its alphas [edges, operations]) -> weights, in the same shape."""
 
 
-def softmax(kind: int, alphas: Tensor) -> Tensor:
-    """DARTS's relaxation (Eq. 2)."""
-    return alphas.softmax(1)
-
-
 class Architecture(nn.Module):
     """A: the architecture parameters, shared by all cells of a type. They are initialised from 1e-3 N(0, 1).
 
     Args:
-        relax: makes the weights of the operations, which `forward` returns as a `Mixture`.
+        relax: makes the weights of the operations, which `forward` returns as a `Mixture`. None: DARTS's relaxation
+            (Eq. 2), with weight 0 for an auxiliary skip connection.
     """
 
-    def __init__(self, stage: Stage, space: SearchSpace, relax: Relax = softmax) -> None:
+    def __init__(self, stage: Stage, space: SearchSpace, relax: Relax | None = None) -> None:
         super().__init__()
-        self.relax = relax
+        self.relax = relax or (lambda kind, alphas: F.pad(alphas.softmax(1), (0, int(stage.auxiliary_skip))))
         self.types, self.inputs, self.edge_weights = space.cell_types, space.inputs, stage.edge_weights
         for name, candidates in zip(self.types, stage.operations, strict=True):
             alphas = 1e-3 * torch.randn(space.edges, _count(candidates, space.edges))
@@ -117,6 +114,8 @@ class Supernet(nn.Module):
             reduction = index in reductions(stage.cells)
             channels *= 2 if reduction else 1
             operations = stage.operations[reduction]  # a normal cell's, a reduction cell's
+            if stage.auxiliary_skip:
+                operations = tuple((*names, AUXILIARY) for names in operations)
             self.cells.append(Cell(operations, before, previous, channels, reduction, reduced, stage.partial))
             before, previous, reduced = previous, NODES * channels, reduction
         self.head = nn.Linear(previous, classes)

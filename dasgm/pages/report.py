@@ -47,6 +47,7 @@ PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (  # title, metric -> nam
     ("Entropy, nats per edge", {"arch/entropy_{kind}": "{cell}"}, False),
     ("Skip connections, uncapped", {"arch/skips_{kind}": "{cell}"}, False),
     ("Dominant eigenvalue of A's Hessian", {"arch/hessian_eigenvalue": "on a batch of J₂"}, False),
+    ("Largest eigenvalue of A's Hessian", {"arch/largest_eigenvalue": "on a batch of J₂"}, False),
     ("Norm of B's gradient", {"grad/B": "B (Eq. 7)"}, False),
 )
 FIDELITY = {  # metric -> title; each chart has its protocol below it

@@ -8,19 +8,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dasgm.methods import betadarts, drnas, dropnas, gdas, sdarts
-from dasgm.presets.paper import ALWAYS, DASGM_DARTS, END_TO_END, GENERATED, Preset
+from dasgm.methods import betadarts, dartsminus, drnas, dropnas, gdas, random, rdarts, sdarts, sgas
+from dasgm.presets.paper import ALWAYS, DASGM_DARTS, END_TO_END, GENERATED, SEARCHED, Preset
 
 FIRST = replace(DASGM_DARTS, order="first", search_discriminator=False)
 """As the paper pairs them: first order, and the GAN's own discriminator. DARTS's settings otherwise."""
 SPLIT = ALWAYS[1:]  # of the order of the steps GDAS's code has Algorithm 1's
 
+SGAS = "batch 64 throughout; the authors let it grow by 8 after each decision"
+
 
 def _rows(name: str, title: str, config: Any, published: str, own: tuple[str, ...]) -> dict[str, Preset]:
     """A method alone, and with end-to-end BigGAN."""
+    plain = replace(config, gan=None, search_discriminator=False)
+    generated = (*GENERATED, *END_TO_END, *(SEARCHED if config.search_discriminator else ()))
     return {
-        name: Preset(replace(config, gan=None), f"{title}: J_3 is J_2", published, own),
-        f"dasgm-{name}": Preset(config, f"DASGM+{title}: end-to-end BigGAN", "", (*own, *GENERATED, *END_TO_END)),
+        name: Preset(plain, f"{title}: J_3 is J_2", published, own),
+        f"dasgm-{name}": Preset(config, f"DASGM+{title}: end-to-end BigGAN", "", (*own, *generated)),
     }
 
 
@@ -93,5 +97,45 @@ FIELD: dict[str, Preset] = {
             "weight decay of all parameters, in the step; the authors decay what was not dropped, in a second step",
             *ALWAYS,
         ),
+    ),
+    **_rows(
+        "rdarts",
+        "R-DARTS",
+        replace(DASGM_DARTS, method=rdarts.Config()),
+        "CIFAR-10 2.95 ± 0.21, CIFAR-100 18.01 ± 0.26 for R-DARTS(L2), the best of its strengths (as others cite it)",
+        (
+            "early stopping with weight decay 3e-4; R-DARTS(L2) searches with 3, 9, 27, 81 and 243e-4 in turn "
+            "(--classifier-weight-decay)",
+            "the eigenvalue is that of the loss on J_2, by Lanczos's method; the authors compute the whole matrix",
+            "without ADA, which goes back to an earlier epoch, and without drop path and cutout in the search",
+            *ALWAYS,
+        ),
+    ),
+    **_rows(
+        "sgas-cri1",
+        "SGAS (criterion 1)",
+        replace(FIRST, method=sgas.Config()),
+        "CIFAR-10 2.66 ± 0.24 over ten searches (its authors)",
+        (SGAS, *ALWAYS),
+    ),
+    **_rows(
+        "sgas-cri2",
+        "SGAS (criterion 2)",
+        replace(FIRST, method=sgas.Config(criterion=2)),
+        "CIFAR-10 2.67 ± 0.21 over ten searches (its authors)",
+        (SGAS, *ALWAYS),
+    ),
+    **_rows(
+        "dartsminus",
+        "DARTS-",
+        replace(FIRST, method=dartsminus.Config()),
+        "CIFAR-10 2.59 ± 0.08, CIFAR-100 17.51 ± 0.25 (as others cite it)",
+        ("first order, as its code by default; beta falls linearly, as its script", *ALWAYS),
+    ),
+    "random": Preset(
+        replace(FIRST, method=random.Config(), gan=None),
+        "random search: one architecture a seed, no supernet is trained",
+        "",
+        ("two different inputs of each node and an operation but none on each edge, all equally likely",),
     ),
 }

@@ -19,7 +19,8 @@ SEARCH += ["--proxy.epochs=0", "--data.limit=200", "--batch-size=8", "--workers=
 
 
 PAIRS = [*product(("darts", "pdarts", "pcdarts"), ("none", "biggan", "contragan", "stylegan2ada"))]
-PAIRS += product(("betadarts", "sdarts-rs", "sdarts-adv", "gdas", "drnas", "dropnas"), ("none", "biggan"))
+FIELD = ("betadarts", "sdarts-rs", "sdarts-adv", "gdas", "drnas", "dropnas", "rdarts", "sgas-cri1", "dartsminus")
+PAIRS += product(FIELD, ("none", "biggan"))
 
 
 @pytest.mark.parametrize(("method", "gan"), PAIRS)

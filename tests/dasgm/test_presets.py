@@ -132,6 +132,7 @@ FIELD_SETTINGS = {
     "gdas": (250, 256, 0.025, 0.001, 5e-4, 5.0, 3e-4, 8, 16),
     "drnas": (50, 64, 0.1, 0.0, 3e-4, 5.0, 6e-4, 20, 36),
     "dropnas": (76, 96, 0.0375, 0.0015, 3e-4, 3.0, 3e-4, 14, 16),
+    **dict.fromkeys(("rdarts", "sgas-cri1", "sgas-cri2", "dartsminus"), (50, 64, 0.025, 0.001, 3e-4, 5.0, 3e-4, 8, 16)),
 }
 
 
@@ -143,15 +144,18 @@ def test_other_methods_have_their_authors_settings_plain_and_with_dasgm(name):
         config.total_epochs, config.batch_size, config.classifier_lr, config.classifier_lr_min,
         config.classifier_weight_decay, config.classifier_clip, config.arch_lr, method.cells, method.channels,
     )  # fmt: skip
-    assert (config.arch_weight_decay, config.order, config.searches_discriminator) == (1e-3, "first", False)
-    assert dasgm.config == replace(config, gan=PRESETS["dasgm-darts"].config.gan)
+    order = "second" if name == "rdarts" else "first"
+    assert (config.arch_weight_decay, config.order, config.search_discriminator) == (1e-3, order, False)
+    gan, searched = PRESETS["dasgm-darts"].config.gan, order == "second"
+    assert dasgm.config == replace(config, gan=gan, search_discriminator=searched)
     assert plain.published and plain.choices and not dasgm.published
     tiny = small(dasgm.config)
-    assert key_of(tiny.method) == key_of(method) and tiny.order == "first" and tiny.method.cells == 3
+    assert key_of(tiny.method) == key_of(method) and tiny.order == order and tiny.method.cells == 3
 
 
 def test_every_other_method_has_presets():
-    assert set(FIELD) == {row for name in FIELD_SETTINGS for row in (name, f"dasgm-{name}")}
+    assert set(FIELD) == {"random", *(row for name in FIELD_SETTINGS for row in (name, f"dasgm-{name}"))}
+    assert preset("random").config.total_epochs == 0 and preset("random").config.gan is None
 
 
 def test_listing_describing_and_comparing(dasgm, tmp_path):

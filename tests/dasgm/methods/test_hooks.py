@@ -21,7 +21,7 @@ from dasgm.bilevel import Player
 from dasgm.config import override
 from dasgm.distributed import disagreeing
 from dasgm.jobs.search import Hooks, main
-from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, sdarts
+from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, sdarts, sgas
 from dasgm.methods._hooks import shifted
 from dasgm.networks.supernet import Mixture
 from dasgm.search import Search
@@ -60,8 +60,9 @@ def plain() -> Search:
         sdarts.Config(**TINY, epsilon_first=0.0, epsilon_last=0.0),
         sdarts.Config(**TINY, epsilon_first=0.0, epsilon_last=0.0, perturbation="adversarial"),
         dropnas.Config(**TINY, drop_rate=0.0),
+        sgas.Config(**TINY),  # before its first decision
     ],
-    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas"],
+    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas", "sgas"],
 )
 def test_a_method_of_strength_0_is_darts_to_the_bit(method: Any, plain: Search) -> None:
     assert same_bits(taken(method), plain)
@@ -248,7 +249,7 @@ class Noting(darts.Config):
 
 def test_what_a_method_keeps_is_in_the_checkpoint(tmp_path: Any) -> None:
     search = small_search(method=Noting(**TINY))
-    search.method.end_epoch(0, search.relaxation(), {"val/accuracy": 0.1})
+    search.method.end_epoch(0, search.relaxation(), {"val/accuracy": 0.1}, search.hessian)
     search.schedule()
     place = search.method.times["row"].data_ptr()
     search.left = 1

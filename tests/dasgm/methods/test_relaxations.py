@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Dirichlet, kl_divergence
 
 from dasgm.genotype import PRIMITIVES
-from dasgm.methods import _dirichlet, betadarts, drnas, dropnas, gdas, sdarts
+from dasgm.methods import _dirichlet, betadarts, dartsminus, drnas, dropnas, gdas, sdarts
 from dasgm.methods._base import CellType, Relaxation
 from dasgm.networks.supernet import Architecture, Mixture, Supernet
 from dasgm.plugins import plugin
@@ -40,6 +40,7 @@ def scheduled(key: str, name: str, epochs: int, asked: tuple[int, ...], **settin
     [
         ("sdarts", "epsilon", 50, {0: 0.03, 25: 0.165, 49: 0.2946}),
         ("betadarts", "lambda", 100, {0: 0, 1: 0.5, 50: 25, 99: 49.5}),
+        ("dartsminus", "beta", 50, {0: 1, 25: 0.5, 49: 0.02}),
         ("gdas", "tau", 250, {0: 10, 1: 9.96024, 125: 5.03012, 249: 0.1}),
     ],
 )
@@ -52,6 +53,7 @@ def test_numbers_of_the_epochs(key: str, name: str, epochs: int, expected: dict[
     [
         (drnas.Config(), 2_986_462),
         (dropnas.Config(), 3_239_674),
+        (dartsminus.Config(), 1_971_578),
     ],
 )
 def test_sizes_of_the_supernets(config: Any, weights: int) -> None:

@@ -41,6 +41,7 @@ STAGES = {
     "pcdarts": replace(PC, cells=3, channels=8),
     "pdarts-2": replace(DARTS, cells=3, channels=4, operations=(sets(5, 0), sets(5, 1))),
     "pdarts-3": replace(DARTS, cells=3, channels=4, operations=(sets(3, 2), sets(3, 3))),
+    "s2": replace(DARTS, cells=3, channels=4, operations=((("skip_connect", "sep_conv_3x3"),) * 14,) * 2),
 }
 
 
@@ -133,6 +134,36 @@ def test_supernet_is_the_textbooks(name: str, narrow: bool, monkeypatch: pytest.
         (ours.eval()(x, A()), theirs.eval()(x, alphas)),
     ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_an_auxiliary_skip_connection_adds_to_the_skip_connection(
+    narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the weights of the other where it has some, it is the same as more weight of the other; with weight 0, it is
+    nothing. P-DARTS's dropout is of the other alone.
+    """
+    monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
+    stage = STAGES["s2"]
+    plain, W = Supernet(stage, 5), Supernet(replace(stage, auxiliary_skip=True), 5)
+    state, own = plain.state_dict(), W.state_dict()
+    assert own.keys() - state.keys() == {name for name in own if ".auxiliary_skip." in name}
+    assert len([name for name in own.keys() - state.keys() if "running" not in name]) == 2 * 2 * 2  # cells, inputs
+    mixture = Architecture(stage, SPACE)()
+    wider = Mixture(tuple(F.pad(w, (0, 1), value=0.7) for w in mixture.cells))
+    more = Mixture(tuple(w + torch.tensor([0.7, 0.0]) for w in mixture.cells))
+    nothing = Mixture(tuple(F.pad(w, (0, 1)) for w in mixture.cells))
+    x = torch.randn(4, 3, 16, 16)
+    W.load_state_dict(own | state)
+    torch.testing.assert_close(W(x, nothing), plain(x, mixture), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(W(x, wider), plain(x, more)), "it has weights of its own"
+    W.load_state_dict(own | state | {n: own[n] * 0 + state[n.replace("auxiliary_skip", "skip_connect")] for n in own})
+    torch.testing.assert_close(W(x, wider), plain(x, more), rtol=1e-12, atol=1e-12)
+    without = Mixture(tuple(w * torch.tensor([0.0, 1, 1]) for w in wider.cells))
+    expected = W(x, without)
+    W.skip_dropout_rate = 0.4
+    torch.testing.assert_close(W(x, without), expected, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(W(x, wider), W(x, wider))
 
 
 def one_hot(edges: tuple[Edge, ...]) -> Tensor:

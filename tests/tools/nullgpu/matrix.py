@@ -61,7 +61,7 @@ def main(folder: str, method: str, gan: str) -> None:
         search.accuracy(there.J2[:64])
         search.genotype()
         if hypergradient == "exact":
-            search.hessian()
+            search.hessian(signed=method == "rdarts")
         # not iterated on the CPU: the numbers of the null GPU are none
         on_cpu = moved(search, here, Path(folder) / "state")
         back = moved(on_cpu, there, Path(folder) / "state")

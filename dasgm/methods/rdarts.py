@@ -1,0 +1,93 @@
+"""R-DARTS with early stopping (DARTS-ES, arXiv 1909.09656): the search ends before A moves to where the loss is sharp.
+
+Every `every` epochs the algebraically largest eigenvalue of the Hessian of the loss over A is taken, on a batch of J_2.
+An average over the last `window` of them stands for the epoch in their middle. Once it is more than `factor` times the
+one `delta` eigenvalues before it, the search stops, and the genotype is that of the earlier epoch.
+
+R-DARTS(L2) is a larger --classifier-weight-decay (the authors search with 3, 9, 27, 81 and 243e-4 and keep the best),
+with or without this stop. Its spaces S2 and S3 are --method.operations. Not here: the way back to an earlier epoch with
+more weight decay (ADA), and drop path with cutout in the search (DP).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dasgm.methods import darts
+from dasgm.methods._base import NO_MEMORY, Memory, Relaxation, Stage, View
+
+if TYPE_CHECKING:
+    from dasgm.genotype import Genotype
+    from dasgm.spaces._base import SearchSpace
+
+
+@dataclass(frozen=True)
+class Config(darts.Config):
+    """R-DARTS."""
+
+    every: int = 2
+    """Number of epochs from one eigenvalue to the next (R-DARTS's script: 2)."""
+    window: int = 5
+    """Number of eigenvalues in an average, an odd one (R-DARTS: 5). The first averages have at least half of them."""
+    start: int = 10
+    """First epoch, counted from 0, whose genotype may be the result of a stop (R-DARTS: 10)."""
+    delta: int = 4
+    """Number of eigenvalues between the two averages that are compared (R-DARTS: 4)."""
+    factor: float = 1.3
+    """Growth of the average that stops the search (R-DARTS: 1.3). 0 never stops and takes no eigenvalue."""
+    diagonal: float = 1e-3
+    """Number that is added to each eigenvalue, the weight decay of A (R-DARTS's code: 1e-3)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("every", 1), ("window", 1), ("start", 0), ("delta", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected at least {least}")
+        if not self.window % 2:
+            raise ValueError(f"method.window {self.window}: expected an odd number")
+        for name in ("factor", "diagonal"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected a number of at least 0")
+
+    def after_epoch(self, view: View, memory: Memory) -> str:
+        if not self.factor or view.epoch % self.every:
+            return ""
+        values = memory.setdefault("eigenvalues", [])
+        values.append(view.eigenvalue() + self.diagonal)
+        past = [*memory.get("relaxations", ()), (view.relaxation.cells, view.relaxation.edges)]
+        back = self.window // 2 + self.delta  # eigenvalues from the epoch of the genotype to this one
+        memory["relaxations"] = past[-1 - back :]
+        earlier, growth = view.epoch - back * self.every, grown(values, self.window, self.delta)
+        if earlier < self.start or not growth > self.factor:
+            return ""
+        memory["result"] = memory["relaxations"][0]
+        return (
+            f"the largest eigenvalue of A's Hessian has grown {growth:.2f}-fold; the genotype is that after epoch "
+            f"{earlier + 1}"
+        )
+
+    def genotype(
+        self, space: SearchSpace, stage: Stage, relaxation: Relaxation, memory: Mapping[str, Any] = NO_MEMORY
+    ) -> Genotype:
+        found = Relaxation(*memory["result"]) if "result" in memory else relaxation
+        return super().genotype(space, stage, found, memory)
+
+
+def grown(values: Sequence[float], window: int, delta: int) -> float:
+    """How many times the last average of the eigenvalues is the one `delta` before it; 0 where there is none before, or
+    where it is not above 0.
+
+    Args:
+        window: number of eigenvalues in an average. At the beginning there are fewer, at least half of them.
+    """
+    now, before = _average(values, window), _average(values[: len(values) - delta], window)
+    return now / before if before > 0 else 0.0
+
+
+def _average(values: Sequence[float], window: int) -> float:
+    """The mean of the last values; 0 where fewer than half of the window are there."""
+    last = values[-window:]
+    return sum(last) / len(last) if len(last) > window // 2 else 0.0
