@@ -304,7 +304,7 @@ def test_the_two_strongest_edges_stronger_first() -> None:
 
 
 def test_a_node_may_have_two_edges_one_or_none() -> None:
-    """Fair DARTS: a node without edges is neither drawn nor part of the output."""
+    """Fair DARTS: a node without edges is no part of the output."""
     fair = KNOWN["FairDARTS_a"]
     assert fair.normal_concat == (2, 4, 5) and fair.reduce_concat == (2, 3, 4, 5) and fair.connected
     assert Genotype.parse(fair.to_json()) == fair and "none" not in fair.lines()["normal"]
