@@ -26,7 +26,7 @@ PRIMITIVES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-"""Candidate operations in the order of the alphas' columns. `none` has a weight in a search, but is never chosen."""
+"""Candidate operations in the order of the alphas' columns. In a genotype, `none` is no edge."""
 CHOOSABLE = PRIMITIVES[1:]
 NODES = 4  # intermediate nodes of a cell
 INPUTS = tuple(2 + node for node in range(NODES))  # edges into each node: from the two inputs and all earlier nodes

@@ -52,8 +52,9 @@ class SearchSpace(_base.SearchSpace):
         return derive(operations, weights, edges)
 
     def genotype(self, cells: Sequence[Sequence[Edge]]) -> DartsGenotype:
+        """A cell's output concatenates its nodes, but those whose edges are all `none`."""
         normal, reduce = map(tuple, cells)
-        return DartsGenotype(normal, CONCAT, reduce, CONCAT)
+        return DartsGenotype(normal, _fed(normal), reduce, _fed(reduce))
 
     def random(self, seed: int) -> DartsGenotype:
         """Two different inputs into each of four nodes, and any operation but `none` on each edge."""
@@ -93,7 +94,8 @@ class DartsGenotype(Genotype):
     """A normal and a reduction cell: two edges per node, in the order of the nodes, and the states that the output
     concatenates.
 
-    Lists are accepted and become tuples.
+    An edge with the operation `none` is no edge: a node may have two, one or none. A node without edges is 0 where it
+    is read. Lists are accepted and become tuples.
 
     Raises:
         ValueError: the values do not describe a cell. The message is one line.
@@ -118,6 +120,10 @@ class DartsGenotype(Genotype):
     @property
     def graphs(self) -> dict[str, Graph]:
         return {"normal": _graph(self.normal, self.normal_concat), "reduce": _graph(self.reduce, self.reduce_concat)}
+
+    @property
+    def connected(self) -> bool:
+        return all(_reaches(graph) for graph in self.graphs.values())
 
     def to_json(self) -> str:
         return fields_to_json({name: getattr(self, name) for name in FIELDS})
@@ -174,8 +180,8 @@ def _edges(kind: str, value: object) -> tuple[Edge, ...]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ValueError(f"{where}: expected [operation, input], not {short(pair)}")
         name, state = pair
-        if name not in CHOOSABLE:
-            raise ValueError(f"{where}: unknown operation {short(name)}; {closest(name, CHOOSABLE)}")
+        if name not in PRIMITIVES:
+            raise ValueError(f"{where}: unknown operation {short(name)}; {closest(name, PRIMITIVES)}")
         if not isinstance(state, int) or isinstance(state, bool) or not 0 <= state < node:
             raise ValueError(f"{where}: input {short(state)} into node {node}; expected 0 to {node - 1}")
         edges.append((name, state))
@@ -198,9 +204,22 @@ def _graph(edges: Sequence[Edge], concat: Sequence[int]) -> Graph:
     return Graph(
         states=("c_{k-2}", "c_{k-1}", *map(str, range(nodes))),
         inputs=2,
-        edges=tuple((name, state, 2 + position // 2) for position, (name, state) in enumerate(edges)),
+        edges=tuple((name, state, 2 + position // 2) for position, (name, state) in enumerate(edges) if name != "none"),
         output=tuple(concat),
     )
+
+
+def _fed(edges: Sequence[Edge]) -> tuple[int, ...]:
+    """The nodes that have an edge."""
+    return tuple(dict.fromkeys(2 + position // 2 for position, (name, _) in enumerate(edges) if name != "none"))
+
+
+def _reaches(graph: Graph) -> bool:
+    """Whether the output of a cell depends on its inputs."""
+    reached = set(range(graph.inputs))
+    for _, state, node in graph.edges:
+        reached |= {node} if state in reached else set()
+    return bool(reached & set(graph.output))
 
 
 def _cell(text: str) -> tuple[Edge, ...]:
@@ -213,16 +232,18 @@ def _cell(text: str) -> tuple[Edge, ...]:
         "sep5": "sep_conv_5x5",
         "dil3": "dil_conv_3x3",
         "dil5": "dil_conv_5x5",
+        "none": "none",
     }
     pairs = [edge.rstrip(")").split("(") for edge in text.split()]
     return tuple((names[name], int(state)) for name, state in pairs)
 
 
 def _known(normal: str, reduce: str) -> DartsGenotype:
-    return DartsGenotype(_cell(normal), CONCAT, _cell(reduce), CONCAT)
+    return SearchSpace().genotype([_cell(normal), _cell(reduce)])
 
 
-# As published with DARTS (Liu et al., 2019), P-DARTS (Chen et al., 2019) and PC-DARTS (Xu et al., 2020).
+# As published with DARTS (Liu et al., 2019), P-DARTS (Chen et al., 2019), PC-DARTS (Xu et al., 2020) and Fair DARTS
+# (Chu et al., 2020), where what reads a node without edges is left out.
 KNOWN: dict[str, DartsGenotype] = {
     "DARTS_V1": _known(
         "sep3(1) sep3(0)  skip(0) sep3(1)  skip(0) sep3(1)  sep3(0) skip(2)",
@@ -243,5 +264,33 @@ KNOWN: dict[str, DartsGenotype] = {
     "PC_DARTS_image": _known(
         "skip(1) sep3(0)  sep3(0) skip(1)  sep3(1) sep3(3)  sep3(1) dil5(4)",
         "sep3(0) skip(1)  dil5(2) max(1)  sep3(2) sep3(1)  sep5(0) sep3(3)",
+    ),
+    "FairDARTS_a": _known(
+        "sep3(0) sep5(1)  none(0) none(1)  max(0) none(1)  sep3(0) none(1)",
+        "max(0) avg(1)  avg(0) dil5(1)  avg(0) sep5(1)  skip(0) skip(1)",
+    ),
+    "FairDARTS_b": _known(
+        "sep3(0) sep3(1)  sep3(1) none(0)  dil3(0) sep5(1)  dil5(1) none(0)",
+        "skip(0) dil3(1)  skip(0) dil3(1)  max(0) sep3(1)  skip(2) max(0)",
+    ),
+    "FairDARTS_c": _known(
+        "max(0) sep5(1)  none(0) none(1)  dil3(0) dil5(2)  sep3(0) none(3)",
+        "dil3(1) dil5(0)  dil3(0) sep3(1)  sep5(0) sep5(3)  sep5(0) skip(1)",
+    ),
+    "FairDARTS_d": _known(
+        "sep3(0) sep5(1)  dil3(1) max(0)  dil3(0) dil3(1)  sep3(0) dil5(1)",
+        "max(0) sep5(1)  avg(0) dil5(2)  dil3(3) avg(0)  avg(0) skip(3)",
+    ),
+    "FairDARTS_e": _known(
+        "sep3(0) sep3(1)  none(0) none(1)  dil3(1) dil3(2)  dil3(0) dil5(1)",
+        "max(1) max(0)  max(1) max(0)  sep5(1) max(0)  avg(0) dil5(1)",
+    ),
+    "FairDARTS_f": _known(
+        "max(0) sep3(1)  dil3(1) none(0)  sep5(1) none(0)  sep3(0) sep3(1)",
+        "max(0) max(1)  max(0) dil3(1)  dil3(2) max(0)  max(0) sep3(1)",
+    ),
+    "FairDARTS_g": _known(
+        "sep3(0) sep3(1)  none(0) none(1)  sep5(1) none(3)  dil3(0) sep3(1)",
+        "avg(1) skip(0)  skip(2) max(1)  sep5(3) max(0)  dil3(1) dil3(4)",
     ),
 }

@@ -19,7 +19,18 @@ SEARCH += ["--proxy.epochs=0", "--data.limit=200", "--batch-size=8", "--workers=
 
 
 PAIRS = [*product(("darts", "pdarts", "pcdarts"), ("none", "biggan", "contragan", "stylegan2ada"))]
-FIELD = ("betadarts", "sdarts-rs", "sdarts-adv", "gdas", "drnas", "dropnas", "rdarts", "sgas-cri1", "dartsminus")
+FIELD = (
+    "betadarts",
+    "sdarts-rs",
+    "sdarts-adv",
+    "gdas",
+    "drnas",
+    "dropnas",
+    "rdarts",
+    "sgas-cri1",
+    "dartsminus",
+    "fairdarts",
+)
 PAIRS += product(FIELD, ("none", "biggan"))
 
 

@@ -157,7 +157,7 @@ def test_of_a_log_of_pdarts_the_one_with_two_skip_connections_is_taken(skips: in
         ("Genotype([], normal=[])", "'normal' is given twice"),
         (COMPACT.format(4, 3, 6, 1), "write names"),
         (COMPACT.format(4, 3, 8, 0), "write names"),
-        (json.dumps(HUB | {"normal/op_3_1": "none"}), "normal, edge 3: unknown operation 'none'"),
+        (json.dumps(HUB | {"normal/op_3_1": "no"}), "normal, edge 3: unknown operation 'no'"),
         (json.dumps({k: v for k, v in HUB.items() if k != "reduce/input_4_1"}), "no 'reduce/input_4_1'"),
         (json.dumps({k: v for k, v in NNI.items() if "_n3" not in k}), "the nodes [2, 4, 5]; expected 2, 3"),
         (json.dumps(NNI | {"normal_n3_switch": ["normal_n3_p0"]}), "normal_n3_switch: expected two inputs"),
@@ -219,7 +219,7 @@ GOOD = json.loads(KNOWN["DARTS_V2"].to_json())
     ("changes", "message"),
     [
         ({"normal": [["sep_conv_3x4", 0], *GOOD["normal"][1:]]}, "normal, edge 0: unknown operation 'sep_conv_3x4'"),
-        ({"normal": [["none", 0], *GOOD["normal"][1:]]}, "unknown operation 'none'"),
+        ({"normal": [["no", 0], *GOOD["normal"][1:]]}, "unknown operation 'no'"),
         ({"normal": [["sep_conv_3x3", 2], *GOOD["normal"][1:]]}, "input 2 into node 2; expected 0 to 1"),
         ({"reduce": [["skip_connect", -1], *GOOD["reduce"][1:]]}, "reduce, edge 0: input -1"),
         ({"reduce": [["skip_connect", True], *GOOD["reduce"][1:]]}, "input True"),
@@ -301,6 +301,18 @@ def test_the_two_strongest_edges_stronger_first() -> None:
     assert cell[:4] == (("dil_conv_5x5", 1), ("skip_connect", 0), ("sep_conv_5x5", 0), ("max_pool_3x3", 2))
     # equals: the earlier input, the earlier operation
     assert cell[4:] == (("max_pool_3x3", 0), ("max_pool_3x3", 1)) * 2
+
+
+def test_a_node_may_have_two_edges_one_or_none() -> None:
+    """Fair DARTS: a node without edges is no part of the output."""
+    fair = KNOWN["FairDARTS_a"]
+    assert fair.normal_concat == (2, 4, 5) and fair.reduce_concat == (2, 3, 4, 5) and fair.connected
+    assert Genotype.parse(fair.to_json()) == fair and "none" not in fair.lines()["normal"]
+    edges = [("sep_conv_3x3", 0, 2), ("sep_conv_5x5", 1, 2), ("max_pool_3x3", 0, 4), ("sep_conv_3x3", 0, 5)]
+    assert list(fair.graphs["normal"].edges) == edges
+    lone = [("none", 0), ("none", 1), ("skip_connect", 2), ("none", 1)]
+    cut = DartsGenotype(lone, [3], fair.reduce, fair.reduce_concat)
+    assert not cut.connected, "the only path begins at a node without edges"
 
 
 def test_none_is_never_chosen_nor_counted() -> None:

@@ -63,6 +63,26 @@ def test_networks(name: str, images: str, parameters: tuple[int, int], multiply_
     assert (found["multiply_adds"], found["multiply_adds_all"]) == multiply_adds
 
 
+@pytest.mark.parametrize(
+    ("letter", "parameters", "published", "millions"),
+    [
+        ("a", 2_360_782, 2.83, 371.5),
+        ("b", 3_407_878, 3.88, 536.5),
+        ("c", 2_598_814, None, 400.0),  # published without the auxiliary head: 2.59
+        ("d", 3_365_542, 3.84, 532.5),
+        ("e", 2_643_742, 3.12, 414.7),
+        ("f", 3_151_054, 3.62, 497.6),  # 3.6275
+        ("g", 2_899_054, 3.38, 453.4),
+    ],
+)
+def test_released_cells_of_fair_darts(letter: str, parameters: int, published: float | None, millions: float) -> None:
+    """Nodes with fewer edges than two, or without any. The published sizes have the auxiliary head in them."""
+    found = measure_genotype(KNOWN[f"FairDARTS_{letter}"])
+    assert found["parameters"] == parameters
+    assert published is None or found["parameters_with_auxiliary"] / 1e6 == pytest.approx(published, abs=0.01)
+    assert found["multiply_adds"] / 1e6 == pytest.approx(millions, abs=0.05)
+
+
 def test_imagenet_genotype_of_pc_darts_has_the_published_multiply_adds() -> None:
     assert round(measure_genotype(KNOWN["PC_DARTS_image"], **IMAGENET)["multiply_adds_all"] / 1e6) == 597
 

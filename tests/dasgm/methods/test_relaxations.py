@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Dirichlet, kl_divergence
 
 from dasgm.genotype import PRIMITIVES
-from dasgm.methods import _dirichlet, betadarts, dartsminus, drnas, dropnas, gdas, sdarts
+from dasgm.methods import _dirichlet, betadarts, dartsminus, drnas, dropnas, fairdarts, gdas, sdarts
 from dasgm.methods._base import CellType, Relaxation
 from dasgm.networks.supernet import Architecture, Mixture, Supernet
 from dasgm.plugins import plugin
@@ -162,6 +162,31 @@ def test_how_often_dropnas_drops(rate: float, p: float) -> None:
     assert masks[:, :4].any(1).all() and masks[:, 4:].any(1).all(), "no group loses all"
     left = 1 - (p - p**4) / (1 - p**4)  # of those draws in which not all four are dropped
     near(masks.double().mean(0), [left] * 8, 4 * (left * (1 - left) / 10_000) ** 0.5)
+
+
+def test_weights_and_loss_of_fair_darts() -> None:
+    method, cell = fairdarts.Config(strength=1.0), CellType("normal", (PRIMITIVES,))
+    near(method.relaxed(cell, row(), {}), (0.5, 0.622459, 0.377541, 0.731059, 0.880797, 0.5, 0.268941, 0.574443))
+    near(method.arch_loss([row(), torch.cat([row(), row()])], {}), [-0.0359146], 5e-8)
+    assert sum(p.numel() for p in Architecture(method.first(SPACE), SPACE).parameters()) == 196
+
+
+def test_genotype_of_fair_darts_has_what_is_above_the_threshold() -> None:
+    """A node without an edge vanishes with what reads it; a cell without any keeps its strongest from an input."""
+    method = fairdarts.Config()
+    weights, low = torch.full((14, 7), 0.1), torch.full((14, 7), 0.1)
+    for edge, column, weight in ((0, 3, 0.9), (1, 4, 0.95), (2, 3, 0.8), (7, 2, 0.99), (8, 1, 0.97), (9, 3, 0.85)):
+        weights[edge, column] = (
+            weight  # edges 0-1: node 2; 2-4: node 3; 5-8: node 4, where 8 reads node 3; 9-13: node 5
+        )
+    low[3, 5], low[4, 6] = 0.6, 0.7
+    found = method.genotype(SPACE, method.first(SPACE), Relaxation((weights.tolist(), low.tolist())))
+    names = PRIMITIVES[1:]
+    assert found.normal[:2] == ((names[4], 1), (names[3], 0)) and found.normal_concat == (2, 4, 5)
+    assert [name for name, _ in found.normal[2:4]] == ["none", "none"]
+    assert found.normal[4:6] == ((names[2], 2), ("none", 3)) and found.normal[6] == (names[3], 0)
+    assert found.normal[7][0] == "none" and found.connected
+    assert [edge for edge in found.reduce if edge[0] != "none"] == [(names[5], 1)] and found.reduce_concat == (3,)
 
 
 def concentrations() -> torch.Tensor:

@@ -118,8 +118,16 @@ def test_a_trained_network_needs_no_supernet() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["DARTS_V1", "PDARTS"])
-@pytest.mark.parametrize(("form", "size"), [("cifar", 32), ("imagenet", 224)])
+@pytest.mark.parametrize(
+    ("form", "size", "name"),
+    [
+        ("cifar", 32, "DARTS_V1"),
+        ("cifar", 32, "PDARTS"),
+        ("cifar", 32, "FairDARTS_c"),
+        ("imagenet", 224, "DARTS_V1"),
+        ("imagenet", 224, "PDARTS"),
+    ],
+)
 def test_network_is_the_textbooks(form: Any, size: int, name: str) -> None:
     """Both heads' logits, all gradients and running statistics, given the same weights in the same order."""
     ours = Network(KNOWN[name], 4, 5, 7, form=form, auxiliary=True)
