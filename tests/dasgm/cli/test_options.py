@@ -240,7 +240,8 @@ def test_commands_show_odd_names_escaped(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["random", "--output", f"{name}.json"]) == 0
     assert cli.main(["measure", f"{name}.json"]) == 0
-    assert "label" in figures._dot(Genotype.load(f"{name}.json"), figures.KINDS, name).encode().decode()
+    genotype = Genotype.load(f"{name}.json")
+    assert "label" in figures._dot(genotype, genotype.space.cell_types, name).encode().decode()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://x")  # ends a sweep after its first line
     with pytest.raises(SystemExit):
         sweep.main([f"--name={name}", "--storage=runs"])

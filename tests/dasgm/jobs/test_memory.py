@@ -37,7 +37,7 @@ def test_the_deepest_stage_has_to_fit_too(monkeypatch):
     assert said.startswith("out of memory: batch 64, 5 cells and 16 channels do not fit; batch 32, 5 cells"), said
 
 
-@pytest.mark.parametrize(("name", "widths"), [("pcdarts", [8]), ("darts-1st", [8, 4, 2])])
+@pytest.mark.parametrize(("name", "widths"), [("pcdarts", [8, 4]), ("darts-1st", [8, 4, 2])])
 def test_widths_that_are_tried_are_those_of_supernets(name, widths):
     tried = [config for config in memory._smaller(preset(name).config) if config.method.channels < 16]
     assert [config.method.channels for config in tried] == widths
