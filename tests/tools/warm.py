@@ -95,7 +95,9 @@ class Warm:
     def start(self, *words: str, cwd: Path | None = None, **environment: str) -> Command:
         """`python WORDS`, with the environment of `commands.start`."""
         if (code := self._process.poll()) is not None:  # something killed it: the other tests need not fail for that
-            warnings.warn(f"the process that commands are forked from ended with {code}; another one begins")
+            warnings.warn(
+                f"the process that commands are forked from ended with {code}; another one begins", stacklevel=2
+            )
             self._process = self._begin()
         command = Command(self._place, words, cwd, environment_with(**environment))
         self._begun.append(command)

@@ -41,6 +41,7 @@ def test_a_hundred_classes_with_a_gan(tmp_path, key):
     losses = search.iterate()
     assert search.supernet.head.out_features == 100
     assert set(LOSSES) <= set(losses) and all(value.isfinite() for value in losses.values())
-    # nothing is learnt yet; what bypasses the operations is summed over the edges, so that logits are larger
-    summed = search.stage.partial > 1 and not search.stage.edge_weights
+    # nothing is learnt yet; what bypasses the operations is summed over the edges, so that logits are larger, as they
+    # are where the weights of an edge do not sum to 1 (Fair DARTS)
+    summed = search.stage.partial > 1 and not search.stage.edge_weights or sum(search.relaxation().cells[0][0]) > 1.5
     assert float(losses["classifier"]) == pytest.approx(math.log(100), rel=1.0 if summed else 0.2)
