@@ -49,6 +49,15 @@ class Graph:
     output: tuple[int, ...] = ()
     """States whose concatenation is the cell's output. Empty: the last node is."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether a path of operations other than `none` leads from an input to the output."""
+        reached = set(range(self.inputs))
+        for name, state, node in self.edges:
+            if name != "none" and state in reached:
+                reached.add(node)
+        return not reached.isdisjoint(self.output or (len(self.states) - 1,))
+
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
@@ -70,7 +79,7 @@ class Genotype:
     @property
     def connected(self) -> bool:
         """Whether images reach the classifier. Where they do not, accuracy is that of chance."""
-        return True
+        return all(graph.connected for graph in self.graphs.values())
 
     def to_json(self) -> str:
         """An object, whose key `space` names the space; without it, it is DARTS's."""

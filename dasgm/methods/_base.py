@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -103,12 +104,23 @@ class MethodConfig:
     """First epoch, counted from 0, in which A and B are updated; the GAN is trained from epoch 0 (DARTS: 0)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("cells", 3), ("channels", 1), ("arch_start_epoch", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"method.{name} {getattr(self, name)}: expected at least {least}")
+        self.ensure_at_least(epochs=1, cells=3, channels=1, arch_start_epoch=0)
         for name, most in (("cells", MOST_CELLS), ("channels", WIDEST)):
             if getattr(self, name) > most:
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected at most {most}")
+
+    def ensure_at_least(self, **least: int) -> None:
+        """ValueError where a setting, given by its name, is below its bound."""
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"method.{name} {getattr(self, name)}: expected at least {bound}")
+
+    def ensure_not_negative(self, *names: str) -> None:
+        """ValueError where one of these settings is no finite number of at least 0."""
+        for name in names:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"method.{name} {value}: expected a number of at least 0")
 
     def first(self, space: SearchSpace) -> Stage:
         """The stage that a search begins with."""

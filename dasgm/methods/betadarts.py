@@ -7,7 +7,6 @@ NAS-Bench-201 only, which has one type of cell; the sum over two types is our re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,8 +27,7 @@ class Config(darts.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"method.strength {self.strength}: expected a number of at least 0")
+        self.ensure_not_negative("strength")
 
     def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         return {"lambda": self.strength * epoch / stage.epochs}

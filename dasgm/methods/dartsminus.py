@@ -7,7 +7,6 @@ over the epochs, so that the edge ends as DARTS's. Where edges halve the map, it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,8 +31,7 @@ class Config(darts.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.beta) and self.beta >= 0):
-            raise ValueError(f"method.beta {self.beta}: expected a number of at least 0")
+        self.ensure_not_negative("beta")
 
     def first(self, space: SearchSpace) -> Stage:
         return replace(super().first(space), auxiliary_skip=True)

@@ -12,7 +12,6 @@ is 4 throughout. They have no batch norm after poolings; here it is DARTS's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,12 +47,8 @@ class Config(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.partial < 1:
-            raise ValueError(f"method.partial {self.partial}: expected at least 1")
-        if self.kept < 0:
-            raise ValueError(f"method.kept {self.kept}: expected at least 0")
-        if not (math.isfinite(self.kl) and self.kl >= 0):
-            raise ValueError(f"method.kl {self.kl}: expected a number of at least 0")
+        self.ensure_at_least(partial=1, kept=0)
+        self.ensure_not_negative("kl")
 
     def first(self, space: SearchSpace) -> Stage:
         if self.kept and not space.shrinks:

@@ -10,7 +10,6 @@ from an input of the cell; the authors' code has no answer there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,8 +40,7 @@ class Config(darts.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"method.strength {self.strength}: expected a number of at least 0")
+        self.ensure_not_negative("strength")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"method.threshold {self.threshold}: expected a number from 0 to below 1")
 

@@ -26,8 +26,7 @@ class Config(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.partial < 1:
-            raise ValueError(f"method.partial {self.partial}: expected at least 1")
+        self.ensure_at_least(partial=1)
 
     def first(self, space: SearchSpace) -> Stage:
         return Stage(

@@ -73,8 +73,7 @@ class Config(MethodConfig):
             )
         if not all(0 <= rate < 1 for rate in self.skip_dropout_rates):
             raise ValueError(f"method.skip_dropout_rates {self.skip_dropout_rates}: expected rates from 0 to below 1")
-        if self.max_skips < 0:
-            raise ValueError(f"method.max_skips {self.max_skips}: expected at least 0")
+        self.ensure_at_least(max_skips=0)
 
     def first(self, space: SearchSpace) -> Stage:
         return self.outline(space)[0]

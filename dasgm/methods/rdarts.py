@@ -11,7 +11,6 @@ more weight decay (ADA), and drop path with cutout in the search (DP).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,14 +42,10 @@ class Config(darts.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("every", 1), ("window", 1), ("start", 0), ("delta", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"method.{name} {getattr(self, name)}: expected at least {least}")
+        self.ensure_at_least(every=1, window=1, start=0, delta=1)
         if not self.window % 2:
             raise ValueError(f"method.window {self.window}: expected an odd number")
-        for name in ("factor", "diagonal"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"method.{name} {getattr(self, name)}: expected a number of at least 0")
+        self.ensure_not_negative("factor", "diagonal")
 
     def after_epoch(self, view: View, memory: Memory) -> str:
         if not self.factor or view.epoch % self.every:

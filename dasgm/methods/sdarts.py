@@ -41,8 +41,7 @@ class Config(darts.Config):
         for name in ("epsilon_first", "epsilon_last"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected a number from 0 to 1")
-        if self.attack_steps < 1:
-            raise ValueError(f"method.attack_steps {self.attack_steps}: expected at least 1")
+        self.ensure_at_least(attack_steps=1)
 
     def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         return {"epsilon": self.epsilon_first + (self.epsilon_last - self.epsilon_first) * epoch / stage.epochs}

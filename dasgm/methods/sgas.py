@@ -50,9 +50,7 @@ class Config(darts.Config):
         super().__post_init__()
         if self.criterion not in (1, 2):
             raise ValueError(f"method.criterion {self.criterion}: expected 1 or 2")
-        for name, least in (("warmup", 0), ("every", 1), ("history", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"method.{name} {getattr(self, name)}: expected at least {least}")
+        self.ensure_at_least(warmup=0, every=1, history=1)
 
     def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """Which edges are open, and the weights of those that are not."""

@@ -7,7 +7,7 @@ depth like DARTS's reduction cells: the benchmark's 5 cells a stage are 17.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +58,7 @@ class Supernet(nn.Module):
         self.skip_dropout_rate = 0.0
         channels = stage.channels
         self.stem = stem(3, channels)
-        self.cells = nn.ModuleList()
-        for index in range(stage.cells):
-            if index in reductions(stage.cells):
-                self.cells.append(ResidualBlock(channels))
-                channels *= 2
-            else:
-                self.cells.append(Cell(operations, channels))
+        self.cells, channels = in_stages(stage.cells, channels, lambda width: Cell(operations, width))
         self.norm = nn.BatchNorm2d(channels)
         self.head = nn.Linear(channels, classes)
         self.choices = Choices(operations)
@@ -207,6 +201,24 @@ class ResidualBlock(nn.Module):
         return self.second(self.first(x)) + self.shortcut(x)
 
 
+def in_stages(cells: int, channels: int, cell: Callable[[int], nn.Module]) -> tuple[nn.ModuleList, int]:
+    """The cells of three stages with the residual blocks between them, and the number of channels after them.
+
+    Args:
+        cells: number of cells and residual blocks together.
+        channels: number of channels of the first stage.
+        cell: makes a cell of a number of channels.
+    """
+    found = nn.ModuleList()
+    for index in range(cells):
+        if index in reductions(cells):
+            found.append(ResidualBlock(channels))
+            channels *= 2
+        else:
+            found.append(cell(channels))
+    return found, channels
+
+
 def relu_conv_norm(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(nn.ReLU(), convolution, nn.BatchNorm2d(channels))
@@ -230,13 +242,7 @@ class Network(DerivedNetwork):
         if channels < 1:
             raise ValueError(f"channels = {channels}: the network needs at least 1")
         self.stem = stem(3, channels)
-        self.cells = nn.ModuleList()
-        for index in range(cells):
-            if index in reductions(cells):
-                self.cells.append(ResidualBlock(channels))
-                channels *= 2
-            else:
-                self.cells.append(DerivedCell(genotype, channels))
+        self.cells, channels = in_stages(cells, channels, lambda width: DerivedCell(genotype, width))
         built: Any = self.cells
         self.paths = sum(sum(cell.droppable) for cell in built if isinstance(cell, DerivedCell))
         self.norm = nn.BatchNorm2d(channels)

@@ -121,10 +121,6 @@ class DartsGenotype(Genotype):
     def graphs(self) -> dict[str, Graph]:
         return {"normal": _graph(self.normal, self.normal_concat), "reduce": _graph(self.reduce, self.reduce_concat)}
 
-    @property
-    def connected(self) -> bool:
-        return all(_reaches(graph) for graph in self.graphs.values())
-
     def to_json(self) -> str:
         return fields_to_json({name: getattr(self, name) for name in FIELDS})
 
@@ -212,14 +208,6 @@ def _graph(edges: Sequence[Edge], concat: Sequence[int]) -> Graph:
 def _fed(edges: Sequence[Edge]) -> tuple[int, ...]:
     """The nodes that have an edge."""
     return tuple(dict.fromkeys(2 + position // 2 for position, (name, _) in enumerate(edges) if name != "none"))
-
-
-def _reaches(graph: Graph) -> bool:
-    """Whether the output of a cell depends on its inputs."""
-    reached = set(range(graph.inputs))
-    for _, state, node in graph.edges:
-        reached |= {node} if state in reached else set()
-    return bool(reached & set(graph.output))
 
 
 def _cell(text: str) -> tuple[Edge, ...]:

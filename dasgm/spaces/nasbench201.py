@@ -63,15 +63,6 @@ class CellGenotype(Genotype):
         edges = ((name, source, target) for name, (source, target) in zip(self.operations, PAIRS, strict=True))
         return {"cell": Graph(SearchSpace.states, 1, tuple(edges))}
 
-    @property
-    def connected(self) -> bool:
-        """Whether a path without `none` leads from the cell's input to its output."""
-        reached = {0}
-        for name, (source, target) in zip(self.operations, PAIRS, strict=True):
-            if source in reached and name != "none":
-                reached.add(target)
-        return PAIRS[-1][1] in reached
-
     def lines(self) -> dict[str, str]:
         return {"cell": str(self)}
 
