@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dasgm.config import PARTS, from_json, override, to_json
 from dasgm.plugins import key_of, plugin
@@ -83,6 +85,28 @@ def ensure_same_bits_with_draws_made_before(one: Search, other: Search, iteratio
     assert all(draws.known for draws in other.iterations.draws.values())
     for a, b in zip(_players(one), _players(other), strict=True):
         assert all(torch.equal(p, b.params[name]) for name, p in a.params.items())
+
+
+def ensure_two_routes_agree(W: nn.Module, A: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Double backward equals forward mode over the gradient of the loss on (x, y), from the supernet W to A."""
+    weights = {k: p.detach() for k, p in W.named_parameters()}
+    alphas = {k: p.detach() for k, p in A.named_parameters()}
+    direction = {k: torch.randn_like(p) for k, p in weights.items()}
+
+    def loss(weights: dict[str, Tensor], alphas: dict[str, Tensor]) -> Tensor:
+        buffers = {k: b.clone() for k, b in W.named_buffers()}
+        mixture = torch.func.functional_call(A, alphas, ())
+        return F.cross_entropy(torch.func.functional_call(W, (weights, buffers), (x, mixture)), y)
+
+    def slope(alphas: dict[str, Tensor]) -> Tensor:
+        gradient = torch.func.grad(loss)(weights, alphas)
+        return torch.stack([(gradient[k] * direction[k]).sum() for k in direction]).sum()
+
+    backward = torch.func.grad(slope)(alphas)
+    forward = torch.func.jvp(lambda p: torch.func.grad(loss, 1)(p, alphas), (weights,), (direction,))[1]
+    for key in alphas:
+        torch.testing.assert_close(forward[key], backward[key], rtol=1e-7, atol=1e-9)
+        assert backward[key].abs().max() > 0
 
 
 def _players(search: Search) -> list[Any]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from dasgm.config import SearchConfig
@@ -23,6 +22,7 @@ from dasgm.spaces._base import SearchSpace
 from dasgm.testing._plugins import (
     ensure_same_bits_after_resume,
     ensure_same_bits_with_draws_made_before,
+    ensure_two_routes_agree,
     small_search,
 )
 
@@ -126,24 +126,7 @@ class SpaceConformance:
         """Double backward equals forward mode over the gradient, from W to A, in float64."""
         W, A = space.supernet(stage, CLASSES).double(), Architecture(stage, space).double()
         x, y = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.arange(4)
-        weights = {k: p.detach() for k, p in W.named_parameters()}
-        alphas = {k: p.detach() for k, p in A.named_parameters()}
-        direction = {k: torch.randn_like(p) for k, p in weights.items()}
-
-        def loss(weights: dict[str, Tensor], alphas: dict[str, Tensor]) -> Tensor:
-            buffers = {k: b.clone() for k, b in W.named_buffers()}
-            mixture = torch.func.functional_call(A, alphas, ())
-            return F.cross_entropy(torch.func.functional_call(W, (weights, buffers), (x, mixture)), y)
-
-        def slope(alphas: dict[str, Tensor]) -> Tensor:
-            gradient = torch.func.grad(loss)(weights, alphas)
-            return torch.stack([(gradient[k] * direction[k]).sum() for k in direction]).sum()
-
-        backward = torch.func.grad(slope)(alphas)
-        forward = torch.func.jvp(lambda p: torch.func.grad(loss, 1)(p, alphas), (weights,), (direction,))[1]
-        for key in alphas:
-            torch.testing.assert_close(forward[key], backward[key], rtol=1e-7, atol=1e-9)
-            assert backward[key].abs().max() > 0
+        ensure_two_routes_agree(W, A, x, y)
 
 
 def _parts(config: SearchConfig) -> dict[str, object]:

@@ -22,7 +22,7 @@ from smooth import (
     spy,
 )
 from torch import Tensor
-from transplants import as_textbook
+from transplants import as_textbook, ensure_same_iterations
 
 from dasgm.adversary import Adversary
 from dasgm.bilevel import norm, replay, seed_of
@@ -69,24 +69,7 @@ def test_search_without_a_gan_is_the_textbooks(order):
     search = Search(config, images())
     search.schedule()
     theirs = textbook_steps.Darts(search.stage, len(search.data.classes), order, clip=1e9)
-    handed = spy(search.A)
-    theirs.network.load_state_dict(as_textbook(search.stage, dict(search.supernet.state_dict())), strict=False)
-    for _ in range(2):
-        with torch.no_grad():
-            for a, p in zip(theirs.architecture, search.A.params.values(), strict=True):
-                a.copy_(p)
-        x1, y1, x2, y2 = batches(search)
-        with replay(seed_of(0, 0, search.iteration, "dasgm")):
-            x3, y3 = search.compose(None, None, None, x2, y2)
-        expected = theirs.second_order(x1, y1, x3, y3) if order == "second" else []
-        theirs.weight_step(x1, y1)
-        expected = expected or theirs.first_order(x3, y3)
-        search.step(x1, y1, x2, y2, True)
-        for a, b in zip(handed[-1].values(), expected, strict=True):
-            assert relative(a, b) < 1e-9
-        ours = as_textbook(search.stage, search.W.params)
-        for name, w in theirs.network.named_parameters():
-            assert relative(ours[name].detach(), w.detach()) < 1e-12
+    ensure_same_iterations(search, theirs, as_textbook)
 
 
 def test_B_ascends_and_both_gradients_are_of_one_evaluation():

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import textbook
+import torch
+from smooth import batches, relative, spy
+from textbook_steps import Darts
 from torch import Tensor
 
+from dasgm.bilevel import replay, seed_of
 from dasgm.methods._base import Stage
+from dasgm.search import Search
 
 Tensors = dict[str, Tensor]
 
@@ -24,6 +31,30 @@ def as_textbook(stage: Stage, tensors: Tensors) -> Tensors:
             for name in names:
                 found |= _of_edge(cell, operations, edge, name, tensors)
     return found
+
+
+def ensure_same_iterations(search: Search, theirs: Darts, as_theirs: Callable[[Stage, Tensors], Tensors]) -> None:
+    """Two iterations of a search without a GAN, in float64, are the textbook's of its order, which begins with the
+    search's weights: the gradient that A is handed, and the weights after it.
+    """
+    handed = spy(search.A)
+    theirs.network.load_state_dict(as_theirs(search.stage, dict(search.supernet.state_dict())), strict=False)
+    for _ in range(2):
+        with torch.no_grad():
+            for a, p in zip(theirs.architecture, search.A.params.values(), strict=True):
+                a.copy_(p)
+        x1, y1, x2, y2 = batches(search)
+        with replay(seed_of(0, 0, search.iteration, "dasgm")):
+            x3, y3 = search.compose(None, None, None, x2, y2)
+        expected = theirs.second_order(x1, y1, x3, y3) if theirs.order == "second" else []
+        theirs.weight_step(x1, y1)
+        expected = expected or theirs.first_order(x3, y3)
+        search.step(x1, y1, x2, y2, True)
+        for a, b in zip(handed[-1].values(), expected, strict=True):
+            assert relative(a, b) < 1e-9
+        ours = as_theirs(search.stage, search.W.params)
+        for name, w in theirs.network.named_parameters():
+            assert relative(ours[name].detach(), w.detach()) < 1e-12
 
 
 def _of_edge(cell: str, operations: tuple[tuple[str, ...], ...], edge: int, name: str, tensors: Tensors) -> Tensors:

@@ -20,6 +20,7 @@ from dasgm.networks import operations
 from dasgm.networks.network import Network
 from dasgm.networks.supernet import Architecture, Cell, Mixture, Supernet
 from dasgm.spaces.darts import KNOWN, SearchSpace
+from dasgm.testing._plugins import ensure_two_routes_agree
 
 pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
@@ -241,25 +242,8 @@ def test_second_derivatives_by_two_routes(name: str) -> None:
     stage = STAGES[name]
     W, A = Supernet(stage, 5), Architecture(stage, SPACE)
     x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
-    parameters = {k: p.detach() for k, p in W.named_parameters()}
-    alphas = {k: p.detach() for k, p in A.named_parameters()}
-    direction = {k: torch.randn_like(p) for k, p in parameters.items()}
     before = {k: b.clone() for k, b in W.named_buffers()}
-
-    def loss(parameters: dict[str, Tensor], alphas: dict[str, Tensor]) -> Tensor:
-        buffers = {k: b.clone() for k, b in W.named_buffers()}
-        mixture = torch.func.functional_call(A, alphas, ())
-        return F.cross_entropy(torch.func.functional_call(W, (parameters, buffers), (x, mixture)), y)
-
-    def slope(alphas: dict[str, Tensor]) -> Tensor:
-        gradient = torch.func.grad(loss)(parameters, alphas)
-        return torch.stack([(gradient[k] * direction[k]).sum() for k in direction]).sum()
-
-    backward = torch.func.grad(slope)(alphas)
-    forward = torch.func.jvp(lambda p: torch.func.grad(loss, 1)(p, alphas), (parameters,), (direction,))[1]
-    for key in alphas:
-        torch.testing.assert_close(forward[key], backward[key], rtol=1e-7, atol=1e-9)
-        assert backward[key].abs().max() > 0
+    ensure_two_routes_agree(W, A, x, y)
     assert all(torch.equal(before[k], b) for k, b in W.named_buffers())
     W(x, A())
     assert any(not torch.equal(before[k], b) for k, b in W.named_buffers())

@@ -13,12 +13,12 @@ import textbook201
 import textbook_steps
 import torch
 from formulas import disturb
-from smooth import SIZE, batches, images, relative, spy
+from smooth import SIZE, images
 from textbook201 import EDGES, OPERATIONS, as_textbook201
 from torch import nn
 from torch.nn import functional as F
+from transplants import ensure_same_iterations
 
-from dasgm.bilevel import replay, seed_of
 from dasgm.config import SearchConfig, override
 from dasgm.data._base import DataConfig
 from dasgm.genotype import Genotype, name_of
@@ -243,23 +243,7 @@ def test_search_without_a_gan_is_the_textbooks(order: str) -> None:
     search = Search(config, images())
     search.schedule()
     theirs = textbook_steps.Darts(search.stage, len(search.data.classes), order, clip=1e9, of=textbook201.SearchNetwork)
-    handed = spy(search.A)
-    theirs.network.load_state_dict(as_textbook201(search.stage, dict(search.supernet.state_dict())), strict=False)
-    for _ in range(2):
-        with torch.no_grad():
-            for a, p in zip(theirs.architecture, search.A.params.values(), strict=True):
-                a.copy_(p)
-        x1, y1, x2, y2 = batches(search)
-        with replay(seed_of(0, 0, search.iteration, "dasgm")):
-            x3, y3 = search.compose(None, None, None, x2, y2)
-        expected = theirs.second_order(x1, y1, x3, y3) if order == "second" else []
-        theirs.weight_step(x1, y1)
-        expected = expected or theirs.first_order(x3, y3)
-        search.step(x1, y1, x2, y2, True)
-        assert relative(handed[-1]["alphas_cell"], expected[0]) < 1e-9
-        ours = as_textbook201(search.stage, search.W.params)
-        for name, w in theirs.network.named_parameters():
-            assert relative(ours[name].detach(), w.detach()) < 1e-12
+    ensure_same_iterations(search, theirs, as_textbook201)
 
 
 def test_a_cell_without_a_path_is_chance_and_is_not_trained(tmp_path: Path) -> None:
