@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any
 
 import pytest
 from commands import environment_with, two_cpus
+from leftovers import marked
 
 PRELOADED = ("dasgm.cli.search", "dasgm.cli.pretrain", "dasgm.cli.evaluate", "dasgm.cli.verbs", "dasgm.cli.estimate")
 PRELOADED += ("dasgm.jobs.search", "dasgm.pages.report", "dasgm.pages.figures", "matplotlib.pyplot", "pyarrow.parquet")
@@ -80,24 +80,24 @@ class Command:
 class Warm:
     """The process that commands are forked from."""
 
-    def __init__(self, folder: str):
-        self._place = f"{folder}/socket"
+    def __init__(self, folder: str, config: pytest.Config):
+        self._place, self._config = f"{folder}/socket", config
         self._process = self._begin()
         self._begun: list[Command] = []
 
     def _begin(self) -> subprocess.Popen[bytes]:
         Path(self._place).unlink(missing_ok=True)
         words, pipe = [sys.executable, __file__, self._place], subprocess.PIPE
-        process = subprocess.Popen(words, env=environment_with(), stdin=pipe, stdout=pipe, start_new_session=True)
+        with marked(self._config, "", "the process that commands are forked from"):  # not the test's that needs it
+            process = subprocess.Popen(words, env=environment_with(), stdin=pipe, stdout=pipe, start_new_session=True)
         assert process.stdout and process.stdout.readline() == b"up\n"
         return process
 
     def start(self, *words: str, cwd: Path | None = None, **environment: str) -> Command:
         """`python WORDS`, with the environment of `commands.start`."""
         if (code := self._process.poll()) is not None:  # something killed it: the other tests need not fail for that
-            warnings.warn(
-                f"the process that commands are forked from ended with {code}; another one begins", stacklevel=2
-            )
+            output = getattr(self._config, "workeroutput", {})  # pytest-xdist does not show a worker's warnings
+            output.setdefault("warm", []).append(f"ended with {code}; then came {' '.join(words)[:200]}")
             self._process = self._begin()
         command = Command(self._place, words, cwd, environment_with(**environment))
         self._begun.append(command)
@@ -115,10 +115,10 @@ class Warm:
 
 
 @pytest.fixture(scope="session")
-def warm_process() -> Iterator[Warm]:
+def warm_process(pytestconfig: pytest.Config) -> Iterator[Warm]:
     """One for each process that tests; it is there once a test needs it."""
     with tempfile.TemporaryDirectory(prefix="w-") as folder:  # not pytest's: the path of a socket has to be short
-        process = Warm(folder)
+        process = Warm(folder, pytestconfig)
         yield process
         process.stop()
 
@@ -128,6 +128,13 @@ def warm(warm_process: Warm) -> Iterator[Warm]:
     """A command that a test leaves is killed as the test ends."""
     yield warm_process
     warm_process.end()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say what else would not be seen."""
+    for said in getattr(node, "workeroutput", {}).get("warm", []):
+        print(f"\n{node.gateway.id}: the process that commands are forked from {said}")
 
 
 # ----------------------------------------------------------------------------------------- the process, and its forks
