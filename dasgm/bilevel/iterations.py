@@ -8,7 +8,8 @@ addresses.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -82,8 +83,11 @@ class Iterations:
         draws = self.draws.setdefault(kind, Draws(self.device))
         if draws.foreign and self.graph != "off":
             self._do_without("something draws random numbers without dasgm.bilevel.draw")
-        if self.graph == "off" or not draws.known:
+        if self.graph == "off":
             with draws.of_iteration():
+                return self.take()
+        if not draws.known:  # graphs of other kinds may have been recorded already
+            with in_place(self.players), draws.of_iteration():
                 return self.take()
         draws.fill()
         if kind not in self.graphs:
@@ -140,7 +144,7 @@ class Graph:
 
     def __init__(self, take: Callable[[], Tensors], players: Sequence[Player], counter: Any, draws: Draws, pool: Any):
         self.take, self.players, self.counter, self.draws, self.pool = take, players, counter, draws, pool
-        self.graph = torch.cuda.CUDAGraph()
+        self.graph: Any = None  # until it is recorded
         self.names: list[str] = []
         self.losses = torch.empty(0)
         self.counted: list[int] = []  # what an iteration adds to each counter
@@ -149,6 +153,7 @@ class Graph:
     def record(self) -> str:
         """Records the iteration, which is not taken by this. Why it cannot be recorded, or ''."""
         before = self._counts()
+        self.graph = torch.cuda.CUDAGraph()
         try:
             # where a recording fails, torch leaves its own stream the current one: the outer context undoes that
             with (
@@ -192,19 +197,9 @@ class Graph:
         return f"the graph changes {', '.join(names)} otherwise than the iteration" if names else ""
 
     def once(self) -> Tensors:
-        """The iteration itself. Buffers that it replaces are written in place instead."""
-        own = [(slot, leaf, slot[leaf]) for player in self.players for slot, leaf in player.buffer_slots]
-        try:
-            with self.draws.handed_out():
-                losses = self.take()
-            with torch.no_grad():
-                for slot, leaf, tensor in own:
-                    if slot[leaf] is not tensor:
-                        tensor.copy_(slot[leaf])
-        finally:
-            for slot, leaf, tensor in own:
-                slot[leaf] = tensor
-        return losses
+        """The iteration itself, with the draws that were made last."""
+        with in_place(self.players), self.draws.handed_out():
+            return self.take()
 
     def _counts(self) -> list[int]:
         return [self.counter.iteration, *(player.steps for player in self.players)]
@@ -213,6 +208,22 @@ class Graph:
         self.counter.iteration = counts[0]
         for player, steps in zip(self.players, counts[1:], strict=True):
             player.steps = steps
+
+
+@contextmanager
+def in_place(players: Sequence[Player]) -> Iterator[None]:
+    """Inside, an iteration may replace buffers. What it replaced is then written to where it was: a CUDA graph goes on
+    reading and writing there."""
+    own = [(slot, leaf, slot[leaf]) for player in players for slot, leaf in player.buffer_slots]
+    try:
+        yield
+        with torch.no_grad():
+            for slot, leaf, tensor in own:
+                if slot[leaf] is not tensor:
+                    tensor.copy_(slot[leaf])
+    finally:
+        for slot, leaf, tensor in own:
+            slot[leaf] = tensor
 
 
 def _changing(players: Sequence[Player]) -> dict[str, list[Tensor]]:

@@ -59,12 +59,21 @@ def graphs() -> dict[str, Any]:
         small = {key: value for key, value in asked.items() if key != "full"}
         search = inside.search(images, cuda_graph="on", **small)
         kinds = 2 if search.gan.phase == (True,) else 1  # R1 is every 16th step
-        if kinds == 2:
-            search.gan.gan.config = replace(search.gan.gan.config, r1_interval=2)
+        if kinds == 2:  # the first R1 comes when the other kind is recorded
+            search.gan.gan.config = replace(search.gan.gan.config, r1_interval=3)
+            search.gan.G.steps = 1
+        before = addresses(search)
         found[name] = inside.count(search.iterate, times=2, warm=3 * kinds)
         found[name] |= {"graphs": len(search.iterations.graphs), "kinds": kinds}
+        found[name]["elsewhere"] = sorted(k for k, place in addresses(search).items() if place != before[k])
         found[name]["counts"] = [search.iteration, *(player.steps for player in search.players.values())]
     return found
+
+
+def addresses(search: Any) -> dict[str, int]:
+    """Where the buffers of each player are."""
+    tensors = {f"{name}.{key}": t for name, player in search.players.items() for key, t in player.buffers.items()}
+    return {name: t.data_ptr() for name, t in tensors.items()}
 
 
 def evaluation() -> dict[str, Any]:
