@@ -191,9 +191,7 @@ class Graph:
 
     def differs(self, own: Tensors) -> str:
         """In what the graph's changes differ from those of the iteration itself, or ''."""
-        graphs = self.changes(self.replay)
-        far = {name: (graphs[name] - change).norm() > CLOSE * change.norm() for name, change in own.items()}
-        names = [name for name, it_is in far.items() if it_is]
+        names = far(self.changes(self.replay), own)
         return f"the graph changes {', '.join(names)} otherwise than the iteration" if names else ""
 
     def once(self) -> Tensors:
@@ -224,6 +222,11 @@ def in_place(players: Sequence[Player]) -> Iterator[None]:
     finally:
         for slot, leaf, tensor in own:
             slot[leaf] = tensor
+
+
+def far(found: Tensors, own: Tensors) -> list[str]:
+    """The names of the changes that are not `CLOSE` to an iteration's own. NaN is close to nothing."""
+    return [name for name, change in own.items() if not (found[name] - change).norm() <= CLOSE * change.norm()]
 
 
 def _changing(players: Sequence[Player]) -> dict[str, list[Tensor]]:

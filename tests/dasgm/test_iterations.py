@@ -1,4 +1,4 @@
-"""What a CUDA graph records, on a CPU."""
+"""What a CUDA graph records, and the comparison of "auto", on a CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from smooth import images
 
 from dasgm.bilevel import Draws
-from dasgm.bilevel.iterations import Graph, in_place
+from dasgm.bilevel.iterations import Graph, far, in_place
 from dasgm.config import SearchConfig
 from dasgm.data._base import DataConfig
 from dasgm.methods.darts import Config as Darts
@@ -64,3 +64,12 @@ def test_the_form_with_static_buffers_equals_the_step(gan: str) -> None:
         assert {name: t.data_ptr() for name, t in found.items()} == places
         assert all(torch.equal(t, found[name]) for name, t in tensors(plain).items())
     assert len(draws) == (2 if gan == "stylegan2ada" else 1) and all(own.known for own in draws.values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2.0])
+def test_a_graph_with_other_numbers_is_found(value: float) -> None:
+    own = {"weights": torch.ones(3), "moments": torch.ones(2)}
+    assert far(own, own) == []
+    assert far(own | {"moments": torch.tensor([1.0, value])}, own) == ["moments"]
+    still = {"weights": torch.zeros(3)}
+    assert far(still, still) == [] and far({"weights": torch.full((3,), value)}, still) == ["weights"]
