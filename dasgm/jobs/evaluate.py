@@ -141,7 +141,8 @@ class EvaluateJob:
             training = Training(self.genotype, smaller, len(data.classes), device_of(config.device), "tried")
             training.step(*next(iter(self.batches(data, smaller).training(0))), 0, 0)
 
-        return batch_advice(config.batch_size, f"{config.cells} cells and {config.channels} channels", step)
+        network = f"{config.cells} cells and {config.channels} channels"
+        return batch_advice(config.batch_size, network, step, config.cuda_graph != "off")
 
     def run(self, data: Any, session: Session) -> Row:
         assert self.source is not None

@@ -275,8 +275,10 @@ def test_out_of_memory_names_the_batch_that_fits():
         if batch > 30:
             raise MemoryError
 
-    said = batch_advice(96, "20 cells and 36 channels", step)
+    said = batch_advice(96, "20 cells and 36 channels", step, graph=True)
     assert said.startswith("out of memory: batch 96 does not fit") and said.endswith("--batch-size 24")
+    assert batch_advice(30, "", step, graph=False).startswith("out of memory beside the training's own step")
+    assert batch_advice(30, "", step, graph=True).endswith("without one the training's own step fits: --cuda-graph off")
 
 
 def words(storage: Path, *more: str, genotype: str = "DARTS_V2") -> list[str]:
