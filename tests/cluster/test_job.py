@@ -24,6 +24,7 @@ from cluster.job import workers_for
 from cluster.room import Workers
 from dasgm import distributed
 from dasgm.config import SearchConfig, mathematics, to_json
+from dasgm.cpus import cpus
 from dasgm.genotype import Genotype
 from dasgm.jobs.session import Refused
 from dasgm.presets import preset
@@ -48,7 +49,7 @@ def test_slots_are_what_fits():
 
 def test_more_than_there_is_is_refused(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert workers_for(1, None).slots(connection.cpus(), connection.visible_gpus()) >= 1
+    assert workers_for(1, None).slots(cpus(), connection.visible_gpus()) >= 1
     for number, gpus in ((1, 99.0), (10**6, 0.0), (0, None), (1, -1.0)):
         with pytest.raises(ValueError) as error:
             workers_for(number, gpus)
