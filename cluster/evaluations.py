@@ -144,9 +144,11 @@ class Evaluations(Group):
 
     def look_at_data(self, workers: Workers) -> None:
         """ValueError if the data set, or a genotype on it, cannot be trained on by these workers."""
+        from dasgm.bilevel import ensure_graph
         from dasgm.jobs.evaluate import enough, fits
 
         job.ensure_device(self.config, workers)
+        ensure_graph(self.config.cuda_graph, "cuda" if workers.gpus else "cpu", workers.number)
         enough(self.data, self.config, workers.number)
         for one in self.candidates:
             fits(one.genotype, self.config, self.data)

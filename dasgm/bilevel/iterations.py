@@ -44,7 +44,7 @@ class Iterations:
         say: gets a line if "auto" does without the graph.
 
     Raises:
-        ValueError: `graph` is "on", and there is no GPU.
+        ValueError: `graph` is "on", and no iteration can be recorded here.
     """
 
     def __init__(
@@ -62,10 +62,8 @@ class Iterations:
         self.graphs: dict[Hashable, Graph] = {}
         self._form: Hashable = None
         self.in_flight: deque[torch.cuda.Event] = deque()
-        if graph != "off" and device.type != "cuda":
-            self._do_without(f"it needs a GPU, and the device is {device.type}")
-        elif graph != "off" and world_size() > 1:
-            self._do_without(f"{world_size()} workers exchange gradients within an iteration")
+        if graph != "off" and (why := impossible(device, world_size())):
+            self._do_without(why)
 
     def __call__(self, kind: Hashable | None) -> Tensors:
         """Takes the next iteration.
@@ -127,9 +125,26 @@ class Iterations:
 
     def _do_without(self, why: str) -> None:
         if self.graph == "on":
-            raise ValueError(f"cuda-graph on: {why}; use --cuda-graph auto or off")
+            raise refusal(why)
         self.graph, self.graphs = "off", {}
         self.say(f"cuda-graph auto: iterations are taken without a graph: {why}")
+
+
+def impossible(device: torch.device, workers: int) -> str:
+    """Why no iteration can be recorded there, or ''."""
+    if device.type != "cuda":
+        return f"it needs a GPU, and the device is {device.type}"
+    return f"{workers} workers exchange gradients within an iteration" if workers > 1 else ""
+
+
+def ensure_graph(mode: Mode, device: str, workers: int) -> None:
+    """ValueError where `mode` is "on", and no iteration can be recorded on the device, or by so many workers."""
+    if mode == "on" and (why := impossible(torch.device(device), workers)):
+        raise refusal(why)
+
+
+def refusal(why: str) -> ValueError:
+    return ValueError(f"cuda-graph on: {why}; use --cuda-graph auto or off")
 
 
 class Graph:

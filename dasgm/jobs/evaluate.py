@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dasgm import model
-from dasgm.bilevel import Player, Tensors
+from dasgm.bilevel import Player, Tensors, ensure_graph
 from dasgm.cpus import cpus
 from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_bfloat16, ensure_room
@@ -135,6 +135,7 @@ class EvaluateJob:
     def check(self, data: Any) -> dict[str, str]:
         fits(self.genotype, self.config, data)
         enough(data, self.config, world_size())
+        ensure_graph(self.config.cuda_graph, device_of(self.config.device), world_size())
         self.source = self.batches(data, self.config)
         return {"genotype": digest(self.genotype.to_json())}
 

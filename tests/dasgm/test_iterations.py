@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,16 @@ from smooth import images
 
 from dasgm.bilevel import Draws
 from dasgm.bilevel.iterations import Graph, far, in_place
-from dasgm.config import SearchConfig
+from dasgm.config import SearchConfig, override
 from dasgm.data._base import DataConfig
+from dasgm.jobs import evaluate, search
+from dasgm.jobs.session import Hooks
 from dasgm.methods.darts import Config as Darts
 from dasgm.plugins import plugin
+from dasgm.presets import preset
+from dasgm.recipes import recipe
 from dasgm.search import Search
+from dasgm.spaces.darts import KNOWN
 
 GANS: dict[str, dict[str, Any]] = {
     "biggan": {},
@@ -31,16 +37,16 @@ def made(gan: str) -> Search:
         data=DataConfig(image_size=16),
         batch_size=4,
     )
-    search = Search(config, images())
-    search.left = search.stage.epochs - search.stage.arch_start_epoch
-    search.schedule()
-    search.gan.G.steps = 1  # so that the first R1 comes when another kind of iteration is recorded
-    return search
+    small = Search(config, images())
+    small.left = small.stage.epochs - small.stage.arch_start_epoch
+    small.schedule()
+    small.gan.G.steps = 1  # so that the first R1 comes when another kind of iteration is recorded
+    return small
 
 
-def tensors(search: Search) -> dict[str, torch.Tensor]:
+def tensors(of: Search) -> dict[str, torch.Tensor]:
     found = {}
-    for name, player in search.players.items():
+    for name, player in of.players.items():
         found |= {f"{name}.{key}": t for key, t in [*player.params.items(), *player.buffers.items()]}
         found |= {f"{name}.mean.{key}": t for key, t in (player.mean or {}).items()}
     return found
@@ -73,3 +79,14 @@ def test_a_graph_with_other_numbers_is_found(value: float) -> None:
     assert far(own | {"moments": torch.tensor([1.0, value])}, own) == ["moments"]
     still = {"weights": torch.zeros(3)}
     assert far(still, still) == [] and far({"weights": torch.full((3,), value)}, still) == ["weights"]
+
+
+def test_a_graph_is_refused_before_a_folder_is_begun(tmp_path: Path) -> None:
+    says = "^cuda-graph on: it needs a GPU, and the device is cpu; use --cuda-graph auto or off$"
+    asked, quiet = {"cuda_graph": "on", "device": "cpu"}, Hooks(say=lambda line: None)
+    with pytest.raises(ValueError, match=says):
+        search.main(override(preset("quickstart").config, asked), tmp_path / "search", quiet)
+    with pytest.raises(ValueError, match=says):
+        config = override(recipe("digits-small").config, asked)
+        evaluate.main(KNOWN["DARTS_V2"], config, tmp_path / "evaluation", quiet)
+    assert list(tmp_path.iterdir()) == []
