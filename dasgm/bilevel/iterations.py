@@ -117,8 +117,11 @@ class Iterations:
         self.draws, self.graphs = {}, {}
 
     def expect(self, form: Hashable) -> None:
-        """Says what decides which operations the iterations to come have. What was recorded is forgotten if that has
-        changed. Numbers that change by themselves are `changing`."""
+        """Forgets what was recorded if the coming iterations have other operations.
+
+        Args:
+            form: equal as long as they have the same ones. Numbers that change by themselves are `changing`.
+        """
         if form != self._form:
             self.restart()
         self._form = form
@@ -166,8 +169,8 @@ class Graph:
         self.full = False  # whether memory did not suffice to record it
 
     def record(self) -> str:
-        """Records the iteration, which is not taken by this. Why it cannot be recorded, or ''."""
-        before = self._counts()
+        """Records the iteration, and does not take it. Why it cannot be recorded, or ''."""
+        before = self._counters()
         self.graph = torch.cuda.CUDAGraph()
         try:
             # where a recording fails, torch leaves its own stream the current one: the outer context undoes that
@@ -183,25 +186,25 @@ class Graph:
             self.full = is_out_of_memory(cause)
             return f"the iteration cannot be recorded: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
         finally:
-            self.counted = [now - then for now, then in zip(self._counts(), before, strict=True)]
-            self._count(before)
+            self.counted = [now - then for now, then in zip(self._counters(), before, strict=True)]
+            self._set_counters(before)
         return ""
 
     def replay(self) -> Tensors:
         """Takes the iteration whose draws were made last. Returns its losses, which no later one overwrites."""
         self.graph.replay()
-        self._count([now + more for now, more in zip(self._counts(), self.counted, strict=True)])
+        self._set_counters([now + more for now, more in zip(self._counters(), self.counted, strict=True)])
         return dict(zip(self.names, self.losses.clone().unbind(), strict=True))
 
     def changes(self, take: Callable[[], Tensors]) -> Tensors:
         """What an iteration changes, by name; it is taken back."""
-        groups, counts = _changing(self.players), self._counts()
+        groups, counts = _changing(self.players), self._counters()
         tensors = [t for group in groups.values() for t in group]
         before, begun = torch._foreach_clone(tensors), _vectors(groups)
         take()
         found = {name: now - begun[name] for name, now in _vectors(groups).items()}
         torch._foreach_copy_(tensors, before)
-        self._count(counts)
+        self._set_counters(counts)
         return found
 
     def differs(self, own: Tensors) -> str:
@@ -214,10 +217,10 @@ class Graph:
         with in_place(self.players), self.draws.handed_out():
             return self.take()
 
-    def _counts(self) -> list[int]:
+    def _counters(self) -> list[int]:
         return [self.counter.iteration, *(player.steps for player in self.players)]
 
-    def _count(self, counts: list[int]) -> None:
+    def _set_counters(self, counts: list[int]) -> None:
         self.counter.iteration = counts[0]
         for player, steps in zip(self.players, counts[1:], strict=True):
             player.steps = steps
