@@ -74,7 +74,9 @@ def test_a_graph_holds_every_kernel_of_an_iteration(found: Any) -> None:
 
 
 def test_a_step_of_an_evaluation_never_waits_and_a_graph_holds_it(found: Any) -> None:
-    plain, graph = found["evaluation"]["off"], found["evaluation"]["on"]
+    batch, plain, graph = (found["evaluation"][name] for name in ("batch", "off", "on"))
+    assert batch["lines"] == {} and batch["sync"] == batch["d2h"] == batch["pageable"] == 0
+    assert batch["h2d"] == 1, "the indices and the draws of the augmentation"
     for step in (plain, graph):
         assert step["lines"] == {} and step["sync"] == step["d2h"] == step["pageable"] == 0 and step["steps"] == 5
         assert step["h2d"] == 1, "the draws of drop-path"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dasgm.bilevel import replay, seed_of
 from dasgm.data import digits
 from dasgm.data._base import DataConfig
 from dasgm.data._images import Data
@@ -61,6 +62,24 @@ def test_all_training_images_are_learnt_from_and_every_test_image_counts_once(mo
         assert max(learnt[epoch]) < 50
     assert learnt[0] != learnt[1]
     assert sorted(measured) == list(range(100, 123))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_batch_is_drawn_from_the_stream_that_its_epoch_and_number_name(monkeypatch, workers):
+    """As in every version: a run that goes on gets the batches that it would have had."""
+    config = replace(TINY, batch_size=8)
+    data = config.data.load(None, "cpu")
+    for rank in range(workers):
+        as_workers(monkeypatch, rank, workers)
+        batches = in_memory(data, config)
+        for epoch in (0, 1):
+            generator = torch.Generator().manual_seed(seed_of(0, "evaluate", epoch))
+            order = everything(data)[torch.randperm(len(everything(data)), generator=generator)]
+            for i, (x, y) in enumerate(batches.training(epoch)):
+                some = order[8 * (i * workers + rank) :][:8]
+                with replay(0, "evaluate", epoch, i, rank):
+                    expected = data.augment(data.to_classifier(data.raw(some)), cutout=True)
+                assert torch.equal(x, expected) and torch.equal(y, data.labels[some])
 
 
 def test_masked_images_are_not_counted():

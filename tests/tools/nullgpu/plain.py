@@ -20,7 +20,7 @@ from dasgm.cli import main as cli
 from dasgm.cli.estimate import estimate
 from dasgm.config import override
 from dasgm.device import forget_peak, is_out_of_memory
-from dasgm.jobs.training import Training
+from dasgm.jobs.training import InMemory, Training
 from dasgm.presets import preset
 from dasgm.recipes import recipe
 from dasgm.spaces.darts import KNOWN
@@ -77,8 +77,10 @@ def addresses(search: Any) -> dict[str, int]:
 
 
 def evaluation() -> dict[str, Any]:
-    """What a step of the CIFAR recipe's training does, without a graph and with one."""
-    found, y = {}, torch.zeros(4, dtype=torch.int64, device="cuda")
+    """What a step of the CIFAR recipe's training does, without a graph and with one, and what a batch takes."""
+    images, y = inside.data(200), torch.zeros(4, dtype=torch.int64, device="cuda")
+    batches = InMemory(images, images.J1, 4, 0, "evaluate").training(0)
+    found: dict[str, Any] = {"batch": inside.count(lambda: next(batches), times=2)}
     x = torch.zeros(4, 3, 32, 32, device="cuda")
     for mode in ("off", "on"):
         config = override(recipe("cifar").config, {"batch_size": 4, "cuda_graph": mode})
