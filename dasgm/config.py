@@ -131,7 +131,8 @@ class SearchConfig:
     device: str = field(default="auto", metadata=PLACEMENT)
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:N (GPU number N) or mps."""
     cuda_graph: Literal["off", "on", "auto"] = field(default="off", metadata=PLACEMENT)
-    """Record an iteration as a CUDA graph, which a GPU repeats by itself: off, on, or auto (only if it works)."""
+    """Record an iteration as a CUDA graph, which a GPU repeats by itself: off, on, or auto (only if it works).
+    The GAN's warm-up and pre-training and the proxy are taken without one."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
     """Number of CPU threads per worker; None uses PyTorch's default. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)

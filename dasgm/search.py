@@ -64,7 +64,7 @@ class Search:
         say: gets a line where `cuda_graph` is "auto" and no CUDA graph is used.
 
     Raises:
-        ValueError: `cuda_graph` is "on", and there is no GPU.
+        ValueError: `cuda_graph` is "on", and no CUDA graph is possible here.
     """
 
     def __init__(

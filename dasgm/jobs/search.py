@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dasgm.adversary import Adversary
-from dasgm.bilevel import Player, Tensors
+from dasgm.bilevel import Player, Tensors, ensure_graph
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
@@ -58,6 +58,7 @@ class SearchJob:
     def check(self, data: Any) -> dict[str, str]:
         fits(self.config, data, world_size())
         can_synchronise(self.config, data.images.device.type == "cuda")
+        ensure_graph(self.config.cuda_graph, data.images.device.type, world_size())
         self.pretrained = chosen(self.config, data)
         self.truth = truth_of(self.config) if rank() == 0 else None
         return {"gan_checkpoint": self.pretrained.digest} if self.pretrained else {}

@@ -67,7 +67,7 @@ class Norms:
         """Gives a function (x, gain) -> x that normalises the next channels in each call. Where the modules have None
         for statistics, none are kept.
         """
-        kept = None not in self.packs[0].tensors()
+        kept = not any(t is None for t in self.packs[0].tensors())
         vectors = [pack.vector() for pack in self.packs] if kept else []
         done = 0
 

@@ -58,7 +58,8 @@ class DerivedNetwork(nn.Module):
         """By what the paths of this batch are multiplied, cell by cell, [paths, N, 1, 1, 1]; None drops nothing."""
         if not self.training or self.drop_path_rate == 0 or self.paths == 0:
             return None
-        return draw(lambda: drop_paths(self.paths, len(x), self.drop_path_rate), x.device)
+        n = len(x)  # the draw is kept for later iterations, and must not keep this batch
+        return draw(lambda: drop_paths(self.paths, n, self.drop_path_rate), x.device)
 
 
 class Network(DerivedNetwork):

@@ -20,7 +20,7 @@ from dasgm.cli import main as cli
 from dasgm.cli.estimate import estimate
 from dasgm.config import override
 from dasgm.device import forget_peak, is_out_of_memory
-from dasgm.jobs.training import Training
+from dasgm.jobs.training import InMemory, Training
 from dasgm.presets import preset
 from dasgm.recipes import recipe
 from dasgm.spaces.darts import KNOWN
@@ -59,17 +59,28 @@ def graphs() -> dict[str, Any]:
         small = {key: value for key, value in asked.items() if key != "full"}
         search = inside.search(images, cuda_graph="on", **small)
         kinds = 2 if search.gan.phase == (True,) else 1  # R1 is every 16th step
-        if kinds == 2:
-            search.gan.gan.config = replace(search.gan.gan.config, r1_interval=2)
+        if kinds == 2:  # the first R1 comes when the other kind is recorded
+            search.gan.gan.config = replace(search.gan.gan.config, r1_interval=3)
+            search.gan.G.steps = 1
+        before = addresses(search)
         found[name] = inside.count(search.iterate, times=2, warm=3 * kinds)
         found[name] |= {"graphs": len(search.iterations.graphs), "kinds": kinds}
+        found[name]["elsewhere"] = sorted(k for k, place in addresses(search).items() if place != before[k])
         found[name]["counts"] = [search.iteration, *(player.steps for player in search.players.values())]
     return found
 
 
+def addresses(search: Any) -> dict[str, int]:
+    """Where the buffers of each player are."""
+    tensors = {f"{name}.{key}": t for name, player in search.players.items() for key, t in player.buffers.items()}
+    return {name: t.data_ptr() for name, t in tensors.items()}
+
+
 def evaluation() -> dict[str, Any]:
-    """What a step of the CIFAR recipe's training does, without a graph and with one."""
-    found, y = {}, torch.zeros(4, dtype=torch.int64, device="cuda")
+    """What a step of the CIFAR recipe's training does, without a graph and with one, and what a batch takes."""
+    images, y = inside.data(200), torch.zeros(4, dtype=torch.int64, device="cuda")
+    batches = InMemory(images, images.J1, 4, 0, "evaluate").training(0)
+    found: dict[str, Any] = {"batch": inside.count(lambda: next(batches), times=2)}
     x = torch.zeros(4, 3, 32, 32, device="cuda")
     for mode in ("off", "on"):
         config = override(recipe("cifar").config, {"batch_size": 4, "cuda_graph": mode})
