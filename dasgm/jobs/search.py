@@ -272,6 +272,8 @@ class SearchLoop(Loop):
                 f"no architecture step is taken: the first is in epoch {search.stage.arch_start_epoch + 1}, after the "
                 f"last ({search.stage.epochs}), so the architecture stays random; lower --method.arch-start-epoch"
             )
+        if too_short := self.config.method.too_short(self.config.space, search.stage):
+            self.hooks.say(too_short)
 
     # a checkpoint, and the end
 

@@ -160,7 +160,7 @@ def _at_small_size(config: SearchConfig) -> MethodConfig:
         found: MethodConfig = PRESETS[SMALL[key_of(method)]].config.method
     else:
         channels = 8 if hasattr(method, "partial") else 4  # a part of them passes through the operations
-        found = replace(method, epochs=max(2, 5 // stages), cells=3, channels=channels, arch_start_epoch=1)
+        found = replace(method.shortened(max(2, 5 // stages)), cells=3, channels=channels, arch_start_epoch=1)
     return replace(found, cells=max(found.cells, config.space.smallest))
 
 
