@@ -200,7 +200,7 @@ class SearchLoop(Loop):
 
         why = search.method.end_epoch(search.epoch, search.relaxation(), row, eigenvalue)
         self.early = search.collapsed(row) or why
-        search.left = 0 if self.early else search.left - 1
+        search.left, search.ended = (0, True) if self.early else (search.left - 1, False)
         return row | self._record()
 
     def _agree(self, epoch: int) -> None:
@@ -287,6 +287,8 @@ class SearchLoop(Loop):
 
     def restore(self, state: Row) -> None:
         self.search.load_state_dict(state["search"])
+        if self.search.ended and self.search.stage.epochs > int(state["search"]["stage"]["epochs"]):
+            self.hooks.say("it was stopped early, so more epochs do not go on with it; use another --name")
         self.highest, self.warmup_seconds = float(state["best"]), float(state["warmup_seconds"])
         if self.complete():  # else more epochs are asked for, and the proxy was of what the search had found by then
             self.proxy_state = state.get("proxy", {})

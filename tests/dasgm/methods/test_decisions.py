@@ -245,6 +245,20 @@ def test_a_search_that_goes_on_decides_the_same(method: Any) -> None:
     assert one.method.memory.keys() >= ({"normal"} if "sgas" in type(method).__module__ else {"eigenvalues"})
 
 
+def test_more_epochs_do_not_go_on_with_a_search_that_rdarts_has_stopped(tmp_path: Any) -> None:
+    """Its memory has the genotype of an earlier epoch, which training further would leave behind."""
+    stops = rdarts.Config(**TINY, epochs=4, every=1, window=1, delta=1, start=0, factor=1e-9, operations=S2)
+    config = override(preset("quickstart").config, {"gan": "none", "data.limit": 80, "proxy.epochs": 0})
+    said: list[str] = []
+    rows = []
+    for epochs in (4, 9):
+        rows.append(main(replace(config, method=replace(stops, epochs=epochs)), tmp_path, Hooks(say=said.append)))
+        assert len(read_lines(tmp_path / "metrics.jsonl")) == 1 + rows[0]["epoch"] < 5
+    assert rows[0] == rows[1] and said[-1] == (
+        "it was stopped early, so more epochs do not go on with it; use another --name"
+    )
+
+
 def test_edges_that_sgas_has_decided_weigh_1_and_the_removed_0_in_the_supernet() -> None:
     search = small_search(method=sgas.Config(**TINY, epochs=9, warmup=0, every=1))
     epochs(search, 8)
