@@ -44,7 +44,7 @@ class Supernet(nn.Module):
 
     Raises:
         ValueError: the stage has partial channels, edge weights, auxiliary skip connections or a dropout after skip
-            connections, which are not defined here.
+            connections, which are not defined here, or another number of cells than 5, 8, 11 and so on.
     """
 
     def __init__(self, stage: Stage, classes: int) -> None:
@@ -208,7 +208,15 @@ def in_stages(cells: int, channels: int, cell: Callable[[int], nn.Module]) -> tu
         cells: number of cells and residual blocks together.
         channels: number of channels of the first stage.
         cell: makes a cell of a number of channels.
+
+    Raises:
+        ValueError: the stages would not have equally many cells, or none.
     """
+    if cells < 5 or cells % 3 != 2:
+        raise ValueError(
+            f"cells = {cells}: networks of nasbench201 have 3 N + 2, N cells in each stage and two residual blocks; "
+            "expected 5, 8, 11 or so on for --method.cells, --proxy.cells and the --cells of an evaluation"
+        )
     found = nn.ModuleList()
     for index in range(cells):
         if index in reductions(cells):
@@ -229,7 +237,7 @@ class Network(DerivedNetwork):
 
     Args:
         channels: number of channels of the first stage. Each residual block doubles it.
-        cells: number of cells and residual blocks together, at least 3.
+        cells: number of cells and residual blocks together: 5, 8, 11 and so on.
 
     Raises:
         ValueError: a size that the network cannot have; in `forward`, an image whose size is not divisible.
@@ -237,8 +245,6 @@ class Network(DerivedNetwork):
 
     def __init__(self, genotype: CellGenotype, channels: int, cells: int, classes: int) -> None:
         super().__init__()
-        if cells < 3:
-            raise ValueError(f"cells = {cells}: the network needs at least 3, two of them residual blocks")
         if channels < 1:
             raise ValueError(f"channels = {channels}: the network needs at least 1")
         self.stem = stem(3, channels)

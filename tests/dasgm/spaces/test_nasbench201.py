@@ -224,6 +224,22 @@ def test_what_the_space_does_not_define_is_refused_in_a_line() -> None:
         replace(preset("nasbench201-darts-1st").config, classifier_momentum=0.0)
 
 
+@pytest.mark.parametrize("cells", [3, 4, 6, 7, 9, 10])
+def test_stages_of_unequal_or_no_cells_are_refused(cells: int) -> None:
+    refusal = rf"^cells = {cells}: [^\n]*3 N \+ 2[^\n]*expected 5, 8, 11[^\n]*--method.cells, --proxy.cells[^\n]*$"
+    with pytest.raises(ValueError, match=refusal):
+        SPACE.supernet(replace(STAGE, cells=cells), 5)
+    with pytest.raises(ValueError, match=refusal):
+        SPACE.random(0).build(4, cells, 5)
+
+
+def test_equally_many_cells_in_each_stage() -> None:
+    for cells, each in ((5, 1), (8, 2), (11, 3), (17, 5)):
+        kinds = [type(part).__name__ for part in SPACE.supernet(replace(STAGE, cells=cells), 5).cells]
+        stage = ["Cell"] * each
+        assert kinds == [*stage, "ResidualBlock", *stage, "ResidualBlock", *stage]
+
+
 # searches and trainings
 
 
