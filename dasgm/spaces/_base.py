@@ -39,6 +39,8 @@ class SearchSpace:
     """Names of the states that edges read and write, as `Graph.states`: the inputs of a cell, then its nodes."""
     operations: ClassVar[tuple[str, ...]]
     """Candidate operations of an edge, in the order of the columns of A."""
+    dearest: ClassVar[tuple[str, ...]]
+    """The same operations, those with the most multiply-adds first."""
     sizes: ClassVar[Mapping[str, tuple[int, int]]]
     """The usual numbers of cells and channels of a derived network, for each form that it may have."""
     smallest: ClassVar[int]

@@ -90,6 +90,7 @@ class SearchSpace(_base.SearchSpace):
     inputs = INPUTS
     states = ("c_{k-1}", "1", "2", "c_{k}")
     operations = OPERATIONS
+    dearest = ("nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3", SKIP, "none")
     sizes = {"cifar": (17, 16)}
     recipes = {"": "nasbench201", "digits": "nasbench201-small"}
     smallest = 5
