@@ -177,6 +177,21 @@ def test_supernet_is_the_textbooks(stage: Stage, narrow: bool, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("narrow", [False, True])
+def test_an_auxiliary_skip_is_more_weight_of_the_skip_connection(narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DARTS- at stride 1 (facts 1.7), against the textbook's supernet with the sum as the weight of the other."""
+    monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
+    ours, theirs = Supernet(replace(STAGE, auxiliary_skip=True), 5), textbook201.SearchNetwork(STAGE, 5)
+    theirs.load_state_dict(as_textbook201(STAGE, dict(ours.state_dict())), strict=False)
+    weights = torch.rand(6, 5).softmax(1)
+    summed, x = weights.clone(), torch.randn(4, 3, 16, 16)
+    summed[:, OPERATIONS.index("skip_connect")] += 0.7
+    found = ours(x, Mixture((F.pad(weights, (0, 1), value=0.7),)))
+    torch.testing.assert_close(found, theirs.run(x, summed), rtol=1e-10, atol=1e-10)
+    assert count(ours) == count(theirs)
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", range(6))
 def test_network_is_the_textbooks(seed: int) -> None:
     genotype = SPACE.random(seed)
