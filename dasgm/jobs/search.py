@@ -22,7 +22,7 @@ from dasgm.jobs.proxy import UNCONNECTED, Proxy
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
-from dasgm.measures.truth import Truth
+from dasgm.measures.truth import DATASETS, Truth
 from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.network import check_image_size
 from dasgm.pages.figures import draw
@@ -250,7 +250,8 @@ class SearchLoop(Loop):
 
     def tell(self, row: Row) -> None:
         gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""
-        true = f"  true {row['truth/cifar10']:.3f}" if "truth/cifar10" in row else ""
+        first = f"truth/{next(iter(DATASETS))}"
+        true = f"  true {row[first]:.3f}" if first in row else ""
         self.hooks.say(
             f"epoch {row['epoch']}/{self.epochs}  loss {row['loss/classifier']:.3f}  "
             f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}{true}  "

@@ -119,6 +119,14 @@ class SearchSpace:
             "nasbench201"
         )
 
+    def canonical(self, written: str) -> str:
+        """The string of `architectures` for a cell that may be written in another way, as in another's table.
+
+        Raises:
+            ValueError: it is no cell.
+        """
+        raise NotImplementedError
+
     def is_text(self, source: str) -> bool:
         """Whether a word of a command line is the text of a genotype of this space, rather than a name or a path."""
         raise NotImplementedError

@@ -125,6 +125,15 @@ class SearchSpace(_base.SearchSpace):
     def architectures(self) -> Iterator[str]:
         return (str(CellGenotype(operations)) for operations in product(OPERATIONS, repeat=len(PAIRS)))
 
+    def canonical(self, written: str) -> str:
+        """The edges of a node may be in any order: the string says from where they come."""
+        nodes = [node.removeprefix("|").removesuffix("|").split("|") for node in written.strip().split("+")]
+        ordered = [sorted(edges, key=lambda edge: edge.rpartition("~")[2]) for edges in nodes]
+        match = _CELL.fullmatch("+".join(f"|{'|'.join(edges)}|" for edges in ordered))
+        if match is None:
+            raise ValueError(f"cell {short(written, 200)}: expected a string such as {EXAMPLE}")
+        return str(CellGenotype(match.groups()))
+
     def is_text(self, source: str) -> bool:
         return self.recognises(source)
 
