@@ -166,7 +166,7 @@ class SearchConfig:
                 f"--method, or --search-space {' or '.join(spaces)}"
             )
         if self.truth:
-            self.space.architectures()
+            self.space.architectures()  # refused where no table is
 
     @property
     def space(self) -> SearchSpace:

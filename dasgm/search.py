@@ -108,7 +108,7 @@ class Search:
             carry(A, self.A, columns(cells, self.method.cells))
 
     def _build(self, stage: Stage) -> None:
-        config, self.stage, self.left = self.config, stage, stage.epochs
+        config, self.stage, self.left, self.ended = self.config, stage, stage.epochs, False
         self.method.enter(stage)
         with replay(config.seed, "stage", stage.index):
             self.supernet: Any = config.space.supernet(stage, len(self.data.classes))
@@ -338,12 +338,13 @@ class Search:
         """The state of the search as plain data and tensors."""
         stage = {"stage": asdict(self.stage), "left": self.left, "iteration": self.iteration}
         stage |= {"memory": self.method.memory} if self.method.memory else {}
+        stage |= {"ended": True} if self.ended else {}
         return stage | {name: player.state_dict() for name, player in self.players.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.
 
-        The length of the stage is the configuration's, so a search can be given more epochs.
+        The length of the stage is the configuration's, so a search that has not ended early can be given more epochs.
 
         Raises:
             ValueError: the state belongs to a stage that this search does not have.
@@ -352,9 +353,9 @@ class Search:
         self._expect(stage)
         self.method.memory = state.get("memory", {})
         self._build(stage)
-        epochs = self.config.stages[stage.index].epochs
-        self.stage = replace(stage, epochs=epochs)
-        self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])
+        epochs, self.ended = self.config.stages[stage.index].epochs, "ended" in state
+        self.stage, self.iteration = replace(stage, epochs=epochs), int(state["iteration"])
+        self.left = int(state["left"]) + (0 if self.ended else epochs - stage.epochs)
         self.method.begin_epoch(min(self.epoch, epochs - 1))
         for name, player in self.players.items():
             player.load_state_dict(state[name])

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,6 +121,14 @@ class MethodConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"method.{name} {value}: expected a number of at least 0")
+
+    def shortened(self, epochs: int) -> Self:
+        """The same method with so many epochs a stage. What it decides in certain epochs moves with them."""
+        return replace(self, epochs=epochs)
+
+    def too_short(self, space: SearchSpace, stage: Stage) -> str:
+        """What the method does not come to decide in a stage of so few epochs, as a line for the user, or ''."""
+        return ""
 
     def first(self, space: SearchSpace) -> Stage:
         """The stage that a search begins with."""

@@ -2,7 +2,8 @@
 
 A skip connection helps the supernet to train, apart from its worth as an operation. Here an edge gives
 sum_o w_o o(x) + beta skip(x), where the second skip connection has no alpha and is in no genotype. beta falls linearly
-over the epochs, so that the edge ends as DARTS's. Where edges halve the map, it has convolutions of its own.
+over the epochs, so that the edge ends as DARTS's. Where edges halve the map, it has convolutions of its own; elsewhere
+(and so in all of NAS-Bench-201) it is beta more weight of the skip connection in the forward pass.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config(darts.Config):
     """DARTS-."""
-
-    spaces = ("darts",)
 
     beta: float = 1.0
     """Weight of the auxiliary skip connections in the first epoch, from which it falls to 0 (DARTS-: 1)."""

@@ -54,14 +54,17 @@ class Config(MethodConfig):
         if self.kept and not space.shrinks:
             raise ValueError(f"method.kept {self.kept}: edges of this search space keep all operations; expected 0")
         candidates = tuple(name for name in space.operations if name != "none" or space.kept is None)
+        if self.kept == 1 and "none" in candidates:
+            raise ValueError("method.kept 1: an edge could be left with none alone; expected at least 2, or 0")
         return self._stage(0, ((candidates,) * space.edges,) * len(space.cell_types))
 
     def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
         first = self.first(space)
         if not self.kept:
             return (first,)
-        left = tuple(tuple(names[-self.kept :] for names in cell) for cell in first.operations)
-        return first, self._stage(1, left)
+        dearest = [name for name in space.dearest if name in first.operations[0][0]][: self.kept]
+        left = tuple(name for name in space.operations if name in dearest)
+        return first, self._stage(1, ((left,) * space.edges,) * len(space.cell_types))
 
     def next(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Stage | None:
         if stage.index == 1 or not self.kept:

@@ -6,6 +6,10 @@ entry; their gradient is that of p (straight through). tau falls linearly over t
 The supernet computes all operations and multiplies those that were not drawn by 0, so an iteration is not cheaper than
 DARTS's, and the running statistics of operations that were not drawn move too.
 
+With `gradient` "drawn", as in the authors' code for DARTS's space, A learns from the result of the drawn operation
+alone; with "all", from those of all operations. Their code for NAS-Bench-201 is neither: there the weights of the
+other operations are added to the sum as numbers, so their gradient does not depend on what these operations give.
+
 Where nodes keep some of their edges, a node of the genotype has its strongest pairs of an operation (but `none`) and an
 input. Both may have the same input, unlike in DARTS.
 """

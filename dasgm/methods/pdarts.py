@@ -21,10 +21,6 @@ from dasgm.spellings import INPUTS, PRIMITIVES, SKIP
 if TYPE_CHECKING:
     from dasgm.spaces._base import SearchSpace
 
-DEAREST = (
-    "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
@@ -81,7 +77,7 @@ class Config(MethodConfig):
     def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
         stages = []
         for index, count in enumerate(self.operations):
-            kept = (tuple(name for name in PRIMITIVES if name in DEAREST[:count]),) * space.edges
+            kept = (tuple(name for name in PRIMITIVES if name in space.dearest[:count]),) * space.edges
             stages.append(self._stage(index, (kept,) * len(space.cell_types)))
         return tuple(stages)
 

@@ -11,9 +11,10 @@ more weight decay (ADA), and drop path with cutout in the search (DP).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from dasgm.methods import darts
 from dasgm.methods._base import NO_MEMORY, Memory, Relaxation, Stage, View
@@ -47,15 +48,34 @@ class Config(darts.Config):
             raise ValueError(f"method.window {self.window}: expected an odd number")
         self.ensure_not_negative("factor", "diagonal")
 
+    @property
+    def back(self) -> int:
+        """Number of eigenvalues from the epoch of the genotype to the epoch that stops."""
+        return self.window // 2 + self.delta
+
+    def shortened(self, epochs: int) -> Self:
+        share = epochs / self.epochs
+        start, every = round(share * self.start), max(1, round(share * self.every))
+        window, delta = (max(1, round(share * n * self.every / every)) for n in (self.window, self.delta))
+        return replace(self, epochs=epochs, every=every, window=window | 1, delta=delta, start=start)
+
+    def too_short(self, space: SearchSpace, stage: Stage) -> str:
+        first = self.every * (self.back + math.ceil(self.start / self.every))
+        if not self.factor or first < stage.epochs:
+            return ""
+        return (
+            f"R-DARTS cannot stop early, so this search is DARTS's: the first epoch after which it may is {first + 1}, "
+            f"after the last ({stage.epochs}); raise --method.epochs, or lower --method.start or --method.every"
+        )
+
     def after_epoch(self, view: View, memory: Memory) -> str:
         if not self.factor or view.epoch % self.every:
             return ""
         values = memory.setdefault("eigenvalues", [])
         values.append(view.eigenvalue() + self.diagonal)
         past = [*memory.get("relaxations", ()), (view.relaxation.cells, view.relaxation.edges)]
-        back = self.window // 2 + self.delta  # eigenvalues from the epoch of the genotype to this one
-        memory["relaxations"] = past[-1 - back :]
-        earlier, growth = view.epoch - back * self.every, grown(values, self.window, self.delta)
+        memory["relaxations"] = past[-1 - self.back :]
+        earlier, growth = view.epoch - self.back * self.every, grown(values, self.window, self.delta)
         if earlier < self.start or not growth > self.factor:
             return ""
         memory["result"] = memory["relaxations"][0]

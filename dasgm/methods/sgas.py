@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from dasgm.methods import darts
 from dasgm.methods._base import CellType, Memory, Operations, Stage, Times, View, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dasgm.spaces._base import SearchSpace
 
 REMOVED = "none"
 CELL_TYPES = ("normal", "reduce")  # of the only space for which it is defined
@@ -51,6 +53,21 @@ class Config(darts.Config):
         if self.criterion not in (1, 2):
             raise ValueError(f"method.criterion {self.criterion}: expected 1 or 2")
         self.ensure_at_least(warmup=0, every=1, history=1)
+
+    def shortened(self, epochs: int) -> Self:
+        share = epochs / self.epochs
+        warmup, every = round(share * self.warmup), max(1, round(share * self.every))
+        return replace(self, epochs=epochs, warmup=warmup, every=every)
+
+    def too_short(self, space: SearchSpace, stage: Stage) -> str:
+        decided = len(range(self.warmup, stage.epochs, self.every))
+        edges = sum(min(number, space.kept or number) for number in space.inputs)
+        if decided >= edges:
+            return ""
+        return (
+            f"SGAS decides {decided} of the {edges} edges of a cell in {stage.epochs} epochs, the others are derived "
+            "as in DARTS; raise --method.epochs, or lower --method.warmup or --method.every"
+        )
 
     def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """Which edges are open, and the weights of those that are not."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dasgm.genotype import SKIP
 from dasgm.networks.bundle import weighted
-from dasgm.networks.fan import Statistics, kept
+from dasgm.networks.fan import AUXILIARY, Statistics, kept
 from dasgm.networks.network import DerivedNetwork, check_image_size
 from dasgm.networks.operations import fast_layout, pool, reductions, stem
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from dasgm.spaces.nasbench201 import CellGenotype
 
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
-SHARED = ("avg_pool_3x3", SKIP)
-"""What has no weights, and so one result for all edges that leave a state."""
+SHARED = ("avg_pool_3x3", SKIP, AUXILIARY)
+"""What has no weights, and so one result for all edges that leave a state. No edge halves the map, so an auxiliary skip
+connection is the identity as well."""
 NODES = 3
 Choice = tuple[list[Tensor], Tensor]
 """The weights of the edges that leave a state: [edges] of each convolution, and [edges, shared operations]."""
@@ -43,18 +44,20 @@ class Supernet(nn.Module):
     """W: images [N, 3, H, W], with H and W divisible by 4, and a mixture -> logits [N, classes].
 
     Raises:
-        ValueError: the stage has partial channels, edge weights, auxiliary skip connections or a dropout after skip
-            connections, which are not defined here.
+        ValueError: the stage has partial channels, edge weights or a dropout after skip connections, which are not
+            defined here, or another number of cells than 5, 8, 11 and so on.
     """
 
     def __init__(self, stage: Stage, classes: int) -> None:
         super().__init__()
-        if stage.partial > 1 or stage.edge_weights or stage.skip_dropout or stage.auxiliary_skip:
+        if stage.partial > 1 or stage.edge_weights or stage.skip_dropout:
             raise ValueError(
-                "search-space nasbench201: partial channels, edge weights, auxiliary skips and skip dropout are not "
-                "defined for it; set --method.partial 1 if there is such an option, or choose another --method"
+                "search-space nasbench201: partial channels, edge weights and skip dropout are not defined for it; set "
+                "--method.partial 1 if there is such an option, or choose another --method"
             )
         (operations,) = stage.operations
+        if stage.auxiliary_skip:
+            operations = tuple((*names, AUXILIARY) for names in operations)
         self.skip_dropout_rate = 0.0
         channels = stage.channels
         self.stem = stem(3, channels)
@@ -84,6 +87,7 @@ class Choices(nn.Module):
         super().__init__()
         width = len(operations[0])
         self.absent = len(operations) * width  # place of a 0
+        self.shared = SHARED if AUXILIARY in operations[0] else SHARED[:2]
         index: list[int] = []
         self.sizes: list[int] = []
 
@@ -98,7 +102,7 @@ class Choices(nn.Module):
                 own = [place for place in places(edges, name) if place != self.absent]
                 index += own
                 self.sizes.append(len(own))
-            rows = [places([edge], name)[0] for edge in edges for name in SHARED]
+            rows = [places([edge], name)[0] for edge in edges for name in self.shared]
             index += rows
             self.sizes.append(len(rows))
         self.register_buffer("index", torch.tensor(index), persistent=False)
@@ -106,7 +110,7 @@ class Choices(nn.Module):
     def forward(self, weights: Tensor) -> list[Choice]:
         flat = torch.cat([weights.flatten(), weights.new_zeros(1)])
         parts = iter(flat[self.index].split(self.sizes))
-        return [([next(parts) for _ in KERNELS], next(parts).view(-1, len(SHARED))) for _ in range(NODES)]
+        return [([next(parts) for _ in KERNELS], next(parts).view(-1, len(self.shared))) for _ in range(NODES)]
 
 
 class Cell(nn.Module):
@@ -159,7 +163,7 @@ class Fan(nn.Module):
             if name in self.having:
                 found = self._by_target(self.convolutions[name](rectified, gain), self.having[name])
                 total = found if total is None else total + found
-        return weighted(total, matrix, [self.pool(x), x])
+        return weighted(total, matrix, [self.pool(x), x, x][: matrix.shape[1]])
 
     def _by_target(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         """[N, len(rows) * channels, H, W] -> [N, targets * channels, H, W], with zeros for the other targets."""
@@ -208,7 +212,15 @@ def in_stages(cells: int, channels: int, cell: Callable[[int], nn.Module]) -> tu
         cells: number of cells and residual blocks together.
         channels: number of channels of the first stage.
         cell: makes a cell of a number of channels.
+
+    Raises:
+        ValueError: the stages would not have equally many cells, or none.
     """
+    if cells < 5 or cells % 3 != 2:
+        raise ValueError(
+            f"cells = {cells}: networks of nasbench201 have 3 N + 2, N cells in each stage and two residual blocks; "
+            "expected 5, 8, 11 or so on for --method.cells, --proxy.cells and the --cells of an evaluation"
+        )
     found = nn.ModuleList()
     for index in range(cells):
         if index in reductions(cells):
@@ -229,7 +241,7 @@ class Network(DerivedNetwork):
 
     Args:
         channels: number of channels of the first stage. Each residual block doubles it.
-        cells: number of cells and residual blocks together, at least 3.
+        cells: number of cells and residual blocks together: 5, 8, 11 and so on.
 
     Raises:
         ValueError: a size that the network cannot have; in `forward`, an image whose size is not divisible.
@@ -237,8 +249,6 @@ class Network(DerivedNetwork):
 
     def __init__(self, genotype: CellGenotype, channels: int, cells: int, classes: int) -> None:
         super().__init__()
-        if cells < 3:
-            raise ValueError(f"cells = {cells}: the network needs at least 3, two of them residual blocks")
         if channels < 1:
             raise ValueError(f"channels = {channels}: the network needs at least 1")
         self.stem = stem(3, channels)

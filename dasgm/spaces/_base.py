@@ -39,6 +39,8 @@ class SearchSpace:
     """Names of the states that edges read and write, as `Graph.states`: the inputs of a cell, then its nodes."""
     operations: ClassVar[tuple[str, ...]]
     """Candidate operations of an edge, in the order of the columns of A."""
+    dearest: ClassVar[tuple[str, ...]]
+    """The same operations, those with the most multiply-adds first."""
     sizes: ClassVar[Mapping[str, tuple[int, int]]]
     """The usual numbers of cells and channels of a derived network, for each form that it may have."""
     smallest: ClassVar[int]
@@ -116,6 +118,14 @@ class SearchSpace:
             f"search-space {key_of(self)} has no table of true accuracies; --truth is for a space with one, such as "
             "nasbench201"
         )
+
+    def canonical(self, written: str) -> str:
+        """The string of `architectures` for a cell that may be written in another way, as in another's table.
+
+        Raises:
+            ValueError: it is no cell.
+        """
+        raise NotImplementedError
 
     def is_text(self, source: str) -> bool:
         """Whether a word of a command line is the text of a genotype of this space, rather than a name or a path."""

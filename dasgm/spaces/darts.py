@@ -30,6 +30,9 @@ class SearchSpace(_base.SearchSpace):
     kept, shrinks = 2, True
     states = ("c_{k-2}", "c_{k-1}", *map(str, range(NODES)))
     operations = PRIMITIVES
+    dearest = (
+        "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
+    )  # fmt: skip
     sizes = {"cifar": (20, 36), "imagenet": (14, 48)}
     smallest = 3
     auxiliary = True

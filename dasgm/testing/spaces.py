@@ -68,6 +68,18 @@ class SpaceConformance:
         assert all(len(cell) == space.edges == sum(space.inputs) for cell in space.everything)
         assert len(space.states) == space.inputs[0] + len(space.inputs)
         assert set(space.recipes) >= {""} and "cifar" in space.sizes
+        assert sorted(space.dearest) == sorted(space.operations)
+
+    def test_operations_are_ordered_by_their_cost(self, space: SearchSpace, stage: Stage) -> None:
+        """By the weights of a supernet that has the operation alone."""
+
+        def size(name: str) -> int:
+            operations = (((name,),) * space.edges,) * len(space.cell_types)
+            return sum(p.numel() for p in space.supernet(replace(stage, operations=operations), CLASSES).parameters())
+
+        with torch.device("meta"):
+            sizes = [size(name) for name in space.dearest if name != "none"]
+        assert sizes == sorted(sizes, reverse=True)
 
     def test_random_genotypes_are_seeded_and_differ(self, space: SearchSpace) -> None:
         assert space.random(1) == space.random(1)

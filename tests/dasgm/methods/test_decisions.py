@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -114,6 +115,20 @@ def test_what_sgas_has_decided_is_judged_as_it_was() -> None:
     assert sum(choice in (None, "none") for choice in choices) == 12
 
 
+def test_a_short_sgas_decides_fewer_edges_and_says_so() -> None:
+    method, memory = sgas.Config().shortened(5), {}
+    stage = method.first(SPACE)
+    for epoch in range(5):
+        view = View(SPACE, stage, epoch, Relaxation((relaxed(epoch).tolist(),) * 2), {}, float)
+        method.after_epoch(view, memory)
+    assert sum(choice not in (None, "none") for choice in memory["reduce"]["choices"]) == 4
+    assert method.too_short(SPACE, stage).startswith("SGAS decides 4 of the 8 edges of a cell in 5 epochs")
+    for epochs, decided in ((9, 0), (10, 1), (44, 7)):
+        short = sgas.Config(epochs=epochs)
+        assert f"decides {decided} of the 8 edges" in short.too_short(SPACE, short.first(SPACE))
+    assert sgas.Config().too_short(SPACE, sgas.Config().first(SPACE)) == ""
+
+
 # R-DARTS
 
 
@@ -133,6 +148,24 @@ def test_rdarts_stops_where_a_series_of_eigenvalues_says() -> None:
     assert epoch == 28 and "grown 1.49-fold; the genotype is that after epoch 17" in why
     assert method.genotype(SPACE, stage, relaxation, memory) == genotypes[16] != genotypes[-1]
     assert memory["eigenvalues"] == pytest.approx([1.0] * 11 + [1.2, 1.44, 1.728, 2.0736])
+
+
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [(rdarts.Config(), 22), (rdarts.Config().shortened(5), 2), (rdarts.Config(start=9, every=3, window=3), 24)],
+)
+def test_rdarts_says_where_it_is_too_short_to_stop(method: rdarts.Config, first: int) -> None:
+    """Where the eigenvalue grows threefold each time, it stops as soon as it may."""
+    memory: dict[str, Any] = {}
+    stage, relaxation = replace(method.first(SPACE), epochs=first), Relaxation((relaxed(0).tolist(),) * 2)
+    stopped = [
+        epoch
+        for epoch in range(first + 1)
+        if method.after_epoch(View(SPACE, stage, epoch, relaxation, {}, lambda epoch=epoch: 3.0**epoch), memory)
+    ]
+    assert stopped == [first] and method.too_short(SPACE, replace(stage, epochs=first + 1)) == ""
+    assert f"may is {first + 1}, after the last ({first})" in method.too_short(SPACE, stage)
+    assert replace(method, factor=0.0).too_short(SPACE, stage) == ""
 
 
 def test_rdarts_adds_the_weight_decay_and_may_be_told_never_to_stop() -> None:
@@ -210,6 +243,20 @@ def test_a_search_that_goes_on_decides_the_same(method: Any) -> None:
         for name, p in one.players[player].params.items():
             assert torch.equal(p, other.players[player].params[name])
     assert one.method.memory.keys() >= ({"normal"} if "sgas" in type(method).__module__ else {"eigenvalues"})
+
+
+def test_more_epochs_do_not_go_on_with_a_search_that_rdarts_has_stopped(tmp_path: Any) -> None:
+    """Its memory has the genotype of an earlier epoch, which training further would leave behind."""
+    stops = rdarts.Config(**TINY, epochs=4, every=1, window=1, delta=1, start=0, factor=1e-9, operations=S2)
+    config = override(preset("quickstart").config, {"gan": "none", "data.limit": 80, "proxy.epochs": 0})
+    said: list[str] = []
+    rows = []
+    for epochs in (4, 9):
+        rows.append(main(replace(config, method=replace(stops, epochs=epochs)), tmp_path, Hooks(say=said.append)))
+        assert len(read_lines(tmp_path / "metrics.jsonl")) == 1 + rows[0]["epoch"] < 5
+    assert rows[0] == rows[1] and said[-1] == (
+        "it was stopped early, so more epochs do not go on with it; use another --name"
+    )
 
 
 def test_edges_that_sgas_has_decided_weigh_1_and_the_removed_0_in_the_supernet() -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from groups import join
 from processes import spawn
 from smooth import SmoothSupernet, batches, brute_force, make, relative, spy
+from textbook201 import as_textbook201
 from torch import Tensor
 from toys import Alphas
 from transplants import as_textbook
@@ -187,9 +188,17 @@ def test_workers_that_drop_other_operations_keep_one_architecture(warm: Warm, tm
     spawn(warm, drops_its_own, str(tmp_path), 2, nprocs=2)
 
 
-def test_half_of_a_search_by_drnas_goes_on_with_what_is_left() -> None:
-    config = drnas.Config(epochs=2, cells=3, channels=8, arch_start_epoch=0)
-    search = taken(config)
+@pytest.mark.parametrize(
+    ("space", "size", "names"),
+    [
+        ("darts", {"cells": 3, "channels": 8}, as_textbook),
+        ("nasbench201", {"cells": 5, "channels": 4, "partial": 1, "kept": 3}, as_textbook201),
+    ],
+    ids=["darts", "nasbench201"],
+)
+def test_half_of_a_search_by_drnas_goes_on_with_what_is_left(space: str, size: Any, names: Any) -> None:
+    config = drnas.Config(epochs=2, arch_start_epoch=0, **size)
+    search = taken(config, search_space=space)
     W, A, before, rate = search.W, search.A, search.stage, search.W.lr
     search.enter(config.next(search.config.space, before, search.relaxation()))
     after = search.stage
@@ -199,23 +208,23 @@ def test_half_of_a_search_by_drnas_goes_on_with_what_is_left() -> None:
     # W and its momentum, operation by operation; A by columns
     parts = [(p.params, _moments(p, "momentum_buffer")) for p in (W, search.W)]
     for old, new in zip(*parts, strict=True):
-        theirs, ours = as_textbook(before, old), as_textbook(after, new)
+        theirs, ours = names(before, old), names(after, new)
         assert len(ours) < len(theirs) and all(torch.equal(t, theirs[name]) for name, t in ours.items())
     edges = [*zip(before.operations, after.operations, strict=True)]
     for of in (lambda p: p.params, lambda p: _moments(p, "exp_avg"), lambda p: _moments(p, "exp_avg_sq")):
         for old, new, (had, has) in zip(of(A).values(), of(search.A).values(), edges, strict=True):
-            for edge, names in enumerate(has):
-                assert new[edge].tolist() == [old[edge][had[edge].index(name)] for name in names]
+            for edge, left in enumerate(has):
+                assert new[edge].tolist() == [old[edge][had[edge].index(name)] for name in left]
     # the same function as the old supernet's, where what is lost weighs nothing
     x = search.data.to_classifier(search.data.raw(search.data.J1[:4]))
     mixture, wide = search.A.module.relaxed_by(search.method.relaxed), []
     for weights, (had, has) in zip(mixture.cells, edges, strict=True):
-        wide.append(torch.zeros(14, 7))
-        for edge, names in enumerate(has):
-            wide[-1][edge, [had[edge].index(name) for name in names]] = weights[edge].detach()
+        wide.append(torch.zeros(len(had), len(had[0])))
+        for edge, left in enumerate(has):
+            wide[-1][edge, [had[edge].index(name) for name in left]] = weights[edge].detach()
     with torch.no_grad():
         torch.testing.assert_close(search.W(x, mixture), W(x, Mixture(tuple(wide))))
-    again = small_search(method=config)
+    again = small_search(method=config, search_space=space)
     again.load_state_dict(copy.deepcopy(search.state_dict()))
     for one in (search, again):
         one.schedule()

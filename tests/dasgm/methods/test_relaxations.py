@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Dirichlet, kl_divergence
 
-from dasgm.genotype import PRIMITIVES
+from dasgm.genotype import PRIMITIVES, space_of
 from dasgm.methods import _dirichlet, betadarts, dartsminus, drnas, dropnas, fairdarts, gdas, sdarts
 from dasgm.methods._base import CellType, Relaxation
 from dasgm.networks.supernet import Architecture, Mixture, Supernet
@@ -74,6 +74,21 @@ def test_the_space_of_drnas_has_no_none() -> None:
     assert drnas.Config(kept=0).first(Whole()).operations == Whole().everything
     with pytest.raises(ValueError, match=r"^method\.kept 4: [^\n]*expected 0$"):
         drnas.Config().first(Whole())
+
+
+def test_the_outline_of_drnas_has_the_dearest_operations() -> None:
+    """So that what is measured on it bounds the cost of the second half."""
+    whole = space_of("nasbench201")
+    for space, kept, left in (
+        (SPACE, 1, ("sep_conv_5x5",)),
+        (SPACE, 3, ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")),
+        (whole, 2, ("nor_conv_1x1", "nor_conv_3x3")),
+    ):
+        first, second = drnas.Config(kept=kept, partial=1).outline(space)
+        assert {names for cell in second.operations for names in cell} == {left} and second.continues
+        assert len(first.operations) == len(second.operations)
+    with pytest.raises(ValueError, match=r"^method\.kept 1: [^\n]*none alone; expected at least 2, or 0$"):
+        drnas.Config(kept=1).first(whole)
 
 
 def test_betadarts_adds_the_mean_logsumexp() -> None:

@@ -177,6 +177,21 @@ def test_supernet_is_the_textbooks(stage: Stage, narrow: bool, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("narrow", [False, True])
+def test_an_auxiliary_skip_is_more_weight_of_the_skip_connection(narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DARTS- at stride 1 (facts 1.7), against the textbook's supernet with the sum as the weight of the other."""
+    monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
+    ours, theirs = Supernet(replace(STAGE, auxiliary_skip=True), 5), textbook201.SearchNetwork(STAGE, 5)
+    theirs.load_state_dict(as_textbook201(STAGE, dict(ours.state_dict())), strict=False)
+    weights = torch.rand(6, 5).softmax(1)
+    summed, x = weights.clone(), torch.randn(4, 3, 16, 16)
+    summed[:, OPERATIONS.index("skip_connect")] += 0.7
+    found = ours(x, Mixture((F.pad(weights, (0, 1), value=0.7),)))
+    torch.testing.assert_close(found, theirs.run(x, summed), rtol=1e-10, atol=1e-10)
+    assert count(ours) == count(theirs)
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", range(6))
 def test_network_is_the_textbooks(seed: int) -> None:
     genotype = SPACE.random(seed)
@@ -222,6 +237,22 @@ def test_what_the_space_does_not_define_is_refused_in_a_line() -> None:
         SPACE.random(0).build(16, 17, 10, auxiliary=True)
     with pytest.raises(ValueError, match=r"^classifier-nesterov: [^\n]*expected a momentum"):
         replace(preset("nasbench201-darts-1st").config, classifier_momentum=0.0)
+
+
+@pytest.mark.parametrize("cells", [3, 4, 6, 7, 9, 10])
+def test_stages_of_unequal_or_no_cells_are_refused(cells: int) -> None:
+    refusal = rf"^cells = {cells}: [^\n]*3 N \+ 2[^\n]*expected 5, 8, 11[^\n]*--method.cells, --proxy.cells[^\n]*$"
+    with pytest.raises(ValueError, match=refusal):
+        SPACE.supernet(replace(STAGE, cells=cells), 5)
+    with pytest.raises(ValueError, match=refusal):
+        SPACE.random(0).build(4, cells, 5)
+
+
+def test_equally_many_cells_in_each_stage() -> None:
+    for cells, each in ((5, 1), (8, 2), (11, 3), (17, 5)):
+        kinds = [type(part).__name__ for part in SPACE.supernet(replace(STAGE, cells=cells), 5).cells]
+        stage = ["Cell"] * each
+        assert kinds == [*stage, "ResidualBlock", *stage, "ResidualBlock", *stage]
 
 
 # searches and trainings
