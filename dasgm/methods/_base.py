@@ -13,6 +13,8 @@ from itertools import zip_longest
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from dasgm.networks.regularisation import Regularisation
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -146,9 +148,11 @@ class MethodConfig:
         """(epoch, number of epochs) at which the cosine of W's learning rate stands in `epoch` of `stage`."""
         return epoch, stage.epochs
 
-    def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Rate of the dropout after skip connections in `epoch` (counted from 0) of `stage`."""
-        return 0.0
+    def regularisation(self, stage: Stage, epoch: int) -> Regularisation:
+        """What makes it harder for W to fit in `epoch` (counted from 0) of `stage`. Dropout and drop path act wherever
+        the supernet is in training mode: in L_class, L_DASGM and the Hessian over A.
+        """
+        return Regularisation()
 
     # hooks into Algorithm 1
 

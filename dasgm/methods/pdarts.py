@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dasgm.genotype import Edge, Genotype
 from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage
+from dasgm.networks.regularisation import Regularisation
 from dasgm.spaces.darts import derive
 from dasgm.spellings import INPUTS, PRIMITIVES, SKIP
 
@@ -104,14 +105,13 @@ class Config(MethodConfig):
             skip_dropout=self.skip_dropout_rates[index],
         )
 
-    def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Decreases linearly until architecture steps begin, then restarts at the full rate and decreases
+    def regularisation(self, stage: Stage, epoch: int) -> Regularisation:
+        """The rate decreases linearly until architecture steps begin, then restarts in full and decreases
         exponentially.
         """
         searched = epoch - self.arch_start_epoch
-        if searched < 0:
-            return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
-        return stage.skip_dropout * math.exp(-0.2 * searched)
+        share = (stage.epochs - epoch - 1) / stage.epochs if searched < 0 else math.exp(-0.2 * searched)
+        return Regularisation(skip_dropout=stage.skip_dropout * share)
 
     def genotype(
         self, space: SearchSpace, stage: Stage, relaxation: Relaxation, memory: Mapping[str, Any] = NO_MEMORY

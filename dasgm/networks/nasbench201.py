@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.genotype import SKIP
-from dasgm.networks.bundle import weighted
+from dasgm.networks.bundle import dropped, weighted
 from dasgm.networks.fan import Statistics, kept
-from dasgm.networks.network import DerivedNetwork, check_image_size
+from dasgm.networks.network import DerivedNetwork, check_image_size, edge_factors
 from dasgm.networks.operations import fast_layout, pool, reductions, stem
+from dasgm.networks.regularisation import Regularisation
 
 if TYPE_CHECKING:
     from dasgm.methods._base import Stage
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 SHARED = ("avg_pool_3x3", SKIP)
 """What has no weights, and so one result for all edges that leave a state."""
-NODES = 3
+NODES, EDGES = 3, 6
 Choice = tuple[list[Tensor], Tensor]
 """The weights of the edges that leave a state: [edges] of each convolution, and [edges, shared operations]."""
 
@@ -55,7 +56,7 @@ class Supernet(nn.Module):
                 "defined for it; set --method.partial 1 if there is such an option, or choose another --method"
             )
         (operations,) = stage.operations
-        self.skip_dropout_rate = 0.0
+        self.regularisation = Regularisation()
         channels = stage.channels
         self.stem = stem(3, channels)
         self.cells, channels = in_stages(stage.cells, channels, lambda width: Cell(operations, width))
@@ -65,10 +66,15 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         choices = self.choices(mixture.cells[0])
+        factors = iter(edge_factors(x, len(self.cells) - 2, EDGES, self.drop_path))
         x = self.stem(fast_layout(x))
         for cell in self.cells:
-            x = cell(x, choices) if isinstance(cell, Cell) else cell(x)
+            x = cell(x, choices, next(factors)) if isinstance(cell, Cell) else cell(x)
         return self.head(self.norm(x).relu().mean((2, 3)))
+
+    def drop_path(self) -> float:
+        """Rate of drop path on edges."""
+        return self.regularisation.drop_path if self.training else 0.0
 
     def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this supernet has of tensors by name that belong to one whose edges had more operations."""
@@ -112,6 +118,8 @@ class Choices(nn.Module):
 class Cell(nn.Module):
     """A cell of the supernet: its input is state 0, and each node is a weighted sum over the edges from all earlier
     states. [N, channels, H, W] -> the last node, of the same shape.
+
+    `forward` takes the weights of its edges (`Choices`) and the factors of drop path (`edge_factors`).
     """
 
     def __init__(self, operations: Sequence[Sequence[str]], channels: int) -> None:
@@ -121,10 +129,12 @@ class Cell(nn.Module):
             Fan([operations[edge] for edge in edges_of(state)], channels) for state in range(NODES)
         )
 
-    def forward(self, x: Tensor, choices: Sequence[Choice]) -> Tensor:
+    def forward(self, x: Tensor, choices: Sequence[Choice], factors: Tensor | None = None) -> Tensor:
         later: Tensor | None = None  # what is known of the sums of the nodes to come
+        drops = iter(() if factors is None else factors.split([NODES - state for state in range(NODES)]))
         for fan, (gains, matrix) in zip(self.fans, choices, strict=True):
-            later = fan(x, later, gains, matrix)
+            own = next(drops, None)
+            later = dropped(later, fan(x, later if own is None else None, gains, matrix), own)
             x, later = later[:, : self.channels], later[:, self.channels :]
         return x
 

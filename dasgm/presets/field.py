@@ -107,7 +107,8 @@ FIELD: dict[str, Preset] = {
             "early stopping with weight decay 3e-4; R-DARTS(L2) searches with 3, 9, 27, 81 and 243e-4 in turn "
             "(--classifier-weight-decay)",
             "the eigenvalue is that of the loss on J_2, by Lanczos's method; the authors compute the whole matrix",
-            "without ADA, which goes back to an earlier epoch, and without drop path and cutout in the search",
+            "without drop path; R-DARTS(DP) is --method.drop-path 0.2, 0.4 or 0.6 with --data.cutout 16",
+            "without ADA, which goes back to an earlier epoch with more weight decay",
             *ALWAYS,
         ),
     ),

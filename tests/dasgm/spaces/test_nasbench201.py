@@ -17,7 +17,7 @@ from smooth import SIZE, images
 from textbook201 import EDGES, OPERATIONS, as_textbook201
 from torch import nn
 from torch.nn import functional as F
-from transplants import ensure_same_iterations
+from transplants import drop_paths_alike, ensure_same_iterations
 
 from dasgm.config import SearchConfig, override
 from dasgm.data._base import DataConfig
@@ -148,8 +148,12 @@ def sets(count: int) -> tuple[tuple[str, ...], ...]:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("stage", [STAGE, replace(STAGE, operations=(sets(3),))], ids=["all", "some"])
-def test_supernet_is_the_textbooks(stage: Stage, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stage", "drops"),
+    [(STAGE, False), (replace(STAGE, operations=(sets(3),)), False), (STAGE, True)],
+    ids=["all", "some", "drop-path"],
+)
+def test_supernet_is_the_textbooks(stage: Stage, drops: bool, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, all gradients and running statistics, given the same weights; then the logits in eval mode."""
     monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
     ours, A, theirs = Supernet(stage, 5), Architecture(stage, SPACE), textbook201.SearchNetwork(stage, 5)
@@ -157,6 +161,9 @@ def test_supernet_is_the_textbooks(stage: Stage, narrow: bool, monkeypatch: pyte
     torch.nn.init.normal_(alphas[0])
     theirs.load_state_dict(as_textbook201(stage, dict(ours.state_dict())), strict=False)
     x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
+    if drops:
+        cells = [cell for cell in theirs.cells if isinstance(cell, textbook201.Cell)]
+        drop_paths_alike(ours, cells, EDGES, 4)
     logits = ours(x, A()), theirs(x, alphas)
     found, expected = (
         torch.autograd.grad(F.cross_entropy(out, y), [*network.parameters(), *alphas])
