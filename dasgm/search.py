@@ -119,9 +119,10 @@ class Search:
             lambda p: torch.optim.SGD(p, config.classifier_lr, weight_decay=config.classifier_weight_decay, **momentum),
             clip=config.classifier_clip,
         )
+        adam: Any = {"betas": (config.arch_beta1, 0.999), "weight_decay": config.arch_weight_decay}
         self.A = Player(
             architecture.to(self.device),
-            lambda p: torch.optim.Adam(p, config.arch_lr, (0.5, 0.999), weight_decay=config.arch_weight_decay),
+            lambda p: torch.optim.Adam(p, config.arch_lr, **adam),
             clip=config.arch_clip,
         )
         self.iterations = Iterations(

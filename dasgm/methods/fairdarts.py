@@ -5,7 +5,7 @@ genotype has the two strongest edges of each node, as in DARTS, less those whose
 without an edge vanishes, with what reads it. So that a cell always has a path, one without any edge keeps the strongest
 from an input of the cell; the authors' code has no answer there.
 
-`none` is no candidate. The authors' Adam of A has betas (0.9, 0.999); here they are DARTS's (0.5, 0.999).
+`none` is no candidate. The authors' Adam of A has betas (0.9, 0.999), as the preset has: --arch-beta1 0.9.
 """
 
 from __future__ import annotations
