@@ -156,7 +156,7 @@ class MethodConfig:
 
     # hooks into Algorithm 1
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """The numbers of an epoch by name, such as a temperature: floats or nested lists of them.
 
         The other hooks get them as tensors on the device, which are overwritten in place when an epoch begins, so that

@@ -26,8 +26,9 @@ from dasgm.methods._base import CellType, Memory, Operations, Stage, Times, View
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dasgm.spaces._base import SearchSpace
+
 REMOVED = "none"
-CELL_TYPES = ("normal", "reduce")  # of the only space for which it is defined
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Config(darts.Config):
             raise ValueError(f"method.criterion {self.criterion}: expected 1 or 2")
         self.ensure_at_least(warmup=0, every=1, history=1)
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """Which edges are open, and the weights of those that are not."""
         found: dict[str, Any] = {}
-        for name, operations in zip(CELL_TYPES, stage.operations, strict=True):
+        for name, operations in zip(space.cell_types, stage.operations, strict=True):
             choices = _choices(memory, name, operations)
             found[f"open {name}"] = [[float(choice is None)] for choice in choices]
             found[f"fixed {name}"] = [

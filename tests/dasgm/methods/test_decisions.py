@@ -75,7 +75,7 @@ def test_sgas_decides_an_edge_of_each_cell_in_epochs_9_14_to_44(criterion: int) 
     stage, settled = method.first(SPACE), 0
     cell = CellType("normal", stage.operations[0])
     for epoch in range(50):
-        times = {name: torch.tensor(value) for name, value in method.times(stage, epoch, memory).items()}
+        times = {name: torch.tensor(value) for name, value in method.times(SPACE, stage, epoch, memory).items()}
         alphas = torch.randn(14, 8, generator=torch.Generator().manual_seed(epoch))
         weights = method.relaxed(cell, alphas, times)
         assert torch.equal(weights[times["open normal"][:, 0] == 1], alphas.softmax(1)[times["open normal"][:, 0] == 1])
@@ -87,7 +87,7 @@ def test_sgas_decides_an_edge_of_each_cell_in_epochs_9_14_to_44(criterion: int) 
         settled = chosen
     assert decisions == [9, 14, 19, 24, 29, 34, 39, 44]
     assert choices == memory["reduce"]["choices"] and choices.count("none") == 6
-    times = {name: torch.tensor(value) for name, value in method.times(stage, 49, memory).items()}
+    times = {name: torch.tensor(value) for name, value in method.times(SPACE, stage, 49, memory).items()}
     weights = method.relaxed(cell, torch.randn(14, 8), times)
     assert weights.tolist() == [[float(name == choice) for name in PRIMITIVES] for choice in choices]
     expected, edges = [], iter(choices)

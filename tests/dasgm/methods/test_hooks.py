@@ -263,7 +263,7 @@ def _moments(player: Player, kind: str) -> dict[str, Tensor]:
 class Noting(darts.Config):
     """Notes each epoch, weighs `none` by how many there were, stops after the second, and gives a known genotype."""
 
-    def times(self, stage: Any, epoch: int, memory: Any) -> Any:
+    def times(self, space: Any, stage: Any, epoch: int, memory: Any) -> Any:
         return {"count": len(memory.get("epochs", ())), "row": [float(epoch), 1.0]}
 
     def after_epoch(self, view: Any, memory: Any) -> str:
