@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dasgm.genotype import edge_number
 from dasgm.methods import darts
 from dasgm.methods._base import NO_MEMORY, CellType, Operations, Relaxation, Stage, Times, Weights
 from dasgm.spellings import CHOOSABLE
@@ -90,5 +91,5 @@ def above(
 def _weight(operations: Operations, weights: Weights, inputs: Sequence[int], node: int, edge: Edge) -> float:
     """The weight of the operation of an edge into a node."""
     name, state = edge
-    number = sum(inputs[:node]) + state
+    number = edge_number(inputs, node, state)
     return weights[number][operations[number].index(name)]

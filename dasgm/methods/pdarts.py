@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dasgm.genotype import Edge, Genotype
+from dasgm.genotype import Edge, Genotype, edge_number
 from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage
 from dasgm.networks.regularisation import Regularisation
 from dasgm.spaces.darts import derive
@@ -143,13 +143,9 @@ def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float
     allowed = [list(names) for names in operations]
     while True:
         cell = by_input(derive(allowed, weights))
-        skips = [_edge(position // 2, state) for position, (name, state) in enumerate(cell) if name == SKIP]
+        edges = [edge_number(INPUTS, position // 2, state) for position, (_, state) in enumerate(cell)]
+        skips = [edge for edge, (name, _) in zip(edges, cell, strict=True) if name == SKIP]
         if len(skips) <= max_skips:
             return cell
         weakest = min(skips, key=lambda edge: weights[edge][allowed[edge].index(SKIP)])
         allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which `derive` never chooses
-
-
-def _edge(node: int, state: int) -> int:
-    """Number of the edge from `state` into the intermediate node `node` of a cell."""
-    return sum(INPUTS[:node]) + state

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.genotype import SKIP
+from dasgm.genotype import SKIP, edge_number
 from dasgm.networks.bundle import dropped, weighted
 from dasgm.networks.fan import Statistics, kept
 from dasgm.networks.network import DerivedNetwork, check_image_size, edge_factors
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 SHARED = ("avg_pool_3x3", SKIP)
 """What has no weights, and so one result for all edges that leave a state."""
-NODES, EDGES = 3, 6
+NODES = 3
+INPUTS = range(1, 1 + NODES)
+"""Number of edges into each node."""
+EDGES = sum(INPUTS)
 Choice = tuple[list[Tensor], Tensor]
 """The weights of the edges that leave a state: [edges] of each convolution, and [edges, shared operations]."""
 
 
 def edges_of(state: int) -> list[int]:
     """Numbers of the edges that leave `state`, one to each later node."""
-    return [sum(range(node)) + state for node in range(1 + state, 1 + NODES)]
+    return [edge_number(INPUTS, node, state) for node in range(state, NODES)]
 
 
 class Supernet(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel.draws import Number
-from dasgm.genotype import EDGES, INPUTS, NODES
+from dasgm.genotype import EDGES, INPUTS, NODES, edge_number
 from dasgm.networks import operations
 from dasgm.networks.bundle import Bundle, Norms, Pack, beside, dropped, weighted
 from dasgm.networks.fan import AUXILIARY, Fan, kept
@@ -182,7 +182,7 @@ class Cell(nn.Module):
         self.channels, self.bypassed = channels // partial, channels - channels // partial
         shrink = FactorizedReduce if reduced else ReLUConvBN
         self.preprocess = nn.ModuleList([shrink(before, channels, False), ReLUConvBN(previous, channels, False)])
-        numbers = [[sum(INPUTS[:node]) + state for node in self.targets(state)] for state in range(1 + NODES)]
+        numbers = [[edge_number(INPUTS, node, state) for node in self.targets(state)] for state in range(1 + NODES)]
         strides = [2 if reduction and state < 2 else 1 for state in range(1 + NODES)]
         self.fans = nn.ModuleList(
             Fan([operations[edge] for edge in edges], self.channels, stride)

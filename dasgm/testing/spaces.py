@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from dasgm.config import SearchConfig
-from dasgm.genotype import Genotype, genotype_text
+from dasgm.genotype import Genotype, edge_number, genotype_text
 from dasgm.methods import darts
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks.regularisation import Regularisation
@@ -127,11 +127,10 @@ class SpaceConformance:
         draws[..., 0] = 0  # `none`, which DARTS never derives
         cells = tuple(cell.tolist() for cell in draws)
         genotype = darts.Config().genotype(space, darts.Config().first(space), Relaxation(cells))
-        first = [sum(space.inputs[:node]) for node in range(len(space.inputs))]
         for weights, graph in zip(draws, genotype.graphs.values(), strict=True):
             assert graph.edges
             for name, source, target in graph.edges:
-                edge = first[target - space.inputs[0]] + source
+                edge = edge_number(space.inputs, target - space.inputs[0], source)
                 assert name == space.operations[int(weights[edge].argmax())]
 
     def test_a_search_iterates_and_resumes_with_the_same_bits(self, config: SearchConfig) -> None:
