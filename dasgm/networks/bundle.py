@@ -321,6 +321,12 @@ def weighted(total: Tensor | None, matrix: Tensor, columns: Sequence[Tensor]) ->
     return sums.flatten(3).permute(0, 3, 1, 2)
 
 
+def for_channels(weights: Tensor, channels: int) -> Tensor:
+    """Each weight as often as there are channels: the gains of a batch norm."""
+    # copied: of one weight it is a view of stride 0, which torch 2.14 misreads in its backward on a CPU
+    return weights[:, None].expand(-1, channels).flatten().contiguous()
+
+
 def dropped(total: Tensor | None, results: Tensor, factors: Tensor | None) -> Tensor:
     """total + the results of several edges side by side, each times its factors (`edge_factors`).
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.genotype import SKIP, edge_number
-from dasgm.networks.bundle import dropped, weighted
+from dasgm.networks.bundle import dropped, for_channels, weighted
 from dasgm.networks.fan import Statistics, kept
 from dasgm.networks.network import DerivedNetwork, check_image_size, edge_factors
 from dasgm.networks.operations import fast_layout, pool, reductions, stem
@@ -195,9 +195,7 @@ class Convolution(nn.Module):
         self.norm = Statistics(edges * channels)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        # copied: of one edge it is a view of stride 0, which torch 2.14 misreads in its backward on a CPU
-        gains = weights[:, None].expand(-1, self.channels).flatten().contiguous()
-        mean, variance = self.norm.running_mean, self.norm.running_var
+        mean, variance, gains = self.norm.running_mean, self.norm.running_var, for_channels(weights, self.channels)
         return F.batch_norm(self.convolution(x), mean, variance, gains, training=self.training)
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dasgm.bilevel.draws import Number
 from dasgm.genotype import EDGES, INPUTS, NODES, edge_number
 from dasgm.networks import operations
-from dasgm.networks.bundle import Bundle, Norms, Pack, beside, dropped, weighted
+from dasgm.networks.bundle import Bundle, Norms, Pack, beside, dropped, for_channels, weighted
 from dasgm.networks.fan import AUXILIARY, Fan, kept
 from dasgm.networks.network import edge_factors
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, reductions, stem
@@ -293,7 +293,7 @@ class Plan(nn.Module):
         """The gains and the matrices that the bundles take, in their order."""
         gains, *matrices = weights[self.index].split(self.sizes)
         return (
-            iter(gains[:, None].expand(-1, self.channels).flatten().split(self.widths)),
+            iter(for_channels(gains, self.channels).split(self.widths)),
             iter([m.view(rows, m.numel() // rows) for m, rows in zip(matrices, self.rows, strict=True)]),
         )
 

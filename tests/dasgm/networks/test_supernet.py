@@ -38,11 +38,13 @@ def sets(count: int, seed: int) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(PRIMITIVES[i] for i in ([1, 3, 4][:count] if names == [0] else names)) for names in kept)
 
 
+ONE = (("skip_connect", "sep_conv_3x3"), *((("skip_connect", "none"),) * 13))
 STAGES = {
     "darts": replace(DARTS, cells=3, channels=4),
     "pcdarts": replace(PC, cells=3, channels=8),
     "pdarts-2": replace(DARTS, cells=3, channels=4, operations=(sets(5, 0), sets(5, 1))),
     "pdarts-3": replace(DARTS, cells=3, channels=4, operations=(sets(3, 2), sets(3, 3))),
+    "one convolution": replace(DARTS, cells=3, channels=4, operations=(ONE, ONE)),
     "s2": replace(DARTS, cells=3, channels=4, operations=((("skip_connect", "sep_conv_3x3"),) * 14,) * 2),
 }
 
