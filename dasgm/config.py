@@ -100,6 +100,8 @@ class SearchConfig:
     """Largest norm of the gradient of W; a longer one is scaled down to it, 0 sets no limit (DARTS: 5)."""
     arch_lr: float = 3e-4
     """Learning rate of the architecture A (Eq. 6, Adam; DARTS: 3e-4; P-DARTS and PC-DARTS: 6e-4)."""
+    arch_beta1: float = field(default=0.5, metadata=YOUNGER)
+    """First beta of A's Adam, from 0 to below 1 (DARTS: 0.5; Fair DARTS's code: 0.9). The second is 0.999."""
     arch_weight_decay: float = 1e-3
     """Weight decay of A (DARTS: 1e-3)."""
     arch_clip: float = 0.0
@@ -157,6 +159,8 @@ class SearchConfig:
         _check(self, val_portion=(0, 1), batch_size=(2, LARGEST_BATCH), classifier_momentum=(0, 1))
         _check(self, **dict.fromkeys((*rates, *weights, *others), (0, None)), **dict.fromkeys(at_least_1, (1, None)))
         _check_placement(self)
+        if not 0 <= self.arch_beta1 < 1:
+            raise ValueError(f"arch-beta1 {self.arch_beta1}: expected a number from 0 to below 1")
         if self.classifier_nesterov and not self.classifier_momentum:
             raise ValueError("classifier-nesterov: classifier-momentum is 0; expected a momentum, such as 0.9")
         space_of(self.search_space)

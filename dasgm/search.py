@@ -119,9 +119,10 @@ class Search:
             lambda p: torch.optim.SGD(p, config.classifier_lr, weight_decay=config.classifier_weight_decay, **momentum),
             clip=config.classifier_clip,
         )
+        adam: Any = {"betas": (config.arch_beta1, 0.999), "weight_decay": config.arch_weight_decay}
         self.A = Player(
             architecture.to(self.device),
-            lambda p: torch.optim.Adam(p, config.arch_lr, (0.5, 0.999), weight_decay=config.arch_weight_decay),
+            lambda p: torch.optim.Adam(p, config.arch_lr, **adam),
             clip=config.arch_clip,
         )
         self.iterations = Iterations(
@@ -229,7 +230,7 @@ class Search:
         i1 = draw(lambda: self.batch(data.J1, "J1", self.iteration), self.device)
         i2 = draw(lambda: self.batch(data.J2, "J2", self.iteration), self.device)
         with replay(*self.stream("augment").parts):
-            x1 = data.augment(data.to_classifier(data.raw(i1)), cutout=True)
+            x1 = data.augment(data.to_classifier(data.raw(i1)), True, lambda: self.supernet.regularisation.cutout)
             x2 = data.flip_raw(data.raw(i2))
         with SynchronisedNorm() if self.config.sync_batch_norm else nullcontext():
             return self.step(x1, data.labels[i1], x2, data.labels[i2], self.searches_architecture)
@@ -252,15 +253,15 @@ class Search:
         return sum(p.numel() for p in self.W.params.values())
 
     def schedule(self) -> None:
-        """Sets what depends on the epoch: the learning rate of W, the skip dropout and the numbers of the method.
+        """Sets what depends on the epoch: the learning rate of W, its regularisation and the numbers of the method.
 
         They are functions of the epoch and the method's memory, so a checkpoint does not hold them.
         """
         config = self.config
         self.W.lr = config.learning_rate(*config.method.weight_epoch(self.stage, self.epoch))
-        self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
+        self.supernet.regularisation = regularisation = config.method.regularisation(self.stage, self.epoch)
         self.method.begin_epoch(self.epoch)
-        self.iterations.expect((self.searches_architecture, self.supernet.skip_dropout_rate > 0, self.W.lr > 0))
+        self.iterations.expect((self.searches_architecture, regularisation.form, self.W.lr > 0))
 
     def relaxation(self) -> Relaxation:
         """The weights of the architecture as plain numbers."""

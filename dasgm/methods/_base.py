@@ -13,6 +13,8 @@ from itertools import zip_longest
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from dasgm.networks.regularisation import Regularisation
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -154,13 +156,15 @@ class MethodConfig:
         """(epoch, number of epochs) at which the cosine of W's learning rate stands in `epoch` of `stage`."""
         return epoch, stage.epochs
 
-    def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Rate of the dropout after skip connections in `epoch` (counted from 0) of `stage`."""
-        return 0.0
+    def regularisation(self, stage: Stage, epoch: int) -> Regularisation:
+        """What makes it harder for W to fit in `epoch` (counted from 0) of `stage`. Dropout and drop path act wherever
+        the supernet is in training mode: in L_class, L_DASGM and the Hessian over A.
+        """
+        return Regularisation()
 
     # hooks into Algorithm 1
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """The numbers of an epoch by name, such as a temperature: floats or nested lists of them.
 
         The other hooks get them as tensors on the device, which are overwritten in place when an epoch begins, so that

@@ -35,7 +35,7 @@ class Config(darts.Config):
     def first(self, space: SearchSpace) -> Stage:
         return replace(super().first(space), auxiliary_skip=True)
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         return {"beta": self.beta * (stage.epochs - epoch) / stage.epochs}
 
     def mixture(self, cell: CellType, alphas: Tensor, times: Times) -> Tensor:

@@ -50,7 +50,7 @@ class Config(darts.Config):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected a number above 0")
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         done = epoch / max(1, stage.epochs - 1)
         return {"tau": self.tau_first + (self.tau_last - self.tau_first) * done}
 

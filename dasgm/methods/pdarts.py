@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dasgm.genotype import Edge, Genotype
+from dasgm.genotype import Edge, Genotype, edge_number
 from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage
+from dasgm.networks.regularisation import Regularisation
 from dasgm.spaces.darts import derive
 from dasgm.spellings import INPUTS, PRIMITIVES, SKIP
 
@@ -100,14 +101,13 @@ class Config(MethodConfig):
             skip_dropout=self.skip_dropout_rates[index],
         )
 
-    def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Decreases linearly until architecture steps begin, then restarts at the full rate and decreases
+    def regularisation(self, stage: Stage, epoch: int) -> Regularisation:
+        """The rate decreases linearly until architecture steps begin, then restarts in full and decreases
         exponentially.
         """
         searched = epoch - self.arch_start_epoch
-        if searched < 0:
-            return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
-        return stage.skip_dropout * math.exp(-0.2 * searched)
+        share = (stage.epochs - epoch - 1) / stage.epochs if searched < 0 else math.exp(-0.2 * searched)
+        return Regularisation(skip_dropout=stage.skip_dropout * share)
 
     def genotype(
         self, space: SearchSpace, stage: Stage, relaxation: Relaxation, memory: Mapping[str, Any] = NO_MEMORY
@@ -139,13 +139,9 @@ def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float
     allowed = [list(names) for names in operations]
     while True:
         cell = by_input(derive(allowed, weights))
-        skips = [_edge(position // 2, state) for position, (name, state) in enumerate(cell) if name == SKIP]
+        edges = [edge_number(INPUTS, position // 2, state) for position, (_, state) in enumerate(cell)]
+        skips = [edge for edge, (name, _) in zip(edges, cell, strict=True) if name == SKIP]
         if len(skips) <= max_skips:
             return cell
         weakest = min(skips, key=lambda edge: weights[edge][allowed[edge].index(SKIP)])
         allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which `derive` never chooses
-
-
-def _edge(node: int, state: int) -> int:
-    """Number of the edge from `state` into the intermediate node `node` of a cell."""
-    return sum(INPUTS[:node]) + state

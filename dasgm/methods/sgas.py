@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dasgm.spaces._base import SearchSpace
 
 REMOVED = "none"
-CELL_TYPES = ("normal", "reduce")  # of the only space for which it is defined
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ class Config(darts.Config):
             "as in DARTS; raise --method.epochs, or lower --method.warmup or --method.every"
         )
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """Which edges are open, and the weights of those that are not."""
         found: dict[str, Any] = {}
-        for name, operations in zip(CELL_TYPES, stage.operations, strict=True):
+        for name, operations in zip(space.cell_types, stage.operations, strict=True):
             choices = _choices(memory, name, operations)
             found[f"open {name}"] = [[float(choice is None)] for choice in choices]
             found[f"fixed {name}"] = [

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.genotype import SKIP
-from dasgm.networks.bundle import weighted
+from dasgm.genotype import SKIP, edge_number
+from dasgm.networks.bundle import dropped, for_channels, weighted
 from dasgm.networks.fan import AUXILIARY, Statistics, kept
-from dasgm.networks.network import DerivedNetwork, check_image_size
+from dasgm.networks.network import DerivedNetwork, check_image_size, edge_factors
 from dasgm.networks.operations import fast_layout, pool, reductions, stem
+from dasgm.networks.regularisation import Regularisation
 
 if TYPE_CHECKING:
     from dasgm.methods._base import Stage
@@ -31,13 +32,16 @@ SHARED = ("avg_pool_3x3", SKIP, AUXILIARY)
 """What has no weights, and so one result for all edges that leave a state. No edge halves the map, so an auxiliary skip
 connection is the identity as well."""
 NODES = 3
+INPUTS = range(1, 1 + NODES)
+"""Number of edges into each node."""
+EDGES = sum(INPUTS)
 Choice = tuple[list[Tensor], Tensor]
 """The weights of the edges that leave a state: [edges] of each convolution, and [edges, shared operations]."""
 
 
 def edges_of(state: int) -> list[int]:
     """Numbers of the edges that leave `state`, one to each later node."""
-    return [sum(range(node)) + state for node in range(1 + state, 1 + NODES)]
+    return [edge_number(INPUTS, node, state) for node in range(state, NODES)]
 
 
 class Supernet(nn.Module):
@@ -58,7 +62,7 @@ class Supernet(nn.Module):
         (operations,) = stage.operations
         if stage.auxiliary_skip:
             operations = tuple((*names, AUXILIARY) for names in operations)
-        self.skip_dropout_rate = 0.0
+        self.regularisation = Regularisation()
         channels = stage.channels
         self.stem = stem(3, channels)
         self.cells, channels = in_stages(stage.cells, channels, lambda width: Cell(operations, width))
@@ -68,10 +72,15 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         choices = self.choices(mixture.cells[0])
+        factors = iter(edge_factors(x, len(self.cells) - 2, EDGES, self.drop_path))
         x = self.stem(fast_layout(x))
         for cell in self.cells:
-            x = cell(x, choices) if isinstance(cell, Cell) else cell(x)
+            x = cell(x, choices, next(factors)) if isinstance(cell, Cell) else cell(x)
         return self.head(self.norm(x).relu().mean((2, 3)))
+
+    def drop_path(self) -> float:
+        """Rate of drop path on edges."""
+        return self.regularisation.drop_path if self.training else 0.0
 
     def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this supernet has of tensors by name that belong to one whose edges had more operations."""
@@ -116,6 +125,8 @@ class Choices(nn.Module):
 class Cell(nn.Module):
     """A cell of the supernet: its input is state 0, and each node is a weighted sum over the edges from all earlier
     states. [N, channels, H, W] -> the last node, of the same shape.
+
+    `forward` takes the weights of its edges (`Choices`) and the factors of drop path (`edge_factors`).
     """
 
     def __init__(self, operations: Sequence[Sequence[str]], channels: int) -> None:
@@ -125,10 +136,12 @@ class Cell(nn.Module):
             Fan([operations[edge] for edge in edges_of(state)], channels) for state in range(NODES)
         )
 
-    def forward(self, x: Tensor, choices: Sequence[Choice]) -> Tensor:
+    def forward(self, x: Tensor, choices: Sequence[Choice], factors: Tensor | None = None) -> Tensor:
         later: Tensor | None = None  # what is known of the sums of the nodes to come
+        drops = iter(() if factors is None else factors.split([NODES - state for state in range(NODES)]))
         for fan, (gains, matrix) in zip(self.fans, choices, strict=True):
-            later = fan(x, later, gains, matrix)
+            own = next(drops, None)
+            later = dropped(later, fan(x, later if own is None else None, gains, matrix), own)
             x, later = later[:, : self.channels], later[:, self.channels :]
         return x
 
@@ -186,9 +199,7 @@ class Convolution(nn.Module):
         self.norm = Statistics(edges * channels)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        # copied: of one edge it is a view of stride 0, which torch 2.14 misreads in its backward on a CPU
-        gains = weights[:, None].expand(-1, self.channels).flatten().contiguous()
-        mean, variance = self.norm.running_mean, self.norm.running_var
+        mean, variance, gains = self.norm.running_mean, self.norm.running_var, for_channels(weights, self.channels)
         return F.batch_norm(self.convolution(x), mean, variance, gains, training=self.training)
 
 

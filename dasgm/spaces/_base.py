@@ -35,6 +35,8 @@ class SearchSpace:
     """Number of edges that each node keeps in a genotype. None: all of them, so that `none` may be chosen."""
     shrinks: ClassVar[bool] = False
     """Whether the supernet says what it has of one whose edges had more operations (`Supernet.kept`)."""
+    drops_paths: ClassVar[bool] = False
+    """Whether the supernet drops the results of edges (`Regularisation.drop_path`)."""
     states: ClassVar[tuple[str, ...]]
     """Names of the states that edges read and write, as `Graph.states`: the inputs of a cell, then its nodes."""
     operations: ClassVar[tuple[str, ...]]
@@ -75,6 +77,8 @@ class SearchSpace:
 
     def supernet(self, stage: Stage, classes: int) -> nn.Module:
         """W of a stage: `forward` takes images [N, 3, H, W] and a `Mixture`, and returns logits [N, classes].
+
+        Each epoch sets its attribute `regularisation`, which it obeys in training mode.
 
         Raises:
             ValueError: a size that the supernet cannot have.

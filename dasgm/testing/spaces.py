@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from dasgm.config import SearchConfig
-from dasgm.genotype import Genotype, genotype_text
+from dasgm.genotype import Genotype, edge_number, genotype_text
 from dasgm.methods import darts
 from dasgm.methods._base import Relaxation, Stage
+from dasgm.networks.regularisation import Regularisation
 from dasgm.networks.supernet import Architecture
 from dasgm.plugins import key_of
 from dasgm.presets import preset
@@ -114,17 +116,33 @@ class SpaceConformance:
         grads = torch.autograd.grad(loss, [*W.parameters(), *A.parameters()])
         assert all(g.isfinite().all() and g.abs().max() > 0 for g in grads)
 
+    def test_supernet_drops_results_where_the_space_says_so(self, space: SearchSpace, stage: Stage) -> None:
+        """Drawn anew in each pass in training mode, and never in evaluation mode."""
+        if not space.drops_paths:
+            pytest.skip("the space has no drop path")
+        W: Any = space.supernet(stage, CLASSES)
+        mixture, x = Architecture(stage, space)(), torch.randn(4, 3, 16, 16)
+
+        def passes(drop_path: float) -> tuple[torch.Tensor, torch.Tensor]:
+            W.regularisation = Regularisation(drop_path=drop_path)
+            return W(x, mixture), W(x, mixture)
+
+        whole, again = passes(0.0)
+        dropped, otherwise = passes(0.5)
+        assert torch.equal(whole, again) and not torch.equal(dropped, otherwise)
+        W.eval()
+        assert torch.equal(*passes(0.5)) and torch.equal(passes(0.5)[0], passes(0.0)[0])
+
     def test_the_strongest_operations_are_derived(self, space: SearchSpace) -> None:
         """From weights that favour one operation on each edge, chosen at random."""
         draws = torch.rand(len(space.cell_types), space.edges, len(space.operations))
         draws[..., 0] = 0  # `none`, which DARTS never derives
         cells = tuple(cell.tolist() for cell in draws)
         genotype = darts.Config().genotype(space, darts.Config().first(space), Relaxation(cells))
-        first = [sum(space.inputs[:node]) for node in range(len(space.inputs))]
         for weights, graph in zip(draws, genotype.graphs.values(), strict=True):
             assert graph.edges
             for name, source, target in graph.edges:
-                edge = first[target - space.inputs[0]] + source
+                edge = edge_number(space.inputs, target - space.inputs[0], source)
                 assert name == space.operations[int(weights[edge].argmax())]
 
     def test_a_search_iterates_and_resumes_with_the_same_bits(self, config: SearchConfig) -> None:

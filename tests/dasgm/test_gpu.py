@@ -85,10 +85,14 @@ def test_a_step_of_an_evaluation_never_waits_and_a_graph_holds_it(found: Any) ->
 
 
 def test_a_graph_outlasts_the_epoch_whose_numbers_it_was_recorded_with(found: Any) -> None:
-    """The learning rate, and P-DARTS's dropout, which are other ones in the next epoch."""
+    """The learning rate, P-DARTS's dropout, R-DARTS's drop path and cutout, which are other ones in the next epoch."""
     for name, epochs in found["epochs"].items():
-        (lr, rate), (later, lower) = epochs["numbers"]
-        assert lr > later and (rate > lower > 0 if name == "P-DARTS" else rate == lower == 0)
+        (lr, skips, paths, cutout), (later, *others) = epochs["numbers"]
+        assert lr > later and (skips > others[0] > 0 if name == "P-DARTS" else skips == others[0] == 0)
+        if name == "R-DARTS":
+            assert 0 < paths < others[1] and 0 < cutout < others[2] < 1
+        else:
+            assert (paths, cutout) == tuple(others[1:]) == (0, 1)
         assert epochs["recorded"] == 1
 
 

@@ -164,6 +164,7 @@ def test_other_methods_have_their_authors_settings_plain_and_with_dasgm(name):
         config.classifier_weight_decay, config.classifier_clip, config.arch_lr, method.cells, method.channels,
     )  # fmt: skip
     assert config.classifier_nesterov == (name == "gdas")
+    assert config.arch_beta1 == (0.9 if name == "fairdarts" else 0.5)
     order = "second" if name == "rdarts" else "first"
     assert (config.arch_weight_decay, config.order, config.search_discriminator) == (1e-3, order, False)
     gan, searched = PRESETS["dasgm-darts"].config.gan, order == "second"

@@ -18,6 +18,7 @@ from torch.distributions import Categorical
 
 from dasgm.bilevel import Player, largest_eigenvalue
 from dasgm.config import override
+from dasgm.data import digits
 from dasgm.genotype import PRIMITIVES
 from dasgm.jobs.search import Hooks, main
 from dasgm.methods import random, rdarts, sgas
@@ -74,7 +75,7 @@ def test_sgas_decides_an_edge_of_each_cell_in_epochs_9_14_to_44(criterion: int) 
     stage, settled = method.first(SPACE), 0
     cell = CellType("normal", stage.operations[0])
     for epoch in range(50):
-        times = {name: torch.tensor(value) for name, value in method.times(stage, epoch, memory).items()}
+        times = {name: torch.tensor(value) for name, value in method.times(SPACE, stage, epoch, memory).items()}
         alphas = torch.randn(14, 8, generator=torch.Generator().manual_seed(epoch))
         weights = method.relaxed(cell, alphas, times)
         assert torch.equal(weights[times["open normal"][:, 0] == 1], alphas.softmax(1)[times["open normal"][:, 0] == 1])
@@ -86,7 +87,7 @@ def test_sgas_decides_an_edge_of_each_cell_in_epochs_9_14_to_44(criterion: int) 
         settled = chosen
     assert decisions == [9, 14, 19, 24, 29, 34, 39, 44]
     assert choices == memory["reduce"]["choices"] and choices.count("none") == 6
-    times = {name: torch.tensor(value) for name, value in method.times(stage, 49, memory).items()}
+    times = {name: torch.tensor(value) for name, value in method.times(SPACE, stage, 49, memory).items()}
     weights = method.relaxed(cell, torch.randn(14, 8), times)
     assert weights.tolist() == [[float(name == choice) for name in PRIMITIVES] for choice in choices]
     expected, edges = [], iter(choices)
@@ -179,6 +180,32 @@ def test_rdarts_adds_the_weight_decay_and_may_be_told_never_to_stop() -> None:
     assert rdarts.grown([1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0], 5, 4) == 1.5
 
 
+def test_drop_path_and_cutout_of_rdarts_grow_with_the_epochs() -> None:
+    """p e / (T - 1) and e / (T - 1), by facts/more-methods 1.1. Without drop path cutout is as --data.cutout says."""
+    method = rdarts.Config(drop_path=0.6)
+    stage = method.first(SPACE)
+    found = {epoch: method.regularisation(stage, epoch) for epoch in (0, 7, 49)}
+    expected = {0: (0, 0.0, 0.0), 7: (0, 0.6 / 7, 1 / 7), 49: (0, 0.6, 1.0)}
+    assert found == {epoch: pytest.approx(values, abs=1e-15) for epoch, values in expected.items()}
+    assert rdarts.Config(drop_path=0.6, epochs=1).regularisation(replace(stage, epochs=1), 0) == (0, 0, 0)
+    assert rdarts.Config().regularisation(stage, 49) == (0, 0, 1)
+
+
+def test_drop_path_of_rdarts_that_makes_no_sense_is_refused_in_a_line() -> None:
+    for value in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match=rf"^method\.drop_path {value}: expected a rate from 0 to below 1$"):
+            rdarts.Config(drop_path=value)
+
+    class Other(SearchSpace):
+        """One whose supernet has no drop path."""
+
+        drops_paths = False
+
+    with pytest.raises(ValueError, match=r"^method\.drop_path 0\.2: the supernet of [^\n]*; expected 0$"):
+        rdarts.Config(drop_path=0.2).first(Other())
+    assert rdarts.Config().first(Other()).operations == Other().everything
+
+
 @pytest.mark.parametrize(
     "diagonal",
     [
@@ -226,12 +253,13 @@ def epochs(search: Search, count: int) -> list[str]:
     "method",
     [
         sgas.Config(**TINY, epochs=4, warmup=0, every=1, criterion=2),
-        rdarts.Config(**TINY, epochs=4, every=1, window=1, delta=1, start=0, factor=1e-9, operations=S2),
+        rdarts.Config(**TINY, epochs=4, every=1, window=1, delta=1, start=0, factor=1e-9, operations=S2, drop_path=0.6),
     ],
     ids=["sgas", "rdarts"],
 )
 def test_a_search_that_goes_on_decides_the_same(method: Any) -> None:
-    one, other = small_search(method=method), small_search(method=method)
+    data = digits.Config(limit=200, image_size=16, cutout=6)
+    one, other = (small_search(method=method, data=data) for _ in range(2))
     epochs(one, 2)
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for name, value in one.method.times.items():

@@ -20,10 +20,13 @@ from warm import Warm
 
 from dasgm.bilevel import Player
 from dasgm.config import override
+from dasgm.data import digits
 from dasgm.distributed import disagreeing
 from dasgm.jobs.search import Hooks, main
-from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, sdarts, sgas
+from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, rdarts, sdarts, sgas
 from dasgm.methods._hooks import shifted
+from dasgm.networks.network import edge_factors
+from dasgm.networks.regularisation import Regularisation
 from dasgm.networks.supernet import Mixture
 from dasgm.search import Search
 from dasgm.spaces.darts import KNOWN
@@ -62,8 +65,9 @@ def plain() -> Search:
         sdarts.Config(**TINY, epsilon_first=0.0, epsilon_last=0.0, perturbation="adversarial"),
         dropnas.Config(**TINY, drop_rate=0.0),
         sgas.Config(**TINY),  # before its first decision
+        rdarts.Config(**TINY),
     ],
-    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas", "sgas"],
+    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas", "sgas", "rdarts"],
 )
 def test_a_method_of_strength_0_is_darts_to_the_bit(method: Any, plain: Search) -> None:
     assert same_bits(taken(method), plain)
@@ -82,14 +86,21 @@ class Relaxed(Alphas):
 
 
 class OfMixture(SmoothSupernet):
+    """One edge, with drop path."""
+
+    def __init__(self, regularisation: Regularisation) -> None:
+        super().__init__()
+        self.regularisation = regularisation
+
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
-        return super().forward(x, mixture.cells[0][0])
+        (factors,) = edge_factors(x, 1, 1, lambda: self.regularisation.drop_path)
+        return super().forward(x if factors is None else x * factors[0], mixture.cells[0][0])
 
 
 def made(method: Any, **changes: Any) -> Search:
     search = make(method=method, **changes)
     torch.manual_seed(11)
-    W, A = OfMixture(), Relaxed()
+    W, A = OfMixture(method.regularisation(search.stage, 1)), Relaxed()
     A.search = search
     search.W = Player(W, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=3e-3), clip=0.05)
     search.A = Player(A, lambda p: torch.optim.Adam(p, 1e-2, (0.5, 0.999), weight_decay=1e-3))
@@ -106,8 +117,9 @@ def made(method: Any, **changes: Any) -> Search:
         drnas.Config(epochs=3, cells=3, channels=8, arch_start_epoch=0),
         sdarts.Config(epochs=3, cells=3, channels=4, epsilon_first=0.2),
         sdarts.Config(epochs=3, cells=3, channels=4, epsilon_first=0.2, perturbation="adversarial"),
+        rdarts.Config(epochs=3, cells=3, channels=4, drop_path=0.6),
     ],
-    ids=["gdas", "gdas-all", "drnas", "sdarts-rs", "sdarts-adv"],
+    ids=["gdas", "gdas-all", "drnas", "sdarts-rs", "sdarts-adv", "rdarts-dp"],
 )
 def test_the_second_order_is_differentiation_through_the_whole_iteration(method: Any) -> None:
     """Draws are replayed in each pass of L_class, and SDARTS's offset is a constant in it."""
@@ -131,6 +143,22 @@ def test_the_second_order_is_differentiation_through_the_whole_iteration(method:
         errors[radius] = relative(handed[0]["alphas"] - direct, truth - direct)
     assert errors[None] < 1e-8 and errors[0.01] < 1e-3
     assert 3.5 < errors[0.01] / errors[0.005] < 4.5
+
+
+def test_what_is_dropped_and_blanked_can_be_drawn_before_an_iteration() -> None:
+    """R-DARTS's drop path and cutout; rates are read anew in each epoch, as a CUDA graph does."""
+    method, data = rdarts.Config(**TINY | {"epochs": 3}, drop_path=0.6), digits.Config(limit=200, cutout=6)
+    one, other = (small_search(method=method, data=data) for _ in range(2))
+    other.iterations.ahead = True
+    recorded = []
+    for left in (2, 1):
+        for search in (one, other):
+            search.left = left
+            search.schedule()
+            search.iterate()
+        recorded += other.iterations.draws.values()
+    assert len(set(map(id, recorded))) == 2 and recorded[1].known, "in the last epoch each image is cut"
+    assert same_bits(one, other) and not same_bits(one, taken(replace(method, drop_path=0.0), data=data))
 
 
 # what else each hook does
@@ -244,7 +272,7 @@ def _moments(player: Player, kind: str) -> dict[str, Tensor]:
 class Noting(darts.Config):
     """Notes each epoch, weighs `none` by how many there were, stops after the second, and gives a known genotype."""
 
-    def times(self, stage: Any, epoch: int, memory: Any) -> Any:
+    def times(self, space: Any, stage: Any, epoch: int, memory: Any) -> Any:
         return {"count": len(memory.get("epochs", ())), "row": [float(epoch), 1.0]}
 
     def after_epoch(self, view: Any, memory: Any) -> str:

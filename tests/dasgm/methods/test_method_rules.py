@@ -57,7 +57,7 @@ def test_skip_dropout_by_epoch():
     method = pdarts.Config()
     stage = method.outline(SPACE)[1]
     assert stage.skip_dropout == 0.4
-    rates = {e: method.skip_dropout(stage, e) for e in (0, 9, 10, 11, 24)}
+    rates = {e: method.regularisation(stage, e).skip_dropout for e in (0, 9, 10, 11, 24)}
     assert rates == pytest.approx({0: 0.384, 9: 0.24, 10: 0.4, 11: 0.3275, 24: 0.0243}, abs=5e-5)
 
 

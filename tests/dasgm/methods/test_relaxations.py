@@ -32,7 +32,7 @@ def near(found: torch.Tensor, expected: Any, atol: float = 5e-7) -> None:
 
 def scheduled(key: str, name: str, epochs: int, asked: tuple[int, ...], **settings: Any) -> list[float]:
     method = plugin("methods", key)(**settings)
-    return [method.times(SimpleNamespace(epochs=epochs), epoch, {})[name] for epoch in asked]
+    return [method.times(SPACE, SimpleNamespace(epochs=epochs), epoch, {})[name] for epoch in asked]
 
 
 @pytest.mark.parametrize(

@@ -93,14 +93,17 @@ def evaluation() -> dict[str, Any]:
 
 def epochs() -> dict[str, Any]:
     """Over two epochs of each search, of which A learns in both: how often an iteration was recorded, and what W's
-    learning rate and the skip dropout were. And the GPU's memory at its peak, with a graph and without."""
+    learning rate and its regularisation were. And the GPU's memory at its peak, with a graph and without."""
     images, found = inside.data(200), {}
-    for name, asked in (("DARTS", {}), ("P-DARTS", {"preset": "dasgm-pdarts", "order": "first"})):
+    dropping = {"preset": "dasgm-rdarts", "method__drop_path": 0.6, "method__epochs": 4}
+    pdarts = {"preset": "dasgm-pdarts", "order": "first"}
+    for name, asked in (("DARTS", {}), ("P-DARTS", pdarts), ("R-DARTS", dropping)):
         found[name] = {"numbers": [], "recorded": 0, "peak": {}}
         for mode in ("off", "on"):
             forget_peak()
             before = torch.cuda.memory_reserved()
             search = inside.search(images, gan="none", cuda_graph=mode, **asked)
+            search.left -= name == "R-DARTS"  # in its first epoch nothing is dropped
             for _ in range(2):
                 search.schedule()
                 for _ in range(3):
@@ -108,7 +111,7 @@ def epochs() -> dict[str, Any]:
                 search.left -= 1
                 if mode == "on":
                     found[name]["recorded"] += recorded(search)
-                    found[name]["numbers"].append([search.W.lr, search.supernet.skip_dropout_rate])
+                    found[name]["numbers"].append([search.W.lr, *search.supernet.regularisation])
             found[name]["peak"][mode] = torch.cuda.max_memory_reserved() - before
             del search
     return found
@@ -127,10 +130,10 @@ def without_graphs() -> dict[str, Any]:
 
     def waits(search: Any) -> None:
         augment = images.augment
-        search.data.augment = lambda x, cutout: augment(x, cutout) * float(x.isfinite().all().item())
+        search.data.augment = lambda *args, **more: augment(*args, **more) * float(args[0].isfinite().all().item())
 
     def draws(search: Any) -> None:
-        search.data.augment = lambda x, cutout: x + torch.rand(1).pin_memory().to("cuda", non_blocking=True)
+        search.data.augment = lambda x, *args, **more: x + torch.rand(1).pin_memory().to("cuda", non_blocking=True)
 
     def unknown(search: Any) -> None:
         search.gan.phase = None
@@ -245,7 +248,7 @@ def after_failure() -> dict[str, Any]:
     images, said, before = inside.data(200), list[str](), torch.cuda.current_stream()
     search = inside.search(images, gan="none", order="first", cuda_graph="auto")
     search.iterations.say, augment = said.append, images.augment
-    images.augment = lambda x, cutout: augment(x, cutout) * float(x.isfinite().all().item())
+    images.augment = lambda *args, **more: augment(*args, **more) * float(args[0].isfinite().all().item())
     for _ in range(3):
         search.iterate()
     return {"said": said, "same stream": torch.cuda.current_stream() == before, "taken": search.iteration}
