@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,7 @@ from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.methods._hooks import Method, shifted
-from dasgm.networks.carry import carry, columns
+from dasgm.networks.carry import blocks, carry, columns
 from dasgm.networks.supernet import Architecture
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Search:
         W, A, cells = self.W, self.A, self.method.cells
         self._build(stage)
         if stage.continues:
-            carry(W, self.W, partial(self.supernet.kept, W.module))
+            carry(W, self.W, blocks(W.module, self.W.module))
             carry(A, self.A, columns(cells, self.method.cells))
 
     def _build(self, stage: Stage) -> None:
@@ -338,8 +338,7 @@ class Search:
     def state_dict(self) -> dict[str, Any]:
         """The state of the search as plain data and tensors."""
         stage = {"stage": asdict(self.stage), "left": self.left, "iteration": self.iteration}
-        stage |= {"memory": self.method.memory} if self.method.memory else {}
-        stage |= {"ended": True} if self.ended else {}
+        stage |= {name: own for name, own in (("memory", self.method.memory), ("ended", self.ended)) if own}
         return stage | {name: player.state_dict() for name, player in self.players.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

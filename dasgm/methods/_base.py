@@ -262,3 +262,12 @@ class MethodConfig:
         return space.genotype([
             space.derive(*cell) for cell in zip_longest(stage.operations, relaxation.cells, relaxation.edges)
         ])  # fmt: skip
+
+
+def strongest(operations: Operations, weights: Weights, count: int) -> Operations:
+    """The `count` operations of largest weight on each edge, in their previous order. `none` counts like the others."""
+    left = []
+    for names, values in zip(operations, weights, strict=True):
+        best = sorted(range(len(names)), key=lambda i: (-values[i], -i))[:count]
+        left.append(tuple(names[i] for i in sorted(best)))
+    return tuple(left)

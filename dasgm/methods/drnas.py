@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dasgm.methods._base import CellType, MethodConfig, Operations, Relaxation, Stage, Times
-from dasgm.methods.pdarts import strongest
+from dasgm.methods._base import CellType, MethodConfig, Operations, Relaxation, Stage, Times, strongest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +50,6 @@ class Config(MethodConfig):
         self.ensure_not_negative("kl")
 
     def first(self, space: SearchSpace) -> Stage:
-        if self.kept and not space.shrinks:
-            raise ValueError(f"method.kept {self.kept}: edges of this search space keep all operations; expected 0")
         candidates = tuple(name for name in space.operations if name != "none" or space.kept is None)
         if self.kept == 1 and "none" in candidates:
             raise ValueError("method.kept 1: an edge could be left with none alone; expected at least 2, or 0")

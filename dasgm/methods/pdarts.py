@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dasgm.genotype import Edge, Genotype, edge_number
-from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage
+from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage, strongest
 from dasgm.networks.regularisation import Regularisation
 from dasgm.spaces.darts import derive
 from dasgm.spellings import INPUTS, PRIMITIVES, SKIP
@@ -114,15 +114,6 @@ class Config(MethodConfig):
     ) -> Genotype:
         (of_normal, of_reduce), (normal, reduce) = stage.operations, relaxation.cells
         return space.genotype([capped(of_normal, normal, self.max_skips), by_input(derive(of_reduce, reduce))])
-
-
-def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], count: int) -> Operations:
-    """The `count` operations of largest weight on each edge, in their previous order. `none` counts like the others."""
-    kept = []
-    for names, values in zip(operations, weights, strict=True):
-        best = sorted(range(len(names)), key=lambda i: (-values[i], -i))[:count]
-        kept.append(tuple(names[i] for i in sorted(best)))
-    return tuple(kept)
 
 
 def by_input(cell: Sequence[Edge]) -> tuple[Edge, ...]:

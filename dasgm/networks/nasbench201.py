@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dasgm.genotype import SKIP, edge_number
 from dasgm.networks.bundle import dropped, for_channels, weighted
-from dasgm.networks.fan import AUXILIARY, Statistics, kept
+from dasgm.networks.fan import AUXILIARY, Statistics
 from dasgm.networks.network import DerivedNetwork, check_image_size, edge_factors
 from dasgm.networks.operations import fast_layout, pool, reductions, stem
 from dasgm.networks.regularisation import Regularisation
@@ -81,10 +81,6 @@ class Supernet(nn.Module):
     def drop_path(self) -> float:
         """Rate of drop path on edges."""
         return self.regularisation.drop_path if self.training else 0.0
-
-    def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this supernet has of tensors by name that belong to one whose edges had more operations."""
-        return kept(before, self, tensors)
 
 
 class Choices(nn.Module):

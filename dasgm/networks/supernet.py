@@ -20,7 +20,7 @@ from dasgm.bilevel.draws import Number
 from dasgm.genotype import EDGES, INPUTS, NODES, edge_number
 from dasgm.networks import operations
 from dasgm.networks.bundle import Bundle, Norms, Pack, beside, dropped, for_channels, weighted
-from dasgm.networks.fan import AUXILIARY, Fan, kept
+from dasgm.networks.fan import AUXILIARY, Fan
 from dasgm.networks.network import edge_factors
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, reductions, stem
 from dasgm.networks.regularisation import Regularisation
@@ -129,10 +129,6 @@ class Supernet(nn.Module):
         for cell, own in zip(self.cells, factors, strict=True):
             s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], self.skip_dropout, own)
         return self.head(s1.mean((2, 3)))
-
-    def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this supernet has of tensors by name that belong to one whose edges had more operations."""
-        return kept(before, self, tensors)
 
     def skip_dropout(self) -> float:
         """Rate of the dropout after skip connections."""

@@ -33,8 +33,6 @@ class SearchSpace:
     """Number of edges into each node of a cell. Edges are numbered by node, then by input."""
     kept: ClassVar[int | None] = None
     """Number of edges that each node keeps in a genotype. None: all of them, so that `none` may be chosen."""
-    shrinks: ClassVar[bool] = False
-    """Whether the supernet says what it has of one whose edges had more operations (`Supernet.kept`)."""
     drops_paths: ClassVar[bool] = False
     """Whether the supernet drops the results of edges (`Regularisation.drop_path`)."""
     states: ClassVar[tuple[str, ...]]
@@ -79,6 +77,11 @@ class SearchSpace:
         """W of a stage: `forward` takes images [N, 3, H, W] and a `Mixture`, and returns logits [N, classes].
 
         Each epoch sets its attribute `regularisation`, which it obeys in training mode.
+
+        `cells` is the list of its `stage.cells` parts, of which those numbered `networks.operations.reductions` halve
+        the map. What an operation learns is at `cells.<part>.fans.<state>.convolutions.<operation>`: for all edges that
+        leave the state and have the operation, one after the other. `having` of the fan has their numbers. By this
+        measures/counts.py counts, and networks/carry.py gives a smaller supernet what is left of a larger one.
 
         Raises:
             ValueError: a size that the supernet cannot have.

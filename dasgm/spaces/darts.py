@@ -27,7 +27,7 @@ class SearchSpace(_base.SearchSpace):
         "concatenates the four nodes."
     )
     inputs = INPUTS
-    kept, shrinks, drops_paths = 2, True, True
+    kept, drops_paths = 2, True
     states = ("c_{k-2}", "c_{k-1}", *map(str, range(NODES)))
     operations = PRIMITIVES
     dearest = (

@@ -94,7 +94,7 @@ class SearchSpace(_base.SearchSpace):
     sizes = {"cifar": (17, 16)}
     recipes = {"": "nasbench201", "digits": "nasbench201-small"}
     smallest = 5
-    shrinks = drops_paths = True
+    drops_paths = True
     example = EXAMPLE
 
     def supernet(self, stage: Stage, classes: int) -> Supernet:

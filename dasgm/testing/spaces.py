@@ -16,8 +16,9 @@ from dasgm.config import SearchConfig
 from dasgm.genotype import Genotype, edge_number, genotype_text
 from dasgm.methods import darts
 from dasgm.methods._base import Relaxation, Stage
+from dasgm.networks.carry import blocks
 from dasgm.networks.regularisation import Regularisation
-from dasgm.networks.supernet import Architecture
+from dasgm.networks.supernet import Architecture, Mixture
 from dasgm.plugins import key_of
 from dasgm.presets import preset
 from dasgm.spaces._base import SearchSpace
@@ -132,6 +133,21 @@ class SpaceConformance:
         assert torch.equal(whole, again) and not torch.equal(dropped, otherwise)
         W.eval()
         assert torch.equal(*passes(0.5)) and torch.equal(passes(0.5)[0], passes(0.0)[0])
+
+    def test_a_supernet_that_loses_operations_computes_as_without_them(self, space: SearchSpace, stage: Stage) -> None:
+        """Each edge loses another one; the larger supernet gives them no weight."""
+        n = len(space.operations)
+        edges = [[o for o in range(n) if o != 1 + edge % (n - 1)] for edge in range(space.edges)]
+        left = tuple(tuple(space.operations[o] for o in of_edge) for of_edge in edges)
+        before = space.supernet(stage, CLASSES)
+        after = space.supernet(replace(stage, operations=(left,) * len(space.cell_types)), CLASSES)
+        kept, own = blocks(before, after)(before.state_dict()), after.state_dict()
+        after.load_state_dict({name: t for name, t in kept.items() if name in own})
+        mixture = Mixture(tuple(torch.rand(space.edges, n - 1) for _ in space.cell_types))
+        places = torch.tensor(edges)
+        wide = Mixture(tuple(torch.zeros(space.edges, n).scatter(1, places, w) for w in mixture.cells))
+        x = torch.randn(4, 3, 16, 16)
+        torch.testing.assert_close(after(x, mixture), before(x, wide))
 
     def test_the_strongest_operations_are_derived(self, space: SearchSpace) -> None:
         """From weights that favour one operation on each edge, chosen at random."""
