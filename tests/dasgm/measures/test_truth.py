@@ -88,7 +88,7 @@ def test_a_string_defines_the_place_of_an_edge() -> None:
         (SKIPS.replace("~1", "~0"), "expected a string such as"),
         (SKIPS + "+|none~0|none~1|none~2|none~3|", "expected a string such as"),
         (SKIPS[: SKIPS.rindex("+")], "expected a string such as"),
-        (SKIPS.replace("skip_connect~2", "skip~2"), "node 3, input 2: unknown operation 'skip'; did you mean"),
+        (SKIPS.replace("skip_connect~2", "skip~2"), "node 3, input 2: unknown operation 'skip'; expected one of none"),
         ("x" * 10**6, "[...]"),
     ],
 )
