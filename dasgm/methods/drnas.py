@@ -39,7 +39,8 @@ class Config(MethodConfig):
     partial: int = 4
     """K: one channel in K passes through the operations, the others bypass them (DrNAS: 6, then 4)."""
     kept: int = 4
-    """Number of operations that each edge keeps for the second half (DrNAS: 4). 0: there is one half only."""
+    """Number of operations that each edge keeps for the second half (DrNAS: 4), at least 2 where `none` is one of them.
+    0: there is one half only."""
     kl: float = 0.0
     """Weight of the Kullback-Leibler distance from the even law (DrNAS's code: 1e-3, with no weight decay of A).
     0 leaves it out: the weight decay of A draws the concentrations to 1 (DrNAS's default)."""
