@@ -22,6 +22,7 @@ from dasgm.jobs.proxy import UNCONNECTED, Proxy
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
+from dasgm.measures.naswot import naswot
 from dasgm.measures.truth import DATASETS, Truth
 from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.network import check_image_size
@@ -311,7 +312,7 @@ class SearchLoop(Loop):
         return row | {"time": time.time()}
 
     def _proxy(self) -> Row:
-        """The brief training of what was found: what it is worth, and what that cost."""
+        """What the found network is worth: by a brief training, with its cost, and by a score without one."""
         config, genotype = self.config.proxy, self.search.genotype()
         proxy = Proxy(genotype, self.data, config, self.config.seed, self.stop, lambda: self.save(False, "proxy"))
         if self.proxy_state:
@@ -326,4 +327,5 @@ class SearchLoop(Loop):
         proxy.go_through()
         accuracy, error = proxy.accuracy()
         cost = proxy.spent * world_size() / 3600
-        return {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}
+        row = {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}
+        return row | {"best/naswot": broadcast(naswot(genotype, self.data, config.channels, config.cells))}
