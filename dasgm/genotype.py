@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.plugins import keys, plugin
+from dasgm.plugins import keys, nearest, plugin
 from dasgm.spellings import CONCAT as CONCAT
 from dasgm.spellings import EDGES as EDGES
 from dasgm.spellings import INPUTS as INPUTS
@@ -233,4 +233,4 @@ def closest(name: object, names: Sequence[str]) -> str:
 def _suggest(source: str) -> str:
     if "/" in source or source.endswith((".json", ".txt", ".log")):
         return "no such file"
-    return f"no such name or file; {closest(source, list(known()))}"
+    return f"no such name or file{nearest(source, list(known()))}; `dasgm measure --list` lists the names"

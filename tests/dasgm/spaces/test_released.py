@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 
+from dasgm.cli.main import main
 from dasgm.genotype import Genotype, known, space_of
 from dasgm.measures.counts import count, measure_genotype
 from dasgm.networks.network import Form
@@ -94,3 +96,31 @@ def test_each_name_has_a_paper_and_stands_for_its_cells() -> None:
         space = space_of(key)
         assert space.sources.keys() == space.known.keys()
     assert len(known()) >= 31 and all(Genotype.load(name) == found for name, found in known().items())
+
+
+def test_the_list_has_every_name_with_its_space_and_paper(capsys: Any) -> None:
+    assert main(["measure", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == list(known())
+    assert {"name": "GDAS_V1", "space": "darts", "source": "GDAS, arXiv 1910.04465"} in listed
+    assert main(["measure", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("search space darts") and all(
+        one["name"] in said and one["source"] in said for one in listed
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "--list lists the built-in genotypes"),
+        (["GDAS_V1", "--list"], "GDAS_V1 with --list: leave one of the two out"),
+        (["--list", "--image-size", "32"], "--image-size with --list"),
+        (["GDAS_V2"], "did you mean 'GDAS_V1'"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], says: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["measure", *words])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and says in said and said.count("\n") == 1, said
