@@ -71,7 +71,7 @@ def presets(argv: Sequence[str]) -> int:
     from dasgm.presets import preset
 
     console = Console(highlight=False)
-    console.width = max(console.width, 180)  # a narrow terminal folds the table's lines, rather than a word be cut
+    console.width = max(console.width, 190)  # a narrow terminal folds the table's lines, rather than a word be cut
     if asked.diff:
         console.print(catalogue.differences(*asked.diff))
     elif asked.name:
