@@ -81,6 +81,14 @@ class Genotype:
         """Whether images reach the classifier. Where they do not, accuracy is that of chance."""
         return all(graph.connected for graph in self.graphs.values())
 
+    @property
+    def skips_alone(self) -> bool:
+        """Whether the cell of the first type (in DARTS's space the normal one) has no operation but skip connections
+        and `none`, as a search that has collapsed leaves it.
+        """
+        cell = next(iter(self.graphs.values()))
+        return {name for name, _, _ in cell.edges} - {"none"} == {SKIP}
+
     def to_json(self) -> str:
         """An object, whose key `space` names the space; without it, it is DARTS's."""
         raise NotImplementedError
