@@ -18,8 +18,7 @@ from cluster.handover import HELP, hand_over
 from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
-from dasgm.cli.evaluate import OF_WHAT, configured, recipes_help
-from dasgm.genotype import known
+from dasgm.cli.evaluate import OF_WHAT, SOURCES, configured, recipes_help
 from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import local
@@ -61,10 +60,7 @@ def _candidates(values: Mapping[str, str], sources: Sequence[str], storage: Path
     """The genotypes that are named, or the best of the sweep that is."""
     sweep = values.get("--from-sweep", "")
     if bool(sweep) == bool(sources):
-        raise ValueError(
-            f"name genotypes (a file, a run's folder, or one of {', '.join(known())}), or a sweep with --from-sweep, "
-            "and not both"
-        )
+        raise ValueError(f"name genotypes, each by {SOURCES}, or a sweep with --from-sweep, and not both")
     if "--top" in values and not sweep:
         raise ValueError(f"--top {values['--top']}: there is no sweep; name one with --from-sweep, or leave --top out")
     return of_sweep(sweep, storage, _whole("--top", values.get("--top", "1"))) if sweep else named(sources)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.plugins import keys, plugin
+from dasgm.plugins import keys, nearest, plugin
 from dasgm.spellings import CONCAT as CONCAT
 from dasgm.spellings import EDGES as EDGES
 from dasgm.spellings import INPUTS as INPUTS
@@ -90,6 +90,14 @@ class Genotype:
     def connected(self) -> bool:
         """Whether images reach the classifier. Where they do not, accuracy is that of chance."""
         return all(graph.connected for graph in self.graphs.values())
+
+    @property
+    def skips_alone(self) -> bool:
+        """Whether the cell of the first type (in DARTS's space the normal one) has no operation but skip connections
+        and `none`, as a search that has collapsed leaves it.
+        """
+        cell = next(iter(self.graphs.values()))
+        return {name for name, _, _ in cell.edges} - {"none"} == {SKIP}
 
     def to_json(self) -> str:
         """An object, whose key `space` names the space; without it, it is DARTS's."""
@@ -243,4 +251,4 @@ def closest(name: object, names: Sequence[str]) -> str:
 def _suggest(source: str) -> str:
     if "/" in source or source.endswith((".json", ".txt", ".log")):
         return "no such file"
-    return f"no such name or file; {closest(source, list(known()))}"
+    return f"no such name or file{nearest(source, list(known()))}; `dasgm measure --list` lists the names"

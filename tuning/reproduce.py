@@ -22,7 +22,7 @@ from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
 from dasgm.cli.settings import Chosen, absolute
 from dasgm.config import SearchConfig, override, settings
-from dasgm.pages.tables import TABLES, markdown, rows, truths
+from dasgm.pages.tables import TABLES, baselines, markdown, rows, truths
 from dasgm.presets import preset, small, with_dataset, with_gan
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
@@ -45,6 +45,9 @@ class Options(SweepOptions):
     """Number of the paper's table whose rows are searched: 2, 4 or 6. By default --rows names them."""
     rows: tuple[str, ...] = ()
     """Names of the rows, instead of --table: presets, or PRESET:GAN."""
+    against: str = ""
+    """Row with which the tables compare all others. By default a row with a GAN is compared with its plain method, and
+    a plain one with DARTS of the same search space and order, where the table has that row."""
     seeds: int = 4
     """Number of searches of each row (paper: 4)."""
     small: bool = False
@@ -101,6 +104,7 @@ class Options(SweepOptions):
             raise ValueError(f"row {frozen[0]} has a pre-trained GAN: add --pretrain, which trains it first")
         if self.pretrain and not frozen:
             raise ValueError("--pretrain: no row has a pre-trained GAN; leave it out")
+        baselines(self.names, self.against)
         if self.seeds < 1:
             raise ValueError(f"seeds {self.seeds}: expected at least 1")
         super().__post_init__()
@@ -181,10 +185,13 @@ def main(argv: list[str] | None = None) -> int:
 def _show(sweep: Sweep, options: Options) -> None:
     from dasgm.pages.view import read_trials
 
-    runs = read_trials(sweep.folder)
-    table = markdown(rows(runs, options.names, options.seeds))
-    if true := truths(runs, options.names, options.seeds):
-        table += f"\nTrue accuracy of the found cells; p: Welch's test against the plain method.\n\n{true}"
+    runs, base = read_trials(sweep.folder), baselines(options.names, options.against)
+    table = markdown(rows(runs, options.names, options.seeds), base)
+    if true := truths(runs, options.names, options.seeds, base):
+        table += (
+            "\nTrue accuracy of the found cells, mean ± standard deviation over n seeds, and how many of them found a "
+            f"cell of skip connections alone:\n\n{true}"
+        )
     path = sweep.folder / "table.md"
     measured = "J_val" if sweep.base.data.holdout else "J_2"
     write_atomic(

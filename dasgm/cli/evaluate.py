@@ -14,7 +14,7 @@ from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json
 from dasgm.data._base import DataConfig
-from dasgm.genotype import Genotype, genotype_text, known, name_of
+from dasgm.genotype import Genotype, genotype_text, name_of
 from dasgm.plugins import key_of, keys, plugin
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
@@ -66,7 +66,8 @@ class EvaluateOptions:
 
 
 BEFORE = ("--recipe", "--dataset", "--data-dir")
-OF_WHAT = f"What is trained: a file, a run's folder, a genotype's text, or a known genotype: {', '.join(known())}."
+SOURCES = "a file, a run's folder, its text, or a name such as DARTS_V2 (`dasgm measure --list` lists them)"
+OF_WHAT = f"Genotype that is trained: {SOURCES}."
 
 
 def recipes_help(positional: bool = False) -> str:
@@ -88,7 +89,7 @@ def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
     """
     values, first, rest = take(argv, BEFORE, 2)
     if not first:
-        raise ValueError("name a genotype: a file, a run's folder, its text, or one of " + ", ".join(known()))
+        raise ValueError(f"name a genotype: {SOURCES}")
     given, genotype = first[0], Genotype.load(first[0])
     source = name_of(given) if genotype_text(given) else str(here(given))
     if len(first) > 1:

@@ -71,7 +71,7 @@ def presets(argv: Sequence[str]) -> int:
     from dasgm.presets import preset
 
     console = Console(highlight=False)
-    console.width = max(console.width, 180)  # a narrow terminal folds the table's lines, rather than a word be cut
+    console.width = max(console.width, 190)  # a narrow terminal folds the table's lines, rather than a word be cut
     if asked.diff:
         console.print(catalogue.differences(*asked.diff))
     elif asked.name:
@@ -91,8 +91,22 @@ def _measure_parser() -> Parser:
     )
     parser.add_argument(
         "name",
+        nargs="?",
         help="What to measure: a genotype or preset (name or file), a GAN, the folder of a run, or a genotype's text.",
     )
+    parser.add_argument(
+        "--list", action="store_true", help="List the built-in genotypes by search space, and the papers they are from."
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="Print one JSON object instead of a table; with --list an array, with name, space and source of each.",
+    )
+    _add_sizes(parser)
+    return parser
+
+
+def _add_sizes(parser: Parser) -> None:
     parser.add_argument(
         "--form",
         choices=("cifar", "imagenet"),
@@ -124,13 +138,18 @@ def _measure_parser() -> Parser:
         "--dataset",
         help="Data set whose number of classes and image size are used (default: that of the preset).",
     )
-    parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table.")
-    return parser
 
 
 def measure(argv: Sequence[str]) -> int:
     asked = vars(_measure_parser().parse_args(list(argv)))
-    name, as_json = asked.pop("name"), asked.pop("json")
+    name, listed, as_json = asked.pop("name"), asked.pop("list"), asked.pop("json")
+    if listed:
+        given = [f"--{flag.replace('_', '-')}" for flag, value in asked.items() if value is not None]
+        if given := [name] * (name is not None) + given:
+            raise ValueError(f"{given[0]} with --list: leave one of the two out; the list has no settings")
+        return _list_genotypes(as_json)
+    if name is None:
+        raise ValueError("name what is measured, such as DARTS_V2; --list lists the built-in genotypes")
     import json
 
     from rich.console import Console
@@ -142,6 +161,29 @@ def measure(argv: Sequence[str]) -> int:
         print(json.dumps(found))
     else:
         Console(highlight=False, markup=False).print(*_measure_tables(found))
+    return 0
+
+
+def _list_genotypes(as_json: bool) -> int:
+    """The built-in genotypes, a table for each search space that has some."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dasgm.genotype import known, space_of
+    from dasgm.plugins import key_of
+
+    spaces = {name: key_of(genotype.space) for name, genotype in known().items()}
+    sources = {name: space_of(key).sources.get(name, "") for name, key in spaces.items()}
+    if as_json:
+        print(json.dumps([{"name": name, "space": spaces[name], "source": sources[name]} for name in spaces]))
+        return 0
+    for space in dict.fromkeys(spaces.values()):
+        table = Table("genotype", "source", title=f"search space {space}", title_justify="left")
+        for name in (name for name, key in spaces.items() if key == space):
+            table.add_row(name, sources[name])
+        Console(highlight=False, markup=False).print(table)
     return 0
 
 
@@ -185,7 +227,8 @@ def runs(argv: Sequence[str]) -> int:
         "--json",
         action="store_true",
         help="Print a JSON array instead of a table, with an object for each run: name, kind, sweep, state, reason, "
-        "folder, epoch, accuracy, proxy_accuracy, proxy_error, test_error, disk_bytes, started, ended and command. "
+        "folder, epoch, accuracy, proxy_accuracy, proxy_error, true_accuracy (of --truth, on CIFAR-10), test_error, "
+        "disk_bytes, started, ended and command. "
         "Accuracies and errors are from 0 to 1, times are seconds since 1970, and null is what is not known yet.",
     )
     asked = parser.parse_args(list(argv))

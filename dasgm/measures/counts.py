@@ -254,7 +254,7 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
     names = [*known(), *PRESETS, *keys("gans")]
     raise ValueError(
         f"{short(name, 200)} is no genotype, preset, GAN, file or run{nearest(name, names)}; "
-        "`dasgm presets` lists the presets"
+        "`dasgm presets` lists the presets, `dasgm measure --list` the genotypes"
     )
 
 

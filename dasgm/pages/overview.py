@@ -26,6 +26,7 @@ def overview(storage: Path) -> list[dict[str, Any]]:
     epoch           epochs done
     accuracy        of the supernet on held-out images after the last epoch, 0 to 1
     proxy_accuracy  of the found network after the short training from scratch, 0 to 1; proxy_error: its standard error
+    true_accuracy   on CIFAR-10 of the latest genotype, 0 to 1, where the run had a table of true accuracies (`--truth`)
     test_error      of a network trained from scratch, after the last epoch, 0 to 1
     disk_bytes      size of all files in the folder on this machine
     started, ended  seconds since 1970
@@ -53,6 +54,7 @@ def _run(folder: Path, storage: Path) -> dict[str, Any]:
         "accuracy": last("val/accuracy"),
         "proxy_accuracy": last("best/proxy"),
         "proxy_error": last("best/proxy_error"),
+        "true_accuracy": last("truth/cifar10"),
         "test_error": last("test/error"),
         "disk_bytes": sum(map(_size, folder.rglob("*"))),
         "started": about.get("started"),
@@ -68,23 +70,31 @@ def as_json(storage: Path) -> str:
 
 
 def as_table(storage: Path) -> Any:
-    """The same for people, by rich."""
+    """The same for people, by rich. True accuracies have a column where a run has one."""
     from rich.table import Column, Table
 
-    others = [Column(name, no_wrap=True) for name in ("state", "epoch", "accuracy", "proxy", "test error", "disk")]
-    table = Table(Column("run", overflow="fold"), *others, title=printable(f"runs in {lies_at(storage)}"))
-    for run in overview(storage):
+    found = overview(storage)
+    true = ["true"] * any(run["true_accuracy"] is not None for run in found)
+    others = ("state", "epoch", "accuracy", "proxy", *true, "test error", "disk")
+    columns = (Column(name, no_wrap=True) for name in others)
+    table = Table(Column("run", overflow="fold"), *columns, title=printable(f"runs in {lies_at(storage)}"))
+    for run in found:
         proxy, error = run["proxy_accuracy"], run["proxy_error"]
         table.add_row(
             printable(run["name"]),
             run["state"],
             str(run["epoch"]),
-            "-" if run["accuracy"] is None else f"{run['accuracy']:.3f}",
+            _written(run["accuracy"], ".3f"),
             "-" if proxy is None or error is None else f"{proxy:.3f} ± {error:.3f}",
-            "-" if run["test_error"] is None else f"{run['test_error']:.2%}",
+            *(_written(run["true_accuracy"], ".4f") for _ in true),
+            _written(run["test_error"], ".2%"),
             f"{run['disk_bytes'] / 1e6:.1f} MB",
         )
     return table
+
+
+def _written(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _size(path: Path) -> int:

@@ -1,16 +1,17 @@
-"""Results over seeds, as the paper reports them: mean, standard deviation and n of each row; Welch's test."""
+"""Results over seeds, as the paper reports them: mean, standard deviation and n of a row; tests of Welch and Holm."""
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dasgm.measures.truth import DATASETS
 from dasgm.pages.view import OBJECTIVE, RunView
+from dasgm.plugins import nearest
+from dasgm.presets import preset, without_gan
 
 TABLES: dict[str, tuple[str, ...]] = {
     "2": (
@@ -29,8 +30,12 @@ TABLES: dict[str, tuple[str, ...]] = {
     "6": ("dasgm-darts", "darts-2nd", "dasgm-pdarts", "pdarts", "dasgm-pcdarts", "pcdarts"),
 }
 """The rows of the paper's tables: a preset, or preset:GAN."""
-BASELINE = {"dasgm-darts": "darts-2nd", "dasgm-pdarts": "pdarts", "dasgm-pcdarts": "pcdarts"}
-"""With which row Table 6 compares a row; the rows with 30, 50, 70 % Val and of another GAN likewise."""
+DARTS = ("darts-1st", "darts-2nd", "nasbench201-darts-1st", "nasbench201-darts-2nd")
+"""Rows with which plain rows of other methods are compared, where search space and order are the same."""
+COMPARED = (
+    "p is that of Welch's two-sided test against the row that is named, and Holm's p is adjusted for the comparisons "
+    "of this table, of which there {}."
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Row:
     """Device hours of each finished run, without warm-up and proxy."""
     seconds: tuple[float, ...]
     """Of one iteration, in each finished run."""
+    skips: int = 0
+    """Number of finished runs that found a cell of skip connections alone."""
 
     @property
     def state(self) -> str:
@@ -79,7 +86,8 @@ def rows(runs: Sequence[RunView], names: Sequence[str], seeds: int, objective: s
         mine = [run for run in mine if run.last(objective) is not None]
         values = tuple(run.last(objective) or 0.0 for run in mine)
         hours = tuple(run.last("cost/gpu_hours") or 0.0 for run in mine)
-        return Row(name, seeds, values, hours, tuple(map(_seconds_per_iteration, mine)))
+        skips = sum(run.genotype is not None and run.genotype.skips_alone for run in mine)
+        return Row(name, seeds, values, hours, tuple(map(_seconds_per_iteration, mine)), skips)
 
     return [of(name) for name in names]
 
@@ -104,48 +112,126 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float:
     return float(ttest_ind(one, other, equal_var=False).pvalue)
 
 
-def compared(found: Sequence[Row]) -> dict[str, tuple[str, float]]:
-    """{row: (baseline, p)} for the rows of which both are there."""
-    by_name = {row.name: row for row in found}
-    pairs = {name: BASELINE.get(re.sub(r"(-val\d+)?(-upstream)?(:\w+)?$", "", name)) for name in by_name}
-    return {
-        name: (base, welch(by_name[name].values, by_name[base].values))
-        for name, base in pairs.items()
-        if base in by_name and by_name[name].values
-    }
+def holm(p: Sequence[float]) -> list[float]:
+    """The values of p adjusted by Holm's method for their number (Scandinavian Journal of Statistics 6, 1979).
+
+    The smallest of m values is multiplied by m, the next by m - 1, and so on; none becomes smaller than one before it,
+    or larger than 1.
+    """
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
-def markdown(found: Sequence[Row]) -> str:
-    """The table as Markdown: accuracies in %, the mean over seeds ± standard deviation."""
-    tests = compared(found)
-    lines = ["| row | accuracy, % | n | device hours a search | s an iteration | p against the plain method |"]
-    lines.append("|---|---|---|---|---|---|")
+def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
+    """With which row of a table each row is compared; rows without such a row are left out.
+
+    A search with a GAN is compared with the same search without one, and a plain one with DARTS's of its space and
+    order.
+
+    Args:
+        names: the rows, presets or PRESET:GAN.
+        against: the row with which all others are compared instead. ValueError: it is none of the rows.
+    """
+    if against:
+        if against not in names:
+            raise ValueError(
+                f"--against {against!r} is no row of this table{nearest(against, list(names))}; expected one of "
+                f"{', '.join(names)}"
+            )
+        return {name: against for name in names if name != against}
+    configs = {name: preset(name.partition(":")[0]).config for name in names}
+    darts = {(configs[name].search_space, configs[name].order): name for name in DARTS if name in configs}
+
+    def of(name: str) -> str | None:
+        plain = without_gan(configs[name])
+        if configs[name] != plain:
+            return next((other for other in names if configs[other] == plain), None)
+        return darts.get((plain.search_space, plain.order)) if name not in DARTS else None
+
+    return {name: base for name in names if (base := of(name))}
+
+
+class Comparison(NamedTuple):
+    """Of the values of a row with those of another one."""
+
+    base: str
+    p: float
+    """Of Welch's test."""
+    holm: float
+    """p adjusted for all comparisons of the table."""
+
+
+NOT_COMPARED = Comparison("-", math.nan, math.nan)
+
+
+def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[dict[str, Comparison]]:
+    """For each of several lists of rows, which make one table, the rows that can be compared (see `welch`).
+
+    Args:
+        base: as `baselines` gives it.
+    """
+    by_name = [{row.name: row for row in found} for found in tables]
+    raw = [{name: welch(its[name].values, its[other].values) for name, other in base.items()} for its in by_name]
+    tested = [(place, name) for place, ps in enumerate(raw) for name, p in ps.items() if not math.isnan(p)]
+    adjusted = holm([raw[place][name] for place, name in tested])
+    found: list[dict[str, Comparison]] = [{} for _ in tables]
+    for (place, name), value in zip(tested, adjusted, strict=True):
+        found[place][name] = Comparison(base[name], raw[place][name], value)
+    return found
+
+
+def _below(tests: Sequence[dict[str, Comparison]]) -> str:
+    """What stands below a table with comparisons; '' where there are none."""
+    number = sum(map(len, tests))
+    return f"\n{COMPARED.format(f'are {number}' if number > 1 else 'is 1')}\n" if number else ""
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def markdown(found: Sequence[Row], base: Mapping[str, str]) -> str:
+    """The table as Markdown: accuracies in %, the mean over seeds ± standard deviation.
+
+    Args:
+        base: with which row each is compared, as `baselines` gives it.
+    """
+    tests = compared([found], base)
+    lines = ["| row | accuracy, % | n | device hours a search | s an iteration | against | p | Holm's p |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for row in found:
-        base, value = tests.get(row.name, ("", math.nan))
-        p = "-" if math.isnan(value) else f"{value:.3f} ({base})"
-        cells: list[Any] = [row.name, row.state or "-", len(row.values), "-", "-", "-"]
+        test = tests[0].get(row.name, NOT_COMPARED)
+        cells: list[Any] = [row.name, row.state or "-", len(row.values), *"-----"]
         if row.values:
-            cells = [row.name, row.text, len(row.values)]
-            cells += [f"{statistics.fmean(row.hours):.4f}", f"{statistics.fmean(row.seconds):.3f}", p]
+            hours, seconds = _number(statistics.fmean(row.hours), ".4f"), _number(statistics.fmean(row.seconds), ".3f")
+            p = (_number(value, ".3f") for value in (test.p, test.holm))
+            cells = [row.name, row.text, len(row.values), hours, seconds, test.base, *p]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _below(tests)
 
 
-def truths(runs: Sequence[RunView], names: Sequence[str], seeds: int) -> str:
-    """True accuracies of the found cells as Markdown, and p as in `markdown`; '' where no run had a table of them."""
-    found = {name: rows(runs, names, seeds, f"truth/{name}") for name in DATASETS}
-    if not any(row.values for row in found["cifar10"]):
+def truths(runs: Sequence[RunView], names: Sequence[str], seeds: int, base: Mapping[str, str]) -> str:
+    """True accuracies of the found cells as Markdown, and p as in `markdown`; '' where no run had a table of them.
+
+    Holm's p counts the comparisons on all data sets.
+    """
+    found = [rows(runs, names, seeds, f"truth/{name}") for name in DATASETS]
+    if not any(row.values for row in found[0]):
         return ""
-    lines = ["| row | n | " + " | ".join(f"{title}, % | p" for title in DATASETS.values()) + " |"]
-    lines.append("|---" * (2 + 2 * len(DATASETS)) + "|")
-    tests = {name: compared(its) for name, its in found.items()}
+    titles = (f"{title}, % | p | Holm's p" for title in DATASETS.values())
+    lines = ["| row | n | skips alone | against | " + " | ".join(titles) + " |", "|---" * (4 + 3 * len(DATASETS)) + "|"]
+    tests = compared(found, base)
     for place, name in enumerate(names):
-        cells: list[Any] = [name, len(found["cifar10"][place].values)]
-        for dataset, its in found.items():
-            p = tests[dataset].get(name, ("", math.nan))[1]
-            cells += [its[place].text, "-" if math.isnan(p) else f"{p:.3g}"]
+        first = found[0][place]
+        cells: list[Any] = [name, len(first.values), first.skips if first.values else "-", base.get(name, "-")]
+        for its, test in zip(found, tests, strict=True):
+            one = test.get(name, NOT_COMPARED)
+            cells += [its[place].text, _number(one.p, ".3g"), _number(one.holm, ".3g")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _below(tests)
 
 
 def errors(runs: Sequence[RunView], names: Sequence[str], seeds: int) -> str:

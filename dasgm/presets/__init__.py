@@ -14,7 +14,7 @@ from dasgm.config import ProxyConfig, SearchConfig, override, settings
 from dasgm.data import cifar10, digits
 from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import SIZES, GanConfig
-from dasgm.genotype import DEFAULT_SPACE
+from dasgm.genotype import DEFAULT_SPACE, space_of
 from dasgm.given import after
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import MethodConfig
@@ -89,6 +89,16 @@ CIFAR10_SMOKE = SearchConfig(
     pictures_every=2,
 )
 
+CIFAR10_SMOKE_201 = replace(
+    CIFAR10_SMOKE,
+    search_space="nasbench201",
+    method=darts.Config(epochs=5, cells=5, channels=8, arch_start_epoch=1),
+    classifier_nesterov=True,
+    classifier_weight_decay=5e-4,
+    proxy=replace(CIFAR10_SMOKE.proxy, cells=5),
+)
+SMOKE = (CIFAR10_SMOKE, CIFAR10_SMOKE_201)
+
 PRESETS: dict[str, Preset] = {
     **PAPER,
     **FIELD,
@@ -115,14 +125,7 @@ PRESETS: dict[str, Preset] = {
         "6,000 real CIFAR-10 pictures, within half an hour on two cores: 16x16, 3 cells of 4 channels",
     ),
     "cifar10-smoke-nasbench201": Preset(
-        replace(
-            CIFAR10_SMOKE,
-            search_space="nasbench201",
-            method=darts.Config(epochs=5, cells=5, channels=8, arch_start_epoch=1),
-            classifier_nesterov=True,
-            classifier_weight_decay=5e-4,
-            proxy=replace(CIFAR10_SMOKE.proxy, cells=5),
-        ),
+        CIFAR10_SMOKE_201,
         "the same pictures in NAS-Bench-201's space: a cell a stage, 8 channels",
     ),
     "cifar10-smoke-pdarts": Preset(
@@ -148,31 +151,38 @@ PRESETS: dict[str, Preset] = {
 
 
 MOST_PARENTS = 8
-SMALL = {"darts": "cifar10-smoke", "pdarts": "cifar10-smoke-pdarts", "pcdarts": "cifar10-smoke-pcdarts"}
-OF_THEIR_OWN = ("quickstart", "cifar10-smoke-nasbench201")
-"""Small presets whose methods have another size than `_at_small_size` gives them."""
+SMALL = {"pdarts": "cifar10-smoke-pdarts", "pcdarts": "cifar10-smoke-pcdarts"}
+"""Methods whose size is not that of DARTS."""
+
+
+def _smoke(space: str) -> SearchConfig:
+    """The cifar10-smoke preset of a search space. One that has none gets DARTS's, with as many cells as it needs."""
+    if own := next((found for found in SMOKE if found.search_space == space), None):
+        return own
+    least = space_of(space).smallest
+    proxy = replace(CIFAR10_SMOKE.proxy, cells=max(CIFAR10_SMOKE.proxy.cells, least))
+    method = replace(CIFAR10_SMOKE.method, cells=max(CIFAR10_SMOKE.method.cells, least))
+    return replace(CIFAR10_SMOKE, search_space=space, method=method, proxy=proxy)
 
 
 def _at_small_size(config: SearchConfig) -> MethodConfig:
-    """The method of a search at the size of the cifar10-smoke presets, with as many cells as the space needs."""
+    """The method of a search at the size of the cifar10-smoke preset of its space."""
     method, stages = config.method, len(config.stages)
     if key_of(method) in SMALL:
-        found: MethodConfig = PRESETS[SMALL[key_of(method)]].config.method
-    else:
-        channels = 8 if hasattr(method, "partial") else 4  # a part of them passes through the operations
-        found = replace(method.shortened(max(2, 5 // stages)), cells=3, channels=channels, arch_start_epoch=1)
-    return replace(found, cells=max(found.cells, config.space.smallest))
+        return PRESETS[SMALL[key_of(method)]].config.method
+    size = _smoke(config.search_space).method
+    channels = max(8, size.channels) if hasattr(method, "partial") else size.channels  # a part of them passes through
+    return replace(method.shortened(max(2, 5 // stages)), cells=size.cells, channels=channels, arch_start_epoch=1)
 
 
 def small(config: SearchConfig) -> SearchConfig:
-    """The same row at the size of the cifar10-smoke presets: space, order, GAN, validation portion and clipping are
-    kept.
+    """The same row at the size of the cifar10-smoke preset of its space, with its order, GAN, validation portion and
+    clipping.
     """
-    size = replace(CIFAR10_SMOKE, method=_at_small_size(config))
-    proxy = replace(size.proxy, cells=max(size.proxy.cells, config.space.smallest))
-    kept = ("search_space", "order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip", "seed")
+    kept = ("order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip", "seed")
     gan = None if config.gan is None else SMALL_GANS[key_of(config.gan)]
-    return replace(size, proxy=proxy, gan=gan, **{name: getattr(config, name) for name in kept})
+    own = {name: getattr(config, name) for name in kept}
+    return replace(_smoke(config.search_space), method=_at_small_size(config), gan=gan, **own)
 
 
 def preset(name: str, children: tuple[str, ...] = ()) -> Preset:
@@ -224,6 +234,11 @@ def with_gan(config: SearchConfig, key: str) -> SearchConfig:
     return override(config, {"gan": key})
 
 
+def without_gan(config: SearchConfig) -> SearchConfig:
+    """The plain search of the same method: J_3 is J_2."""
+    return replace(config, gan=None, search_discriminator=False, freeze_gan=False, gan_checkpoint=None, val_portion=0.0)
+
+
 def with_method(config: SearchConfig, key: str) -> SearchConfig:
     """The same search by another method; a small search gets it at its small size.
 
@@ -233,8 +248,8 @@ def with_method(config: SearchConfig, key: str) -> SearchConfig:
     changed = override(config, {"method": key})
     if changed == config:
         return config
-    small_methods = [PRESETS[name].config.method for name in OF_THEIR_OWN]
-    method = _at_small_size(changed) if config.method in (*small_methods, _at_small_size(config)) else changed.method
+    small_methods = PRESETS["quickstart"].config.method, _at_small_size(config)
+    method = _at_small_size(changed) if config.method in small_methods else changed.method
     if config.search_space != DEFAULT_SPACE:
         method = replace(method, cells=config.method.cells, channels=config.method.channels)
     return replace(changed, method=method)

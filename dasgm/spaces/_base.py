@@ -67,6 +67,11 @@ class SearchSpace:
         """The built-in genotypes, by name."""
         return {}
 
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The paper that a built-in genotype comes from, by its name."""
+        return {}
+
     def usual(self, form: str) -> tuple[int, int]:
         """The usual numbers of cells and channels of a derived network. ValueError: it cannot have this form."""
         if form not in self.sizes:

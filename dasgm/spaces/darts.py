@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dasgm.genotype import Edge, Genotype, Graph, closest, edge_number, fields_to_json
 from dasgm.spaces import _base
+from dasgm.spaces._released import RELEASED
 from dasgm.spellings import CHOOSABLE, CONCAT, EXAMPLE, FIELDS, INPUTS, NODES, PRIMITIVES, SKIP, has_call, is_text, read
 from dasgm.store.files import short
 
@@ -42,6 +43,10 @@ class SearchSpace(_base.SearchSpace):
     @property
     def known(self) -> Mapping[str, DartsGenotype]:
         return KNOWN
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return SOURCES
 
     def supernet(self, stage: Stage, classes: int) -> Supernet:
         from dasgm.networks.supernet import Supernet
@@ -211,8 +216,8 @@ def _fed(edges: Sequence[Edge]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(2 + position // 2 for position, (name, _) in enumerate(edges) if name != "none"))
 
 
-def _cell(text: str) -> tuple[Edge, ...]:
-    """The edges written in the shorthand of the table below."""
+def _cell(written: str) -> tuple[tuple[Edge, ...], tuple[int, ...]]:
+    """The edges and the concatenated nodes of a cell in the shorthand of `RELEASED`."""
     names = {
         "max": "max_pool_3x3",
         "avg": "avg_pool_3x3",
@@ -223,63 +228,16 @@ def _cell(text: str) -> tuple[Edge, ...]:
         "dil5": "dil_conv_5x5",
         "none": "none",
     }
-    pairs = [edge.rstrip(")").split("(") for edge in text.split()]
-    return tuple((names[name], int(state)) for name, state in pairs)
+    words = written.split()
+    pairs = (("none(0)" if word == "-" else word).rstrip(")").split("(") for word in words)
+    edges = tuple((names[name], int(state)) for name, state in pairs)
+    concat = (2 + i // 2 for i in range(0, len(words), 2) if words[i : i + 2] != ["-", "-"])
+    return edges, tuple(concat)
 
 
-def _known(normal: str, reduce: str) -> DartsGenotype:
-    return SearchSpace().genotype([_cell(normal), _cell(reduce)])
-
-
-# As published with DARTS (Liu et al., 2019), P-DARTS (Chen et al., 2019), PC-DARTS (Xu et al., 2020) and Fair DARTS
-# (Chu et al., 2020), where what reads a node without edges is left out.
 KNOWN: dict[str, DartsGenotype] = {
-    "DARTS_V1": _known(
-        "sep3(1) sep3(0)  skip(0) sep3(1)  skip(0) sep3(1)  sep3(0) skip(2)",
-        "max(0) max(1)  skip(2) max(0)  max(0) skip(2)  skip(2) avg(0)",
-    ),
-    "DARTS_V2": _known(
-        "sep3(0) sep3(1)  sep3(0) sep3(1)  sep3(1) skip(0)  skip(0) dil3(2)",
-        "max(0) max(1)  skip(2) max(1)  max(0) skip(2)  skip(2) max(1)",
-    ),
-    "PDARTS": _known(
-        "skip(0) dil3(1)  skip(0) sep3(1)  sep3(1) sep3(3)  sep3(0) dil5(4)",
-        "avg(0) sep5(1)  sep3(0) dil5(2)  max(0) dil3(1)  dil3(1) dil5(3)",
-    ),
-    "PC_DARTS_cifar": _known(
-        "sep3(1) skip(0)  sep3(0) dil3(1)  sep5(0) sep3(1)  avg(0) dil3(1)",
-        "sep5(1) max(0)  sep5(1) sep5(2)  sep3(0) sep3(3)  sep3(1) sep3(2)",
-    ),
-    "PC_DARTS_image": _known(
-        "skip(1) sep3(0)  sep3(0) skip(1)  sep3(1) sep3(3)  sep3(1) dil5(4)",
-        "sep3(0) skip(1)  dil5(2) max(1)  sep3(2) sep3(1)  sep5(0) sep3(3)",
-    ),
-    "FairDARTS_a": _known(
-        "sep3(0) sep5(1)  none(0) none(1)  max(0) none(1)  sep3(0) none(1)",
-        "max(0) avg(1)  avg(0) dil5(1)  avg(0) sep5(1)  skip(0) skip(1)",
-    ),
-    "FairDARTS_b": _known(
-        "sep3(0) sep3(1)  sep3(1) none(0)  dil3(0) sep5(1)  dil5(1) none(0)",
-        "skip(0) dil3(1)  skip(0) dil3(1)  max(0) sep3(1)  skip(2) max(0)",
-    ),
-    "FairDARTS_c": _known(
-        "max(0) sep5(1)  none(0) none(1)  dil3(0) dil5(2)  sep3(0) none(3)",
-        "dil3(1) dil5(0)  dil3(0) sep3(1)  sep5(0) sep5(3)  sep5(0) skip(1)",
-    ),
-    "FairDARTS_d": _known(
-        "sep3(0) sep5(1)  dil3(1) max(0)  dil3(0) dil3(1)  sep3(0) dil5(1)",
-        "max(0) sep5(1)  avg(0) dil5(2)  dil3(3) avg(0)  avg(0) skip(3)",
-    ),
-    "FairDARTS_e": _known(
-        "sep3(0) sep3(1)  none(0) none(1)  dil3(1) dil3(2)  dil3(0) dil5(1)",
-        "max(1) max(0)  max(1) max(0)  sep5(1) max(0)  avg(0) dil5(1)",
-    ),
-    "FairDARTS_f": _known(
-        "max(0) sep3(1)  dil3(1) none(0)  sep5(1) none(0)  sep3(0) sep3(1)",
-        "max(0) max(1)  max(0) dil3(1)  dil3(2) max(0)  max(0) sep3(1)",
-    ),
-    "FairDARTS_g": _known(
-        "sep3(0) sep3(1)  none(0) none(1)  sep5(1) none(3)  dil3(0) sep3(1)",
-        "avg(1) skip(0)  skip(2) max(1)  sep5(3) max(0)  dil3(1) dil3(4)",
-    ),
+    name: DartsGenotype(*_cell(normal), *_cell(reduce))
+    for cells in RELEASED.values()
+    for name, (normal, reduce) in cells.items()
 }
+SOURCES = {name: paper for paper, cells in RELEASED.items() for name in cells}

@@ -134,7 +134,7 @@ def test_a_time_budget_is_more_than_nothing_and_batches_ahead_are_two(capsys):
         (["DARTS_V2", "--top=2"], "--from-sweep"),
         (["--from-sweep=found", "--top=many"], "whole number"),
         (["--from-sweep=found"], "there is no sweep in"),
-        (["DARTS_V3"], "did you mean DARTS_V"),
+        (["DARTS_V3"], "did you mean 'DARTS_V"),
         (["DARTS_V2", "DARTS_V2"], "two genotypes are called DARTS_V2"),
         (["DARTS_V2", "--workers=0"], "at least 1"),
         (["DARTS_V2", "--workers=5"], "choose another number of --workers, or set the --batch-size of each"),

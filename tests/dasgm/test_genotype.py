@@ -272,9 +272,9 @@ def test_what_is_no_genotype(text: str, tmp_path: Path) -> None:
 
 
 def test_unknown_name_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="did you mean DARTS_V2"):
-        Genotype.load("DARTS_V3")
-    with pytest.raises(ValueError, match="expected one of DARTS_V1, "):
+    with pytest.raises(ValueError, match="GDAS_V2: no such name or file, did you mean 'GDAS_V1'"):
+        Genotype.load("GDAS_V2")
+    with pytest.raises(ValueError, match="no such name or file; `dasgm measure --list` lists"):
         Genotype.load("x")
     with pytest.raises(ValueError, match="no such file"):
         Genotype.load(tmp_path / "absent.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from dasgm.genotype import Genotype
 from dasgm.plugins import key_of
 from dasgm.presets import PRESETS, difference, preset, small, with_method
 from dasgm.presets.field import FIELD
+from dasgm.presets.nasbench201 import NASBENCH201
 from dasgm.presets.paper import PAPER as ROWS
 from dasgm.spaces.darts import SearchSpace
 from dasgm.spellings import CHOOSABLE
@@ -172,6 +174,50 @@ def test_other_methods_have_their_authors_settings_plain_and_with_dasgm(name):
     assert plain.published and plain.choices and not dasgm.published
     tiny = small(dasgm.config)
     assert key_of(tiny.method) == key_of(method) and tiny.order == order and tiny.method.cells == 3
+
+
+# what their authors use in NAS-Bench-201: facts/more-methods, sections 1.3, 1.4, 1.9 and 2.2
+EPOCHS_201 = {
+    "darts-1st": 50, "darts-2nd": 50, "betadarts": 100, "sdarts-rs": 50, "sdarts-adv": 50, "gdas": 250, "drnas": 100,
+    "dropnas": 50, "rdarts": 50, "random": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NASBENCH201)
+def test_searches_in_nasbench201(name):
+    """16 channels, 5 cells a stage, batch 64, rates and decays as in the benchmark's searches; at small size those of
+    cifar10-smoke-nasbench201.
+    """
+    config, smoke = PRESETS[name].config, PRESETS["cifar10-smoke-nasbench201"].config
+    row = re.sub("-val.*", "", name.removeprefix("nasbench201-")).removeprefix("dasgm-")
+    assert config.total_epochs == EPOCHS_201["darts-2nd" if row == "darts" else row]
+    assert (config.method.cells, config.method.channels, config.batch_size, config.search_space) == (
+        17, 16, 64, "nasbench201"
+    )  # fmt: skip
+    assert (config.classifier_lr, config.classifier_lr_min, config.classifier_weight_decay) == (0.025, 0.001, 5e-4)
+    assert (config.classifier_nesterov, config.classifier_clip) == (True, 5.0)
+    assert (config.arch_lr, config.arch_weight_decay, config.method.arch_start_epoch) == (3e-4, 1e-3, 0)
+    assert config.order == ("second" if row in ("darts", "darts-2nd", "rdarts") else "first")
+    portion = re.search(r"val(\d+)", name)
+    assert config.val_portion == (int(portion[1]) / 100 if portion else 0) and config.freeze_gan == bool(portion)
+    assert (config.gan is not None) == ("dasgm" in name)
+    tiny = small(config)
+    kept = {"order": config.order, "search_discriminator": config.search_discriminator, "gan": tiny.gan,
+            "val_portion": config.val_portion, "freeze_gan": config.freeze_gan, "method": tiny.method}  # fmt: skip
+    assert tiny == replace(smoke, **kept) and key_of(tiny.gan) == key_of(config.gan)
+    sizes = replace(config.method, **{name: getattr(smoke.method, name) for name in SIZES})
+    assert tiny.method == sizes and tiny.total_epochs == (5 if row != "random" else 0)
+    assert tiny.space.supernet(tiny.stages[0], 10) is not None
+
+
+SIZES = ("epochs", "cells", "channels", "arch_start_epoch")
+
+
+def test_what_methods_change_in_nasbench201():
+    of = {name: PRESETS[f"nasbench201-{name}"].config.method for name in EPOCHS_201}
+    assert (of["drnas"].partial, of["drnas"].kept) == (1, 0)
+    assert (of["gdas"].gradient, of["gdas"].tau_first, of["gdas"].tau_last) == ("all", 10, 0.1)
+    assert of["betadarts"].strength == 50 and of["sdarts-adv"].perturbation == "adversarial"
 
 
 def test_every_other_method_has_presets():

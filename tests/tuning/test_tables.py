@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from proposals import end
 from scipy import integrate, special
 
 from dasgm.config import from_json, mathematics, override
-from dasgm.pages.tables import TABLES, compared, markdown, rows, welch
+from dasgm.pages.tables import TABLES, baselines, compared, holm, markdown, rows, welch
 from dasgm.pages.view import RunView
 from dasgm.plugins import key_of
 from dasgm.presets import PRESETS, preset
@@ -96,10 +99,23 @@ def test_mean_deviation_and_what_is_missing():
     assert found[1].mean == pytest.approx(0.54) and found[1].deviation == pytest.approx(0.04)
     assert found[1].seconds == pytest.approx((0.5,) * 3)  # 2 workers x 16 images at 64 a second
     assert [row.state for row in found] == ["1 of 3 finished", "", "not run"]
-    text = markdown(found).splitlines()
-    assert text[2].startswith("| dasgm-pdarts | 60.00 (1 of 3 finished) | 1 |") and text[2].endswith("| - |")
-    assert text[3].startswith("| pdarts | 54.00 ± 4.00 | 3 | 0.5000 | 0.500 |")
-    assert text[4] == "| pcdarts | not run | 0 | - | - | - |"
+    base = {"dasgm-pdarts": "pdarts", "pcdarts": "pdarts"}
+    text = markdown(found, base).splitlines()
+    assert text[2].startswith("| dasgm-pdarts | 60.00 (1 of 3 finished) | 1 |") and text[2].endswith("| - | - | - |")
+    assert text[3:] == [
+        "| pdarts | 54.00 ± 4.00 | 3 | 0.5000 | 0.500 | - | - | - |",
+        "| pcdarts | not run | 0 | - | - | - | - | - |",
+    ]
+    twice = [*runs, *(run("pcdarts", s, a) for s, a in enumerate((0.60, 0.64, 0.68)))]
+    text = markdown(rows(twice, ("pdarts", "pcdarts"), 3), {"pcdarts": "pdarts"}).splitlines()
+    p = welch((0.60, 0.64, 0.68), (0.50, 0.54, 0.58))
+    assert text[3].endswith(f"| pdarts | {p:.3f} | {p:.3f} |") and text[-1].endswith("of which there is 1.")
+
+
+def test_a_run_without_epochs_has_no_speed_and_says_so():
+    one = run("random", 0, 0.5)
+    found = rows([replace(one, metrics=[{"epoch": 0, "best/proxy": 0.5}])], ("random",), 1)
+    assert markdown(found, {}).splitlines()[2] == "| random | 50.00 | 1 | 0.0000 | - | - | - | - |"
 
 
 def test_welch_is_the_formula():
@@ -118,15 +134,46 @@ def test_welch_is_the_formula():
     assert math.isnan(welch((1.0,), b))
 
 
-def test_rows_are_compared_with_their_own_baseline():
-    names = ("dasgm-darts", "dasgm-darts:contragan", "dasgm-darts-val30", "darts-2nd", "pdarts")
-    found = rows([run(row, s, 0.5 + 0.01 * s) for row in names[:-1] for s in (0, 1)], names, 2)
-    assert {name: base for name, (base, _) in compared(found).items()} == {
-        "dasgm-darts": "darts-2nd",
-        "dasgm-darts:contragan": "darts-2nd",
-        "dasgm-darts-val30": "darts-2nd",
-    }
-    assert compared(found)["dasgm-darts"][1] == pytest.approx(1.0)
+def test_holm_is_the_closed_test_of_bonferroni():
+    """An adjusted p is the largest of Bonferroni's over all sets of hypotheses that have this one (closed testing)."""
+    rng = random.Random(0)
+    for n in (1, 2, 5, 8):
+        ps = [rng.random() ** 4 for _ in range(n)] + [0.01] * (n > 4)
+        sets = [s for size in range(1, len(ps) + 1) for s in combinations(range(len(ps)), size)]
+        expected = [max(min(1.0, len(s) * min(ps[i] for i in s)) for s in sets if one in s) for one in range(len(ps))]
+        assert holm(ps) == pytest.approx(expected)
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([]) == []
+
+
+def test_every_row_with_a_gan_is_compared_with_its_plain_method():
+    """In both spaces; the plain row is that of the name without dasgm and Val, and DARTS's is of the second order."""
+    found, names = baselines(list(PRESETS)), {name for name, of in PRESETS.items() if of.config.gan is not None}
+    for name in sorted(names - {name for name in names if "smoke" in name or name == "quickstart"}):
+        plain = re.sub(r"-val\d+", "", name).replace("dasgm-", "")
+        assert found[name] == (
+            f"{plain}-2nd" if plain.endswith("darts-2nd") or plain in ("darts", "nasbench201-darts") else plain
+        ), name
+    assert (found["gdas"], found["rdarts"], found["pdarts"], found["random"]) == (
+        "darts-1st", "darts-2nd", "darts-1st", "darts-1st"
+    )  # fmt: skip
+    assert (found["nasbench201-gdas"], found["nasbench201-rdarts"], found["nasbench201-random"]) == (
+        "nasbench201-darts-1st", "nasbench201-darts-2nd", "nasbench201-darts-1st"
+    )  # fmt: skip
+    assert not {"darts-1st", "darts-2nd", "nasbench201-darts-1st", "nasbench201-darts-2nd"} & found.keys()
+    assert baselines(("gdas", "pdarts")) == {}, "the rows of the table alone"
+    assert baselines(("dasgm-darts:contragan", "darts-2nd")) == {"dasgm-darts:contragan": "darts-2nd"}
+    assert baselines(("dasgm-gdas", "gdas", "random"), "random") == {"dasgm-gdas": "random", "gdas": "random"}
+    with pytest.raises(ValueError, match="did you mean 'gdas'"):
+        baselines(("gdas", "random"), "gdsa")
+
+
+def test_holm_counts_the_comparisons_of_all_tables_that_make_one():
+    names = ("dasgm-darts", "dasgm-darts:contragan", "darts-2nd", "pdarts")
+    one = rows([run(row, s, 0.5 + 0.01 * s + 0.02 * i) for i, row in enumerate(names[:-1]) for s in (0, 1)], names, 2)
+    found = compared([one, one], baselines(names))
+    assert list(found[0]) == ["dasgm-darts", "dasgm-darts:contragan"] and found[0] == found[1]
+    p = welch((0.50, 0.51), (0.54, 0.55))
+    assert found[0]["dasgm-darts"] == ("darts-2nd", pytest.approx(p), pytest.approx(4 * p))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +189,7 @@ def test_rows_are_compared_with_their_own_baseline():
         (["--rows", "pdarts", "--set", "proxy.epochs=0"], "row pdarts, proxy.epochs 0: expected at least 1"),
         (["--rows", "dasgm-pdarts-val30"], "add --pretrain"),
         (["--rows", "dasgm-pdarts", "--pretrain"], "leave it out"),
+        (["--rows", "pdarts", "gdas", "--against", "pdart"], "did you mean 'pdarts'"),
         (["--rows", "pdarts", "--data-dir", "nowhere"], "nowhere"),
     ],
 )

@@ -300,7 +300,7 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
     ("asked", "says"),
     [
         ([], "name a genotype"),
-        (["DARTS_V3"], "did you mean DARTS_V"),
+        (["DARTS_V3"], "did you mean 'DARTS_V"),
         (["DARTS_V2", "cifra"], "did you mean 'cifar'"),
         (["DARTS_V2", "--dataset", "digit"], "did you mean 'digits'"),
         (["."], "the folder has no genotype.json"),

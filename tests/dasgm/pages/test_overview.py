@@ -54,6 +54,7 @@ def test_each_run_is_an_object(tmp_path, capsys):
         "accuracy": 0.2,
         "proxy_accuracy": 0.75,
         "proxy_error": 0.03,
+        "true_accuracy": None,
         "test_error": None,
         "disk_bytes": 0,
         "started": 1.5,
@@ -64,6 +65,21 @@ def test_each_run_is_an_object(tmp_path, capsys):
     assert trial_["disk_bytes"] == 12345 + sum((trial / name).stat().st_size for name in ("run.json", "metrics.jsonl"))
     assert (net["kind"], net["epoch"], net["test_error"]) == ("evaluation", 7, 0.125)
     assert (gan["kind"], gan["epoch"], gan["accuracy"], gan["state"]) == ("pretrain", 3, None, "interrupted")
+
+
+def test_the_true_accuracy_of_the_latest_genotype_has_a_column_where_it_is_known(tmp_path, capsys):
+    def said() -> tuple[str, str, str]:
+        assert cli.main(["runs", "--storage", str(tmp_path)]) == 0
+        return capsys.readouterr().out.partition("disk")  # the title, which has this test's name, comes before
+
+    rows = [{"epoch": i, "phase": "search 1", "time": float(i), "val/accuracy": 0.5} for i in (1, 2)]
+    write(tmp_path / "without", rows, state="finished")
+    assert " true " not in said()[0]
+    given = [row | {"truth/cifar10": accuracy} for row, accuracy in zip(rows, (0.9, 0.54297), strict=True)]
+    write(tmp_path / "given", given, state="finished")
+    found = listed(tmp_path, capsys)
+    assert (found["given"]["true_accuracy"], found["without"]["true_accuracy"]) == (0.54297, None)
+    assert " true " in said()[0] and "0.5430" in said()[2] and "0.9" not in said()[2]
 
 
 def test_what_is_not_finite_is_null_and_no_run_is_an_empty_array(tmp_path, capsys):

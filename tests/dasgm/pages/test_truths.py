@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import pytest
 from pages import Page, lines, put, write_run
 from rich.console import Console
 
+from dasgm.genotype import Genotype
 from dasgm.pages.report import report
-from dasgm.pages.tables import truths, welch
+from dasgm.pages.tables import baselines, truths, welch
 from dasgm.pages.view import RunView, read_run, read_trials
+from dasgm.spaces.darts import KNOWN
 from tuning.table import table
 
 
@@ -54,23 +58,45 @@ def test_a_sweep_ranks_by_the_proxy_and_shows_the_truth_beside_it(tmp_path: Path
     assert "true, ImageNet16-120" in drawn and drawn.index("0.5440") < drawn.index("0.9400")
 
 
-def run(row: str, seed: int, accuracy: float | None) -> RunView:
-    metrics: list[dict[str, Any]] = [{"epoch": 1}]
+SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|none~1|skip_connect~2|"
+
+
+def run(row: str, seed: int, accuracy: float | None, cell: str = SKIPS) -> RunView:
+    metrics: list[dict[str, Any]] = [{"epoch": 0 if "random" in row else 1}]
     if accuracy is not None:
         metrics[0] |= {"truth/cifar10": accuracy, "truth/cifar100": 0.5 + seed / 10, "truth/imagenet16_120": 0.4}
-    return RunView(Path(f"{row}{seed}"), "finished", {"parameters": {"row": row, "seed": seed}}, {}, metrics, None)
+    info = {"parameters": {"row": row, "seed": seed}}
+    return RunView(Path(f"{row}{seed}"), "finished", info, {}, metrics, Genotype.parse(cell))
 
 
 def test_the_rows_of_a_reproduction_have_means_deviations_and_p() -> None:
     """p of the second data set: the same three values in both rows, so t is 0. Seeds that all end in one cell have no
     spread, of which no test can say anything."""
-    runs = [run(row, seed, value) for row, value in (("dasgm-darts", 0.9), ("darts-2nd", 0.543)) for seed in range(3)]
-    text = truths(runs, ("dasgm-darts", "darts-2nd", "pdarts"), 3).splitlines()
-    assert text[0] == "| row | n | CIFAR-10, % | p | CIFAR-100, % | p | ImageNet16-120, % | p |"
-    assert text[2] == "| dasgm-darts | 3 | 90.00 ± 0.00 | - | 60.00 ± 10.00 | 1 | 40.00 ± 0.00 | - |"
-    assert text[3] == "| darts-2nd | 3 | 54.30 ± 0.00 | - | 60.00 ± 10.00 | - | 40.00 ± 0.00 | - |"
-    assert text[4] == "| pdarts | 0 | not run | - | not run | - | not run | - |"
-    assert truths([run("pdarts", 0, None)], ("pdarts",), 1) == ""
+    darts, conv = "nasbench201-darts-1st", SKIPS.replace("skip_connect~2", "nor_conv_3x3~2")
+    runs = [run(darts, seed, 0.543) for seed in range(3)]
+    runs += [run("nasbench201-random", seed, 0.9, conv if seed else SKIPS) for seed in range(3)]
+    names = (darts, "nasbench201-random", "nasbench201-gdas")
+    text = truths(runs, names, 3, baselines(names)).splitlines()
+    assert text[0] == (
+        "| row | n | skips alone | against | CIFAR-10, % | p | Holm's p | CIFAR-100, % | p | Holm's p "
+        "| ImageNet16-120, % | p | Holm's p |"
+    )
+    assert text[2] == f"| {darts} | 3 | 3 | - | 54.30 ± 0.00 | - | - | 60.00 ± 10.00 | - | - | 40.00 ± 0.00 | - | - |"
+    assert text[3] == (
+        f"| nasbench201-random | 3 | 1 | {darts} | 90.00 ± 0.00 | - | - | 60.00 ± 10.00 | 1 | 1 "
+        "| 40.00 ± 0.00 | - | - |"
+    )
+    assert text[4] == f"| nasbench201-gdas | 0 | - | {darts} | not run | - | - | not run | - | - | not run | - | - |"
+    assert text[-1].endswith("the comparisons of this table, of which there is 1.")
+    assert truths([run("pdarts", 0, None)], ("pdarts",), 1, {}) == ""
+
+
+def test_cells_of_skip_connections_alone() -> None:
+    """In DARTS's space the normal cell decides."""
+    assert Genotype.parse(SKIPS).skips_alone
+    assert not Genotype.parse(re.sub("skip_connect", "none", SKIPS)).skips_alone
+    normal = tuple(("skip_connect", state) for _, state in KNOWN["OLES_cifar100"].normal)
+    assert replace(KNOWN["OLES_cifar100"], normal=normal).skips_alone and not KNOWN["OLES_cifar100"].skips_alone
 
 
 @pytest.mark.filterwarnings("error")
