@@ -106,8 +106,9 @@ class Config(MethodConfig):
         exponentially.
         """
         searched = epoch - self.arch_start_epoch
-        share = (stage.epochs - epoch - 1) / stage.epochs if searched < 0 else math.exp(-0.2 * searched)
-        return Regularisation(skip_dropout=stage.skip_dropout * share)
+        if searched < 0:
+            return Regularisation(skip_dropout=stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs)
+        return Regularisation(skip_dropout=stage.skip_dropout * math.exp(-0.2 * searched))
 
     def genotype(
         self, space: SearchSpace, stage: Stage, relaxation: Relaxation, memory: Mapping[str, Any] = NO_MEMORY
