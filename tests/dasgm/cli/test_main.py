@@ -229,10 +229,10 @@ def test_draw_runs_and_report_succeed(dasgm, tmp_path):
 SEARCH_SETTINGS = {
     "method", "gan", "data", "search_space", "order", "search_discriminator", "hypergradient", "inner", "val_portion",
     "batch_size", "cuda_graph", "classifier_lr", "classifier_lr_min", "classifier_momentum", "classifier_nesterov",
-    "classifier_weight_decay", "classifier_clip", "arch_lr", "arch_weight_decay", "arch_clip", "discriminator_arch_lr",
-    "discriminator_steps", "freeze_gan", "stop_skips", "stop_entropy", "hessian_every", "sync_batch_norm",
-    "proxy", "seed", "gan_checkpoint", "data_dir", "device", "threads", "checkpoints", "pictures_every",
-    "fidelity_every", "inception_weights", "truth",
+    "classifier_weight_decay", "classifier_clip", "arch_lr", "arch_beta1", "arch_weight_decay", "arch_clip",
+    "discriminator_arch_lr", "discriminator_steps", "freeze_gan", "stop_skips", "stop_entropy", "hessian_every",
+    "sync_batch_norm", "proxy", "seed", "gan_checkpoint", "data_dir", "device", "threads", "checkpoints",
+    "pictures_every", "fidelity_every", "inception_weights", "truth",
 }  # fmt: skip
 SWEEP_OPTIONS = {
     "config", "num_trials", "max_concurrent", "workers_per_trial", "gpus_per_trial", "grace", "space", "storage",
