@@ -28,7 +28,7 @@ from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
 from tuning.options import SweepOptions
 from tuning.plan import Plan
-from tuning.sweep import Sweep, for_a_sweep
+from tuning.sweep import Sweep, ensure_ranked, for_a_sweep
 
 ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
 EXAMPLES = "".join(f"\n- {example}" for example in _EXAMPLES.splitlines())
@@ -78,13 +78,16 @@ class Options(SweepOptions):
         return replace(config, data_dir=data_dir, truth=truth)
 
     def configs(self) -> dict[str, SearchConfig]:
-        """The configuration of each row. ValueError: see `row`; no row has a setting; options contradict each other."""
+        """The configuration of each row. ValueError: see `row`; no row has a setting; a
+        row has no proxy; options contradict each other."""
         self._check()
         found = {name: self.row(name) for name in self.names}
         for path, value in map(_setting, self.set):
             having = {name: config for name, config in found.items() if path.replace("-", "_") in settings(config)}
             for name, config in (having or found).items():
                 found[name] = override(config, {path: value})
+        for name, config in found.items():
+            ensure_ranked(config, f"row {name}, ")
         return found
 
     def _check(self) -> None:

@@ -334,9 +334,8 @@ def main(argv: list[str] | None = None) -> int:
     about += parts_help(positional=False)
     program = again.program(words, "tuning/sweep.py")
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), shell_line(program), about, BEFORE)
-    if not options.config.proxy.epochs:
-        fail("proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
     try:
+        ensure_ranked(options.config)
         options.look_at_grace(chosen.rest)
         last = last_stage_of(options)
     except (ValueError, OSError) as error:
@@ -365,6 +364,12 @@ def last_stage_of(options: Options) -> list[str]:
     from tuning import last_stage  # with what it trains, seconds to import
 
     return last_stage.settings(options.then_imagenet, options.storage, options.imagenet_set)
+
+
+def ensure_ranked(config: SearchConfig, where: str = "") -> None:
+    """ValueError where a search would end without what a sweep ranks by."""
+    if not config.proxy.epochs:
+        raise ValueError(f"{where}proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
 
 
 def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:

@@ -139,6 +139,7 @@ def test_rows_are_compared_with_their_own_baseline():
         (["--rows", "pdarts", "--set", "method.epoch=3"], "did you mean 'epochs'"),
         (["--rows", "pdarts", "--set", "nothing"], "method.epochs=3"),
         (["--rows", "pdarts", "--seeds", "0"], "at least 1"),
+        (["--rows", "pdarts", "--set", "proxy.epochs=0"], "row pdarts, proxy.epochs 0: expected at least 1"),
         (["--rows", "dasgm-pdarts-val30"], "add --pretrain"),
         (["--rows", "dasgm-pdarts", "--pretrain"], "leave it out"),
         (["--rows", "pdarts", "--data-dir", "nowhere"], "nowhere"),
