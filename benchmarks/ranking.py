@@ -41,8 +41,9 @@ RESAMPLED = 2000
 SEED = 0
 VARIANTS: dict[str, dict[str, Any]] = {
     "as the preset": {},
-    "batch 32": {"batch_size": 32},
-    "batch 16": {"batch_size": 16},
+    "rate 0.2": {"lr": 0.2},
+    "16 channels, 4 epochs, rate 0.1": {"channels": 16, "epochs": 4, "lr": 0.1},
+    "batch 16, 4 epochs": {"batch_size": 16, "epochs": 4},
 }
 """Brief trainings: what differs from the preset's."""
 
