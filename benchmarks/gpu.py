@@ -12,43 +12,57 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks._rows import Options, Row, measured, missing, table
-from dasgm.config import SearchConfig
+from dasgm.config import SearchConfig, override
 from dasgm.spaces.darts import KNOWN
+
+if TYPE_CHECKING:
+    from dasgm.jobs.training import Training
+    from dasgm.recipes import EvaluateConfig
 
 MINUTES = 20
 GANS = ("none", "biggan", "contragan", "stylegan2ada")
 EXACT = 1e-6  # largest relative difference of a gradient in float64, CPU against GPU
 FAILED = "FAILED"
+FORMS = ({"cuda_graph": "off"}, {"cuda_graph": "on"})
 Part = Callable[[Options], Iterator[Row]]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Of all parts, until the minutes are spent."""
+    """Of all parts, until the minutes are spent: that is looked at after each row."""
     if not torch.cuda.is_available():
         for part in PARTS:
             yield missing(words(part), "no GPU here")
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts, asked for by determinism
-    end = time.monotonic() + 60 * MINUTES
+    end, over = time.monotonic() + 60 * MINUTES, f"the {MINUTES} minutes were spent"
     for part in PARTS:
         if time.monotonic() > end:
-            yield missing(words(part), f"the {MINUTES} minutes were spent")
+            yield missing(words(part), over)
             continue
         try:
-            yield from part(options)
+            for row in part(options):
+                yield row
+                if time.monotonic() > end:
+                    yield missing(f"{words(part)}: the rest", over)
+                    break
         except Exception as error:  # a part that fails must not take the others' figures along
-            yield missing(words(part), f"{FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            yield failed(words(part), error)
         finally:
             torch.use_deterministic_algorithms(False)
             torch.set_default_dtype(torch.float32)
             torch.cuda.empty_cache()
+
+
+def failed(what: str, error: Exception) -> Row:
+    return missing(what, f"{FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def words(part: Part) -> str:
@@ -75,8 +89,10 @@ def correctness(options: Options) -> Iterator[Row]:
 def small(gan: str, **changes: Any) -> SearchConfig:
     from benchmarks._subjects import configured
 
-    width = {} if gan == "none" else {"gan.channels": 8}
-    return configured("dasgm-darts", Options(cells=3, channels=8), 16, gan=gan, **width, **forms()[0] | changes)
+    own: dict[str, Any] = {} if gan == "none" else {"gan.channels": 8}
+    if gan == "stylegan2ada":  # augmentations that change something, and R1 in eight iterations
+        own |= {"gan.augment_start": 0.3, "gan.r1_interval": 3}
+    return configured("dasgm-darts", Options(cells=3, channels=8), 16, gan=gan, **own | changes)
 
 
 def prepared(config: SearchConfig, device: str) -> Any:
@@ -122,22 +138,25 @@ def relative(found: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
 
 
 def repeated(options: Options) -> Iterator[Row]:
-    """The same bits twice, five iterations."""
+    """The same bits twice, eight iterations."""
     for gan in GANS:
         for deterministic in (False, True):
             torch.use_deterministic_algorithms(deterministic)
-            same = equal(*(trained(small(gan), 5) for _ in range(2)))
+            same = equal(*(trained(small(gan)) for _ in range(2)))
             note = "asked for" if deterministic else "as it is"
             if deterministic and not same:
                 note += f"; {FAILED}"
             yield measured(f"same bits twice, {gan}", float(same), note=f"1: yes; deterministic algorithms {note}")
 
 
-def trained(config: SearchConfig, iterations: int) -> list[torch.Tensor]:
+def trained(config: SearchConfig) -> list[torch.Tensor]:
+    """Parameters and buffers after eight iterations. The first R1 comes when another kind of iteration is recorded."""
     search = prepared(config, "cuda")
-    for _ in range(iterations):
+    search.gan.G.steps = 1
+    for _ in range(8):
         search.iterate()
-    return [p.detach().clone() for player in search.players.values() for p in player.params.values()]
+    tensors = [t for player in search.players.values() for t in (*player.params.values(), *player.buffers.values())]
+    return [t.detach().clone() for t in tensors]
 
 
 def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
@@ -149,14 +168,10 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 def graph(options: Options) -> Iterator[Row]:
     """The whole step in a CUDA graph against the step launched one by one."""
-    if "cuda_graph" not in {f.name for f in fields(SearchConfig)}:
-        yield missing(words(graph), "this version has no setting cuda_graph")
-        return
     for gan in GANS:
         for order in ("second", "first"):
-            forms = [small(gan, order=order, cuda_graph=form) for form in ("off", "on")]
             torch.use_deterministic_algorithms(True)
-            off, on = (trained(form, 5) for form in forms)
+            off, on = (trained(small(gan, order=order, **form)) for form in FORMS)
             far = relative([t.double() for t in on], [t.double() for t in off])
             note = "same bits" if equal(off, on) else "; ".join(["other bits", *([FAILED] if far > 1e-3 else [])])
             yield measured(f"graph on and off: largest relative difference, {gan}, {order} order", far, note=note)
@@ -172,25 +187,19 @@ def iterations(options: Options) -> Iterator[Row]:
 
     batch = max(options.batches)
     for gan in GANS:
-        for changes in forms():
-            config = configured("dasgm-darts", options, batch, gan=gan, **changes)
-            yield from timed(f"iteration, {gan}, batch {batch}{told(changes)}", search(config, "cuda").iterate)
+        for form in FORMS:
+            config = configured("dasgm-darts", options, batch, gan=gan, **form)
+            yield from timed(f"iteration, {gan}, batch {batch}{told(form)}", search(config, "cuda").iterate)
     for name in ("dasgm-pcdarts", "dasgm-pdarts"):
-        config = configured(name, options, batch)
-        yield from timed(f"iteration, {name}, batch {batch}", search(config, "cuda").iterate)
-    for hypergradient in ("exact",):
-        config = configured("dasgm-darts", options, batch, gan="none", hypergradient=hypergradient)
-        yield from timed(f"iteration, none, {hypergradient} hypergradient", search(config, "cuda").iterate)
+        for form in FORMS:
+            config = configured(name, options, batch, **form)
+            yield from timed(f"iteration, {name}, batch {batch}{told(form)}", search(config, "cuda").iterate)
+    config = configured("dasgm-darts", options, batch, gan="none", hypergradient="exact")
+    yield from timed("iteration, none, exact hypergradient", search(config, "cuda").iterate)
     stage = configured("dasgm-darts", options, batch, gan="none").stages[0]
     with torch.device("cuda"):
         theirs, data = textbook(stage, "second"), batches(batch)
     yield from timed(f"iteration of the textbook's DARTS, batch {batch}", lambda: theirs.iterate(*data))
-
-
-def forms() -> list[dict[str, str]]:
-    """With each form of the graph that this version has."""
-    known = "cuda_graph" in {f.name for f in fields(SearchConfig)}
-    return [{"cuda_graph": form} for form in ("off", "on")] if known else [{}]
 
 
 def told(changes: dict[str, Any]) -> str:
@@ -212,7 +221,7 @@ def timed(what: str, work: Callable[[], object], times: int = 10, images: int = 
             torch.cuda.synchronize()
             found.append(time.perf_counter() - begun)
     except Exception as error:
-        yield missing(what, f"{FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        yield failed(what, error)
         return
     peak = torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30
     note = f"{busy(work)}; peak {peak[0]:.2f} GiB, {peak[1]:.2f} GiB held"
@@ -244,31 +253,44 @@ def evaluation(options: Options) -> Iterator[Row]:
     import textbook
     import textbook_steps
 
-    from dasgm.jobs.training import Training
     from dasgm.recipes import recipe
 
     for form, size, classes, batch in (("cifar", 32, 10, 96), ("imagenet", 224, 1000, 64)):
         x = torch.randn(batch, 3, size, size, device="cuda")
         y = torch.arange(batch, device="cuda") % classes
         for precision in ("float32", "bfloat16"):
-            for cuda_graph in ("off", "on"):
-                config = replace(recipe(form).config, batch_size=batch, precision=precision, cuda_graph=cuda_graph)
+            for changes in (*FORMS, *([{"compile": True}] if precision == "bfloat16" else [])):
+                config = override(recipe(form).config, {"batch_size": batch, "precision": precision, **changes})
                 if options.cells != Options.cells:
                     config = replace(config, cells=options.cells, channels=options.channels)
-                training = Training(KNOWN["DARTS_V2"], config, classes, "cuda", 0)
-                training.schedule(config.epochs - 1)
-
-                def step(training: Any = training, x: Any = x, y: Any = y) -> object:
-                    return training.step(x, y, 0, 0)
-
-                what = f"training step, {form} form, {precision}, batch {batch}, cuda graph {cuda_graph}"
-                yield from timed(what, step, images=batch)
+                said: list[str] = []
+                training = cache(partial(built, config, classes, size, said.append))  # in the first step
+                what = f"training step, {form} form, {precision}, batch {batch}{told(changes)}"
+                for row in timed(what, partial(taken, training, x, y), images=batch):
+                    yield replace(row, note="; ".join([row.note, *said]))
         with torch.device("cuda"):
             network = textbook.Network(KNOWN["DARTS_V2"], config.channels, config.cells, classes, form, auxiliary=True)
             network.drop_path_rate = config.drop_path_rate(config.epochs - 1)
             theirs = textbook_steps.Training(network)
         what = f"training step of the textbook's, {form} form, float32, batch {batch}"
         yield from timed(what, lambda: theirs.step(x, y), images=batch)  # noqa: B023
+
+
+def built(config: EvaluateConfig, classes: int, size: int, say: Callable[[str], None]) -> Training:
+    """In its last epoch."""
+    from dasgm.jobs.compiled import compile_network, ensure_compiler
+    from dasgm.jobs.training import Training
+
+    training = Training(KNOWN["DARTS_V2"], config, classes, "cuda", 0)
+    training.schedule(config.epochs - 1)
+    if config.compile:
+        ensure_compiler("cuda")
+        compile_network(training, size, say)
+    return training
+
+
+def taken(training: Callable[[], Training], x: torch.Tensor, y: torch.Tensor) -> object:
+    return training().step(x, y, 0, 0)
 
 
 def loader(options: Options) -> Iterator[Row]:

@@ -14,20 +14,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
-from torch.nn import functional as F
 
 from benchmarks._rows import Options, Row, measured, missing
 from dasgm.data import imagenet
 from dasgm.data._loader import BatchReader, Loader, Photographs, TorchLoader
 from dasgm.data._photographs import normalised
 from dasgm.device import device_of
-from dasgm.networks.network import Network
+from dasgm.jobs.training import Training
+from dasgm.recipes import recipe
 from dasgm.spaces.darts import KNOWN
 
 GPUS = 8
@@ -80,10 +81,9 @@ def loaded(loader: Loader, images: int) -> int:
 
 
 def network_images_per_second(device: str, batch_size: int, size: int, steps: int) -> float:
-    """DARTS_V2 in the ImageNet reader's size: 14 cells of 48 channels, auxiliary head; bfloat16 on a GPU."""
-    network = Network(KNOWN["DARTS_V2"], 48, 14, 1000, form="imagenet", auxiliary=True)
-    network = network.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=3e-5)
+    """The training of DARTS_V2 by the ImageNet recipe: 14 cells of 48 channels; bfloat16 on a GPU that has it."""
+    training = Training(KNOWN["DARTS_V2"], replace(recipe("imagenet").config, batch_size=batch_size), 1000, device, 0)
+    training.schedule(0)
     x = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     y = torch.randint(1000, (batch_size,), device=device)
     begun = 0.0
@@ -91,12 +91,7 @@ def network_images_per_second(device: str, batch_size: int, size: int, steps: in
         if step == WARM:
             _wait(device)
             begun = time.perf_counter()
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device.startswith("cuda")):
-            logits, auxiliary = network.forward_with_auxiliary(x)
-            loss = F.cross_entropy(logits, y) + 0.4 * F.cross_entropy(auxiliary, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        training.step(x, y, 0, step)
     _wait(device)
     return batch_size * steps / (time.perf_counter() - begun)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from cluster.patience import say_now, told
 from cluster.room import Workers, wait_for_room
+from dasgm.cpus import cpus
 from dasgm.store.files import first_line
 
 # Ray reads these when it is imported, so they are set before. The environment overrides them.
@@ -53,15 +54,6 @@ class Failed(RuntimeError):
 def joined() -> bool:
     """Whether there is a cluster to join: $RAY_ADDRESS is set."""
     return bool(os.environ.get("RAY_ADDRESS"))
-
-
-def cpus() -> int:
-    """CPUs that this process may use. Under taskset, or a container's quota, these are fewer than the machine has."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, int(quota) // int(period))  # "max" is no number: no quota
-    return max(1, allowed)
 
 
 def visible_gpus() -> int:

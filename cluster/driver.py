@@ -59,6 +59,7 @@ def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False)
     Returns:
         Lines that describe the data set.
     """
+    from dasgm.bilevel import ensure_graph
     from dasgm.jobs.pretrain import wanted_by
     from dasgm.jobs.search import can_synchronise, fits, truth_of
     from dasgm.pretrained import chosen
@@ -68,6 +69,7 @@ def look_at_data(config: SearchConfig, workers: Workers, pretrain: bool = False)
     data = config.data.load(config.data_dir, "cpu")
     fits(config, data, workers.number)
     can_synchronise(config, workers.gpus > 0)
+    ensure_graph(config.cuda_graph, "cuda" if workers.gpus else "cpu", workers.number)
     if pretrain:
         wanted_by(config)
     else:

@@ -19,6 +19,7 @@ from cluster.room import Workers, gave_up
 from cluster.winners import Candidate
 from dasgm.cli.catalogue import show_config
 from dasgm.config import mathematics, to_json
+from dasgm.cpus import cpus
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
 from dasgm.plugins import key_of
@@ -126,7 +127,7 @@ class Evaluations(Group):
             gpus = float(options.workers)
         workers = job.workers_for(options.workers, gpus, options.cpus_per_worker, options.wait)
         if options.over_ray and workers.private:
-            job.leave_for_data(workers, connection.cpus())
+            job.leave_for_data(workers, cpus())
         return workers
 
     def at_once(self, workers: Workers, slots: int, cpus: float) -> int:
@@ -143,9 +144,11 @@ class Evaluations(Group):
 
     def look_at_data(self, workers: Workers) -> None:
         """ValueError if the data set, or a genotype on it, cannot be trained on by these workers."""
+        from dasgm.bilevel import ensure_graph
         from dasgm.jobs.evaluate import enough, fits
 
         job.ensure_device(self.config, workers)
+        ensure_graph(self.config.cuda_graph, "cuda" if workers.gpus else "cpu", workers.number)
         enough(self.data, self.config, workers.number)
         for one in self.candidates:
             fits(one.genotype, self.config, self.data)
@@ -155,7 +158,7 @@ class Evaluations(Group):
 
         show_config(self.config)
         workers = self.workers()
-        at_once = self.at_once(workers, max(1, connection.slots_here(workers)), connection.cpus())
+        at_once = self.at_once(workers, max(1, connection.slots_here(workers)), cpus())
         genotype = self.candidates[0].genotype
         print(describe_training(genotype, self.config, workers.number, self.total, at_once))
 

@@ -17,6 +17,7 @@ from typing import Any
 from cluster import connection
 from cluster.connection import ASKED_ANEW, Failed, joined, last_line, signals_kept
 from cluster.room import Workers, waiter
+from dasgm.cpus import cpus
 from dasgm.store.bucket import local
 from dasgm.store.replica import age, discard, for_ray, of
 
@@ -62,7 +63,7 @@ def workers_for(
     workers = Workers(number, gpus / number, cpus_each, not joined(), wait)
     if workers.private and not connection.slots_here(workers):
         raise ValueError(
-            f"a search asks for {workers}; this machine has {connection.cpus()} CPUs and "
+            f"a search asks for {workers}; this machine has {cpus()} CPUs and "
             f"{connection.visible_gpus()} GPUs: ask for fewer, or join a cluster with RAY_ADDRESS"
         )
     return workers

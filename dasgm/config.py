@@ -100,6 +100,8 @@ class SearchConfig:
     """Largest norm of the gradient of W; a longer one is scaled down to it, 0 sets no limit (DARTS: 5)."""
     arch_lr: float = 3e-4
     """Learning rate of the architecture A (Eq. 6, Adam; DARTS: 3e-4; P-DARTS and PC-DARTS: 6e-4)."""
+    arch_beta1: float = field(default=0.5, metadata=YOUNGER)
+    """First beta of A's Adam, from 0 to below 1 (DARTS: 0.5; Fair DARTS's code: 0.9). The second is 0.999."""
     arch_weight_decay: float = 1e-3
     """Weight decay of A (DARTS: 1e-3)."""
     arch_clip: float = 0.0
@@ -131,7 +133,8 @@ class SearchConfig:
     device: str = field(default="auto", metadata=PLACEMENT)
     """Device to compute on: auto (a GPU if there is one), cpu, cuda, cuda:N (GPU number N) or mps."""
     cuda_graph: Literal["off", "on", "auto"] = field(default="off", metadata=PLACEMENT)
-    """Record an iteration as a CUDA graph, which a GPU repeats by itself: off, on, or auto (only if it works)."""
+    """Record an iteration as a CUDA graph, which a GPU repeats by itself: off, on, or auto (only if it works).
+    The GAN's warm-up and pre-training and the proxy are taken without one."""
     threads: int | None = field(default=None, metadata=PLACEMENT)
     """Number of CPU threads per worker; None uses PyTorch's default. A continued run keeps its number."""
     checkpoints: int = field(default=2, metadata=PLACEMENT)
@@ -156,6 +159,8 @@ class SearchConfig:
         _check(self, val_portion=(0, 1), batch_size=(2, LARGEST_BATCH), classifier_momentum=(0, 1))
         _check(self, **dict.fromkeys((*rates, *weights, *others), (0, None)), **dict.fromkeys(at_least_1, (1, None)))
         _check_placement(self)
+        if not 0 <= self.arch_beta1 < 1:
+            raise ValueError(f"arch-beta1 {self.arch_beta1}: expected a number from 0 to below 1")
         if self.classifier_nesterov and not self.classifier_momentum:
             raise ValueError("classifier-nesterov: classifier-momentum is 0; expected a momentum, such as 0.9")
         space_of(self.search_space)
@@ -165,7 +170,7 @@ class SearchConfig:
                 f"--method, or --search-space {' or '.join(spaces)}"
             )
         if self.truth:
-            self.space.architectures()
+            self.space.architectures()  # refused where no table is
 
     @property
     def space(self) -> SearchSpace:

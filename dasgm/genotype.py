@@ -36,6 +36,16 @@ Edge = tuple[str, int]
 """Operation and the state that it reads."""
 
 
+def edge_number(inputs: Sequence[int], node: int, state: int) -> int:
+    """Number of the edge from a state into a node of a cell: its row of A. Edges are counted by node, then by state.
+
+    Args:
+        inputs: number of edges into each node (`SearchSpace.inputs`).
+        node: counted from 0, without the inputs of the cell.
+    """
+    return sum(inputs[:node]) + state
+
+
 @dataclass(frozen=True)
 class Graph:
     """A cell as a graph, for pictures and for people."""

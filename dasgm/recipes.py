@@ -66,7 +66,7 @@ class EvaluateConfig:
     cuda_graph: Literal["off", "on", "auto"] = field(default="off", metadata=PLACEMENT)
     """Record a training step as a CUDA graph, which a GPU repeats by itself: off, on, or auto (only if it works)."""
     compile: bool = field(default=False, metadata=PLACEMENT)
-    """Compile the network with torch.compile before the training. It takes minutes and rounds otherwise."""
+    """Compile the network with torch.compile before the training. It takes minutes, and its rounding differs."""
     data_dir: str | None = field(default=None, metadata=PLACEMENT)
     """Folder with the data set's files. A continued run may name another folder if the files hold the same data."""
     device: str = field(default="auto", metadata=PLACEMENT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,7 @@ from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.methods._hooks import Method, shifted
-from dasgm.networks.carry import carry, columns
+from dasgm.networks.carry import blocks, carry, columns
 from dasgm.networks.supernet import Architecture
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Search:
         say: gets a line where `cuda_graph` is "auto" and no CUDA graph is used.
 
     Raises:
-        ValueError: `cuda_graph` is "on", and there is no GPU.
+        ValueError: `cuda_graph` is "on", and no CUDA graph is possible here.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Search:
         W, A, cells = self.W, self.A, self.method.cells
         self._build(stage)
         if stage.continues:
-            carry(W, self.W, partial(self.supernet.kept, W.module))
+            carry(W, self.W, blocks(W.module, self.W.module))
             carry(A, self.A, columns(cells, self.method.cells))
 
     def _build(self, stage: Stage) -> None:
-        config, self.stage, self.left = self.config, stage, stage.epochs
+        config, self.stage, self.left, self.ended = self.config, stage, stage.epochs, False
         self.method.enter(stage)
         with replay(config.seed, "stage", stage.index):
             self.supernet: Any = config.space.supernet(stage, len(self.data.classes))
@@ -119,9 +119,10 @@ class Search:
             lambda p: torch.optim.SGD(p, config.classifier_lr, weight_decay=config.classifier_weight_decay, **momentum),
             clip=config.classifier_clip,
         )
+        adam: Any = {"betas": (config.arch_beta1, 0.999), "weight_decay": config.arch_weight_decay}
         self.A = Player(
             architecture.to(self.device),
-            lambda p: torch.optim.Adam(p, config.arch_lr, (0.5, 0.999), weight_decay=config.arch_weight_decay),
+            lambda p: torch.optim.Adam(p, config.arch_lr, **adam),
             clip=config.arch_clip,
         )
         self.iterations = Iterations(
@@ -229,7 +230,7 @@ class Search:
         i1 = draw(lambda: self.batch(data.J1, "J1", self.iteration), self.device)
         i2 = draw(lambda: self.batch(data.J2, "J2", self.iteration), self.device)
         with replay(*self.stream("augment").parts):
-            x1 = data.augment(data.to_classifier(data.raw(i1)), cutout=True)
+            x1 = data.augment(data.to_classifier(data.raw(i1)), True, lambda: self.supernet.regularisation.cutout)
             x2 = data.flip_raw(data.raw(i2))
         with SynchronisedNorm() if self.config.sync_batch_norm else nullcontext():
             return self.step(x1, data.labels[i1], x2, data.labels[i2], self.searches_architecture)
@@ -252,15 +253,15 @@ class Search:
         return sum(p.numel() for p in self.W.params.values())
 
     def schedule(self) -> None:
-        """Sets what depends on the epoch: the learning rate of W, the skip dropout and the numbers of the method.
+        """Sets what depends on the epoch: the learning rate of W, its regularisation and the numbers of the method.
 
         They are functions of the epoch and the method's memory, so a checkpoint does not hold them.
         """
         config = self.config
         self.W.lr = config.learning_rate(*config.method.weight_epoch(self.stage, self.epoch))
-        self.supernet.skip_dropout_rate = config.method.skip_dropout(self.stage, self.epoch)
+        self.supernet.regularisation = regularisation = config.method.regularisation(self.stage, self.epoch)
         self.method.begin_epoch(self.epoch)
-        self.iterations.expect((self.searches_architecture, self.supernet.skip_dropout_rate > 0, self.W.lr > 0))
+        self.iterations.expect((self.searches_architecture, regularisation.form, self.W.lr > 0))
 
     def relaxation(self) -> Relaxation:
         """The weights of the architecture as plain numbers."""
@@ -337,13 +338,13 @@ class Search:
     def state_dict(self) -> dict[str, Any]:
         """The state of the search as plain data and tensors."""
         stage = {"stage": asdict(self.stage), "left": self.left, "iteration": self.iteration}
-        stage |= {"memory": self.method.memory} if self.method.memory else {}
+        stage |= {name: own for name, own in (("memory", self.method.memory), ("ended", self.ended)) if own}
         return stage | {name: player.state_dict() for name, player in self.players.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.
 
-        The length of the stage is the configuration's, so a search can be given more epochs.
+        The length of the stage is the configuration's, so a search that has not ended early can be given more epochs.
 
         Raises:
             ValueError: the state belongs to a stage that this search does not have.
@@ -352,9 +353,9 @@ class Search:
         self._expect(stage)
         self.method.memory = state.get("memory", {})
         self._build(stage)
-        epochs = self.config.stages[stage.index].epochs
-        self.stage = replace(stage, epochs=epochs)
-        self.left, self.iteration = int(state["left"]) + epochs - stage.epochs, int(state["iteration"])
+        epochs, self.ended = self.config.stages[stage.index].epochs, "ended" in state
+        self.stage, self.iteration = replace(stage, epochs=epochs), int(state["iteration"])
+        self.left = int(state["left"]) + (0 if self.ended else epochs - stage.epochs)
         self.method.begin_epoch(min(self.epoch, epochs - 1))
         for name, player in self.players.items():
             player.load_state_dict(state[name])

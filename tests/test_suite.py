@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import leftovers
 import patience
 import psutil
 import pytest
@@ -82,6 +83,19 @@ def test_last(server): assert server.poll() is None
         (number,) = re.findall(rf"^{re.escape(name)} left process (\d+): sleep 600$", out, re.MULTILINE)
         assert not runs(number)
     assert counts(out) == {"error": 2, "passed": 4}
+
+
+def test_a_process_is_seen_in_the_midst_of_an_exec(tmp_path):
+    """One that does nothing but execute itself again."""
+    script = tmp_path / "script"
+    script.write_text('exec sh "$0"\n')
+    process = subprocess.Popen(["sh", str(script)], env=os.environ | {"MARKED": "yes"})
+    try:
+        seen = psutil.Process(process.pid)
+        assert {leftovers.environment(seen).get("MARKED") for _ in range(2000)} == {"yes"}
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_what_a_fixture_began_that_fails_and_what_a_dead_process_began_ends_at_once(tmp_path):

@@ -26,6 +26,7 @@ from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.catalogue import show_config
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.cpus import cpus
 from dasgm.pages.view import OBJECTIVE
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import shell_line
@@ -100,7 +101,7 @@ class Sweep(Group):
             return options.gpus_per_trial
         from tuning.sharing import gpus_per_search
 
-        at_once = options.at_once(min(self.total, connection.cpus() // options.workers_per_trial))
+        at_once = options.at_once(min(self.total, cpus() // options.workers_per_trial))
         configs, workers = self.largest(), options.workers_per_trial
         found, line = gpus_per_search(configs, workers, max(1, at_once), options.pretrain)
         say_now(line)

@@ -264,11 +264,11 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
     from rich.table import Table
 
     truths = {name: DATASETS[name] for run in runs for name in run.truth}
-    columns = ("rank", "trial", "what varies", "epoch", "accuracy", "proxy")
+    columns = ("rank", "trial", "what varies", "epoch", "accuracy", "proxy", "naswot")
     true = (f"true, {title}" for title in truths.values())
     found = Table(*columns, *true, "state", title=heading, title_justify="left")
     for one in ranking(runs):
-        run, accuracy = one.run, one.run.last(METRIC)
+        run, accuracy, score = one.run, one.run.last(METRIC), one.run.last("best/naswot")
         rank = f"{one.rank}{' (tie)' if one.tie else ''}" if one.rank else ""
         found.add_row(
             rank,
@@ -277,6 +277,7 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
             f"{run.epochs}/{run.info.get('epochs', epochs)}",
             "" if accuracy is None else f"{accuracy:.3f}",
             "" if one.rank is None else f"{one.value:.3f} ± {one.error:.3f}",
+            "" if score is None else f"{score:.1f}",
             *(f"{run.truth[name]:.4f}" if name in run.truth else "" for name in truths),
             _state(run),
         )

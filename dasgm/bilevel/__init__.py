@@ -16,7 +16,7 @@ from dasgm.bilevel.hypergradient import (
     largest_eigenvalue,
     mixed_vjp,
 )
-from dasgm.bilevel.iterations import Iterations
+from dasgm.bilevel.iterations import Iterations, ensure_graph
 from dasgm.bilevel.player import Player, empty_player
 from dasgm.bilevel.point import Point, keeps_writes
 from dasgm.bilevel.response import Response, Tensors, add, no_response, norm
@@ -33,6 +33,7 @@ __all__ = [
     "add",
     "draw",
     "dominant_eigenvalue",
+    "ensure_graph",
     "full_precision",
     "grad",
     "keeps_writes",

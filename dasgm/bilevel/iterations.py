@@ -8,7 +8,8 @@ addresses.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -43,7 +44,7 @@ class Iterations:
         say: gets a line if "auto" does without the graph.
 
     Raises:
-        ValueError: `graph` is "on", and there is no GPU.
+        ValueError: `graph` is "on", and no iteration can be recorded here.
     """
 
     def __init__(
@@ -61,10 +62,8 @@ class Iterations:
         self.graphs: dict[Hashable, Graph] = {}
         self._form: Hashable = None
         self.in_flight: deque[torch.cuda.Event] = deque()
-        if graph != "off" and device.type != "cuda":
-            self._do_without(f"it needs a GPU, and the device is {device.type}")
-        elif graph != "off" and world_size() > 1:
-            self._do_without(f"{world_size()} workers exchange gradients within an iteration")
+        if graph != "off" and (why := impossible(device, world_size())):
+            self._do_without(why)
 
     def __call__(self, kind: Hashable | None) -> Tensors:
         """Takes the next iteration.
@@ -82,8 +81,11 @@ class Iterations:
         draws = self.draws.setdefault(kind, Draws(self.device))
         if draws.foreign and self.graph != "off":
             self._do_without("something draws random numbers without dasgm.bilevel.draw")
-        if self.graph == "off" or not draws.known:
+        if self.graph == "off":
             with draws.of_iteration():
+                return self.take()
+        if not draws.known:  # graphs of other kinds may have been recorded already
+            with in_place(self.players), draws.of_iteration():
                 return self.take()
         draws.fill()
         if kind not in self.graphs:
@@ -115,17 +117,37 @@ class Iterations:
         self.draws, self.graphs = {}, {}
 
     def expect(self, form: Hashable) -> None:
-        """Says what decides which operations the iterations to come have. What was recorded is forgotten if that has
-        changed. Numbers that change by themselves are `changing`."""
+        """Forgets what was recorded if the coming iterations have other operations.
+
+        Args:
+            form: equal as long as they have the same ones. Numbers that change by themselves are `changing`.
+        """
         if form != self._form:
             self.restart()
         self._form = form
 
     def _do_without(self, why: str) -> None:
         if self.graph == "on":
-            raise ValueError(f"cuda-graph on: {why}; use --cuda-graph auto or off")
+            raise refusal(why)
         self.graph, self.graphs = "off", {}
         self.say(f"cuda-graph auto: iterations are taken without a graph: {why}")
+
+
+def impossible(device: torch.device, workers: int) -> str:
+    """Why no iteration can be recorded there, or ''."""
+    if device.type != "cuda":
+        return f"it needs a GPU, and the device is {device.type}"
+    return f"{workers} workers exchange gradients within an iteration" if workers > 1 else ""
+
+
+def ensure_graph(mode: Mode, device: str, workers: int) -> None:
+    """ValueError where `mode` is "on", and no iteration can be recorded on the device, or by so many workers."""
+    if mode == "on" and (why := impossible(torch.device(device), workers)):
+        raise refusal(why)
+
+
+def refusal(why: str) -> ValueError:
+    return ValueError(f"cuda-graph on: {why}; use --cuda-graph auto or off")
 
 
 class Graph:
@@ -140,15 +162,16 @@ class Graph:
 
     def __init__(self, take: Callable[[], Tensors], players: Sequence[Player], counter: Any, draws: Draws, pool: Any):
         self.take, self.players, self.counter, self.draws, self.pool = take, players, counter, draws, pool
-        self.graph = torch.cuda.CUDAGraph()
+        self.graph: Any = None  # until it is recorded
         self.names: list[str] = []
         self.losses = torch.empty(0)
         self.counted: list[int] = []  # what an iteration adds to each counter
         self.full = False  # whether memory did not suffice to record it
 
     def record(self) -> str:
-        """Records the iteration, which is not taken by this. Why it cannot be recorded, or ''."""
-        before = self._counts()
+        """Records the iteration, and does not take it. Why it cannot be recorded, or ''."""
+        before = self._counters()
+        self.graph = torch.cuda.CUDAGraph()
         try:
             # where a recording fails, torch leaves its own stream the current one: the outer context undoes that
             with (
@@ -163,56 +186,65 @@ class Graph:
             self.full = is_out_of_memory(cause)
             return f"the iteration cannot be recorded: {(str(cause).splitlines() or [type(cause).__name__])[0]}"
         finally:
-            self.counted = [now - then for now, then in zip(self._counts(), before, strict=True)]
-            self._count(before)
+            self.counted = [now - then for now, then in zip(self._counters(), before, strict=True)]
+            self._set_counters(before)
         return ""
 
     def replay(self) -> Tensors:
         """Takes the iteration whose draws were made last. Returns its losses, which no later one overwrites."""
         self.graph.replay()
-        self._count([now + more for now, more in zip(self._counts(), self.counted, strict=True)])
+        self._set_counters([now + more for now, more in zip(self._counters(), self.counted, strict=True)])
         return dict(zip(self.names, self.losses.clone().unbind(), strict=True))
 
     def changes(self, take: Callable[[], Tensors]) -> Tensors:
         """What an iteration changes, by name; it is taken back."""
-        groups, counts = _changing(self.players), self._counts()
+        groups, counts = _changing(self.players), self._counters()
         tensors = [t for group in groups.values() for t in group]
         before, begun = torch._foreach_clone(tensors), _vectors(groups)
         take()
         found = {name: now - begun[name] for name, now in _vectors(groups).items()}
         torch._foreach_copy_(tensors, before)
-        self._count(counts)
+        self._set_counters(counts)
         return found
 
     def differs(self, own: Tensors) -> str:
         """In what the graph's changes differ from those of the iteration itself, or ''."""
-        graphs = self.changes(self.replay)
-        far = {name: (graphs[name] - change).norm() > CLOSE * change.norm() for name, change in own.items()}
-        names = [name for name, it_is in far.items() if it_is]
+        names = far(self.changes(self.replay), own)
         return f"the graph changes {', '.join(names)} otherwise than the iteration" if names else ""
 
     def once(self) -> Tensors:
-        """The iteration itself. Buffers that it replaces are written in place instead."""
-        own = [(slot, leaf, slot[leaf]) for player in self.players for slot, leaf in player.buffer_slots]
-        try:
-            with self.draws.handed_out():
-                losses = self.take()
-            with torch.no_grad():
-                for slot, leaf, tensor in own:
-                    if slot[leaf] is not tensor:
-                        tensor.copy_(slot[leaf])
-        finally:
-            for slot, leaf, tensor in own:
-                slot[leaf] = tensor
-        return losses
+        """The iteration itself, with the draws that were made last."""
+        with in_place(self.players), self.draws.handed_out():
+            return self.take()
 
-    def _counts(self) -> list[int]:
+    def _counters(self) -> list[int]:
         return [self.counter.iteration, *(player.steps for player in self.players)]
 
-    def _count(self, counts: list[int]) -> None:
+    def _set_counters(self, counts: list[int]) -> None:
         self.counter.iteration = counts[0]
         for player, steps in zip(self.players, counts[1:], strict=True):
             player.steps = steps
+
+
+@contextmanager
+def in_place(players: Sequence[Player]) -> Iterator[None]:
+    """Inside, an iteration may replace buffers. What it replaced is then written to where it was: a CUDA graph goes on
+    reading and writing there."""
+    own = [(slot, leaf, slot[leaf]) for player in players for slot, leaf in player.buffer_slots]
+    try:
+        yield
+        with torch.no_grad():
+            for slot, leaf, tensor in own:
+                if slot[leaf] is not tensor:
+                    tensor.copy_(slot[leaf])
+    finally:
+        for slot, leaf, tensor in own:
+            slot[leaf] = tensor
+
+
+def far(found: Tensors, own: Tensors) -> list[str]:
+    """The names of the changes that are not `CLOSE` to an iteration's own. NaN is close to nothing."""
+    return [name for name, change in own.items() if not (found[name] - change).norm() <= CLOSE * change.norm()]
 
 
 def _changing(players: Sequence[Player]) -> dict[str, list[Tensor]]:

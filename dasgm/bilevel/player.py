@@ -140,9 +140,11 @@ class Player(Point):
         return torch.tensor([decay, 1 - decay], dtype=next(iter(self.mean.values())).dtype)
 
     def agree(self) -> None:
-        """Average the running statistics over the workers. All call it, before one of them reads or saves the module.
+        """Average the running statistics over the workers. All call it, before one measures or saves the module.
 
-        No step reads them, and they are linear in what each batch adds: their mean is the same as after every step.
+        They are linear in what each batch adds: their mean is the same as after every step. Steps use the statistics of
+        their batches. An offset of a method (`MethodConfig.offset`) may read the running ones within an epoch: those of
+        its own worker.
         """
         self._average_buffers(statistics=True)
 

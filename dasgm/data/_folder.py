@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dasgm.cpus import cpus
 from dasgm.data._folders import FolderPart
 from dasgm.data._images import Data, stack
 from dasgm.data._layout import Layout
@@ -86,7 +86,7 @@ def _read(
         [store.name(path) for _, _, path in files],
         partial(fitted, size=config.image_size),
         config.skip_unreadable,
-        threads=os.cpu_count() or 1,
+        threads=cpus(),
     )
     labels = numbers[readable]
     _ensure_enough(part.place, classes, labels, minimum)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dasgm.bilevel.draws import draw
+from dasgm.bilevel.draws import Number, draw
 from dasgm.data._base import DataConfig
 from dasgm.data._split import split
 
@@ -91,10 +91,12 @@ class Data:
         """Converts images in [-1, 1] to the classifier's normalisation. Differentiable."""
         return ((x + 1) / 2 - self._mean) / self._std
 
-    def augment(self, x: Tensor, cutout: bool) -> Tensor:
-        """Crops and flips normalised images [n, 3, S, S], and cuts a square out of each if `cutout`."""
+    def augment(self, x: Tensor, cutout: bool, probability: Number = lambda: 1.0) -> Tensor:
+        """Crops and flips normalised images [n, 3, S, S], and if `cutout` cuts a square out of each with a probability,
+        which may change between iterations.
+        """
         x = self.flip(self.crop(x))
-        return self.cutout(x) if cutout else x
+        return self.cutout(x, probability) if cutout else x
 
     def crop(self, x: Tensor) -> Tensor:
         """Crops normalised images at random after padding them by S / 8 (4 at 32 pixels) with normalised black, as the
@@ -119,8 +121,8 @@ class Data:
 
     flip_raw = flip  # the GAN's images, in [-1, 1]
 
-    def cutout(self, x: Tensor) -> Tensor:
-        """Sets a square of each normalised image to 0, the mean.
+    def cutout(self, x: Tensor, probability: Number = lambda: 1.0) -> Tensor:
+        """Sets a square of each normalised image to 0, the mean, with this probability.
 
         Its centre is anywhere in the image (DeVries and Taylor 2017).
         """
@@ -130,7 +132,10 @@ class Data:
         centre = draw(lambda: torch.randint(0, size, (2, n, 1)), x.device)
         distance, half = torch.arange(size, device=x.device) - centre, self.cutout_length // 2
         rows, columns = (distance >= -half) & (distance < half)
-        return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
+        square = rows[:, None, :, None] & columns[:, None, None, :]
+        if probability() < 1:
+            square = square & draw(lambda: torch.rand(n, 1, 1, 1) < probability(), x.device)
+        return x.masked_fill(square, 0.0)
 
 
 def stack(pixels: bytearray, size: int) -> Tensor:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dasgm import model
-from dasgm.bilevel import Player, Tensors
+from dasgm.bilevel import Player, Tensors, ensure_graph
+from dasgm.cpus import cpus
 from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_bfloat16, ensure_room
 from dasgm.distributed import average, broadcast, gather, rank, world_size
@@ -49,15 +50,19 @@ def in_memory(data: Data, config: EvaluateConfig) -> Batches:
 
 
 def torch_batches(data: Any, config: EvaluateConfig) -> Batches:
-    """Batches of what this machine holds in memory, or reads by torch's DataLoader: on a GPU by all of its CPUs."""
+    """Batches of what this machine holds in memory, or reads by torch's DataLoader."""
     if not config.data.streamed:
         return in_memory(data, config)
     from dasgm.data._loader import TorchLoader
 
     device = device_of(config.device)
+    return TorchLoader(data, config.batch_size, config.seed, rank(), world_size(), device, decoders(device))
+
+
+def decoders(device: str) -> int:
+    """Processes that decode for this worker: on a GPU one for each CPU, which all workers of the machine share."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))  # Ray Train sets it: workers on this machine
-    processes = 0 if device == "cpu" else max(1, (os.cpu_count() or 1) // here)
-    return TorchLoader(data, config.batch_size, config.seed, rank(), world_size(), device, processes)
+    return 0 if device == "cpu" else max(1, cpus() // here)
 
 
 def enough(data: Any, config: EvaluateConfig, workers: int) -> None:
@@ -130,6 +135,7 @@ class EvaluateJob:
     def check(self, data: Any) -> dict[str, str]:
         fits(self.genotype, self.config, data)
         enough(data, self.config, world_size())
+        ensure_graph(self.config.cuda_graph, device_of(self.config.device), world_size())
         self.source = self.batches(data, self.config)
         return {"genotype": digest(self.genotype.to_json())}
 
@@ -141,7 +147,8 @@ class EvaluateJob:
             training = Training(self.genotype, smaller, len(data.classes), device_of(config.device), "tried")
             training.step(*next(iter(self.batches(data, smaller).training(0))), 0, 0)
 
-        return batch_advice(config.batch_size, f"{config.cells} cells and {config.channels} channels", step)
+        network = f"{config.cells} cells and {config.channels} channels"
+        return batch_advice(config.batch_size, network, step, config.cuda_graph != "off")
 
     def run(self, data: Any, session: Session) -> Row:
         assert self.source is not None

@@ -18,6 +18,7 @@ from dasgm.device import ensure_room, free_memory, is_out_of_memory
 from dasgm.search import Search
 
 LARGE = 10**8  # weights: a GAN with fewer fits on any machine
+WITH_GRAPH = "out of memory with a CUDA graph; without one the {}'s own step fits: --cuda-graph off"
 
 
 def ensure_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:
@@ -59,9 +60,13 @@ def advice(config: SearchConfig, data: Any) -> str:
     """Names the batch, cells and channels that did not fit, and the first smaller ones that do.
 
     Takes a real iteration of each stage, with half the batch, a quarter, ..., then half the channels; on one device.
+    None is recorded as a CUDA graph.
     """
+    graph, config = config.cuda_graph != "off", replace(config, cuda_graph="off")
     asked = f"batch {config.batch_size}, {config.method.cells} cells and {config.method.channels} channels do not fit"
     if _fits(config, data):
+        if graph:
+            return WITH_GRAPH.format("search")
         return "out of memory beside the search's own step (pictures, judge, warm-up or proxy); free the device"
     for smaller in _smaller(config):
         free_memory()
@@ -98,10 +103,17 @@ def _fits(config: SearchConfig, data: Any) -> bool:
     return _succeeds(iterate)
 
 
-def batch_advice(batch: int, network: str, step: Callable[[int], None]) -> str:
-    """Names the batch that did not fit a training, and the first half, quarter, ... of it whose `step` does."""
+def batch_advice(batch: int, network: str, step: Callable[[int], None], graph: bool) -> str:
+    """Names the batch that did not fit a training, and the first half, quarter, ... of it whose `step` does.
+
+    Args:
+        step: takes a step with a batch, which is not recorded as a CUDA graph.
+        graph: whether the training's own was to be.
+    """
     free_memory()
     if _succeeds(lambda: step(batch)):
+        if graph:
+            return WITH_GRAPH.format("training")
         return "out of memory beside the training's own step; free the device"
     smaller = batch // 2
     while smaller >= 2:

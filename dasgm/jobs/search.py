@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dasgm.adversary import Adversary
-from dasgm.bilevel import Player, Tensors
+from dasgm.bilevel import Player, Tensors, ensure_graph
 from dasgm.config import SearchConfig
 from dasgm.device import device_of, ensure_room
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
@@ -22,7 +22,8 @@ from dasgm.jobs.proxy import UNCONNECTED, Proxy
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import warm_up
 from dasgm.measures.fidelity import inception
-from dasgm.measures.truth import Truth
+from dasgm.measures.naswot import naswot
+from dasgm.measures.truth import DATASETS, Truth
 from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.network import check_image_size
 from dasgm.pages.figures import draw
@@ -58,6 +59,7 @@ class SearchJob:
     def check(self, data: Any) -> dict[str, str]:
         fits(self.config, data, world_size())
         can_synchronise(self.config, data.images.device.type == "cuda")
+        ensure_graph(self.config.cuda_graph, data.images.device.type, world_size())
         self.pretrained = chosen(self.config, data)
         self.truth = truth_of(self.config) if rank() == 0 else None
         return {"gan_checkpoint": self.pretrained.digest} if self.pretrained else {}
@@ -200,7 +202,7 @@ class SearchLoop(Loop):
 
         why = search.method.end_epoch(search.epoch, search.relaxation(), row, eigenvalue)
         self.early = search.collapsed(row) or why
-        search.left = 0 if self.early else search.left - 1
+        search.left, search.ended = (0, True) if self.early else (search.left - 1, False)
         return row | self._record()
 
     def _agree(self, epoch: int) -> None:
@@ -250,7 +252,8 @@ class SearchLoop(Loop):
 
     def tell(self, row: Row) -> None:
         gan = f"  synthetic {row['gan/synthetic_accuracy']:.3f}" if "gan/synthetic_accuracy" in row else ""
-        true = f"  true {row['truth/cifar10']:.3f}" if "truth/cifar10" in row else ""
+        first = f"truth/{next(iter(DATASETS))}"
+        true = f"  true {row[first]:.3f}" if first in row else ""
         self.hooks.say(
             f"epoch {row['epoch']}/{self.epochs}  loss {row['loss/classifier']:.3f}  "
             f"{self.run.about.get('measured_on', 'val')} accuracy {row['val/accuracy']:.3f}{gan}{true}  "
@@ -272,6 +275,8 @@ class SearchLoop(Loop):
                 f"no architecture step is taken: the first is in epoch {search.stage.arch_start_epoch + 1}, after the "
                 f"last ({search.stage.epochs}), so the architecture stays random; lower --method.arch-start-epoch"
             )
+        if too_short := self.config.method.too_short(self.config.space, search.stage):
+            self.hooks.say(too_short)
 
     # a checkpoint, and the end
 
@@ -285,6 +290,8 @@ class SearchLoop(Loop):
 
     def restore(self, state: Row) -> None:
         self.search.load_state_dict(state["search"])
+        if self.search.ended and self.search.stage.epochs > int(state["search"]["stage"]["epochs"]):
+            self.hooks.say("it was stopped early, so more epochs do not go on with it; use another --name")
         self.highest, self.warmup_seconds = float(state["best"]), float(state["warmup_seconds"])
         if self.complete():  # else more epochs are asked for, and the proxy was of what the search had found by then
             self.proxy_state = state.get("proxy", {})
@@ -305,7 +312,7 @@ class SearchLoop(Loop):
         return row | {"time": time.time()}
 
     def _proxy(self) -> Row:
-        """The brief training of what was found: what it is worth, and what that cost."""
+        """What the found network is worth: by a brief training, with its cost, and by a score without one."""
         config, genotype = self.config.proxy, self.search.genotype()
         proxy = Proxy(genotype, self.data, config, self.config.seed, self.stop, lambda: self.save(False, "proxy"))
         if self.proxy_state:
@@ -320,4 +327,5 @@ class SearchLoop(Loop):
         proxy.go_through()
         accuracy, error = proxy.accuracy()
         cost = proxy.spent * world_size() / 3600
-        return {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}
+        row = {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}
+        return row | {"best/naswot": broadcast(naswot(genotype, self.data, config.channels, config.cells))}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dasgm.bilevel import Iterations, Player, Tensors, full_precision, grad, replay, seed_of
+from dasgm.bilevel import Draws, Iterations, Player, Tensors, draw, full_precision, grad, replay, seed_of
 from dasgm.distributed import average, rank, world_size
 from dasgm.recipes import EvaluateConfig
 
@@ -46,6 +46,17 @@ class Batches(Measured, Protocol):
         """This worker's `iterations` augmented batches of an epoch (from 0): a pure function of it."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """'EPOCH/I' of the step in progress, as parts of a stream's name."""
+
+    counter: Any
+    """Its attribute `place` is that epoch and step."""
+
+    def __str__(self) -> str:
+        return "{}/{}".format(*self.counter.place)
+
+
 class InMemory:
     """Batches of a data set in memory.
 
@@ -61,16 +72,30 @@ class InMemory:
         self.held_out = held_out
         self.unreadable: dict[str, None] = {}  # the data set reported them when it read them
         self.iterations = max(1, len(train) // (batch_size * world_size()))
+        self.place = (0, 0)
+        self.draws = Draws(data.images.device)  # of a batch, which reach a GPU in one copy, for which nothing waits
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        data, b, n = self.data, self.batch_size, self.batch_size * world_size()
         generator = torch.Generator().manual_seed(seed_of(*self.stream, epoch))
         order = self.train[torch.randperm(len(self.train), generator=generator)]
         for i in range(self.iterations):
-            some = order[i * n + rank() * b :][:b]
-            with replay(*self.stream, epoch, i, rank()):
-                x = data.augment(data.to_classifier(data.raw(some)), cutout=True)
-            yield x, data.labels[some]
+            self.place, self.order = (epoch, i), order
+            with self.draws.of_iteration():
+                batch = self._batch()
+            yield batch
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        data = self.data
+        some = draw(self._indices, data.images.device)
+        with replay(*self.stream, Place(self), rank()):
+            x = data.augment(data.to_classifier(data.raw(some)), cutout=True)
+        return x, data.labels[some]
+
+    def _indices(self) -> Tensor:
+        """Of the training images of this worker's batch."""
+        _, i = self.place
+        start = (i * world_size() + rank()) * self.batch_size
+        return self.order[start : start + self.batch_size]
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         data = self.data
@@ -81,16 +106,6 @@ class InMemory:
         for i in J[rank() :: world_size()].split(MEASURED):
             y = labels[i]
             yield data.to_classifier(raw(i)), y, torch.ones_like(y, dtype=torch.bool)
-
-
-@dataclass(frozen=True)
-class Place:
-    """'EPOCH/I' of the step that a training takes, as parts of a stream's name."""
-
-    training: Training
-
-    def __str__(self) -> str:
-        return "{}/{}".format(*self.training.place)
 
 
 class Training:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import csv
 import hashlib
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO, StringIO
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +61,11 @@ class Truth:
                 there twice or not at all, or an accuracy is not from 0 to 100. One line names the file and the value.
                 Or there is no such table for this space.
         """
-        space.architectures()
-        path = Path(path)
+        path, everything = Path(path), dict.fromkeys(space.architectures())
         try:
             content = contents(path)
             rows = _parquet(content) if content.startswith(b"PAR1") else _csv(content)
-            cells = _checked(rows, space)
+            cells = _checked(rows, everything, space)
         except (OSError, ValueError) as error:
             why = error.strerror or error if isinstance(error, OSError) else error
             raise ValueError(f"truth {printable(str(path))}: {why}") from None
@@ -96,33 +94,17 @@ class Truth:
         return f"{printable(self.path.name)} (sha256 {self.sha256[:8]}), {len(self.cells):,} cells"
 
 
-def _canonical(cell: Any, everything: Container[str], space: SearchSpace) -> str:
-    """A cell of `everything`, from a string with the edges of a node in any order: the string defines their places."""
-    if isinstance(cell, str):
-        split = [node.removeprefix("|").removesuffix("|").split("|") for node in cell.strip().split("+")]
-        nodes = [sorted((edge.rpartition("~")[::2] for edge in node), key=itemgetter(1)) for node in split]
-        found = "+".join("|" + "".join(f"{name}~{source}|" for name, source in node) for node in nodes)
-        if found in everything:
-            return found
-        unknown = [name for node in nodes for name, _ in node if name and name not in space.operations]
-        if unknown:
-            expected = " or ".join(space.operations)
-            raise ValueError(f"cell {short(cell, 200)}: unknown operation {short(unknown[0])}; expected {expected}")
-    raise ValueError(f"cell {short(cell, 200)}: expected a string such as {space.example}")
-
-
 Row = tuple[str, Any, Sequence[Any]]
 """Where it stands, the cell, and its accuracies in the order of `DATASETS`."""
 
 
-def _checked(rows: Iterator[Row], space: SearchSpace) -> dict[str, tuple[float, ...]]:
+def _checked(rows: Iterator[Row], everything: Mapping[str, Any], space: SearchSpace) -> dict[str, tuple[float, ...]]:
     """The accuracies of each cell, by its canonical string. ValueError: see `Truth.load`."""
     found: dict[str, tuple[float, ...]] = {}
     seen: dict[str, str] = {}
-    everything = dict.fromkeys(space.architectures())
     for where, cell, values in rows:
         try:
-            name = cell if isinstance(cell, str) and cell in everything else _canonical(cell, everything, space)
+            name = cell if isinstance(cell, str) and cell in everything else space.canonical(str(cell))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if name in seen:

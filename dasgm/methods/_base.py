@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from dasgm.networks.regularisation import Regularisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +124,14 @@ class MethodConfig:
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"method.{name} {value}: expected a number of at least 0")
 
+    def shortened(self, epochs: int) -> Self:
+        """The same method with so many epochs a stage. What it decides in certain epochs moves with them."""
+        return replace(self, epochs=epochs)
+
+    def too_short(self, space: SearchSpace, stage: Stage) -> str:
+        """What the method does not come to decide in a stage of so few epochs, as a line for the user, or ''."""
+        return ""
+
     def first(self, space: SearchSpace) -> Stage:
         """The stage that a search begins with."""
         raise NotImplementedError
@@ -146,13 +156,15 @@ class MethodConfig:
         """(epoch, number of epochs) at which the cosine of W's learning rate stands in `epoch` of `stage`."""
         return epoch, stage.epochs
 
-    def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Rate of the dropout after skip connections in `epoch` (counted from 0) of `stage`."""
-        return 0.0
+    def regularisation(self, stage: Stage, epoch: int) -> Regularisation:
+        """What makes it harder for W to fit in `epoch` (counted from 0) of `stage`. Dropout and drop path act wherever
+        the supernet is in training mode: in L_class, L_DASGM and the Hessian over A.
+        """
+        return Regularisation()
 
     # hooks into Algorithm 1
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """The numbers of an epoch by name, such as a temperature: floats or nested lists of them.
 
         The other hooks get them as tensors on the device, which are overwritten in place when an epoch begins, so that
@@ -250,3 +262,12 @@ class MethodConfig:
         return space.genotype([
             space.derive(*cell) for cell in zip_longest(stage.operations, relaxation.cells, relaxation.edges)
         ])  # fmt: skip
+
+
+def strongest(operations: Operations, weights: Weights, count: int) -> Operations:
+    """The `count` operations of largest weight on each edge, in their previous order. `none` counts like the others."""
+    left = []
+    for names, values in zip(operations, weights, strict=True):
+        best = sorted(range(len(names)), key=lambda i: (-values[i], -i))[:count]
+        left.append(tuple(names[i] for i in sorted(best)))
+    return tuple(left)

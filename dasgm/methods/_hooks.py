@@ -56,7 +56,7 @@ class Method:
             self.times[name].copy_(new)
 
     def _times(self, epoch: int) -> Mapping[str, Any]:
-        return self.config.times(self.stage, epoch, self.memory)
+        return self.config.times(self.space, self.stage, epoch, self.memory)
 
     # of A
 

@@ -17,6 +17,8 @@ from dasgm.methods._base import Stage, Times
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dasgm.spaces._base import SearchSpace
+
 
 @dataclass(frozen=True)
 class Config(darts.Config):
@@ -29,7 +31,7 @@ class Config(darts.Config):
         super().__post_init__()
         self.ensure_not_negative("strength")
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         return {"lambda": self.strength * epoch / stage.epochs}
 
     def arch_loss(self, alphas: Sequence[Tensor], times: Times) -> Tensor:

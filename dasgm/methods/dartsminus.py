@@ -2,7 +2,8 @@
 
 A skip connection helps the supernet to train, apart from its worth as an operation. Here an edge gives
 sum_o w_o o(x) + beta skip(x), where the second skip connection has no alpha and is in no genotype. beta falls linearly
-over the epochs, so that the edge ends as DARTS's. Where edges halve the map, it has convolutions of its own.
+over the epochs, so that the edge ends as DARTS's. Where edges halve the map, it has convolutions of its own; elsewhere
+(and so in all of NAS-Bench-201) it is beta more weight of the skip connection in the forward pass.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 class Config(darts.Config):
     """DARTS-."""
 
-    spaces = ("darts",)
-
     beta: float = 1.0
     """Weight of the auxiliary skip connections in the first epoch, from which it falls to 0 (DARTS-: 1)."""
 
@@ -36,7 +35,7 @@ class Config(darts.Config):
     def first(self, space: SearchSpace) -> Stage:
         return replace(super().first(space), auxiliary_skip=True)
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         return {"beta": self.beta * (stage.epochs - epoch) / stage.epochs}
 
     def mixture(self, cell: CellType, alphas: Tensor, times: Times) -> Tensor:

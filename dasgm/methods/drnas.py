@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dasgm.methods._base import CellType, MethodConfig, Operations, Relaxation, Stage, Times
-from dasgm.methods.pdarts import strongest
+from dasgm.methods._base import CellType, MethodConfig, Operations, Relaxation, Stage, Times, strongest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +39,8 @@ class Config(MethodConfig):
     partial: int = 4
     """K: one channel in K passes through the operations, the others bypass them (DrNAS: 6, then 4)."""
     kept: int = 4
-    """Number of operations that each edge keeps for the second half (DrNAS: 4). 0: there is one half only."""
+    """Number of operations that each edge keeps for the second half (DrNAS: 4), at least 2 where `none` is one of them.
+    0: there is one half only."""
     kl: float = 0.0
     """Weight of the Kullback-Leibler distance from the even law (DrNAS's code: 1e-3, with no weight decay of A).
     0 leaves it out: the weight decay of A draws the concentrations to 1 (DrNAS's default)."""
@@ -51,17 +51,18 @@ class Config(MethodConfig):
         self.ensure_not_negative("kl")
 
     def first(self, space: SearchSpace) -> Stage:
-        if self.kept and not space.shrinks:
-            raise ValueError(f"method.kept {self.kept}: edges of this search space keep all operations; expected 0")
         candidates = tuple(name for name in space.operations if name != "none" or space.kept is None)
+        if self.kept == 1 and "none" in candidates:
+            raise ValueError("method.kept 1: an edge could be left with none alone; expected at least 2, or 0")
         return self._stage(0, ((candidates,) * space.edges,) * len(space.cell_types))
 
     def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
         first = self.first(space)
         if not self.kept:
             return (first,)
-        left = tuple(tuple(names[-self.kept :] for names in cell) for cell in first.operations)
-        return first, self._stage(1, left)
+        dearest = [name for name in space.dearest if name in first.operations[0][0]][: self.kept]
+        left = tuple(name for name in space.operations if name in dearest)
+        return first, self._stage(1, ((left,) * space.edges,) * len(space.cell_types))
 
     def next(self, space: SearchSpace, stage: Stage, relaxation: Relaxation) -> Stage | None:
         if stage.index == 1 or not self.kept:

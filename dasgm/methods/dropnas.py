@@ -47,7 +47,7 @@ class Config(darts.Config):
         from dasgm.bilevel.draws import draw
 
         rate = self.drop_rate
-        return masked_softmax(alphas, draw(lambda: kept(cell.operations, rate), alphas.device))
+        return masked_softmax(alphas, draw(lambda: drawn_mask(cell.operations, rate), alphas.device))
 
     def after_arch_step(
         self, before: Sequence[Tensor], after: Sequence[Tensor], drawn: Mixture, times: Times
@@ -55,7 +55,7 @@ class Config(darts.Config):
         return [share_restored(*cell) for cell in zip(before, after, drawn.cells, strict=True)]
 
 
-def kept(operations: Sequence[Sequence[str]], rate: float) -> Tensor:
+def drawn_mask(operations: Sequence[Sequence[str]], rate: float) -> Tensor:
     """A mask [edges, operations], False where an operation is dropped. The CPU draws it.
 
     Args:

@@ -5,7 +5,7 @@ genotype has the two strongest edges of each node, as in DARTS, less those whose
 without an edge vanishes, with what reads it. So that a cell always has a path, one without any edge keeps the strongest
 from an input of the cell; the authors' code has no answer there.
 
-`none` is no candidate. The authors' Adam of A has betas (0.9, 0.999); here they are DARTS's (0.5, 0.999).
+`none` is no candidate. The authors' Adam of A has betas (0.9, 0.999), as the preset has: --arch-beta1 0.9.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dasgm.genotype import edge_number
 from dasgm.methods import darts
 from dasgm.methods._base import NO_MEMORY, CellType, Operations, Relaxation, Stage, Times, Weights
 from dasgm.spellings import CHOOSABLE
@@ -90,5 +91,5 @@ def above(
 def _weight(operations: Operations, weights: Weights, inputs: Sequence[int], node: int, edge: Edge) -> float:
     """The weight of the operation of an edge into a node."""
     name, state = edge
-    number = sum(inputs[:node]) + state
+    number = edge_number(inputs, node, state)
     return weights[number][operations[number].index(name)]

@@ -6,6 +6,10 @@ entry; their gradient is that of p (straight through). tau falls linearly over t
 The supernet computes all operations and multiplies those that were not drawn by 0, so an iteration is not cheaper than
 DARTS's, and the running statistics of operations that were not drawn move too.
 
+With `gradient` "drawn", as in the authors' code for DARTS's space, A learns from the result of the drawn operation
+alone; with "all", from those of all operations. Their code for NAS-Bench-201 is neither: there the weights of the
+other operations are added to the sum as numbers, so their gradient does not depend on what these operations give.
+
 Where nodes keep some of their edges, a node of the genotype has its strongest pairs of an operation (but `none`) and an
 input. Both may have the same input, unlike in DARTS.
 """
@@ -46,7 +50,7 @@ class Config(darts.Config):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected a number above 0")
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         done = epoch / max(1, stage.epochs - 1)
         return {"tau": self.tau_first + (self.tau_last - self.tau_first) * done}
 

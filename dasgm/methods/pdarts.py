@@ -13,17 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dasgm.genotype import Edge, Genotype
-from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage
+from dasgm.genotype import Edge, Genotype, edge_number
+from dasgm.methods._base import MOST_CELLS, NO_MEMORY, MethodConfig, Operations, Relaxation, Stage, strongest
+from dasgm.networks.regularisation import Regularisation
 from dasgm.spaces.darts import derive
 from dasgm.spellings import INPUTS, PRIMITIVES, SKIP
 
 if TYPE_CHECKING:
     from dasgm.spaces._base import SearchSpace
-
-DEAREST = (
-    "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Config(MethodConfig):
     def outline(self, space: SearchSpace) -> tuple[Stage, ...]:
         stages = []
         for index, count in enumerate(self.operations):
-            kept = (tuple(name for name in PRIMITIVES if name in DEAREST[:count]),) * space.edges
+            kept = (tuple(name for name in PRIMITIVES if name in space.dearest[:count]),) * space.edges
             stages.append(self._stage(index, (kept,) * len(space.cell_types)))
         return tuple(stages)
 
@@ -104,29 +101,19 @@ class Config(MethodConfig):
             skip_dropout=self.skip_dropout_rates[index],
         )
 
-    def skip_dropout(self, stage: Stage, epoch: int) -> float:
-        """Decreases linearly until architecture steps begin, then restarts at the full rate and decreases
+    def regularisation(self, stage: Stage, epoch: int) -> Regularisation:
+        """The rate decreases linearly until architecture steps begin, then restarts in full and decreases
         exponentially.
         """
         searched = epoch - self.arch_start_epoch
-        if searched < 0:
-            return stage.skip_dropout * (stage.epochs - epoch - 1) / stage.epochs
-        return stage.skip_dropout * math.exp(-0.2 * searched)
+        share = (stage.epochs - epoch - 1) / stage.epochs if searched < 0 else math.exp(-0.2 * searched)
+        return Regularisation(skip_dropout=stage.skip_dropout * share)
 
     def genotype(
         self, space: SearchSpace, stage: Stage, relaxation: Relaxation, memory: Mapping[str, Any] = NO_MEMORY
     ) -> Genotype:
         (of_normal, of_reduce), (normal, reduce) = stage.operations, relaxation.cells
         return space.genotype([capped(of_normal, normal, self.max_skips), by_input(derive(of_reduce, reduce))])
-
-
-def strongest(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float]], count: int) -> Operations:
-    """The `count` operations of largest weight on each edge, in their previous order. `none` counts like the others."""
-    kept = []
-    for names, values in zip(operations, weights, strict=True):
-        best = sorted(range(len(names)), key=lambda i: (-values[i], -i))[:count]
-        kept.append(tuple(names[i] for i in sorted(best)))
-    return tuple(kept)
 
 
 def by_input(cell: Sequence[Edge]) -> tuple[Edge, ...]:
@@ -143,13 +130,9 @@ def capped(operations: Sequence[Sequence[str]], weights: Sequence[Sequence[float
     allowed = [list(names) for names in operations]
     while True:
         cell = by_input(derive(allowed, weights))
-        skips = [_edge(position // 2, state) for position, (name, state) in enumerate(cell) if name == SKIP]
+        edges = [edge_number(INPUTS, position // 2, state) for position, (_, state) in enumerate(cell)]
+        skips = [edge for edge, (name, _) in zip(edges, cell, strict=True) if name == SKIP]
         if len(skips) <= max_skips:
             return cell
         weakest = min(skips, key=lambda edge: weights[edge][allowed[edge].index(SKIP)])
         allowed[weakest][allowed[weakest].index(SKIP)] = "none"  # which `derive` never chooses
-
-
-def _edge(node: int, state: int) -> int:
-    """Number of the edge from `state` into the intermediate node `node` of a cell."""
-    return sum(INPUTS[:node]) + state

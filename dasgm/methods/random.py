@@ -1,8 +1,9 @@
 """Random search, the baseline of every table: one architecture a seed, without a supernet's training.
 
-The genotype is derived from A as it is initialised. Its parameters are independent and alike, so every pair of inputs
-of a node and every operation but `none` is equally likely, as with `dasgm random`. What follows is the same as for any
-method: the brief training that ranks a genotype, and the record of the run.
+The genotype is derived from A as it is initialised. Its parameters are independent and alike, so everything that a node
+may keep is equally likely, as with `dasgm random`: in DARTS's space every pair of its inputs and every operation but
+`none`, in NAS-Bench-201 every operation. What follows is the same as for any method: the brief training that ranks a
+genotype, and the record of the run.
 """
 
 from __future__ import annotations

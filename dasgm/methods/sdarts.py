@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dasgm.networks.supernet import Mixture
+    from dasgm.spaces._base import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Config(darts.Config):
                 raise ValueError(f"method.{name} {getattr(self, name)}: expected a number from 0 to 1")
         self.ensure_at_least(attack_steps=1)
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, float]:
         return {"epsilon": self.epsilon_first + (self.epsilon_last - self.epsilon_first) * epoch / stage.epochs}
 
     def offset(

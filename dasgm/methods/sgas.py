@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from dasgm.methods import darts
 from dasgm.methods._base import CellType, Memory, Operations, Stage, Times, View, Weights
@@ -26,8 +26,9 @@ from dasgm.methods._base import CellType, Memory, Operations, Stage, Times, View
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dasgm.spaces._base import SearchSpace
+
 REMOVED = "none"
-CELL_TYPES = ("normal", "reduce")  # of the only space for which it is defined
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,25 @@ class Config(darts.Config):
             raise ValueError(f"method.criterion {self.criterion}: expected 1 or 2")
         self.ensure_at_least(warmup=0, every=1, history=1)
 
-    def times(self, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+    def shortened(self, epochs: int) -> Self:
+        share = epochs / self.epochs
+        warmup, every = round(share * self.warmup), max(1, round(share * self.every))
+        return replace(self, epochs=epochs, warmup=warmup, every=every)
+
+    def too_short(self, space: SearchSpace, stage: Stage) -> str:
+        decided = len(range(self.warmup, stage.epochs, self.every))
+        edges = sum(min(number, space.kept or number) for number in space.inputs)
+        if decided >= edges:
+            return ""
+        return (
+            f"SGAS decides {decided} of the {edges} edges of a cell in {stage.epochs} epochs, the others are derived "
+            "as in DARTS; raise --method.epochs, or lower --method.warmup or --method.every"
+        )
+
+    def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:
         """Which edges are open, and the weights of those that are not."""
         found: dict[str, Any] = {}
-        for name, operations in zip(CELL_TYPES, stage.operations, strict=True):
+        for name, operations in zip(space.cell_types, stage.operations, strict=True):
             choices = _choices(memory, name, operations)
             found[f"open {name}"] = [[float(choice is None)] for choice in choices]
             found[f"fixed {name}"] = [

@@ -67,7 +67,7 @@ class Norms:
         """Gives a function (x, gain) -> x that normalises the next channels in each call. Where the modules have None
         for statistics, none are kept.
         """
-        kept = None not in self.packs[0].tensors()
+        kept = not any(t is None for t in self.packs[0].tensors())
         vectors = [pack.vector() for pack in self.packs] if kept else []
         done = 0
 
@@ -319,6 +319,25 @@ def weighted(total: Tensor | None, matrix: Tensor, columns: Sequence[Tensor]) ->
         sums = part * factor if sums is None else torch.addcmul(sums, part, factor)
     assert sums is not None
     return sums.flatten(3).permute(0, 3, 1, 2)
+
+
+def for_channels(weights: Tensor, channels: int) -> Tensor:
+    """Each weight as often as there are channels: the gains of a batch norm."""
+    # copied: of one weight it is a view of stride 0, which torch 2.14 misreads in its backward on a CPU
+    return weights[:, None].expand(-1, channels).flatten().contiguous()
+
+
+def dropped(total: Tensor | None, results: Tensor, factors: Tensor | None) -> Tensor:
+    """total + the results of several edges side by side, each times its factors (`edge_factors`).
+
+    Args:
+        total, results: [N, edges * channels, H, W]. `total` None is 0.
+        factors: [edges, N, 1, 1, 1]. None drops nothing, and `results` is the sum already.
+    """
+    if factors is None:
+        return results
+    left = (results.unflatten(1, (len(factors), -1)) * factors.transpose(0, 1)).flatten(1, 2)
+    return left if total is None else total + left
 
 
 def beside(tensors: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from dasgm.bilevel import Player, Tensors
 
@@ -27,6 +28,30 @@ def columns(before: Sequence[CellType], after: Sequence[CellType]) -> Keep:
     return lambda tensors: {
         name: t.gather(1, kept[name].to(t.device)) if name in kept else t for name, t in tensors.items()
     }
+
+
+def blocks(before: nn.Module, after: nn.Module) -> Keep:
+    """For W: of what an operation learns, the parts of the edges that still have it (`SearchSpace.supernet`)."""
+
+    def keep(tensors: Tensors) -> Tensors:
+        found = {}
+        for name, t in tensors.items():
+            match name.split("."):
+                case ["cells", cell, "fans", state, "convolutions", operation, *_]:
+                    had, left = (_edges(net, f"cells.{cell}.fans.{state}", operation) for net in (before, after))
+                    parts = t.chunk(len(had))
+                    if left:
+                        found[name] = torch.cat([parts[had.index(edge)] for edge in left])
+                case _:
+                    found[name] = t
+        return found
+
+    return keep
+
+
+def _edges(supernet: nn.Module, fan: str, operation: str) -> list[int]:
+    having: Any = supernet.get_submodule(fan).having
+    return list(having.get(operation, ()))
 
 
 def carry(before: Player, after: Player, keep: Keep) -> None:

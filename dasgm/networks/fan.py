@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,28 +90,3 @@ class Statistics(nn.Module):
         super().__init__()
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-
-
-def kept(before: nn.Module, after: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a supernet has of tensors by name that belong to one whose edges had more operations.
-
-    In both, what an operation learns on all edges that leave a state is at cells.*.fans.*.convolutions.<operation>, and
-    the fan's `having` names these edges.
-    """
-    found = {}
-    for name, t in tensors.items():
-        match name.split("."):
-            case ["cells", cell, "fans", state, "convolutions", operation, *_]:
-                old, new = (net.get_submodule(f"cells.{cell}.fans.{state}") for net in (before, after))
-                was, left = _edges(old, operation), _edges(new, operation)
-                parts = t.chunk(len(was))
-                if left:
-                    found[name] = torch.cat([parts[was.index(edge)] for edge in left])
-            case _:
-                found[name] = t
-    return found
-
-
-def _edges(fan: Any, operation: str) -> list[int]:
-    edges: list[int] = fan.having.get(operation, [])
-    return edges

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.genotype import SKIP
-from dasgm.networks.bundle import weighted
-from dasgm.networks.fan import Statistics, kept
-from dasgm.networks.network import DerivedNetwork, check_image_size
+from dasgm.genotype import SKIP, edge_number
+from dasgm.networks.bundle import dropped, for_channels, weighted
+from dasgm.networks.fan import AUXILIARY, Statistics
+from dasgm.networks.network import DerivedNetwork, check_image_size, edge_factors
 from dasgm.networks.operations import fast_layout, pool, reductions, stem
+from dasgm.networks.regularisation import Regularisation
 
 if TYPE_CHECKING:
     from dasgm.methods._base import Stage
@@ -27,35 +28,41 @@ if TYPE_CHECKING:
     from dasgm.spaces.nasbench201 import CellGenotype
 
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
-SHARED = ("avg_pool_3x3", SKIP)
-"""What has no weights, and so one result for all edges that leave a state."""
+SHARED = ("avg_pool_3x3", SKIP, AUXILIARY)
+"""What has no weights, and so one result for all edges that leave a state. No edge halves the map, so an auxiliary skip
+connection is the identity as well."""
 NODES = 3
+INPUTS = range(1, 1 + NODES)
+"""Number of edges into each node."""
+EDGES = sum(INPUTS)
 Choice = tuple[list[Tensor], Tensor]
 """The weights of the edges that leave a state: [edges] of each convolution, and [edges, shared operations]."""
 
 
 def edges_of(state: int) -> list[int]:
     """Numbers of the edges that leave `state`, one to each later node."""
-    return [sum(range(node)) + state for node in range(1 + state, 1 + NODES)]
+    return [edge_number(INPUTS, node, state) for node in range(state, NODES)]
 
 
 class Supernet(nn.Module):
     """W: images [N, 3, H, W], with H and W divisible by 4, and a mixture -> logits [N, classes].
 
     Raises:
-        ValueError: the stage has partial channels, edge weights, auxiliary skip connections or a dropout after skip
-            connections, which are not defined here.
+        ValueError: the stage has partial channels, edge weights or a dropout after skip connections, which are not
+            defined here, or another number of cells than 5, 8, 11 and so on.
     """
 
     def __init__(self, stage: Stage, classes: int) -> None:
         super().__init__()
-        if stage.partial > 1 or stage.edge_weights or stage.skip_dropout or stage.auxiliary_skip:
+        if stage.partial > 1 or stage.edge_weights or stage.skip_dropout:
             raise ValueError(
-                "search-space nasbench201: partial channels, edge weights, auxiliary skips and skip dropout are not "
-                "defined for it; set --method.partial 1 if there is such an option, or choose another --method"
+                "search-space nasbench201: partial channels, edge weights and skip dropout are not defined for it; set "
+                "--method.partial 1 if there is such an option, or choose another --method"
             )
         (operations,) = stage.operations
-        self.skip_dropout_rate = 0.0
+        if stage.auxiliary_skip:
+            operations = tuple((*names, AUXILIARY) for names in operations)
+        self.regularisation = Regularisation()
         channels = stage.channels
         self.stem = stem(3, channels)
         self.cells, channels = in_stages(stage.cells, channels, lambda width: Cell(operations, width))
@@ -65,14 +72,15 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         choices = self.choices(mixture.cells[0])
+        factors = iter(edge_factors(x, len(self.cells) - 2, EDGES, self.drop_path))
         x = self.stem(fast_layout(x))
         for cell in self.cells:
-            x = cell(x, choices) if isinstance(cell, Cell) else cell(x)
+            x = cell(x, choices, next(factors)) if isinstance(cell, Cell) else cell(x)
         return self.head(self.norm(x).relu().mean((2, 3)))
 
-    def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this supernet has of tensors by name that belong to one whose edges had more operations."""
-        return kept(before, self, tensors)
+    def drop_path(self) -> float:
+        """Rate of drop path on edges."""
+        return self.regularisation.drop_path if self.training else 0.0
 
 
 class Choices(nn.Module):
@@ -84,6 +92,7 @@ class Choices(nn.Module):
         super().__init__()
         width = len(operations[0])
         self.absent = len(operations) * width  # place of a 0
+        self.shared = SHARED if AUXILIARY in operations[0] else SHARED[:2]
         index: list[int] = []
         self.sizes: list[int] = []
 
@@ -98,7 +107,7 @@ class Choices(nn.Module):
                 own = [place for place in places(edges, name) if place != self.absent]
                 index += own
                 self.sizes.append(len(own))
-            rows = [places([edge], name)[0] for edge in edges for name in SHARED]
+            rows = [places([edge], name)[0] for edge in edges for name in self.shared]
             index += rows
             self.sizes.append(len(rows))
         self.register_buffer("index", torch.tensor(index), persistent=False)
@@ -106,12 +115,14 @@ class Choices(nn.Module):
     def forward(self, weights: Tensor) -> list[Choice]:
         flat = torch.cat([weights.flatten(), weights.new_zeros(1)])
         parts = iter(flat[self.index].split(self.sizes))
-        return [([next(parts) for _ in KERNELS], next(parts).view(-1, len(SHARED))) for _ in range(NODES)]
+        return [([next(parts) for _ in KERNELS], next(parts).view(-1, len(self.shared))) for _ in range(NODES)]
 
 
 class Cell(nn.Module):
     """A cell of the supernet: its input is state 0, and each node is a weighted sum over the edges from all earlier
     states. [N, channels, H, W] -> the last node, of the same shape.
+
+    `forward` takes the weights of its edges (`Choices`) and the factors of drop path (`edge_factors`).
     """
 
     def __init__(self, operations: Sequence[Sequence[str]], channels: int) -> None:
@@ -121,10 +132,12 @@ class Cell(nn.Module):
             Fan([operations[edge] for edge in edges_of(state)], channels) for state in range(NODES)
         )
 
-    def forward(self, x: Tensor, choices: Sequence[Choice]) -> Tensor:
+    def forward(self, x: Tensor, choices: Sequence[Choice], factors: Tensor | None = None) -> Tensor:
         later: Tensor | None = None  # what is known of the sums of the nodes to come
+        drops = iter(() if factors is None else factors.split([NODES - state for state in range(NODES)]))
         for fan, (gains, matrix) in zip(self.fans, choices, strict=True):
-            later = fan(x, later, gains, matrix)
+            own = next(drops, None)
+            later = dropped(later, fan(x, later if own is None else None, gains, matrix), own)
             x, later = later[:, : self.channels], later[:, self.channels :]
         return x
 
@@ -159,7 +172,7 @@ class Fan(nn.Module):
             if name in self.having:
                 found = self._by_target(self.convolutions[name](rectified, gain), self.having[name])
                 total = found if total is None else total + found
-        return weighted(total, matrix, [self.pool(x), x])
+        return weighted(total, matrix, [self.pool(x), x, x][: matrix.shape[1]])
 
     def _by_target(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         """[N, len(rows) * channels, H, W] -> [N, targets * channels, H, W], with zeros for the other targets."""
@@ -182,9 +195,7 @@ class Convolution(nn.Module):
         self.norm = Statistics(edges * channels)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        # copied: of one edge it is a view of stride 0, which torch 2.14 misreads in its backward on a CPU
-        gains = weights[:, None].expand(-1, self.channels).flatten().contiguous()
-        mean, variance = self.norm.running_mean, self.norm.running_var
+        mean, variance, gains = self.norm.running_mean, self.norm.running_var, for_channels(weights, self.channels)
         return F.batch_norm(self.convolution(x), mean, variance, gains, training=self.training)
 
 
@@ -208,7 +219,15 @@ def in_stages(cells: int, channels: int, cell: Callable[[int], nn.Module]) -> tu
         cells: number of cells and residual blocks together.
         channels: number of channels of the first stage.
         cell: makes a cell of a number of channels.
+
+    Raises:
+        ValueError: the stages would not have equally many cells, or none.
     """
+    if cells < 5 or cells % 3 != 2:
+        raise ValueError(
+            f"cells = {cells}: networks of nasbench201 have 3 N + 2, N cells in each stage and two residual blocks; "
+            "expected 5, 8, 11 or so on for --method.cells, --proxy.cells and the --cells of an evaluation"
+        )
     found = nn.ModuleList()
     for index in range(cells):
         if index in reductions(cells):
@@ -229,7 +248,7 @@ class Network(DerivedNetwork):
 
     Args:
         channels: number of channels of the first stage. Each residual block doubles it.
-        cells: number of cells and residual blocks together, at least 3.
+        cells: number of cells and residual blocks together: 5, 8, 11 and so on.
 
     Raises:
         ValueError: a size that the network cannot have; in `forward`, an image whose size is not divisible.
@@ -237,8 +256,6 @@ class Network(DerivedNetwork):
 
     def __init__(self, genotype: CellGenotype, channels: int, cells: int, classes: int) -> None:
         super().__init__()
-        if cells < 3:
-            raise ValueError(f"cells = {cells}: the network needs at least 3, two of them residual blocks")
         if channels < 1:
             raise ValueError(f"channels = {channels}: the network needs at least 1")
         self.stem = stem(3, channels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dasgm.bilevel.draws import draw
+from dasgm.bilevel.draws import Number, draw
 from dasgm.genotype import Edge
 from dasgm.networks.operations import (
     FactorizedReduce,
@@ -58,7 +58,8 @@ class DerivedNetwork(nn.Module):
         """By what the paths of this batch are multiplied, cell by cell, [paths, N, 1, 1, 1]; None drops nothing."""
         if not self.training or self.drop_path_rate == 0 or self.paths == 0:
             return None
-        return draw(lambda: drop_paths(self.paths, len(x), self.drop_path_rate), x.device)
+        n = len(x)  # the draw is kept for later iterations, and must not keep this batch
+        return draw(lambda: drop_paths(self.paths, n, self.drop_path_rate), x.device)
 
 
 class Network(DerivedNetwork):
@@ -234,6 +235,22 @@ def drop_paths(paths: int, samples: int, rate: float) -> Tensor:
     assert 0 <= rate < 1, rate
     keep = 1 - rate
     return torch.stack([torch.empty(samples, 1, 1, 1).bernoulli_(keep) for _ in range(paths)]) / keep
+
+
+def edge_factors(x: Tensor, cells: int, edges: int, rate: Number) -> Sequence[Tensor | None]:
+    """By what drop path multiplies the results of a supernet's edges for the images x, cell by cell.
+
+    Returns:
+        [edges, N, 1, 1, 1] of each cell, by the state that an edge leaves, then by its node. None drops nothing.
+
+    Args:
+        edges: number of edges of a cell.
+        rate: may change between iterations.
+    """
+    if not rate():
+        return [None] * cells
+    factors = draw(lambda: drop_paths(cells * edges, len(x), rate()), x.device)
+    return factors.to(x.dtype).chunk(cells)
 
 
 class AuxiliaryHead(nn.Module):

@@ -114,9 +114,10 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 
 def _filtered(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     # torch is slow on a CPU to find the gradient of a filter with more than three columns, `conv2d` is not. It costs
-    # more calls, which small maps do not repay (measured).
+    # more calls, which small maps do not repay (measured). Autocast converts what torch's own convolution is given.
     repays = weight.shape[3] > 3 and weight.requires_grad and x.numel() >= 2**16 and x.shape[3] >= 8
-    convolution = conv2d if repays and narrow_form(x) else F.conv2d
+    ours = repays and narrow_form(x) and not torch.is_autocast_enabled("cpu")
+    convolution = conv2d if ours else F.conv2d
     return convolution(x, weight, None, stride, dilation * (weight.shape[3] // 2), dilation, len(weight))
 
 

@@ -1,8 +1,8 @@
 """The supernet: each edge of a cell computes the weighted sum of all its candidate operations (DARTS, Section 2.2).
 
-One class serves DARTS, P-DARTS (the operations differ from edge to edge, dropout after skip connections) and PC-DARTS
-(edge weights, and only 1/K of the channels pass through the operations). Edges are numbered as in the papers: by node,
-then by input.
+One class serves DARTS, P-DARTS (the operations differ from edge to edge, dropout after skip connections), PC-DARTS
+(edge weights, and only 1/K of the channels pass through the operations) and R-DARTS (drop path on edges). Edges are
+numbered as in the papers: by node, then by input.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel.draws import Number
-from dasgm.genotype import EDGES, INPUTS, NODES
+from dasgm.genotype import EDGES, INPUTS, NODES, edge_number
 from dasgm.networks import operations
-from dasgm.networks.bundle import Bundle, Norms, Pack, beside, weighted
-from dasgm.networks.fan import AUXILIARY, Fan, kept
+from dasgm.networks.bundle import Bundle, Norms, Pack, beside, dropped, for_channels, weighted
+from dasgm.networks.fan import AUXILIARY, Fan
+from dasgm.networks.network import edge_factors
 from dasgm.networks.operations import FactorizedReduce, ReLUConvBN, fast_layout, reductions, stem
+from dasgm.networks.regularisation import Regularisation
 
 if TYPE_CHECKING:
     from dasgm.methods._base import Stage
@@ -105,7 +107,7 @@ class Supernet(nn.Module):
                 + (f" (1/{stage.partial} of them pass through the operations)" if stage.partial > 1 else "")
             )
         self.partial = stage.partial
-        self.skip_dropout_rate = stage.skip_dropout
+        self.regularisation = Regularisation(skip_dropout=stage.skip_dropout)
         channels, before, previous = stage.channels, 3 * stage.channels, 3 * stage.channels
         self.stem = stem(in_channels, previous)
         self.cells = nn.ModuleList()
@@ -123,17 +125,18 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         weights = [self._flat(*cell) for cell in zip_longest(mixture.cells, mixture.edges)]
         s0 = s1 = self.stem(fast_layout(x))
-        for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], self.dropout_rate)
+        factors = edge_factors(x, len(self.cells), EDGES, self.drop_path)
+        for cell, own in zip(self.cells, factors, strict=True):
+            s0, s1 = s1, cell(s0, s1, weights[bool(cell.reduction)], self.skip_dropout, own)
         return self.head(s1.mean((2, 3)))
 
-    def kept(self, before: Supernet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this supernet has of tensors by name that belong to one whose edges had more operations."""
-        return kept(before, self, tensors)
-
-    def dropout_rate(self) -> float:
+    def skip_dropout(self) -> float:
         """Rate of the dropout after skip connections."""
-        return self.skip_dropout_rate if self.training else 0.0
+        return self.regularisation.skip_dropout if self.training else 0.0
+
+    def drop_path(self) -> float:
+        """Rate of drop path on edges."""
+        return self.regularisation.drop_path if self.training else 0.0
 
     def _flat(self, weights: Tensor, edges: Tensor | None) -> Tensor:
         """All weights of a cell type in one vector: those of the operations, edge by edge, those of the edges, a 0."""
@@ -148,7 +151,8 @@ class Supernet(nn.Module):
 class Cell(nn.Module):
     """A cell of the supernet: two inputs and four nodes, each a weighted sum over the edges from all earlier states.
 
-    `forward` takes the weights of the cell type as `Supernet` lays them out, and returns the concatenated nodes.
+    `forward` takes the weights of the cell type as `Supernet` lays them out, the rate of the dropout after skip
+    connections, and the factors of drop path (`edge_factors`). It returns the concatenated nodes.
 
     Args:
         operations: names of the candidate operations of each edge.
@@ -174,7 +178,7 @@ class Cell(nn.Module):
         self.channels, self.bypassed = channels // partial, channels - channels // partial
         shrink = FactorizedReduce if reduced else ReLUConvBN
         self.preprocess = nn.ModuleList([shrink(before, channels, False), ReLUConvBN(previous, channels, False)])
-        numbers = [[sum(INPUTS[:node]) + state for node in self.targets(state)] for state in range(1 + NODES)]
+        numbers = [[edge_number(INPUTS, node, state) for node in self.targets(state)] for state in range(1 + NODES)]
         strides = [2 if reduction and state < 2 else 1 for state in range(1 + NODES)]
         self.fans = nn.ModuleList(
             Fan([operations[edge] for edge in edges], self.channels, stride)
@@ -191,26 +195,33 @@ class Cell(nn.Module):
         """The nodes that read `state` (0 and 1 are the inputs, 2 + i is node i)."""
         return range(max(0, state - 1), NODES)
 
-    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: Number) -> Tensor:
+    def forward(
+        self, s0: Tensor, s1: Tensor, weights: Tensor, skip_dropout: Number, factors: Tensor | None = None
+    ) -> Tensor:
         states = [layer(s) for layer, s in zip(self.preprocess, (s0, s1), strict=True)]
-        plan = self.plans["apart" if operations.narrow_form(s0) else "together"]
+        # apart, each result of a bundle is that of an edge, which drop path needs
+        plan = self.plans["together" if factors is None and not operations.narrow_form(s0) else "apart"]
         assert isinstance(plan, Plan)
-        through = around = None  # what is known of the sums of the nodes to come
+        drops = iter(() if factors is None else factors.split([bundle.targets for bundle in plan.bundles]))
+        through: Tensor | None = None  # what is known of the sums of the nodes to come
+        around: Tensor | None = None
         gains, matrices = plan.pick(weights)
         kernels = iter(plan.kernels.joint(plan.kernels.vector()))
         with plan.norms.running(self.training) as norm:
             for front, bundle in zip(plan.fronts, plan.bundles, strict=True):
                 x, bypassed = self._parts([states[state] for state in front])
-                through = bundle(x, through, kernels, norm, gains, next(matrices), skip_dropout)
+                own = next(drops, None)
+                rest, side = (through, around) if own is None else (None, None)
+                through = dropped(through, bundle(x, rest, kernels, norm, gains, next(matrices), skip_dropout), own)
                 if bypassed is not None:
                     bypassed = F.max_pool2d(bypassed, 2) if bundle.stride == 2 else bypassed
-                    around = weighted(around, next(matrices), [bypassed])
+                    around = dropped(around, weighted(side, next(matrices), [bypassed]), own)
                 if front[-1] > 0:  # both inputs and all nodes before it are summed, so the next node is complete
                     node, through = _first(through, self.channels)
                     if around is not None:
-                        side, around = _first(around, self.bypassed)
+                        other, around = _first(around, self.bypassed)
                         # the shuffle is linear and the same on every edge, so it is done once, after the sum
-                        node = F.channel_shuffle(torch.cat([node, side], 1), self.partial)
+                        node = F.channel_shuffle(torch.cat([node, other], 1), self.partial)
                     states.append(node)
         return torch.cat(states[2:], 1)
 
@@ -278,7 +289,7 @@ class Plan(nn.Module):
         """The gains and the matrices that the bundles take, in their order."""
         gains, *matrices = weights[self.index].split(self.sizes)
         return (
-            iter(gains[:, None].expand(-1, self.channels).flatten().split(self.widths)),
+            iter(for_channels(gains, self.channels).split(self.widths)),
             iter([m.view(rows, m.numel() // rows) for m, rows in zip(matrices, self.rows, strict=True)]),
         )
 

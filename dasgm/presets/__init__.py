@@ -14,6 +14,7 @@ from dasgm.config import ProxyConfig, SearchConfig, override, settings
 from dasgm.data import cifar10, digits
 from dasgm.gans import biggan, contragan, stylegan2ada
 from dasgm.gans._base import SIZES, GanConfig
+from dasgm.genotype import DEFAULT_SPACE
 from dasgm.given import after
 from dasgm.methods import darts, pcdarts, pdarts
 from dasgm.methods._base import MethodConfig
@@ -148,24 +149,27 @@ PRESETS: dict[str, Preset] = {
 
 MOST_PARENTS = 8
 SMALL = {"darts": "cifar10-smoke", "pdarts": "cifar10-smoke-pdarts", "pcdarts": "cifar10-smoke-pcdarts"}
+OF_THEIR_OWN = ("quickstart", "cifar10-smoke-nasbench201")
+"""Small presets whose methods have another size than `_at_small_size` gives them."""
 
 
 def _at_small_size(config: SearchConfig) -> MethodConfig:
-    """The method of a search at the size of the cifar10-smoke presets."""
+    """The method of a search at the size of the cifar10-smoke presets, with as many cells as the space needs."""
     method, stages = config.method, len(config.stages)
     if key_of(method) in SMALL:
-        return PRESETS[SMALL[key_of(method)]].config.method
-    channels = 8 if hasattr(method, "partial") else 4  # a part of them passes through the operations
-    return replace(method, epochs=max(2, 5 // stages), cells=3, channels=channels, arch_start_epoch=1)
+        found: MethodConfig = PRESETS[SMALL[key_of(method)]].config.method
+    else:
+        channels = 8 if hasattr(method, "partial") else 4  # a part of them passes through the operations
+        found = replace(method.shortened(max(2, 5 // stages)), cells=3, channels=channels, arch_start_epoch=1)
+    return replace(found, cells=max(found.cells, config.space.smallest))
 
 
 def small(config: SearchConfig) -> SearchConfig:
     """The same row at the size of the cifar10-smoke presets: space, order, GAN, validation portion and clipping are
     kept.
     """
-    method, least = _at_small_size(config), config.space.smallest
-    size = replace(CIFAR10_SMOKE, method=replace(method, cells=max(method.cells, least)))
-    proxy = replace(size.proxy, cells=max(size.proxy.cells, least))
+    size = replace(CIFAR10_SMOKE, method=_at_small_size(config))
+    proxy = replace(size.proxy, cells=max(size.proxy.cells, config.space.smallest))
     kept = ("search_space", "order", "search_discriminator", "val_portion", "freeze_gan", "arch_clip", "seed")
     gan = None if config.gan is None else SMALL_GANS[key_of(config.gan)]
     return replace(size, proxy=proxy, gan=gan, **{name: getattr(config, name) for name in kept})
@@ -221,11 +225,19 @@ def with_gan(config: SearchConfig, key: str) -> SearchConfig:
 
 
 def with_method(config: SearchConfig, key: str) -> SearchConfig:
-    """The same search by another method; a small search gets it at its small size."""
+    """The same search by another method; a small search gets it at its small size.
+
+    The numbers of cells and channels that a method has are for DARTS's cells, so in another space those of the search
+    stay.
+    """
     changed = override(config, {"method": key})
-    if changed != config and config.method in (PRESETS["quickstart"].config.method, _at_small_size(config)):
-        return replace(changed, method=_at_small_size(changed))
-    return changed
+    if changed == config:
+        return config
+    small_methods = [PRESETS[name].config.method for name in OF_THEIR_OWN]
+    method = _at_small_size(changed) if config.method in (*small_methods, _at_small_size(config)) else changed.method
+    if config.search_space != DEFAULT_SPACE:
+        method = replace(method, cells=config.method.cells, channels=config.method.channels)
+    return replace(changed, method=method)
 
 
 def with_dataset(config: Any, key: str) -> Any:

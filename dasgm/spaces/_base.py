@@ -33,12 +33,14 @@ class SearchSpace:
     """Number of edges into each node of a cell. Edges are numbered by node, then by input."""
     kept: ClassVar[int | None] = None
     """Number of edges that each node keeps in a genotype. None: all of them, so that `none` may be chosen."""
-    shrinks: ClassVar[bool] = False
-    """Whether the supernet says what it has of one whose edges had more operations (`Supernet.kept`)."""
+    drops_paths: ClassVar[bool] = False
+    """Whether the supernet drops the results of edges (`Regularisation.drop_path`)."""
     states: ClassVar[tuple[str, ...]]
     """Names of the states that edges read and write, as `Graph.states`: the inputs of a cell, then its nodes."""
     operations: ClassVar[tuple[str, ...]]
     """Candidate operations of an edge, in the order of the columns of A."""
+    dearest: ClassVar[tuple[str, ...]]
+    """The same operations, those with the most multiply-adds first."""
     sizes: ClassVar[Mapping[str, tuple[int, int]]]
     """The usual numbers of cells and channels of a derived network, for each form that it may have."""
     smallest: ClassVar[int]
@@ -73,6 +75,13 @@ class SearchSpace:
 
     def supernet(self, stage: Stage, classes: int) -> nn.Module:
         """W of a stage: `forward` takes images [N, 3, H, W] and a `Mixture`, and returns logits [N, classes].
+
+        Each epoch sets its attribute `regularisation`, which it obeys in training mode.
+
+        `cells` is the list of its `stage.cells` parts, of which those numbered `networks.operations.reductions` halve
+        the map. What an operation learns is at `cells.<part>.fans.<state>.convolutions.<operation>`: for all edges that
+        leave the state and have the operation, one after the other. `having` of the fan has their numbers. By this
+        measures/counts.py counts, and networks/carry.py gives a smaller supernet what is left of a larger one.
 
         Raises:
             ValueError: a size that the supernet cannot have.
@@ -116,6 +125,14 @@ class SearchSpace:
             f"search-space {key_of(self)} has no table of true accuracies; --truth is for a space with one, such as "
             "nasbench201"
         )
+
+    def canonical(self, written: str) -> str:
+        """The string of `architectures` for a cell that may be written in another way, as in another's table.
+
+        Raises:
+            ValueError: it is no cell.
+        """
+        raise NotImplementedError
 
     def is_text(self, source: str) -> bool:
         """Whether a word of a command line is the text of a genotype of this space, rather than a name or a path."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dasgm.genotype import Edge, Genotype, Graph, closest, fields_to_json
+from dasgm.genotype import Edge, Genotype, Graph, closest, edge_number, fields_to_json
 from dasgm.spaces import _base
 from dasgm.spellings import CHOOSABLE, CONCAT, EXAMPLE, FIELDS, INPUTS, NODES, PRIMITIVES, SKIP, has_call, is_text, read
 from dasgm.store.files import short
@@ -27,9 +27,12 @@ class SearchSpace(_base.SearchSpace):
         "concatenates the four nodes."
     )
     inputs = INPUTS
-    kept, shrinks = 2, True
+    kept, drops_paths = 2, True
     states = ("c_{k-2}", "c_{k-1}", *map(str, range(NODES)))
     operations = PRIMITIVES
+    dearest = (
+        "sep_conv_5x5", "sep_conv_3x3", "dil_conv_5x5", "dil_conv_3x3", SKIP, "max_pool_3x3", "avg_pool_3x3", "none"
+    )  # fmt: skip
     sizes = {"cifar": (20, 36), "imagenet": (14, 48)}
     smallest = 3
     auxiliary = True
@@ -151,11 +154,10 @@ def derive(
         edges: weight of each edge, [14], by which its strength is multiplied (PC-DARTS); None: all count alike.
     """
     cell: list[Edge] = []
-    first = 0
     for node in range(NODES):
         found = []
         for state in range(INPUTS[node]):
-            edge = first + state
+            edge = edge_number(INPUTS, node, state)
             candidates = [c for c in zip(weights[edge], operations[edge], strict=True) if c[1] != "none"]
             if candidates:
                 weight, name = max(candidates, key=lambda c: c[0])
@@ -163,7 +165,6 @@ def derive(
         assert len(found) >= 2, f"node {2 + node} has fewer than two edges with an operation"
         found.sort(key=lambda f: -f[0])
         cell += [(name, state) for _, name, state in found[:2]]
-        first += INPUTS[node]
     return tuple(cell)
 
 

@@ -90,10 +90,11 @@ class SearchSpace(_base.SearchSpace):
     inputs = INPUTS
     states = ("c_{k-1}", "1", "2", "c_{k}")
     operations = OPERATIONS
+    dearest = ("nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3", SKIP, "none")
     sizes = {"cifar": (17, 16)}
     recipes = {"": "nasbench201", "digits": "nasbench201-small"}
     smallest = 5
-    shrinks = True
+    drops_paths = True
     example = EXAMPLE
 
     def supernet(self, stage: Stage, classes: int) -> Supernet:
@@ -123,6 +124,15 @@ class SearchSpace(_base.SearchSpace):
 
     def architectures(self) -> Iterator[str]:
         return (str(CellGenotype(operations)) for operations in product(OPERATIONS, repeat=len(PAIRS)))
+
+    def canonical(self, written: str) -> str:
+        """The edges of a node may be in any order: the string says from where they come."""
+        nodes = [node.removeprefix("|").removesuffix("|").split("|") for node in written.strip().split("+")]
+        ordered = [sorted(edges, key=lambda edge: edge.rpartition("~")[2]) for edges in nodes]
+        match = _CELL.fullmatch("+".join(f"|{'|'.join(edges)}|" for edges in ordered))
+        if match is None:
+            raise ValueError(f"cell {short(written, 200)}: expected a string such as {EXAMPLE}")
+        return str(CellGenotype(match.groups()))
 
     def is_text(self, source: str) -> bool:
         return self.recognises(source)

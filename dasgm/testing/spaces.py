@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from dasgm.config import SearchConfig
-from dasgm.genotype import Genotype, genotype_text
+from dasgm.genotype import Genotype, edge_number, genotype_text
 from dasgm.methods import darts
 from dasgm.methods._base import Relaxation, Stage
-from dasgm.networks.supernet import Architecture
+from dasgm.networks.carry import blocks
+from dasgm.networks.regularisation import Regularisation
+from dasgm.networks.supernet import Architecture, Mixture
 from dasgm.plugins import key_of
 from dasgm.presets import preset
 from dasgm.spaces._base import SearchSpace
@@ -68,6 +71,18 @@ class SpaceConformance:
         assert all(len(cell) == space.edges == sum(space.inputs) for cell in space.everything)
         assert len(space.states) == space.inputs[0] + len(space.inputs)
         assert set(space.recipes) >= {""} and "cifar" in space.sizes
+        assert sorted(space.dearest) == sorted(space.operations)
+
+    def test_operations_are_ordered_by_their_cost(self, space: SearchSpace, stage: Stage) -> None:
+        """By the weights of a supernet that has the operation alone."""
+
+        def size(name: str) -> int:
+            operations = (((name,),) * space.edges,) * len(space.cell_types)
+            return sum(p.numel() for p in space.supernet(replace(stage, operations=operations), CLASSES).parameters())
+
+        with torch.device("meta"):
+            sizes = [size(name) for name in space.dearest if name != "none"]
+        assert sizes == sorted(sizes, reverse=True)
 
     def test_random_genotypes_are_seeded_and_differ(self, space: SearchSpace) -> None:
         assert space.random(1) == space.random(1)
@@ -102,17 +117,48 @@ class SpaceConformance:
         grads = torch.autograd.grad(loss, [*W.parameters(), *A.parameters()])
         assert all(g.isfinite().all() and g.abs().max() > 0 for g in grads)
 
+    def test_supernet_drops_results_where_the_space_says_so(self, space: SearchSpace, stage: Stage) -> None:
+        """Drawn anew in each pass in training mode, and never in evaluation mode."""
+        if not space.drops_paths:
+            pytest.skip("the space has no drop path")
+        W: Any = space.supernet(stage, CLASSES)
+        mixture, x = Architecture(stage, space)(), torch.randn(4, 3, 16, 16)
+
+        def passes(drop_path: float) -> tuple[torch.Tensor, torch.Tensor]:
+            W.regularisation = Regularisation(drop_path=drop_path)
+            return W(x, mixture), W(x, mixture)
+
+        whole, again = passes(0.0)
+        dropped, otherwise = passes(0.5)
+        assert torch.equal(whole, again) and not torch.equal(dropped, otherwise)
+        W.eval()
+        assert torch.equal(*passes(0.5)) and torch.equal(passes(0.5)[0], passes(0.0)[0])
+
+    def test_a_supernet_that_loses_operations_computes_as_without_them(self, space: SearchSpace, stage: Stage) -> None:
+        """Each edge loses another one; the larger supernet gives them no weight."""
+        n = len(space.operations)
+        edges = [[o for o in range(n) if o != 1 + edge % (n - 1)] for edge in range(space.edges)]
+        left = tuple(tuple(space.operations[o] for o in of_edge) for of_edge in edges)
+        before = space.supernet(stage, CLASSES)
+        after = space.supernet(replace(stage, operations=(left,) * len(space.cell_types)), CLASSES)
+        kept, own = blocks(before, after)(before.state_dict()), after.state_dict()
+        after.load_state_dict({name: t for name, t in kept.items() if name in own})
+        mixture = Mixture(tuple(torch.rand(space.edges, n - 1) for _ in space.cell_types))
+        places = torch.tensor(edges)
+        wide = Mixture(tuple(torch.zeros(space.edges, n).scatter(1, places, w) for w in mixture.cells))
+        x = torch.randn(4, 3, 16, 16)
+        torch.testing.assert_close(after(x, mixture), before(x, wide))
+
     def test_the_strongest_operations_are_derived(self, space: SearchSpace) -> None:
         """From weights that favour one operation on each edge, chosen at random."""
         draws = torch.rand(len(space.cell_types), space.edges, len(space.operations))
         draws[..., 0] = 0  # `none`, which DARTS never derives
         cells = tuple(cell.tolist() for cell in draws)
         genotype = darts.Config().genotype(space, darts.Config().first(space), Relaxation(cells))
-        first = [sum(space.inputs[:node]) for node in range(len(space.inputs))]
         for weights, graph in zip(draws, genotype.graphs.values(), strict=True):
             assert graph.edges
             for name, source, target in graph.edges:
-                edge = first[target - space.inputs[0]] + source
+                edge = edge_number(space.inputs, target - space.inputs[0], source)
                 assert name == space.operations[int(weights[edge].argmax())]
 
     def test_a_search_iterates_and_resumes_with_the_same_bits(self, config: SearchConfig) -> None:

@@ -31,9 +31,10 @@ from photographs import CLASSES
 from tracked import client_of, runs_of
 
 import dasgm
-from cluster import connection, evaluate, job, tracking
+from cluster import evaluate, job, tracking
 from cluster.evaluations import Evaluation
 from cluster.winners import named
+from dasgm.cpus import cpus
 from dasgm.data._loader import TorchLoader
 from dasgm.genotype import Genotype
 from dasgm.jobs.evaluate import _for_all, main
@@ -166,7 +167,7 @@ def test_two_seeds_side_by_side_killed_and_continued(tmp_path):
 @pytest.mark.timeout(900)
 def test_what_a_killed_driver_held_is_free_for_the_next(tmp_path):
     words = ["DARTS_V2", "--dataset=digits", "--epochs=20", "--data.limit=200", *TINY, "--storage", str(tmp_path)]
-    words += ["--name=g", "--seeds=2", f"--cpus-per-worker={connection.cpus()}"]  # one at a time
+    words += ["--name=g", "--seeds=2", f"--cpus-per-worker={cpus()}"]  # one at a time
     process = start(SCRIPT, *words)
     wait_for(process, lambda: read_lines(tmp_path / "g" / "DARTS_V2-s0" / "metrics.jsonl"))
     (driver,) = [int(pid) for pid, _ in family(process) if "ray::Driver" in title(int(pid))]

@@ -18,7 +18,7 @@ SEARCH = [str(ROOT / "cluster" / "search.py"), "quickstart", "--gan=none", "--me
 SEARCH += ["--proxy.epochs=0", "--data.limit=200", "--batch-size=8", "--workers=2"]
 
 
-PAIRS = [*product(("darts", "pdarts", "pcdarts"), ("none", "biggan", "contragan", "stylegan2ada"))]
+PAIRS = [*product(("dasgm-darts", "dasgm-pdarts", "dasgm-pcdarts"), ("none", "biggan", "contragan", "stylegan2ada"))]
 FIELD = (
     "betadarts",
     "sdarts-rs",
@@ -31,12 +31,12 @@ FIELD = (
     "dartsminus",
     "fairdarts",
 )
-PAIRS += product(FIELD, ("none", "biggan"))
+PAIRS += product((*(f"dasgm-{name}" for name in FIELD), "nasbench201-dasgm-darts"), ("none", "biggan"))
 
 
-@pytest.mark.parametrize(("method", "gan"), PAIRS)
-def test_every_search_stays_on_its_device(method: str, gan: str, null_gpu: NullGpu, tmp_path: Path) -> None:
-    found = null_gpu("matrix.py", str(tmp_path), method, gan)
+@pytest.mark.parametrize(("preset", "gan"), PAIRS)
+def test_every_search_stays_on_its_device(preset: str, gan: str, null_gpu: NullGpu, tmp_path: Path) -> None:
+    found = null_gpu("matrix.py", str(tmp_path), preset, gan)
     assert len(found) == 4 and not any(found.values()), found
 
 

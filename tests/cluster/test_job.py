@@ -20,10 +20,12 @@ from outcomes import rows_of
 from patience import rest
 
 from cluster import connection, job
+from cluster.driver import look_at_data
 from cluster.job import workers_for
 from cluster.room import Workers
 from dasgm import distributed
-from dasgm.config import SearchConfig, mathematics, to_json
+from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.cpus import cpus
 from dasgm.genotype import Genotype
 from dasgm.jobs.session import Refused
 from dasgm.presets import preset
@@ -31,6 +33,16 @@ from dasgm.store.records import read_lines
 from dasgm.store.run import Locked, Run, Unwritable
 
 SEARCH = str(ROOT / "cluster" / "search.py")
+
+
+def test_a_graph_is_refused_before_workers_are_started():
+    says = "^cuda-graph on: 2 workers exchange gradients within an iteration; use --cuda-graph auto or off$"
+    config = override(preset("quickstart").config, {"cuda_graph": "on", "data.limit": 200})
+    with pytest.raises(ValueError, match=says):
+        look_at_data(config, Workers(2, gpus=1))
+    with pytest.raises(ValueError, match="^cuda-graph on: it needs a GPU, and the device is cpu"):
+        look_at_data(config, Workers(1))
+    look_at_data(override(config, {"cuda_graph": "auto"}), Workers(2))
 
 
 def test_slots_are_what_fits():
@@ -48,7 +60,7 @@ def test_slots_are_what_fits():
 
 def test_more_than_there_is_is_refused(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert workers_for(1, None).slots(connection.cpus(), connection.visible_gpus()) >= 1
+    assert workers_for(1, None).slots(cpus(), connection.visible_gpus()) >= 1
     for number, gpus in ((1, 99.0), (10**6, 0.0), (0, None), (1, -1.0)):
         with pytest.raises(ValueError) as error:
             workers_for(number, gpus)

@@ -66,13 +66,17 @@ def test_a_graph_holds_every_kernel_of_an_iteration(found: Any) -> None:
         assert step["blas"] == step["dnn"] == 0
         assert step["launch"] == 0 or "P-DARTS" in name and step["launch"] < 200, "the masks of its dropout"
         iteration, W, A, G, E, B = step["counts"]
+        more = step["kinds"] - 1  # with R1, G begins after a step, and E takes two more
         assert iteration == W == A == 3 * step["kinds"] + 2
-        assert (0 if name in ("first order", "second order") else W) == G
-        assert G + G // 2 * (step["kinds"] - 1) == E and (W if name == "with BigGAN" else 0) == B
+        assert (0 if name in ("first order", "second order") else W + more) == G
+        assert (G and W + 2 * more) == E and (W if name == "with BigGAN" else 0) == B
+        assert step["elsewhere"] == [], "a graph would read and write memory that others have by then"
 
 
 def test_a_step_of_an_evaluation_never_waits_and_a_graph_holds_it(found: Any) -> None:
-    plain, graph = found["evaluation"]["off"], found["evaluation"]["on"]
+    batch, plain, graph = (found["evaluation"][name] for name in ("batch", "off", "on"))
+    assert batch["lines"] == {} and batch["sync"] == batch["d2h"] == batch["pageable"] == 0
+    assert batch["h2d"] == 1, "the indices and the draws of the augmentation"
     for step in (plain, graph):
         assert step["lines"] == {} and step["sync"] == step["d2h"] == step["pageable"] == 0 and step["steps"] == 5
         assert step["h2d"] == 1, "the draws of drop-path"
@@ -81,10 +85,14 @@ def test_a_step_of_an_evaluation_never_waits_and_a_graph_holds_it(found: Any) ->
 
 
 def test_a_graph_outlasts_the_epoch_whose_numbers_it_was_recorded_with(found: Any) -> None:
-    """The learning rate, and P-DARTS's dropout, which are other ones in the next epoch."""
+    """The learning rate, P-DARTS's dropout, R-DARTS's drop path and cutout, which are other ones in the next epoch."""
     for name, epochs in found["epochs"].items():
-        (lr, rate), (later, lower) = epochs["numbers"]
-        assert lr > later and (rate > lower > 0 if name == "P-DARTS" else rate == lower == 0)
+        (lr, skips, paths, cutout), (later, *others) = epochs["numbers"]
+        assert lr > later and (skips > others[0] > 0 if name == "P-DARTS" else skips == others[0] == 0)
+        if name == "R-DARTS":
+            assert 0 < paths < others[1] and 0 < cutout < others[2] < 1
+        else:
+            assert (paths, cutout) == tuple(others[1:]) == (0, 1)
         assert epochs["recorded"] == 1
 
 

@@ -124,6 +124,24 @@ def test_a_small_search_gets_another_method_at_its_small_size():
         with_method(preset("quickstart").config, "pdart")
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "cells", "channels"),
+    [
+        ("cifar10-smoke-nasbench201", {"gdas": 5, "dropnas": 5, "drnas": 4, "random": 0}, 5, 8),
+        ("nasbench201-darts-1st", {"gdas": 250, "dropnas": 76, "drnas": 50, "random": 0}, 17, 16),
+    ],
+)
+def test_another_method_in_another_space_keeps_the_sizes_of_the_search(name, epochs, cells, channels):
+    config = preset(name).config
+    for key, total in epochs.items():
+        found = with_method(config, key)
+        assert found == replace(config, method=found.method) and key_of(found.method) == key
+        assert (found.total_epochs, found.method.cells, found.method.channels) == (total, cells, channels)
+    assert with_method(config, "darts") == config
+    with pytest.raises(ValueError, match="search-space nasbench201: pdarts is not defined"):
+        with_method(config, "pdarts")
+
+
 # what the other methods' authors use: facts/more-methods, sections 1.2 to 1.9
 FIELD_SETTINGS = {
     "betadarts": (50, 64, 0.025, 0.001, 3e-4, 5.0, 3e-4, 8, 16),
@@ -145,6 +163,8 @@ def test_other_methods_have_their_authors_settings_plain_and_with_dasgm(name):
         config.total_epochs, config.batch_size, config.classifier_lr, config.classifier_lr_min,
         config.classifier_weight_decay, config.classifier_clip, config.arch_lr, method.cells, method.channels,
     )  # fmt: skip
+    assert config.classifier_nesterov == (name == "gdas")
+    assert config.arch_beta1 == (0.9 if name == "fairdarts" else 0.5)
     order = "second" if name == "rdarts" else "first"
     assert (config.arch_weight_decay, config.order, config.search_discriminator) == (1e-3, order, False)
     gan, searched = PRESETS["dasgm-darts"].config.gan, order == "second"

@@ -33,6 +33,7 @@ from dasgm.jobs.means import Means
 from dasgm.methods.darts import Config as Darts
 from dasgm.search import Search, SearchFailed
 from dasgm.store.tensors import packed, unpacked
+from dasgm.testing._plugins import small_search
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -296,3 +297,11 @@ def test_state_round_trip_is_exact():
         (search.W, search.A, *search.gan.players), (other.W, other.A, *other.gan.players), strict=True
     ):
         assert all(torch.equal(p, twin.params[k]) for k, p in player.params.items())
+
+
+def test_the_first_beta_of_the_architectures_adam_is_a_setting() -> None:
+    for changes, beta in (({}, 0.5), ({"arch_beta1": 0.9}, 0.9)):
+        (group,) = small_search(**changes).A.optimizer.param_groups
+        assert group["betas"] == (beta, 0.999)
+    with pytest.raises(ValueError, match=r"^arch-beta1 1\.0: expected a number from 0 to below 1$"):
+        small_search(arch_beta1=1.0)

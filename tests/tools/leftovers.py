@@ -25,6 +25,8 @@ from patience import now
 
 GRACE = 10.0
 """Seconds that processes of a test which is over have to end by themselves."""
+LONGEST_EXEC = 5.0
+"""Seconds after which a process is taken to have no environment."""
 VARIABLE = pytest.StashKey[str]()
 
 
@@ -36,12 +38,23 @@ class Owner(NamedTuple):
     name: str = ""
 
 
+def environment(process: psutil.Process) -> dict[str, str]:
+    """The variables of a process. In the midst of an exec they are empty for a moment, and so are the arguments, though
+    there is a program. Then they are asked for again.
+    """
+    again, begun = 5, time.monotonic()
+    while not (found := process.environ()) and process.exe() and again and time.monotonic() - begun < LONGEST_EXEC:
+        again -= bool(process.cmdline())  # the exec has ended meanwhile, or there are no variables
+        time.sleep(0.001)
+    return found
+
+
 def started(variable: str) -> dict[psutil.Process, Owner]:
     """The processes that inherited the variable, but for this one and what lasts as long as it does."""
     found, me = {}, os.getpid()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            value = process.environ().get(variable)
+            value = environment(process).get(variable)
             if value is None or process.pid == me:
                 continue
             if process.ppid() == me and "multiprocessing.resource_tracker" in " ".join(process.cmdline()):

@@ -117,6 +117,7 @@ class SearchCell(nn.Module):
                  reduced: bool, partial: int) -> None:  # fmt: skip
         super().__init__()
         self.reduction = reduction
+        self.factors: Tensor | None = None  # [edges, N], by which drop path multiplies each edge's result (R-DARTS)
         self.preprocess0 = (Halving if reduced else relu_conv_norm)(before, channels, affine=False)
         self.preprocess1 = relu_conv_norm(previous, channels, affine=False)
         self.edges = nn.ModuleList(
@@ -131,6 +132,8 @@ class SearchCell(nn.Module):
             for index, (state, of) in enumerate(EDGES):
                 if of == node:
                     result = self.edges[index](states[state], weights[index])
+                    if self.training and self.factors is not None:
+                        result = result * self.factors[index].view(-1, 1, 1, 1)
                     total = total + (result if edge_weights is None else edge_weights[index] * result)
             assert isinstance(total, Tensor)
             states.append(total)

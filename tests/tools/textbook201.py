@@ -43,6 +43,7 @@ class Cell(nn.Module):
     def __init__(self, names: Sequence[Sequence[str]], channels: int, affine: bool) -> None:
         super().__init__()
         self.names = names
+        self.factors: Tensor | None = None  # [edges, N], by which drop path multiplies each edge's result
         self.edges = nn.ModuleList(
             nn.ModuleDict({name: operation(name, channels, affine) for name in own}) for own in names
         )
@@ -53,8 +54,12 @@ class Cell(nn.Module):
             total = torch.zeros_like(x)
             for edge, (source, to) in enumerate(EDGES):
                 if to == node:
+                    mixed = torch.zeros_like(x)
                     for column, name in enumerate(self.names[edge]):
-                        total = total + weights[edge, column] * self.edges[edge][name](states[source])
+                        mixed = mixed + weights[edge, column] * self.edges[edge][name](states[source])
+                    if self.training and self.factors is not None:
+                        mixed = mixed * self.factors[edge].view(-1, 1, 1, 1)
+                    total = total + mixed
             states.append(total)
         return states[3]
 

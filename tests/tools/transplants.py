@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import textbook
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from dasgm.bilevel import replay, seed_of
 from dasgm.methods._base import Stage
+from dasgm.networks.network import drop_paths
+from dasgm.networks.regularisation import Regularisation
 from dasgm.search import Search
 
 Tensors = dict[str, Tensor]
@@ -31,6 +34,19 @@ def as_textbook(stage: Stage, tensors: Tensors) -> Tensors:
             for name in names:
                 found |= _of_edge(cell, operations, edge, name, tensors)
     return found
+
+
+def drop_paths_alike(ours: Any, cells: Sequence[Any], edges: Sequence[tuple[int, int]], images: int) -> None:
+    """Sets drop path in a supernet, and what it draws from seed 0 in a textbook's cells. It draws for one cell after
+    another, by the state that an edge leaves, then by its node.
+    """
+    ours.regularisation = Regularisation(drop_path=0.4)
+    torch.manual_seed(0)
+    factors = drop_paths(len(cells) * len(edges), images, 0.4).view(len(cells), len(edges), images)
+    order = sorted(range(len(edges)), key=edges.__getitem__)
+    for cell, drawn in zip(cells, factors, strict=True):
+        cell.factors = torch.empty_like(drawn).index_copy(0, torch.tensor(order), drawn)
+    torch.manual_seed(0)
 
 
 def ensure_same_iterations(search: Search, theirs: Darts, as_theirs: Callable[[Stage, Tensors], Tensors]) -> None:

@@ -130,6 +130,18 @@ def test_flip_and_cutout(data: Data) -> None:
     assert (same ^ mirrored).all() and 400 < mirrored.sum() < 600
 
 
+def test_cutout_of_some_images(data: Data) -> None:
+    """A quarter of them has the hole that all had; the draws of where it is are the same."""
+    x = torch.randn(1000, 3, 16, 16)
+    torch.manual_seed(0)
+    all_cut = data.cutout(x)
+    torch.manual_seed(0)
+    some = data.cutout(x, lambda: 0.25)
+    cut, whole = ((some == other).flatten(1).all(1) for other in (all_cut, x))
+    assert (cut ^ whole).all() and 200 < cut.sum() < 300
+    assert torch.equal(data.cutout(x, lambda: 0.0), x)
+
+
 def test_augmentation_repeats_and_is_differentiable(data: Data) -> None:
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
 

@@ -1,5 +1,5 @@
-"""Training from scratch: schedules against the papers' numbers, the step against its formula, what is learnt from and
-what is measured, and a run's folder: exact resume, refusals, the result."""
+"""Training from scratch: schedules against the papers' numbers, the step against its formula, and a run's folder: exact
+resume, refusals, the result."""
 
 from __future__ import annotations
 
@@ -25,13 +25,10 @@ from dasgm.cli import main as cli
 from dasgm.cli.evaluate import choose_training
 from dasgm.config import from_json, to_json
 from dasgm.data import digits
-from dasgm.data._base import DataConfig
-from dasgm.data._images import Data
-from dasgm.jobs import training
-from dasgm.jobs.evaluate import everything, in_memory, main
+from dasgm.jobs.evaluate import main
 from dasgm.jobs.memory import batch_advice
 from dasgm.jobs.session import Hooks, Refused
-from dasgm.jobs.training import Batches, InMemory, Training
+from dasgm.jobs.training import Batches, Training
 from dasgm.recipes import RECIPES, EvaluateConfig, per_worker, recipe
 from dasgm.search import SearchFailed
 from dasgm.spaces.darts import KNOWN
@@ -88,65 +85,6 @@ def test_flags_are_a_promise():
     assert [f.name for f in fields(EvaluateConfig)] == names.split()
     placed = {f.name for f in fields(EvaluateConfig) if not f.metadata.get("mathematics", True)}
     assert placed == {"channels_last", "cuda_graph", "compile", "data_dir", "device", "threads", "checkpoints"}
-
-
-# what is learnt from, what is measured
-
-
-def marked(n: int = 50, tests: int = 23) -> Data:
-    """Images that each show their own number: training ones from 0, test ones from 100. Augmentation leaves them."""
-    shown = [torch.arange(k, dtype=torch.uint8)[:, None, None, None].expand(k, 3, 16, 16) for k in (n, tests)]
-    labels = [torch.arange(k) % 2 for k in (n, tests)]
-    train, test = (shown[0].clone(), labels[0]), (shown[1] + 100, labels[1])
-    data = Data("marked", ["a", "b"], train, test, DataConfig(image_size=16, holdout=0.2))
-    data.augment = lambda x, cutout: x  # type: ignore[method-assign]
-    return data
-
-
-def numbers(data: Data, x: torch.Tensor) -> list[int]:
-    pixels = (x * data._std + data._mean) * 255
-    return pixels[:, 0, 0, 0].round().long().tolist()
-
-
-def as_workers(monkeypatch: pytest.MonkeyPatch, rank: int, workers: int) -> None:
-    monkeypatch.setattr(training, "rank", lambda: rank)
-    monkeypatch.setattr(training, "world_size", lambda: workers)
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_all_training_images_are_learnt_from_and_every_test_image_counts_once(monkeypatch, workers):
-    data = marked()
-    assert len(data.Jval) and everything(data).tolist() == list(range(50))
-    learnt: list[list[int]] = [[], []]
-    measured: list[int] = []
-    for rank in range(workers):
-        as_workers(monkeypatch, rank, workers)
-        batches = in_memory(data, replace(TINY, batch_size=4))
-        assert batches.iterations == 50 // (4 * workers)
-        for epoch in (0, 1):
-            for x, y in batches.training(epoch):
-                assert len(x) == 4 and [n % 2 for n in numbers(data, x)] == y.tolist()
-                learnt[epoch] += numbers(data, x)
-        for x, _, mask in batches.testing():
-            measured += [n for n, m in zip(numbers(data, x), mask.tolist(), strict=True) if m]
-    for epoch in (0, 1):  # no image twice, less than one batch of all workers left out
-        assert len(set(learnt[epoch])) == len(learnt[epoch]) > 50 - 4 * workers
-        assert max(learnt[epoch]) < 50
-    assert learnt[0] != learnt[1]
-    assert sorted(measured) == list(range(100, 123))
-
-
-def test_masked_images_are_not_counted():
-    data = marked()
-    one = Training(KNOWN["DARTS_V2"], TINY, 2, "cpu", 0)
-
-    class Padded(InMemory):
-        def testing(self):
-            for x, y, mask in super().testing():
-                yield torch.cat([x, x[:3]]), torch.cat([y, y[:3]]), torch.cat([mask, torch.zeros(3, dtype=torch.bool)])
-
-    plain, padded = (kind(data, data.J1, 4, 0) for kind in (InMemory, Padded))
-    assert one.counts(plain) == one.counts(padded) and one.counts(plain)[1:] == (23, 23)
 
 
 # the step
@@ -275,8 +213,10 @@ def test_out_of_memory_names_the_batch_that_fits():
         if batch > 30:
             raise MemoryError
 
-    said = batch_advice(96, "20 cells and 36 channels", step)
+    said = batch_advice(96, "20 cells and 36 channels", step, graph=True)
     assert said.startswith("out of memory: batch 96 does not fit") and said.endswith("--batch-size 24")
+    assert batch_advice(30, "", step, graph=False).startswith("out of memory beside the training's own step")
+    assert batch_advice(30, "", step, graph=True).endswith("without one the training's own step fits: --cuda-graph off")
 
 
 def words(storage: Path, *more: str, genotype: str = "DARTS_V2") -> list[str]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dasgm import device
+from dasgm.config import override
 from dasgm.jobs import memory
 from dasgm.networks.supernet import Supernet
 from dasgm.presets import preset
@@ -17,6 +18,7 @@ class Hungry:
     """Stands in for `Search`: an iteration needs a byte for each of batch x cells x channels, and 10,000 are there."""
 
     def __init__(self, config, data):
+        assert config.cuda_graph == "off"
         self.config = config
 
     def enter(self, stage):
@@ -35,6 +37,17 @@ def test_the_deepest_stage_has_to_fit_too(monkeypatch):
     monkeypatch.setattr(memory, "Search", Hungry)
     said = memory.advice(preset("pdarts").config, None)
     assert said.startswith("out of memory: batch 64, 5 cells and 16 channels do not fit; batch 32, 5 cells"), said
+
+
+@pytest.mark.parametrize("form", ["on", "auto"])
+def test_a_graph_is_named_where_the_step_fits_without_one(monkeypatch, form):
+    monkeypatch.setattr(memory, "Search", Hungry)
+    fits = override(preset("darts-1st").config, {"batch_size": 8})
+    assert memory.advice(fits, None).startswith("out of memory beside the search's own step")
+    said = memory.advice(override(fits, {"cuda_graph": form}), None)
+    assert said == "out of memory with a CUDA graph; without one the search's own step fits: --cuda-graph off"
+    larger = override(fits, {"cuda_graph": form, "batch_size": 128})
+    assert "batch 128, 8 cells and 16 channels do not fit; batch 64, 8 cells" in memory.advice(larger, None)
 
 
 @pytest.mark.parametrize(("name", "widths"), [("pcdarts", [8, 4]), ("darts-1st", [8, 4, 2])])

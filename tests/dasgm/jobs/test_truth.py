@@ -23,7 +23,7 @@ SMALL = {
     "search_space": "nasbench201",
     "gan": "none",
     "method.epochs": 3,
-    "method.cells": 3,
+    "method.cells": 5,
     "method.channels": 2,
     "proxy.epochs": 0,
     "batch_size": 16,

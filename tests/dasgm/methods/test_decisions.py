@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.distributions import Categorical
 
 from dasgm.bilevel import Player, largest_eigenvalue
 from dasgm.config import override
+from dasgm.data import digits
 from dasgm.genotype import PRIMITIVES
 from dasgm.jobs.search import Hooks, main
 from dasgm.methods import random, rdarts, sgas
@@ -73,7 +75,7 @@ def test_sgas_decides_an_edge_of_each_cell_in_epochs_9_14_to_44(criterion: int) 
     stage, settled = method.first(SPACE), 0
     cell = CellType("normal", stage.operations[0])
     for epoch in range(50):
-        times = {name: torch.tensor(value) for name, value in method.times(stage, epoch, memory).items()}
+        times = {name: torch.tensor(value) for name, value in method.times(SPACE, stage, epoch, memory).items()}
         alphas = torch.randn(14, 8, generator=torch.Generator().manual_seed(epoch))
         weights = method.relaxed(cell, alphas, times)
         assert torch.equal(weights[times["open normal"][:, 0] == 1], alphas.softmax(1)[times["open normal"][:, 0] == 1])
@@ -85,7 +87,7 @@ def test_sgas_decides_an_edge_of_each_cell_in_epochs_9_14_to_44(criterion: int) 
         settled = chosen
     assert decisions == [9, 14, 19, 24, 29, 34, 39, 44]
     assert choices == memory["reduce"]["choices"] and choices.count("none") == 6
-    times = {name: torch.tensor(value) for name, value in method.times(stage, 49, memory).items()}
+    times = {name: torch.tensor(value) for name, value in method.times(SPACE, stage, 49, memory).items()}
     weights = method.relaxed(cell, torch.randn(14, 8), times)
     assert weights.tolist() == [[float(name == choice) for name in PRIMITIVES] for choice in choices]
     expected, edges = [], iter(choices)
@@ -114,6 +116,20 @@ def test_what_sgas_has_decided_is_judged_as_it_was() -> None:
     assert sum(choice in (None, "none") for choice in choices) == 12
 
 
+def test_a_short_sgas_decides_fewer_edges_and_says_so() -> None:
+    method, memory = sgas.Config().shortened(5), {}
+    stage = method.first(SPACE)
+    for epoch in range(5):
+        view = View(SPACE, stage, epoch, Relaxation((relaxed(epoch).tolist(),) * 2), {}, float)
+        method.after_epoch(view, memory)
+    assert sum(choice not in (None, "none") for choice in memory["reduce"]["choices"]) == 4
+    assert method.too_short(SPACE, stage).startswith("SGAS decides 4 of the 8 edges of a cell in 5 epochs")
+    for epochs, decided in ((9, 0), (10, 1), (44, 7)):
+        short = sgas.Config(epochs=epochs)
+        assert f"decides {decided} of the 8 edges" in short.too_short(SPACE, short.first(SPACE))
+    assert sgas.Config().too_short(SPACE, sgas.Config().first(SPACE)) == ""
+
+
 # R-DARTS
 
 
@@ -135,6 +151,24 @@ def test_rdarts_stops_where_a_series_of_eigenvalues_says() -> None:
     assert memory["eigenvalues"] == pytest.approx([1.0] * 11 + [1.2, 1.44, 1.728, 2.0736])
 
 
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [(rdarts.Config(), 22), (rdarts.Config().shortened(5), 2), (rdarts.Config(start=9, every=3, window=3), 24)],
+)
+def test_rdarts_says_where_it_is_too_short_to_stop(method: rdarts.Config, first: int) -> None:
+    """Where the eigenvalue grows threefold each time, it stops as soon as it may."""
+    memory: dict[str, Any] = {}
+    stage, relaxation = replace(method.first(SPACE), epochs=first), Relaxation((relaxed(0).tolist(),) * 2)
+    stopped = [
+        epoch
+        for epoch in range(first + 1)
+        if method.after_epoch(View(SPACE, stage, epoch, relaxation, {}, lambda epoch=epoch: 3.0**epoch), memory)
+    ]
+    assert stopped == [first] and method.too_short(SPACE, replace(stage, epochs=first + 1)) == ""
+    assert f"may is {first + 1}, after the last ({first})" in method.too_short(SPACE, stage)
+    assert replace(method, factor=0.0).too_short(SPACE, stage) == ""
+
+
 def test_rdarts_adds_the_weight_decay_and_may_be_told_never_to_stop() -> None:
     memory: dict[str, Any] = {}
     stage, relaxation = rdarts.Config().first(SPACE), Relaxation((relaxed(0).tolist(),) * 2)
@@ -144,6 +178,32 @@ def test_rdarts_adds_the_weight_decay_and_may_be_told_never_to_stop() -> None:
     assert rdarts.grown([1.0] * 2 + [9.0] * 4, 5, 4) == 0.0, "two eigenvalues make no average of five"
     assert rdarts.grown([-1.0] * 5 + [9.0] * 4, 5, 4) == 0.0, "growth has no meaning below 0"
     assert rdarts.grown([1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0], 5, 4) == 1.5
+
+
+def test_drop_path_and_cutout_of_rdarts_grow_with_the_epochs() -> None:
+    """p e / (T - 1) and e / (T - 1), by facts/more-methods 1.1. Without drop path cutout is as --data.cutout says."""
+    method = rdarts.Config(drop_path=0.6)
+    stage = method.first(SPACE)
+    found = {epoch: method.regularisation(stage, epoch) for epoch in (0, 7, 49)}
+    expected = {0: (0, 0.0, 0.0), 7: (0, 0.6 / 7, 1 / 7), 49: (0, 0.6, 1.0)}
+    assert found == {epoch: pytest.approx(values, abs=1e-15) for epoch, values in expected.items()}
+    assert rdarts.Config(drop_path=0.6, epochs=1).regularisation(replace(stage, epochs=1), 0) == (0, 0, 0)
+    assert rdarts.Config().regularisation(stage, 49) == (0, 0, 1)
+
+
+def test_drop_path_of_rdarts_that_makes_no_sense_is_refused_in_a_line() -> None:
+    for value in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match=rf"^method\.drop_path {value}: expected a rate from 0 to below 1$"):
+            rdarts.Config(drop_path=value)
+
+    class Other(SearchSpace):
+        """One whose supernet has no drop path."""
+
+        drops_paths = False
+
+    with pytest.raises(ValueError, match=r"^method\.drop_path 0\.2: the supernet of [^\n]*; expected 0$"):
+        rdarts.Config(drop_path=0.2).first(Other())
+    assert rdarts.Config().first(Other()).operations == Other().everything
 
 
 @pytest.mark.parametrize(
@@ -193,12 +253,13 @@ def epochs(search: Search, count: int) -> list[str]:
     "method",
     [
         sgas.Config(**TINY, epochs=4, warmup=0, every=1, criterion=2),
-        rdarts.Config(**TINY, epochs=4, every=1, window=1, delta=1, start=0, factor=1e-9, operations=S2),
+        rdarts.Config(**TINY, epochs=4, every=1, window=1, delta=1, start=0, factor=1e-9, operations=S2, drop_path=0.6),
     ],
     ids=["sgas", "rdarts"],
 )
 def test_a_search_that_goes_on_decides_the_same(method: Any) -> None:
-    one, other = small_search(method=method), small_search(method=method)
+    data = digits.Config(limit=200, image_size=16, cutout=6)
+    one, other = (small_search(method=method, data=data) for _ in range(2))
     epochs(one, 2)
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for name, value in one.method.times.items():
@@ -210,6 +271,20 @@ def test_a_search_that_goes_on_decides_the_same(method: Any) -> None:
         for name, p in one.players[player].params.items():
             assert torch.equal(p, other.players[player].params[name])
     assert one.method.memory.keys() >= ({"normal"} if "sgas" in type(method).__module__ else {"eigenvalues"})
+
+
+def test_more_epochs_do_not_go_on_with_a_search_that_rdarts_has_stopped(tmp_path: Any) -> None:
+    """Its memory has the genotype of an earlier epoch, which training further would leave behind."""
+    stops = rdarts.Config(**TINY, epochs=4, every=1, window=1, delta=1, start=0, factor=1e-9, operations=S2)
+    config = override(preset("quickstart").config, {"gan": "none", "data.limit": 80, "proxy.epochs": 0})
+    said: list[str] = []
+    rows = []
+    for epochs in (4, 9):
+        rows.append(main(replace(config, method=replace(stops, epochs=epochs)), tmp_path, Hooks(say=said.append)))
+        assert len(read_lines(tmp_path / "metrics.jsonl")) == 1 + rows[0]["epoch"] < 5
+    assert rows[0] == rows[1] and said[-1] == (
+        "it was stopped early, so more epochs do not go on with it; use another --name"
+    )
 
 
 def test_edges_that_sgas_has_decided_weigh_1_and_the_removed_0_in_the_supernet() -> None:

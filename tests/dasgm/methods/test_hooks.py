@@ -12,6 +12,7 @@ import torch.distributed as dist
 from groups import join
 from processes import spawn
 from smooth import SmoothSupernet, batches, brute_force, make, relative, spy
+from textbook201 import as_textbook201
 from torch import Tensor
 from toys import Alphas
 from transplants import as_textbook
@@ -19,10 +20,13 @@ from warm import Warm
 
 from dasgm.bilevel import Player
 from dasgm.config import override
+from dasgm.data import digits
 from dasgm.distributed import disagreeing
 from dasgm.jobs.search import Hooks, main
-from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, sdarts, sgas
+from dasgm.methods import betadarts, darts, drnas, dropnas, gdas, rdarts, sdarts, sgas
 from dasgm.methods._hooks import shifted
+from dasgm.networks.network import edge_factors
+from dasgm.networks.regularisation import Regularisation
 from dasgm.networks.supernet import Mixture
 from dasgm.search import Search
 from dasgm.spaces.darts import KNOWN
@@ -61,8 +65,9 @@ def plain() -> Search:
         sdarts.Config(**TINY, epsilon_first=0.0, epsilon_last=0.0, perturbation="adversarial"),
         dropnas.Config(**TINY, drop_rate=0.0),
         sgas.Config(**TINY),  # before its first decision
+        rdarts.Config(**TINY),
     ],
-    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas", "sgas"],
+    ids=["betadarts", "sdarts-rs", "sdarts-adv", "dropnas", "sgas", "rdarts"],
 )
 def test_a_method_of_strength_0_is_darts_to_the_bit(method: Any, plain: Search) -> None:
     assert same_bits(taken(method), plain)
@@ -81,14 +86,21 @@ class Relaxed(Alphas):
 
 
 class OfMixture(SmoothSupernet):
+    """One edge, with drop path."""
+
+    def __init__(self, regularisation: Regularisation) -> None:
+        super().__init__()
+        self.regularisation = regularisation
+
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
-        return super().forward(x, mixture.cells[0][0])
+        (factors,) = edge_factors(x, 1, 1, lambda: self.regularisation.drop_path)
+        return super().forward(x if factors is None else x * factors[0], mixture.cells[0][0])
 
 
 def made(method: Any, **changes: Any) -> Search:
     search = make(method=method, **changes)
     torch.manual_seed(11)
-    W, A = OfMixture(), Relaxed()
+    W, A = OfMixture(method.regularisation(search.stage, 1)), Relaxed()
     A.search = search
     search.W = Player(W, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=3e-3), clip=0.05)
     search.A = Player(A, lambda p: torch.optim.Adam(p, 1e-2, (0.5, 0.999), weight_decay=1e-3))
@@ -105,8 +117,9 @@ def made(method: Any, **changes: Any) -> Search:
         drnas.Config(epochs=3, cells=3, channels=8, arch_start_epoch=0),
         sdarts.Config(epochs=3, cells=3, channels=4, epsilon_first=0.2),
         sdarts.Config(epochs=3, cells=3, channels=4, epsilon_first=0.2, perturbation="adversarial"),
+        rdarts.Config(epochs=3, cells=3, channels=4, drop_path=0.6),
     ],
-    ids=["gdas", "gdas-all", "drnas", "sdarts-rs", "sdarts-adv"],
+    ids=["gdas", "gdas-all", "drnas", "sdarts-rs", "sdarts-adv", "rdarts-dp"],
 )
 def test_the_second_order_is_differentiation_through_the_whole_iteration(method: Any) -> None:
     """Draws are replayed in each pass of L_class, and SDARTS's offset is a constant in it."""
@@ -130,6 +143,22 @@ def test_the_second_order_is_differentiation_through_the_whole_iteration(method:
         errors[radius] = relative(handed[0]["alphas"] - direct, truth - direct)
     assert errors[None] < 1e-8 and errors[0.01] < 1e-3
     assert 3.5 < errors[0.01] / errors[0.005] < 4.5
+
+
+def test_what_is_dropped_and_blanked_can_be_drawn_before_an_iteration() -> None:
+    """R-DARTS's drop path and cutout; rates are read anew in each epoch, as a CUDA graph does."""
+    method, data = rdarts.Config(**TINY | {"epochs": 3}, drop_path=0.6), digits.Config(limit=200, cutout=6)
+    one, other = (small_search(method=method, data=data) for _ in range(2))
+    other.iterations.ahead = True
+    recorded = []
+    for left in (2, 1):
+        for search in (one, other):
+            search.left = left
+            search.schedule()
+            search.iterate()
+        recorded += other.iterations.draws.values()
+    assert len(set(map(id, recorded))) == 2 and recorded[1].known, "in the last epoch each image is cut"
+    assert same_bits(one, other) and not same_bits(one, taken(replace(method, drop_path=0.0), data=data))
 
 
 # what else each hook does
@@ -187,9 +216,17 @@ def test_workers_that_drop_other_operations_keep_one_architecture(warm: Warm, tm
     spawn(warm, drops_its_own, str(tmp_path), 2, nprocs=2)
 
 
-def test_half_of_a_search_by_drnas_goes_on_with_what_is_left() -> None:
-    config = drnas.Config(epochs=2, cells=3, channels=8, arch_start_epoch=0)
-    search = taken(config)
+@pytest.mark.parametrize(
+    ("space", "size", "names"),
+    [
+        ("darts", {"cells": 3, "channels": 8}, as_textbook),
+        ("nasbench201", {"cells": 5, "channels": 4, "partial": 1, "kept": 3}, as_textbook201),
+    ],
+    ids=["darts", "nasbench201"],
+)
+def test_half_of_a_search_by_drnas_goes_on_with_what_is_left(space: str, size: Any, names: Any) -> None:
+    config = drnas.Config(epochs=2, arch_start_epoch=0, **size)
+    search = taken(config, search_space=space)
     W, A, before, rate = search.W, search.A, search.stage, search.W.lr
     search.enter(config.next(search.config.space, before, search.relaxation()))
     after = search.stage
@@ -199,23 +236,23 @@ def test_half_of_a_search_by_drnas_goes_on_with_what_is_left() -> None:
     # W and its momentum, operation by operation; A by columns
     parts = [(p.params, _moments(p, "momentum_buffer")) for p in (W, search.W)]
     for old, new in zip(*parts, strict=True):
-        theirs, ours = as_textbook(before, old), as_textbook(after, new)
+        theirs, ours = names(before, old), names(after, new)
         assert len(ours) < len(theirs) and all(torch.equal(t, theirs[name]) for name, t in ours.items())
     edges = [*zip(before.operations, after.operations, strict=True)]
     for of in (lambda p: p.params, lambda p: _moments(p, "exp_avg"), lambda p: _moments(p, "exp_avg_sq")):
         for old, new, (had, has) in zip(of(A).values(), of(search.A).values(), edges, strict=True):
-            for edge, names in enumerate(has):
-                assert new[edge].tolist() == [old[edge][had[edge].index(name)] for name in names]
+            for edge, left in enumerate(has):
+                assert new[edge].tolist() == [old[edge][had[edge].index(name)] for name in left]
     # the same function as the old supernet's, where what is lost weighs nothing
     x = search.data.to_classifier(search.data.raw(search.data.J1[:4]))
     mixture, wide = search.A.module.relaxed_by(search.method.relaxed), []
     for weights, (had, has) in zip(mixture.cells, edges, strict=True):
-        wide.append(torch.zeros(14, 7))
-        for edge, names in enumerate(has):
-            wide[-1][edge, [had[edge].index(name) for name in names]] = weights[edge].detach()
+        wide.append(torch.zeros(len(had), len(had[0])))
+        for edge, left in enumerate(has):
+            wide[-1][edge, [had[edge].index(name) for name in left]] = weights[edge].detach()
     with torch.no_grad():
         torch.testing.assert_close(search.W(x, mixture), W(x, Mixture(tuple(wide))))
-    again = small_search(method=config)
+    again = small_search(method=config, search_space=space)
     again.load_state_dict(copy.deepcopy(search.state_dict()))
     for one in (search, again):
         one.schedule()
@@ -235,7 +272,7 @@ def _moments(player: Player, kind: str) -> dict[str, Tensor]:
 class Noting(darts.Config):
     """Notes each epoch, weighs `none` by how many there were, stops after the second, and gives a known genotype."""
 
-    def times(self, stage: Any, epoch: int, memory: Any) -> Any:
+    def times(self, space: Any, stage: Any, epoch: int, memory: Any) -> Any:
         return {"count": len(memory.get("epochs", ())), "row": [float(epoch), 1.0]}
 
     def after_epoch(self, view: Any, memory: Any) -> str:

@@ -14,7 +14,7 @@ from dasgm.bilevel import Player, dominant_eigenvalue
 from dasgm.config import SearchConfig, mathematics, override
 from dasgm.genotype import EDGES, PRIMITIVES
 from dasgm.jobs.search import Hooks, main
-from dasgm.methods import darts, pcdarts, pdarts
+from dasgm.methods import darts, pcdarts, pdarts, sgas
 from dasgm.methods._base import Relaxation
 from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.supernet import Architecture, Supernet
@@ -57,7 +57,7 @@ def test_skip_dropout_by_epoch():
     method = pdarts.Config()
     stage = method.outline(SPACE)[1]
     assert stage.skip_dropout == 0.4
-    rates = {e: method.skip_dropout(stage, e) for e in (0, 9, 10, 11, 24)}
+    rates = {e: method.regularisation(stage, e).skip_dropout for e in (0, 9, 10, 11, 24)}
     assert rates == pytest.approx({0: 0.384, 9: 0.24, 10: 0.4, 11: 0.3275, 24: 0.0243}, abs=5e-5)
 
 
@@ -381,15 +381,15 @@ def test_collapse_ends_every_stage_and_the_search_ends_once(tmp_path):
 
 
 def test_a_stage_without_architecture_steps_says_so(tmp_path):
-    config = small(**{"proxy.epochs": 0, "data.limit": 80, "method.epochs": 1, "method.arch_start_epoch": 1})
-    said: list[str] = []
-    main(config, tmp_path / "run", Hooks(say=said.append))
+    config, said = small(**{"proxy.epochs": 0, "data.limit": 80}), list[str]()
+    method = sgas.Config(epochs=1, cells=3, channels=2, arch_start_epoch=1)
+    main(replace(config, method=method), tmp_path / "run", Hooks(say=said.append))
+    assert any(line.startswith("SGAS decides 0 of the 8 edges of a cell in 1 epochs") for line in said)
     told = "no architecture step is taken: the first is in epoch 2, after the last (1)"
     assert sum(told in line for line in said) == 1
 
 
-def test_more_epochs_of_a_stage_are_another_search():
-    """What a stage dropped after 2 epochs is not what it drops after 3."""
+def test_more_epochs_of_a_stage_are_another_search():  # what it dropped after 2 is not what it drops after 3
     assert "method.epochs" in mathematics(staged()) and "method.epochs" not in mathematics(small())
 
 

@@ -9,20 +9,40 @@ import pytest
 from pictures import cifar_like, png, random_pictures, write_parquet
 
 from dasgm.config import override
+from dasgm.genotype import DEFAULT_SPACE, space_of
 from dasgm.jobs.means import LOSSES
 from dasgm.jobs.search import fits
 from dasgm.plugins import keys, plugin
 from dasgm.presets import preset, with_dataset
 from dasgm.search import Search
 from dasgm.testing import MethodConformance
+from dasgm.testing._plugins import ensure_same_bits_after_resume, small_search
 
 METHODS = keys("methods")
+ELSEWHERE = [
+    (key, space)
+    for key in METHODS
+    for space in plugin("methods", key).spaces or keys("spaces")
+    if space != DEFAULT_SPACE
+]  # fmt: skip
 
 
 class TestEveryMethod(MethodConformance):
     @pytest.fixture(params=METHODS)
     def config(self, request):
         return plugin("methods", request.param)(epochs=1, cells=3, channels=8, arch_start_epoch=0)
+
+
+@pytest.mark.parametrize(("key", "space"), ELSEWHERE)
+def test_a_search_in_another_space_resumes_and_makes_its_draws_before(key, space):
+    """To the same bits; one of the two searches takes iterations as a GPU does."""
+    kind = plugin("methods", key)
+    own = {"partial": 1} if hasattr(kind, "partial") else {}  # partial channels are not for every space
+    method = kind(epochs=1, cells=space_of(space).smallest, channels=4, arch_start_epoch=0, **own)
+    one, other = (small_search(method=method, search_space=space, batch_size=8) for _ in range(2))
+    one.iterations.ahead = True
+    ensure_same_bits_after_resume(one, other)
+    assert all(draws.known for draws in one.iterations.draws.values()) and one.genotype() == other.genotype()
 
 
 @pytest.mark.parametrize("key", METHODS)

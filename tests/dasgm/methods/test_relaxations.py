@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Dirichlet, kl_divergence
 
-from dasgm.genotype import PRIMITIVES
+from dasgm.genotype import PRIMITIVES, space_of
 from dasgm.methods import _dirichlet, betadarts, dartsminus, drnas, dropnas, fairdarts, gdas, sdarts
 from dasgm.methods._base import CellType, Relaxation
 from dasgm.networks.supernet import Architecture, Mixture, Supernet
@@ -32,7 +32,7 @@ def near(found: torch.Tensor, expected: Any, atol: float = 5e-7) -> None:
 
 def scheduled(key: str, name: str, epochs: int, asked: tuple[int, ...], **settings: Any) -> list[float]:
     method = plugin("methods", key)(**settings)
-    return [method.times(SimpleNamespace(epochs=epochs), epoch, {})[name] for epoch in asked]
+    return [method.times(SPACE, SimpleNamespace(epochs=epochs), epoch, {})[name] for epoch in asked]
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,26 @@ def test_the_space_of_drnas_has_no_none() -> None:
     assert sum(p.numel() for p in Architecture(stage, SPACE).parameters()) == 196
 
     class Whole(SearchSpace):
-        """One in which `none` may be chosen, and whose supernet cannot lose operations."""
+        """One in which `none` may be chosen."""
 
-        kept, shrinks = None, False
+        kept = None
 
     assert drnas.Config(kept=0).first(Whole()).operations == Whole().everything
-    with pytest.raises(ValueError, match=r"^method\.kept 4: [^\n]*expected 0$"):
-        drnas.Config().first(Whole())
+
+
+def test_the_outline_of_drnas_has_the_dearest_operations() -> None:
+    """So that what is measured on it bounds the cost of the second half."""
+    whole = space_of("nasbench201")
+    for space, kept, left in (
+        (SPACE, 1, ("sep_conv_5x5",)),
+        (SPACE, 3, ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")),
+        (whole, 2, ("nor_conv_1x1", "nor_conv_3x3")),
+    ):
+        first, second = drnas.Config(kept=kept, partial=1).outline(space)
+        assert {names for cell in second.operations for names in cell} == {left} and second.continues
+        assert len(first.operations) == len(second.operations)
+    with pytest.raises(ValueError, match=r"^method\.kept 1: [^\n]*none alone; expected at least 2, or 0$"):
+        drnas.Config(kept=1).first(whole)
 
 
 def test_betadarts_adds_the_mean_logsumexp() -> None:
@@ -158,7 +171,7 @@ def test_drops_of_dropnas() -> None:
 @pytest.mark.parametrize(("rate", "p"), [(3e-5, 0.0740083), (0.3, 0.3**0.25)])
 def test_how_often_dropnas_drops(rate: float, p: float) -> None:
     torch.manual_seed(0)
-    masks = dropnas.kept((PRIMITIVES,) * 10_000, rate)
+    masks = dropnas.drawn_mask((PRIMITIVES,) * 10_000, rate)
     assert masks[:, :4].any(1).all() and masks[:, 4:].any(1).all(), "no group loses all"
     left = 1 - (p - p**4) / (1 - p**4)  # of those draws in which not all four are dropped
     near(masks.double().mean(0), [left] * 8, 4 * (left * (1 - left) / 10_000) ** 0.5)

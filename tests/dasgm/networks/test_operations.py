@@ -12,7 +12,7 @@ from formulas import (
 from torch import Tensor, nn
 
 from dasgm.genotype import PRIMITIVES
-from dasgm.networks.operations import operation, pool, pooled
+from dasgm.networks.operations import DepthwiseConv, operation, pool, pooled
 
 pytestmark = pytest.mark.usefixtures("seeded", "float64")
 
@@ -70,3 +70,16 @@ def test_pooling_several_images_as_one_changes_nothing(kind: str, stride: int) -
     assert x.numel() >= 2**15, "smaller maps are pooled as they are"
     cotangent = torch.randn_like(ours)
     assert torch.equal(*(torch.autograd.grad(y, x, cotangent)[0] for y in (ours, expected)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wide_filters_are_converted_by_autocast(dtype: torch.dtype) -> None:
+    layer, x = DepthwiseConv(8, 5).float(), torch.randn(2, 8, 64, 64)
+    assert x.numel() >= 2**16, "smaller maps are left to torch"
+    expected = layer(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x.to(dtype))
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.02)
+    (gradient,) = torch.autograd.grad(y.float().sum(), layer.weight)
+    assert gradient.dtype == torch.float32 and gradient.isfinite().all()

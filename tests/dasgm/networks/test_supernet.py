@@ -12,12 +12,13 @@ from textbook import EDGES, SearchNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transplants import as_textbook
+from transplants import as_textbook, drop_paths_alike
 
 from dasgm.genotype import PRIMITIVES, Edge, Genotype
 from dasgm.methods._base import Stage
 from dasgm.networks import operations
 from dasgm.networks.network import Network
+from dasgm.networks.regularisation import Regularisation
 from dasgm.networks.supernet import Architecture, Cell, Mixture, Supernet
 from dasgm.spaces.darts import KNOWN, SearchSpace
 from dasgm.testing._plugins import ensure_two_routes_agree
@@ -37,11 +38,13 @@ def sets(count: int, seed: int) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(PRIMITIVES[i] for i in ([1, 3, 4][:count] if names == [0] else names)) for names in kept)
 
 
+ONE = (("skip_connect", "sep_conv_3x3"), *((("skip_connect", "none"),) * 13))
 STAGES = {
     "darts": replace(DARTS, cells=3, channels=4),
     "pcdarts": replace(PC, cells=3, channels=8),
     "pdarts-2": replace(DARTS, cells=3, channels=4, operations=(sets(5, 0), sets(5, 1))),
     "pdarts-3": replace(DARTS, cells=3, channels=4, operations=(sets(3, 2), sets(3, 3))),
+    "one convolution": replace(DARTS, cells=3, channels=4, operations=(ONE, ONE)),
     "s2": replace(DARTS, cells=3, channels=4, operations=((("skip_connect", "sep_conv_3x3"),) * 14,) * 2),
 }
 
@@ -107,10 +110,12 @@ def weights_and_norms(network: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("name", STAGES)
-def test_supernet_is_the_textbooks(name: str, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "drops"), [*((name, False) for name in STAGES), *((name, True) for name in ("darts", "pcdarts"))]
+)
+def test_supernet_is_the_textbooks(name: str, drops: bool, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, all gradients and running statistics, given the same weights; then the logits in eval mode. In the form
-    that a GPU computes, and in that of a CPU.
+    that a GPU computes, and in that of a CPU; with drop path, and without.
     """
     monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
     stage = STAGES[name]
@@ -121,6 +126,8 @@ def test_supernet_is_the_textbooks(name: str, narrow: bool, monkeypatch: pytest.
             p.normal_()
     theirs.load_state_dict(as_textbook(stage, dict(ours.state_dict())), strict=False)
     x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    if drops:
+        drop_paths_alike(ours, [*theirs.cells], EDGES, 4)
     logits = ours(x, A()), theirs(x, alphas)
     found, expected = (
         torch.autograd.grad(F.cross_entropy(out, y), [*network.parameters(), *alphas])
@@ -165,7 +172,7 @@ def test_an_auxiliary_skip_connection_adds_to_the_skip_connection(
     torch.testing.assert_close(W(x, wider), plain(x, more), rtol=1e-12, atol=1e-12)
     without = Mixture(tuple(w * torch.tensor([0.0, 1, 1]) for w in wider.cells))
     expected = W(x, without)
-    W.skip_dropout_rate = 0.4
+    W.regularisation = Regularisation(skip_dropout=0.4)
     torch.testing.assert_close(W(x, without), expected, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(W(x, wider), W(x, wider))
 
@@ -255,10 +262,10 @@ def test_skip_dropout() -> None:
     W, A = Supernet(stage, 5), Architecture(stage, SPACE)
     torch.manual_seed(1)
     without, x = Supernet(replace(stage, skip_dropout=0.0), 5), torch.randn(4, 3, 8, 8)
-    assert W.skip_dropout_rate == 0.4
+    assert W.regularisation == Regularisation(skip_dropout=0.4)
 
     def run(rate: float, seed: int) -> Tensor:
-        W.skip_dropout_rate = rate
+        W.regularisation = Regularisation(skip_dropout=rate)
         torch.manual_seed(seed)
         return W(x, A())
 

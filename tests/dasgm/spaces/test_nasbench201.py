@@ -13,16 +13,19 @@ import textbook201
 import textbook_steps
 import torch
 from formulas import disturb
+from PIL import Image
 from smooth import SIZE, images
 from textbook201 import EDGES, OPERATIONS, as_textbook201
 from torch import nn
 from torch.nn import functional as F
-from transplants import ensure_same_iterations
+from transplants import drop_paths_alike, ensure_same_iterations
 
+from dasgm.cli import main as cli
 from dasgm.config import SearchConfig, override
 from dasgm.data._base import DataConfig
 from dasgm.genotype import Genotype, name_of
 from dasgm.jobs.evaluate import main as evaluate
+from dasgm.jobs.means import LOSSES
 from dasgm.jobs.proxy import Proxy
 from dasgm.jobs.session import Hooks
 from dasgm.measures.counts import measure
@@ -31,10 +34,12 @@ from dasgm.methods._base import Relaxation, Stage
 from dasgm.networks import operations
 from dasgm.networks.nasbench201 import Supernet
 from dasgm.networks.supernet import Architecture, Mixture
+from dasgm.plugins import keys
 from dasgm.presets import PRESETS, preset
 from dasgm.recipes import RECIPES
 from dasgm.search import Search
 from dasgm.spaces.nasbench201 import EXAMPLE, CellGenotype, SearchSpace
+from dasgm.store.run import Run
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -148,8 +153,12 @@ def sets(count: int) -> tuple[tuple[str, ...], ...]:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("stage", [STAGE, replace(STAGE, operations=(sets(3),))], ids=["all", "some"])
-def test_supernet_is_the_textbooks(stage: Stage, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stage", "drops"),
+    [(STAGE, False), (replace(STAGE, operations=(sets(3),)), False), (STAGE, True)],
+    ids=["all", "some", "drop-path"],
+)
+def test_supernet_is_the_textbooks(stage: Stage, drops: bool, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, all gradients and running statistics, given the same weights; then the logits in eval mode."""
     monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
     ours, A, theirs = Supernet(stage, 5), Architecture(stage, SPACE), textbook201.SearchNetwork(stage, 5)
@@ -157,6 +166,9 @@ def test_supernet_is_the_textbooks(stage: Stage, narrow: bool, monkeypatch: pyte
     torch.nn.init.normal_(alphas[0])
     theirs.load_state_dict(as_textbook201(stage, dict(ours.state_dict())), strict=False)
     x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
+    if drops:
+        cells = [cell for cell in theirs.cells if isinstance(cell, textbook201.Cell)]
+        drop_paths_alike(ours, cells, EDGES, 4)
     logits = ours(x, A()), theirs(x, alphas)
     found, expected = (
         torch.autograd.grad(F.cross_entropy(out, y), [*network.parameters(), *alphas])
@@ -174,6 +186,21 @@ def test_supernet_is_the_textbooks(stage: Stage, narrow: bool, monkeypatch: pyte
     for name, statistics in after.items():
         torch.testing.assert_close(statistics, theirs.state_dict()[name], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(ours.eval()(x, A()), theirs.eval()(x, alphas), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("narrow", [False, True])
+def test_an_auxiliary_skip_is_more_weight_of_the_skip_connection(narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DARTS- at stride 1 (facts 1.7), against the textbook's supernet with the sum as the weight of the other."""
+    monkeypatch.setattr(operations, "narrow_form", lambda x: narrow)
+    ours, theirs = Supernet(replace(STAGE, auxiliary_skip=True), 5), textbook201.SearchNetwork(STAGE, 5)
+    theirs.load_state_dict(as_textbook201(STAGE, dict(ours.state_dict())), strict=False)
+    weights = torch.rand(6, 5).softmax(1)
+    summed, x = weights.clone(), torch.randn(4, 3, 16, 16)
+    summed[:, OPERATIONS.index("skip_connect")] += 0.7
+    found = ours(x, Mixture((F.pad(weights, (0, 1), value=0.7),)))
+    torch.testing.assert_close(found, theirs.run(x, summed), rtol=1e-10, atol=1e-10)
+    assert count(ours) == count(theirs)
 
 
 @pytest.mark.usefixtures("float64")
@@ -224,6 +251,22 @@ def test_what_the_space_does_not_define_is_refused_in_a_line() -> None:
         replace(preset("nasbench201-darts-1st").config, classifier_momentum=0.0)
 
 
+@pytest.mark.parametrize("cells", [3, 4, 6, 7, 9, 10])
+def test_stages_of_unequal_or_no_cells_are_refused(cells: int) -> None:
+    refusal = rf"^cells = {cells}: [^\n]*3 N \+ 2[^\n]*expected 5, 8, 11[^\n]*--method.cells, --proxy.cells[^\n]*$"
+    with pytest.raises(ValueError, match=refusal):
+        SPACE.supernet(replace(STAGE, cells=cells), 5)
+    with pytest.raises(ValueError, match=refusal):
+        SPACE.random(0).build(4, cells, 5)
+
+
+def test_equally_many_cells_in_each_stage() -> None:
+    for cells, each in ((5, 1), (8, 2), (11, 3), (17, 5)):
+        kinds = [type(part).__name__ for part in SPACE.supernet(replace(STAGE, cells=cells), 5).cells]
+        stage = ["Cell"] * each
+        assert kinds == [*stage, "ResidualBlock", *stage, "ResidualBlock", *stage]
+
+
 # searches and trainings
 
 
@@ -244,6 +287,36 @@ def test_search_without_a_gan_is_the_textbooks(order: str) -> None:
     search.schedule()
     theirs = textbook_steps.Darts(search.stage, len(search.data.classes), order, clip=1e9, of=textbook201.SearchNetwork)
     ensure_same_iterations(search, theirs, as_textbook201)
+
+
+@pytest.mark.parametrize("gan", keys("gans"))
+def test_an_iteration_with_each_gan(gan: str) -> None:
+    """All stages of Algorithm 1; A and B move."""
+    changes = {"gan": gan, "gan.channels": 8, "batch_size": 8, "method.channels": 4, "method.arch_start_epoch": 0}
+    search = Search(override(preset("cifar10-smoke-nasbench201").config, changes), images())
+    search.schedule()
+    before = [{name: p.clone() for name, p in player.params.items()} for player in (search.A, search.gan.B)]
+    losses = search.iterate()
+    assert set(LOSSES) <= set(losses) and all(value.isfinite() for value in losses.values())
+    for params, player in zip(before, (search.A, search.gan.B), strict=True):
+        assert params and not any(torch.equal(p, player.params[name]) for name, p in params.items())
+
+
+def test_a_trained_cell_predicts_and_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    genotype = CellGenotype(("nor_conv_3x3", "none", "avg_pool_3x3", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"))
+    small = {"data.limit": 100, "cells": 5, "channels": 2, "epochs": 1}
+    config, folder = override(RECIPES["nasbench201-small"].config, small), tmp_path / "run"
+    evaluate(genotype, config, folder, Hooks(say=lambda line: None))
+    network, state, data = genotype.build(2, 5, 10), Run(folder).load(), config.data.load(None)
+    assert state is not None
+    network.load_state_dict(state["W"]["module"])
+    Image.fromarray(data.test_images[0].permute(1, 2, 0).numpy()).save(tmp_path / "0.png")
+    assert cli.main(["predict", str(folder), str(tmp_path / "0.png"), "--top", "1"]) == 0
+    with torch.no_grad():
+        best = network.eval()(data.to_classifier(data.test_raw(slice(1)))).softmax(1).max(1)
+    assert capsys.readouterr().out == f"{tmp_path / '0.png'}: {best.indices.item()} {best.values.item():.1%}\n"
+    assert cli.main(["export", str(folder), "--format", "pt2"]) == 0
+    assert "batches of 1, 2, 5" in capsys.readouterr().out
 
 
 def test_a_cell_without_a_path_is_chance_and_is_not_trained(tmp_path: Path) -> None:

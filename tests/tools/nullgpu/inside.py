@@ -1,11 +1,13 @@
 """For scripts that run over the null GPU: counts, synchronisations by line, capture, faults, small searches.
 
-A script prints what it found as JSON, in its last line. `count` and `captured` are all that a change to a step needs:
+A script prints what it found as JSON, in its last line. A change to a step needs `count` and `captured`:
 
     from inside import captured, count, search
-    one = search(gan="biggan")
-    print(count(one.iterate))               # launches, copies, synchronisations and the lines that made them
-    print(captured(lambda: one.step(...)))  # '' where a CUDA graph holds it, else the first obstacle and its line
+    print(count(search(gan="biggan").iterate))  # launches, copies, synchronisations and the lines that made them
+    print(count(search(gan="biggan", cuda_graph="on").iterate, warm=2))  # one graph; an error says why there is none
+    print(captured(lambda: x.add_(1)))  # '' where a CUDA graph holds it, else the first obstacle and its line
+
+`captured` is for what draws nothing: an iteration's draws are made before it (`dasgm.bilevel.Draws`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""python matrix.py FOLDER METHOD GAN: a search of each order and hypergradient, through all stages, and its checkpoint
+"""python matrix.py FOLDER PRESET GAN: a search of each order and hypergradient, through all stages, and its checkpoint
 from the GPU to the CPU and back; what is on another device than it should be."""
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ def moved(search: Any, images: Any, path: Path) -> Any:
     return other
 
 
-def main(folder: str, method: str, gan: str) -> None:
+def main(folder: str, preset: str, gan: str) -> None:
     there, here, found = inside.data(), inside.data(**CPU), {}
     for order, hypergradient in product(("first", "second"), ("difference", "exact")):
         changes = {"gan": gan, "order": order, "hypergradient": hypergradient}
-        channels = 16 if method == "pcdarts" else 8
-        search = inside.search(there, f"dasgm-{method}", method__channels=channels, **changes)
+        channels = 16 if preset == "dasgm-pcdarts" else 8
+        search = inside.search(there, preset, method__channels=channels, **changes)
         for stage in search.config.stages:
             search.enter(stage)
             iterated(search)
         wrong = astray(search, "cuda")
-        graphed = inside.search(there, f"dasgm-{method}", method__channels=channels, cuda_graph="on", **changes)
+        graphed = inside.search(there, preset, method__channels=channels, cuda_graph="on", **changes)
         for _ in range(4):
             graphed.iterate()
         assert graphed.iterations.graphs and graphed.iteration == 4
         search.accuracy(there.J2[:64])
         search.genotype()
         if hypergradient == "exact":
-            search.hessian(signed=method == "rdarts")
+            search.hessian(signed=preset == "dasgm-rdarts")
         # not iterated on the CPU: the numbers of the null GPU are none
         on_cpu = moved(search, here, Path(folder) / "state")
         back = moved(on_cpu, there, Path(folder) / "state")

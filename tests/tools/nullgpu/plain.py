@@ -20,7 +20,7 @@ from dasgm.cli import main as cli
 from dasgm.cli.estimate import estimate
 from dasgm.config import override
 from dasgm.device import forget_peak, is_out_of_memory
-from dasgm.jobs.training import Training
+from dasgm.jobs.training import InMemory, Training
 from dasgm.presets import preset
 from dasgm.recipes import recipe
 from dasgm.spaces.darts import KNOWN
@@ -59,17 +59,28 @@ def graphs() -> dict[str, Any]:
         small = {key: value for key, value in asked.items() if key != "full"}
         search = inside.search(images, cuda_graph="on", **small)
         kinds = 2 if search.gan.phase == (True,) else 1  # R1 is every 16th step
-        if kinds == 2:
-            search.gan.gan.config = replace(search.gan.gan.config, r1_interval=2)
+        if kinds == 2:  # the first R1 comes when the other kind is recorded
+            search.gan.gan.config = replace(search.gan.gan.config, r1_interval=3)
+            search.gan.G.steps = 1
+        before = addresses(search)
         found[name] = inside.count(search.iterate, times=2, warm=3 * kinds)
         found[name] |= {"graphs": len(search.iterations.graphs), "kinds": kinds}
+        found[name]["elsewhere"] = sorted(k for k, place in addresses(search).items() if place != before[k])
         found[name]["counts"] = [search.iteration, *(player.steps for player in search.players.values())]
     return found
 
 
+def addresses(search: Any) -> dict[str, int]:
+    """Where the buffers of each player are."""
+    tensors = {f"{name}.{key}": t for name, player in search.players.items() for key, t in player.buffers.items()}
+    return {name: t.data_ptr() for name, t in tensors.items()}
+
+
 def evaluation() -> dict[str, Any]:
-    """What a step of the CIFAR recipe's training does, without a graph and with one."""
-    found, y = {}, torch.zeros(4, dtype=torch.int64, device="cuda")
+    """What a step of the CIFAR recipe's training does, without a graph and with one, and what a batch takes."""
+    images, y = inside.data(200), torch.zeros(4, dtype=torch.int64, device="cuda")
+    batches = InMemory(images, images.J1, 4, 0, "evaluate").training(0)
+    found: dict[str, Any] = {"batch": inside.count(lambda: next(batches), times=2)}
     x = torch.zeros(4, 3, 32, 32, device="cuda")
     for mode in ("off", "on"):
         config = override(recipe("cifar").config, {"batch_size": 4, "cuda_graph": mode})
@@ -82,14 +93,17 @@ def evaluation() -> dict[str, Any]:
 
 def epochs() -> dict[str, Any]:
     """Over two epochs of each search, of which A learns in both: how often an iteration was recorded, and what W's
-    learning rate and the skip dropout were. And the GPU's memory at its peak, with a graph and without."""
+    learning rate and its regularisation were. And the GPU's memory at its peak, with a graph and without."""
     images, found = inside.data(200), {}
-    for name, asked in (("DARTS", {}), ("P-DARTS", {"preset": "dasgm-pdarts", "order": "first"})):
+    dropping = {"preset": "dasgm-rdarts", "method__drop_path": 0.6, "method__epochs": 4}
+    pdarts = {"preset": "dasgm-pdarts", "order": "first"}
+    for name, asked in (("DARTS", {}), ("P-DARTS", pdarts), ("R-DARTS", dropping)):
         found[name] = {"numbers": [], "recorded": 0, "peak": {}}
         for mode in ("off", "on"):
             forget_peak()
             before = torch.cuda.memory_reserved()
             search = inside.search(images, gan="none", cuda_graph=mode, **asked)
+            search.left -= name == "R-DARTS"  # in its first epoch nothing is dropped
             for _ in range(2):
                 search.schedule()
                 for _ in range(3):
@@ -97,7 +111,7 @@ def epochs() -> dict[str, Any]:
                 search.left -= 1
                 if mode == "on":
                     found[name]["recorded"] += recorded(search)
-                    found[name]["numbers"].append([search.W.lr, search.supernet.skip_dropout_rate])
+                    found[name]["numbers"].append([search.W.lr, *search.supernet.regularisation])
             found[name]["peak"][mode] = torch.cuda.max_memory_reserved() - before
             del search
     return found
@@ -116,10 +130,10 @@ def without_graphs() -> dict[str, Any]:
 
     def waits(search: Any) -> None:
         augment = images.augment
-        search.data.augment = lambda x, cutout: augment(x, cutout) * float(x.isfinite().all().item())
+        search.data.augment = lambda *args, **more: augment(*args, **more) * float(args[0].isfinite().all().item())
 
     def draws(search: Any) -> None:
-        search.data.augment = lambda x, cutout: x + torch.rand(1).pin_memory().to("cuda", non_blocking=True)
+        search.data.augment = lambda x, *args, **more: x + torch.rand(1).pin_memory().to("cuda", non_blocking=True)
 
     def unknown(search: Any) -> None:
         search.gan.phase = None
@@ -234,7 +248,7 @@ def after_failure() -> dict[str, Any]:
     images, said, before = inside.data(200), list[str](), torch.cuda.current_stream()
     search = inside.search(images, gan="none", order="first", cuda_graph="auto")
     search.iterations.say, augment = said.append, images.augment
-    images.augment = lambda x, cutout: augment(x, cutout) * float(x.isfinite().all().item())
+    images.augment = lambda *args, **more: augment(*args, **more) * float(args[0].isfinite().all().item())
     for _ in range(3):
         search.iterate()
     return {"said": said, "same stream": torch.cuda.current_stream() == before, "taken": search.iteration}
