@@ -12,17 +12,15 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import kendalltau
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from dasgm.bilevel import replay
@@ -31,6 +29,7 @@ from dasgm.data._images import Data
 from dasgm.genotype import Genotype
 from dasgm.jobs.proxy import Proxy
 from dasgm.measures.counts import count, layer_costs
+from dasgm.measures.naswot import naswot
 from dasgm.measures.truth import Truth
 from dasgm.networks.supernet import Mixture
 from dasgm.presets import preset
@@ -98,8 +97,7 @@ def untrained(genotype: Genotype, data: Data, config: ProxyConfig) -> dict[str, 
     snip            sum of |weight * gradient| (Lee et al. 2019, arXiv 1810.02340)
     synflow         log of the sum of weight * gradient of an all-positive network's output (Tanaka et al. 2020, arXiv
                     2006.05467)
-    naswot          log |det K|, with K how many ReLUs two images have in the same state (Mellor et al. 2021, arXiv
-                    2006.04647)
+    naswot          dasgm.measures.naswot
     """
 
     def network() -> nn.Module:
@@ -118,7 +116,7 @@ def untrained(genotype: Genotype, data: Data, config: ProxyConfig) -> dict[str, 
     found["gradient_norm"] = torch.stack([g.square().sum() for _, g in pairs]).sum().sqrt().item()
     found["snip"] = sum((p * g).abs().sum().item() for p, g in pairs)
     found["synflow"] = synflow(network(), size)
-    found["naswot"] = naswot(network(), x)
+    found["naswot"] = naswot(genotype, data, config.channels, config.cells)
     return found
 
 
@@ -132,34 +130,6 @@ def synflow(network: nn.Module, size: int) -> float:
     gradient = torch.autograd.grad(out, parameters, allow_unused=True)
     total = sum((p * g).sum().item() for p, g in zip(parameters, gradient, strict=True) if g is not None)
     return float(np.log(total)) if total > 0 else -np.inf
-
-
-@contextmanager
-def _watching_relu(seen: list[Tensor]) -> Any:
-    """Keeps whether the inputs of ReLUs were above 0, [N, units]."""
-    own, method = torch.relu, Tensor.relu
-
-    def watch(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        seen.append((x > 0).flatten(1).float())
-        return function(x)
-
-    torch.relu, Tensor.relu = partial(watch, own), lambda x: watch(method, x)  # type: ignore
-    before, F.relu = F.relu, lambda x, inplace=False: watch(own, x)  # type: ignore
-    try:
-        yield
-    finally:
-        torch.relu, Tensor.relu, F.relu = own, method, before  # type: ignore
-
-
-def naswot(network: nn.Module, x: Tensor) -> float:
-    seen: list[Tensor] = []
-    with torch.no_grad(), _watching_relu(seen):
-        network(x)
-    assert seen, "no ReLU was seen"
-    K = torch.zeros(len(x), len(x), dtype=torch.float64)
-    for states in seen:
-        K += (states @ states.T + (1 - states) @ (1 - states).T).double()
-    return torch.linalg.slogdet(K)[1].item()
 
 
 # the supernet
@@ -180,7 +150,7 @@ def supernet_scores(config: SearchConfig, data: Data, cells: list[Genotype], epo
 
 
 @torch.no_grad()
-def _accuracy(search: Search, cell: Any, J: Tensor) -> float:
+def _accuracy(search: Search, cell: Any, J: torch.Tensor) -> float:
     operations = search.config.space.operations
     weights = F.one_hot(torch.tensor([operations.index(name) for name in cell.operations]), len(operations)).float()
     right, data = 0, search.data
@@ -193,17 +163,16 @@ def _accuracy(search: Search, cell: Any, J: Tensor) -> float:
 # the table
 
 
-def scores(line: dict[str, Any]) -> dict[str, float]:
+def scores(line: dict[str, Any], variants: Sequence[str]) -> dict[str, float]:
     """All scores of a cell, by name. Larger is better."""
     found = dict(line["untrained"]) | {"supernet": line["supernet"]}
-    for name, curve in line["trained"].items():
+    for name in variants:
+        curve = line["trained"][name]
         if "chance" in curve:
             curve = {"loss": [np.log(10)], "J_val": [curve["chance"]], "J_2": [curve["chance"]]}
         loss = curve["loss"]
         found[f"{name}: J_val"] = curve["J_val"][-1]
         found[f"{name}: J_2"] = curve["J_2"][-1]
-        found[f"{name}: J_val, best epoch"] = max(curve["J_val"])
-        found[f"{name}: J_2 and J_val"] = statistics.fmean([curve["J_2"][-1]] * 9 + [curve["J_val"][-1]] * 2)
         found[f"{name}: sum of training losses"] = -sum(loss) if len(loss) > 1 else -len(curve["loss"]) * 99
         found[f"{name}: training loss, last epoch"] = -loss[-1]
     return found
@@ -220,10 +189,10 @@ def tau(score: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
     return float(kendalltau(score, true).statistic), float(low), float(high)
 
 
-def table(lines: list[dict[str, Any]]) -> str:
+def table(lines: list[dict[str, Any]], variants: Sequence[str]) -> str:
     true = np.array([line["true"] for line in lines])
     upper = true >= np.median(true)
-    found = [scores(line) for line in lines]
+    found = [scores(line, variants) for line in lines]
     text = [
         "| score | tau (95 %) | tau among the better half (95 %) | true accuracy of its best cell, % |",
         "|---|---|---|---|",
@@ -232,7 +201,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         score = np.array([one[name] for one in found])
         cells = [f"{a:.2f} ({b:.2f} to {c:.2f})" for a, b, c in (tau(score, true), tau(score[upper], true[upper]))]
         text.append(f"| {name} | {' | '.join(cells)} | {true[score.argmax()]:.2f} |")
-    for name in lines[0]["trained"]:
+    for name in variants:
         seconds = [line["trained"][name]["seconds"] for line in lines if "seconds" in line["trained"][name]]
         text.append(f"\n{name}: {statistics.median(seconds):.1f} s of processor time a cell")
     return "\n".join(text)
@@ -271,7 +240,7 @@ def main() -> None:
                 line["trained"][name] = trained(cell, data, replace(config.proxy, **VARIANTS[name]))
                 keep(asked.file, by_cell)
                 print(f"{name}, cell {number + 1} of {len(cells)}", flush=True)
-    print(table([by_cell[str(cell)] for cell in cells]))
+    print(table([by_cell[str(cell)] for cell in cells], asked.variants))
 
 
 def keep(path: Path, by_cell: dict[str, Any]) -> None:
