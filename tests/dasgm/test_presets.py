@@ -179,7 +179,7 @@ def test_other_methods_have_their_authors_settings_plain_and_with_dasgm(name):
 # what their authors use in NAS-Bench-201: facts/more-methods, sections 1.3, 1.4, 1.9 and 2.2
 EPOCHS_201 = {
     "darts-1st": 50, "darts-2nd": 50, "betadarts": 100, "sdarts-rs": 50, "sdarts-adv": 50, "gdas": 250, "drnas": 100,
-    "dropnas": 50, "rdarts": 50, "random": 0,
+    "dropnas": 50, "rdarts": 50, "dartsminus": 50, "random": 0,
 }  # fmt: skip
 
 
