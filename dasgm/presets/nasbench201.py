@@ -27,7 +27,7 @@ OF_BENCHMARK = (
     "A learns from half of the training images of the data set that is searched; its authors take half of the test "
     "images for CIFAR-100 and ImageNet16-120",
     "batch norm has running statistics in the supernet, by which val/accuracy is measured",
-    "order of steps: W, G and E, then A and B together (Algorithm 1); the benchmark's own searches step W first as well",
+    "order of steps: W, G and E, then A and B together (Algorithm 1); the benchmark's own searches step W first too",
     "J_1 and J_2: drawn by class from data.split-seed, so that seeds of a search share them",
 )
 LOOKED_UP = "CIFAR-10 45.70, CIFAR-100 84.39, ImageNet16-120 83.68 (the cell of skip connections)"
