@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "copies": ("copy_", "cat", "clone", "contiguous", "index", "gather", "slice_backward", "pad", "fill_", "zero"),
     "sums and products": ("add", "mul", "sum", "sub", "div", "addc", "lerp", "norm", "sqrt", "mean"),
 }
-"""Kinds of operators but for convolutions: parts of their names, the first that fits."""
+"""Parts of names by which operators other than convolutions are sorted; the first that fits counts."""
 
 
 def rows(options: Options) -> Iterator[Row]:

@@ -170,7 +170,7 @@ class SearchConfig:
                 f"--method, or --search-space {' or '.join(spaces)}"
             )
         if self.truth:
-            self.space.architectures()  # refused where no table is
+            self.space.architectures()  # ValueError where the space has no table
 
     @property
     def space(self) -> SearchSpace:

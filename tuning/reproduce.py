@@ -81,8 +81,10 @@ class Options(SweepOptions):
         return replace(config, data_dir=data_dir, truth=truth)
 
     def configs(self) -> dict[str, SearchConfig]:
-        """The configuration of each row. ValueError: see `row`; no row has a setting; a
-        row has no proxy; options contradict each other."""
+        """The configuration of each row.
+
+        ValueError: see `row`; no row has a setting; a row has no proxy; options contradict each other.
+        """
         self._check()
         found = {name: self.row(name) for name in self.names}
         for path, value in map(_setting, self.set):

@@ -76,8 +76,8 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
     for stage in config.stages:
         search.enter(stage)
         start = min(stage.arch_start_epoch, stage.epochs)
-        for epochs, left in ((start, stage.epochs), (stage.epochs - start, stage.epochs - start)):
-            if epochs:  # without architecture steps, then with
+        for epochs, left in ((start, stage.epochs), (stage.epochs - start, 1)):
+            if epochs:  # without architecture steps in the first epoch, then with them in the last
                 search.left = left
                 search.schedule()
                 here = epochs * max(1, search.batches // workers)

@@ -96,7 +96,7 @@ def _fits(config: SearchConfig, data: Any) -> bool:
         search = Search(config, data)
         for stage in config.stages:
             search.enter(stage)
-            search.left = max(1, stage.epochs - stage.arch_start_epoch)
+            search.left = 1  # its last epoch has architecture steps, and all that grows over the epochs
             search.schedule()
             search.iterate()
 

@@ -291,7 +291,7 @@ class SearchLoop(Loop):
     def restore(self, state: Row) -> None:
         self.search.load_state_dict(state["search"])
         if self.search.ended and self.search.stage.epochs > int(state["search"]["stage"]["epochs"]):
-            self.hooks.say("it was stopped early, so more epochs do not go on with it; use another --name")
+            self.hooks.say("this search was stopped early, and more epochs do not continue it; use another --name")
         self.highest, self.warmup_seconds = float(state["best"]), float(state["warmup_seconds"])
         if self.complete():  # else more epochs are asked for, and the proxy was of what the search had found by then
             self.proxy_state = state.get("proxy", {})
@@ -328,4 +328,5 @@ class SearchLoop(Loop):
         accuracy, error = proxy.accuracy()
         cost = proxy.spent * world_size() / 3600
         row = {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}
-        return row | {"best/naswot": broadcast(naswot(genotype, self.data, config.channels, config.cells))}
+        score = broadcast(naswot(genotype, self.data, config.channels, config.cells))
+        return row if score is None else row | {"best/naswot": score}

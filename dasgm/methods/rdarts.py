@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from dasgm.data._base import YOUNGER
 from dasgm.methods import darts
 from dasgm.methods._base import NO_MEMORY, Memory, Relaxation, Stage, View
 from dasgm.networks.regularisation import Regularisation
@@ -46,7 +47,7 @@ class Config(darts.Config):
     """Growth of the average that stops the search (R-DARTS: 1.3). 0 never stops and takes no eigenvalue."""
     diagonal: float = 1e-3
     """Number that is added to each eigenvalue, the weight decay of A (R-DARTS's code: 1e-3)."""
-    drop_path: float = 0.0
+    drop_path: float = field(default=0.0, metadata=YOUNGER)
     """Rate of drop path in the last epoch, to which it grows linearly from 0 (R-DARTS(DP): 0.2, 0.4 or 0.6).
     The probability of --data.cutout grows from 0 to 1 with it (R-DARTS(DP): --data.cutout 16)."""
 
@@ -89,8 +90,8 @@ class Config(darts.Config):
         if not self.factor or first < stage.epochs:
             return ""
         return (
-            f"R-DARTS cannot stop early, so this search is DARTS's: the first epoch after which it may is {first + 1}, "
-            f"after the last ({stage.epochs}); raise --method.epochs, or lower --method.start or --method.every"
+            f"R-DARTS cannot stop early: the first epoch after which it may is {first + 1}, after the last "
+            f"({stage.epochs}); raise --method.epochs, or lower --method.start or --method.every"
         )
 
     def after_epoch(self, view: View, memory: Memory) -> str:

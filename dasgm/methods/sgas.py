@@ -64,8 +64,8 @@ class Config(darts.Config):
         if decided >= edges:
             return ""
         return (
-            f"SGAS decides {decided} of the {edges} edges of a cell in {stage.epochs} epochs, the others are derived "
-            "as in DARTS; raise --method.epochs, or lower --method.warmup or --method.every"
+            f"SGAS decides {decided} of the {edges} edges of a cell before the search ends; the others are derived as "
+            "in DARTS. Raise --method.epochs, or lower --method.warmup or --method.every"
         )
 
     def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -249,7 +249,8 @@ def edge_factors(x: Tensor, cells: int, edges: int, rate: Number) -> Sequence[Te
     """
     if not rate():
         return [None] * cells
-    factors = draw(lambda: drop_paths(cells * edges, len(x), rate()), x.device)
+    samples = len(x)  # what is drawn keeps no images
+    factors = draw(lambda: drop_paths(cells * edges, samples, rate()), x.device)
     return factors.to(x.dtype).chunk(cells)
 
 

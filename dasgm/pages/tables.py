@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dasgm.config import SearchConfig
 from dasgm.measures.truth import DATASETS
 from dasgm.pages.view import OBJECTIVE, RunView
 from dasgm.plugins import nearest
-from dasgm.presets import preset, without_gan
+from dasgm.presets import preset, with_gan, without_gan
 
 TABLES: dict[str, tuple[str, ...]] = {
     "2": (
@@ -142,7 +143,7 @@ def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
                 f"{', '.join(names)}"
             )
         return {name: against for name in names if name != against}
-    configs = {name: preset(name.partition(":")[0]).config for name in names}
+    configs = {name: _config(name) for name in names}
     darts = {(configs[name].search_space, configs[name].order): name for name in DARTS if name in configs}
 
     def of(name: str) -> str | None:
@@ -152,6 +153,12 @@ def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
         return darts.get((plain.search_space, plain.order)) if name not in DARTS else None
 
     return {name: base for name in names if (base := of(name))}
+
+
+def _config(row: str) -> SearchConfig:
+    key, _, gan = row.partition(":")
+    config = preset(key).config
+    return with_gan(config, gan) if gan else config
 
 
 class Comparison(NamedTuple):
@@ -208,7 +215,7 @@ def markdown(found: Sequence[Row], base: Mapping[str, str]) -> str:
         if row.values:
             hours, seconds = _number(statistics.fmean(row.hours), ".4f"), _number(statistics.fmean(row.seconds), ".3f")
             p = (_number(value, ".3f") for value in (test.p, test.holm))
-            cells = [row.name, row.text, len(row.values), hours, seconds, test.base, *p]
+            cells = [row.name, row.text, len(row.values), hours, seconds, base.get(row.name, "-"), *p]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n" + _below(tests)
 

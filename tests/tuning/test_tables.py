@@ -101,7 +101,7 @@ def test_mean_deviation_and_what_is_missing():
     assert [row.state for row in found] == ["1 of 3 finished", "", "not run"]
     base = {"dasgm-pdarts": "pdarts", "pcdarts": "pdarts"}
     text = markdown(found, base).splitlines()
-    assert text[2].startswith("| dasgm-pdarts | 60.00 (1 of 3 finished) | 1 |") and text[2].endswith("| - | - | - |")
+    assert text[2].startswith("| dasgm-pdarts | 60.00 (1 of 3 finished) | 1 |") and text[2].endswith("| pdarts | - | - |")
     assert text[3:] == [
         "| pdarts | 54.00 ± 4.00 | 3 | 0.5000 | 0.500 | - | - | - |",
         "| pcdarts | not run | 0 | - | - | - | - | - |",
@@ -162,6 +162,8 @@ def test_every_row_with_a_gan_is_compared_with_its_plain_method():
     assert not {"darts-1st", "darts-2nd", "nasbench201-darts-1st", "nasbench201-darts-2nd"} & found.keys()
     assert baselines(("gdas", "pdarts")) == {}, "the rows of the table alone"
     assert baselines(("dasgm-darts:contragan", "darts-2nd")) == {"dasgm-darts:contragan": "darts-2nd"}
+    gan = ("darts-1st", "gdas:biggan", "gdas")
+    assert baselines(gan) == {"gdas:biggan": "gdas", "gdas": "darts-1st"}
     assert baselines(("dasgm-gdas", "gdas", "random"), "random") == {"dasgm-gdas": "random", "gdas": "random"}
     with pytest.raises(ValueError, match="did you mean 'gdas'"):
         baselines(("gdas", "random"), "gdsa")

@@ -94,7 +94,7 @@ def test_run_folder_has_what_was_promised(undisturbed):
         "grad/rms_images",
     ):
         assert key in rows[1], key
-    assert {"best/proxy", "best/proxy_error", "cost/gpu_hours"} <= set(rows[-1])
+    assert {"best/proxy", "best/proxy_error", "best/naswot", "cost/gpu_hours"} <= set(rows[-1])
     about = Run(undisturbed).about
     assert about["state"] == "finished" and about["threads"] == 1 and "cpu" in about["device"]
     assert len(Run(undisturbed).checkpoints()) <= 4  # the last two, the best, and the proxy's

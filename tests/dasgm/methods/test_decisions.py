@@ -123,7 +123,7 @@ def test_a_short_sgas_decides_fewer_edges_and_says_so() -> None:
         view = View(SPACE, stage, epoch, Relaxation((relaxed(epoch).tolist(),) * 2), {}, float)
         method.after_epoch(view, memory)
     assert sum(choice not in (None, "none") for choice in memory["reduce"]["choices"]) == 4
-    assert method.too_short(SPACE, stage).startswith("SGAS decides 4 of the 8 edges of a cell in 5 epochs")
+    assert method.too_short(SPACE, stage).startswith("SGAS decides 4 of the 8 edges of a cell before")
     for epochs, decided in ((9, 0), (10, 1), (44, 7)):
         short = sgas.Config(epochs=epochs)
         assert f"decides {decided} of the 8 edges" in short.too_short(SPACE, short.first(SPACE))
@@ -283,7 +283,7 @@ def test_more_epochs_do_not_go_on_with_a_search_that_rdarts_has_stopped(tmp_path
         rows.append(main(replace(config, method=replace(stops, epochs=epochs)), tmp_path, Hooks(say=said.append)))
         assert len(read_lines(tmp_path / "metrics.jsonl")) == 1 + rows[0]["epoch"] < 5
     assert rows[0] == rows[1] and said[-1] == (
-        "it was stopped early, so more epochs do not go on with it; use another --name"
+        "this search was stopped early, and more epochs do not continue it; use another --name"
     )
 
 

@@ -384,7 +384,7 @@ def test_a_stage_without_architecture_steps_says_so(tmp_path):
     config, said = small(**{"proxy.epochs": 0, "data.limit": 80}), list[str]()
     method = sgas.Config(epochs=1, cells=3, channels=2, arch_start_epoch=1)
     main(replace(config, method=method), tmp_path / "run", Hooks(say=said.append))
-    assert any(line.startswith("SGAS decides 0 of the 8 edges of a cell in 1 epochs") for line in said)
+    assert any(line.startswith("SGAS decides 0 of the 8 edges of a cell before") for line in said)
     told = "no architecture step is taken: the first is in epoch 2, after the last (1)"
     assert sum(told in line for line in said) == 1
 
