@@ -108,6 +108,7 @@ def write_run(
                 "time": 1.79e9,
                 "best/proxy": proxy,
                 "best/proxy_error": error,
+                "best/naswot": 1000 * proxy,
                 "cost/gpu_hours": 0.012,
             }
         )

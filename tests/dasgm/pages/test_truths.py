@@ -56,6 +56,7 @@ def test_a_sweep_ranks_by_the_proxy_and_shows_the_truth_beside_it(tmp_path: Path
     console.print(table(read_trials(tmp_path), 1, ""))
     drawn = console.export_text()
     assert "true, ImageNet16-120" in drawn and drawn.index("0.5440") < drawn.index("0.9400")
+    assert "naswot" in drawn and drawn.index("900.0") < drawn.index("500.0")
 
 
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|none~1|skip_connect~2|"
