@@ -88,6 +88,7 @@ def test_imagenets_defaults_are_eight_gpus_where_they_are(monkeypatch):
     words = ["DARTS_V2", "--dataset=imagenet"]
     monkeypatch.setattr(connection, "visible_gpus", lambda: 8)
     monkeypatch.setattr(connection, "cpus", lambda: 96)
+    monkeypatch.setattr("cluster.evaluations.cpus", lambda: 96)
     group = evaluate.asked(words)
     assert group.workers() == Workers(8, gpus=1.0, cpus=1.0, private=True) and group.options.loader == "ray"
     config = group.config
@@ -104,6 +105,7 @@ def test_imagenets_defaults_are_eight_gpus_where_they_are(monkeypatch):
 
 def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
     monkeypatch.setattr(connection, "cpus", lambda: 4)
+    monkeypatch.setattr("cluster.evaluations.cpus", lambda: 4)
     monkeypatch.setattr(connection, "visible_gpus", lambda: 0)
     words = ["DARTS_V2", "--seeds=9", "--workers=2", "--cpus-per-worker=0.5"]
     streamed, held = evaluate.asked([*words, "--dataset=imagenet"]), evaluate.asked([*words, "--dataset=digits"])
@@ -113,6 +115,7 @@ def test_side_by_side_leaves_ray_data_a_cpu(monkeypatch):
 
 def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_own(monkeypatch):
     monkeypatch.setattr(connection, "cpus", lambda: 8)
+    monkeypatch.setattr("cluster.evaluations.cpus", lambda: 8)
     group = evaluate.asked(["DARTS_V2", "--dataset=cifar10", "--workers=5", "--batch-size=20"])
     assert group.workers().number == 5 and group.config.batch_size == 20
 
@@ -186,6 +189,7 @@ def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch,
     monkeypatch.setattr(sweep, "carry_out", lambda sweep: 0)
     monkeypatch.setattr(evaluate, "main", lambda words: asked.append(words) or 0)
     monkeypatch.setattr(connection, "cpus", lambda: 2)
+    monkeypatch.setattr("cluster.evaluations.cpus", lambda: 2)
     words = ["--gan=none", f"--storage={tmp_path}", "--name=found", "--top=2", "--then-imagenet"]
     settings = ["--imagenet-set", "recipe=imagenet-small", "workers=2", "cpus-per-worker=0.5", "batch-size=8"]
     assert sweep.main([*words, str(photographs), *settings]) == 0
