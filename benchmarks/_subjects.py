@@ -15,6 +15,7 @@ from dasgm.data import cifar10
 from dasgm.data._images import Data
 from dasgm.methods._base import Stage
 from dasgm.presets import preset
+from dasgm.recipes import EvaluateConfig, recipe
 from dasgm.search import Search
 
 CLASSES, SIZE = 10, 32
@@ -34,6 +35,12 @@ def configured(name: str, options: Options, batch: int, **changes: Any) -> Searc
     """A preset of the paper at this size, from whose first epoch the architecture is searched."""
     size = {"method.cells": options.cells, "method.channels": options.channels, "method.arch_start_epoch": 0}
     return override(preset(name).config, size | {"batch_size": batch} | changes)
+
+
+def of_recipe(form: str, options: Options, batch: int, **changes: Any) -> EvaluateConfig:
+    """The training of a found network by the paper's recipe for this form, smaller where the options say so."""
+    size = {} if options.cells == Options.cells else {"cells": options.cells, "channels": options.channels}
+    return override(recipe(form).config, {"batch_size": batch} | size | changes)
 
 
 def search(config: SearchConfig, device: str = "cpu", stage: Stage | None = None) -> Search:

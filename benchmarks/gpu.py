@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks._rows import Options, Row, measured, missing, table
-from dasgm.config import SearchConfig, override
+from dasgm.config import SearchConfig
 from dasgm.spaces.darts import KNOWN
 
 if TYPE_CHECKING:
@@ -253,16 +253,14 @@ def evaluation(options: Options) -> Iterator[Row]:
     import textbook
     import textbook_steps
 
-    from dasgm.recipes import recipe
+    from benchmarks._subjects import of_recipe
 
     for form, size, classes, batch in (("cifar", 32, 10, 96), ("imagenet", 224, 1000, 64)):
         x = torch.randn(batch, 3, size, size, device="cuda")
         y = torch.arange(batch, device="cuda") % classes
         for precision in ("float32", "bfloat16"):
             for changes in (*FORMS, *([{"compile": True}] if precision == "bfloat16" else [])):
-                config = override(recipe(form).config, {"batch_size": batch, "precision": precision, **changes})
-                if options.cells != Options.cells:
-                    config = replace(config, cells=options.cells, channels=options.channels)
+                config = of_recipe(form, options, batch, precision=precision, **changes)
                 said: list[str] = []
                 training = cache(partial(built, config, classes, size, said.append))  # in the first step
                 what = f"training step, {form} form, {precision}, batch {batch}{told(changes)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import textbook
@@ -11,9 +10,10 @@ import textbook_steps
 import torch
 
 from benchmarks._rows import Options, Row, measured
+from benchmarks._subjects import of_recipe
 from benchmarks._timing import ratios
 from dasgm.jobs.training import Training
-from dasgm.recipes import EvaluateConfig, recipe
+from dasgm.recipes import EvaluateConfig
 from dasgm.spaces.darts import KNOWN
 
 GENOTYPE = "DARTS_V2"
@@ -23,9 +23,7 @@ FORMS: tuple[tuple[str, int, int], ...] = (("cifar", 32, 10), ("imagenet", 224, 
 def rows(options: Options) -> Iterator[Row]:
     batch = min(options.batches)
     for form, size, classes in FORMS:
-        config = replace(recipe(form).config, batch_size=batch, precision="float32")
-        if options.cells != Options.cells:  # smaller than the paper's
-            config = replace(config, cells=options.cells, channels=options.channels)
+        config = of_recipe(form, options, batch, precision="float32")
         found = ratios(*steps(config, size, classes), options.seconds)
         what = f"training step, {form} form, {GENOTYPE}, batch {batch}"
         yield measured(what, *found, goal="1.5", note=f"{config.cells} cells of {config.channels} channels")

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks._rows import Options, Row, measured
-from benchmarks._subjects import configured, search
+from benchmarks._subjects import configured, of_recipe, search
 from benchmarks.network import FORMS, steps
 from benchmarks.search import p_darts, some_stage
-from dasgm.recipes import recipe
 
 WARM, TAKEN = 1, 2
 """Iterations before those that are profiled, and the number of those."""
@@ -41,9 +39,7 @@ def rows(options: Options) -> Iterator[Row]:
     yield shares(f"P-DARTS, stage 2, batch {batch}", search(pdarts, stage=some_stage(pdarts, 1)).iterate)
     yield shares(f"DASGM with full BigGAN, batch {batch}", search(configured("dasgm-darts", options, batch)).iterate)
     for form, size, classes in FORMS:
-        config = replace(recipe(form).config, batch_size=batch, precision="float32")
-        if options.cells != Options.cells:
-            config = replace(config, cells=options.cells, channels=options.channels)
+        config = of_recipe(form, options, batch, precision="float32")
         yield shares(f"training step, {form} form, batch {batch}", steps(config, size, classes)[1])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from dasgm.measures.truth import Truth
 from dasgm.networks.supernet import Mixture
 from dasgm.presets import preset
 from dasgm.search import Search
+from dasgm.store.files import write_atomic
 
 PRESET = "cifar10-smoke-nasbench201"
 RESAMPLED = 2000
@@ -80,7 +82,7 @@ def trained(genotype: Genotype, data: Data, config: ProxyConfig) -> dict[str, An
     begun = time.process_time()
     run = Watched(genotype, data, config, SEED)
     if run.chance is not None:
-        return {"chance": run.chance}
+        return {"loss": [math.log(len(data.classes))], "J_val": [run.chance], "J_2": [run.chance]}
     run.go_through()
     seconds = time.process_time() - begun - run.measuring
     return {"loss": run.losses, "J_val": run.accuracies, "J_2": run.others, "seconds": seconds}
@@ -168,8 +170,6 @@ def scores(line: dict[str, Any], variants: Sequence[str]) -> dict[str, float]:
     found = dict(line["untrained"]) | {"supernet": line["supernet"]}
     for name in variants:
         curve = line["trained"][name]
-        if "chance" in curve:
-            curve = {"loss": [np.log(10)], "J_val": [curve["chance"]], "J_2": [curve["chance"]]}
         loss = curve["loss"]
         found[f"{name}: J_val"] = curve["J_val"][-1]
         found[f"{name}: J_2"] = curve["J_2"][-1]
@@ -244,9 +244,7 @@ def main() -> None:
 
 
 def keep(path: Path, by_cell: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in by_cell.values()))
-    part.replace(path)
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in by_cell.values()))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from dasgm.cli.arguments import fail, parse, without_config
 from dasgm.cli.settings import Chosen, absolute
 from dasgm.config import SearchConfig, override, settings
 from dasgm.pages.tables import TABLES, baselines, markdown, rows, truths
-from dasgm.presets import preset, small, with_dataset, with_gan
+from dasgm.presets import row_config, small, with_dataset
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
 from tuning.options import SweepOptions
@@ -71,9 +71,7 @@ class Options(SweepOptions):
 
     def row(self, name: str) -> SearchConfig:
         """The configuration of a row. ValueError: there is no such preset or GAN."""
-        key, _, gan = name.partition(":")
-        config = preset(key).config
-        config = with_gan(config, gan) if gan else config
+        config = row_config(name)
         config = small(config) if self.small else config
         config = with_dataset(config, self.dataset) if self.dataset else config
         config = for_a_sweep(config, self.small)
@@ -101,7 +99,7 @@ class Options(SweepOptions):
         if self.table and self.table not in TABLES:
             expected = " or ".join(", ".join(TABLES).rsplit(", ", 1))
             raise ValueError(f"table {self.table!r}: expected {expected}, the tables whose rows are searches")
-        frozen = [name for name in self.names if preset(name.partition(":")[0]).config.freeze_gan]
+        frozen = [name for name in self.names if row_config(name).freeze_gan]
         if frozen and not self.pretrain:
             raise ValueError(f"row {frozen[0]} has a pre-trained GAN: add --pretrain, which trains it first")
         if self.pretrain and not frozen:

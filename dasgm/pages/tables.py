@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dasgm.config import SearchConfig
 from dasgm.measures.truth import DATASETS
 from dasgm.pages.view import OBJECTIVE, RunView
 from dasgm.plugins import nearest
-from dasgm.presets import preset, with_gan, without_gan
+from dasgm.presets import row_config, without_gan
 
 TABLES: dict[str, tuple[str, ...]] = {
     "2": (
@@ -143,7 +142,7 @@ def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
                 f"{', '.join(names)}"
             )
         return {name: against for name in names if name != against}
-    configs = {name: _config(name) for name in names}
+    configs = {name: row_config(name) for name in names}
     darts = {(configs[name].search_space, configs[name].order): name for name in DARTS if name in configs}
 
     def of(name: str) -> str | None:
@@ -153,12 +152,6 @@ def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
         return darts.get((plain.search_space, plain.order)) if name not in DARTS else None
 
     return {name: base for name in names if (base := of(name))}
-
-
-def _config(row: str) -> SearchConfig:
-    key, _, gan = row.partition(":")
-    config = preset(key).config
-    return with_gan(config, gan) if gan else config
 
 
 class Comparison(NamedTuple):

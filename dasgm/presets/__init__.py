@@ -234,6 +234,13 @@ def with_gan(config: SearchConfig, key: str) -> SearchConfig:
     return override(config, {"gan": key})
 
 
+def row_config(name: str) -> SearchConfig:
+    """The search of a table's row, a preset or PRESET:GAN. ValueError: there is no such preset or GAN."""
+    key, _, gan = name.partition(":")
+    config = preset(key).config
+    return with_gan(config, gan) if gan else config
+
+
 def without_gan(config: SearchConfig) -> SearchConfig:
     """The plain search of the same method: J_3 is J_2."""
     return replace(config, gan=None, search_discriminator=False, freeze_gan=False, gan_checkpoint=None, val_portion=0.0)
