@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dasgm.measures.scores import FIRST
 from dasgm.measures.truth import DATASETS
-from dasgm.pages.view import OBJECTIVE, RunView
+from dasgm.pages.view import RunView
 from dasgm.plugins import nearest
 from dasgm.presets import row_config, without_gan
 
@@ -78,7 +79,7 @@ class Row:
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
 
-def rows(runs: Sequence[RunView], names: Sequence[str], seeds: int, objective: str = OBJECTIVE) -> list[Row]:
+def rows(runs: Sequence[RunView], names: Sequence[str], seeds: int, objective: str = FIRST) -> list[Row]:
     """Runs grouped by their parameter `row`, in the order of `names`; a row without a finished run is there too."""
 
     def of(name: str) -> Row:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 import statistics
+import zlib
 
 import pytest
 from evaluations import (
@@ -15,7 +18,7 @@ from evaluations import (
 )
 from mlflow import MlflowClient
 from scipy.stats import ttest_ind
-from tracked import START, client_of, runs_of
+from tracked import START, client_of, experiment_of, runs_of
 
 from cluster import connection, evaluate, tracking
 from cluster.room import Workers
@@ -65,6 +68,32 @@ def test_the_best_of_a_sweep_from_mlflow_where_its_folder_is_not(tmp_path, monke
     for name, top, says in (("other", 1, "none of that name in MLflow"), ("found", 3, "ask for fewer")):
         with pytest.raises(ValueError, match=says):
             of_sweep(name, tmp_path, top)
+
+
+@pytest.mark.parametrize(("objective", "order"), [("best/naswot", ["t000", "t001"]), ("best/proxy", ["t001", "t000"])])
+def test_the_best_are_those_by_the_score_of_the_sweeps_record(tmp_path, objective, order):
+    """From its folder, and from MLflow, whose note and view rank by it too."""
+    link = tracking.sync(search_sweep(tmp_path / "found", objective=objective))
+    assert [one.name for one in of_sweep("found", tmp_path, 2)] == order
+    shutil.rmtree(tmp_path / "found")
+    assert [one.name for one in of_sweep("found", tmp_path, 2)] == order
+    client = client_of(tmp_path)
+    tags = runs_of(client)["found"].data.tags
+    note = tags["mlflow.note.content"]
+    assert tags["objective"] == objective and f"| trial | {objective} |" in note
+    assert note.index(order[0]) < note.index(order[1])
+    blob = experiment_of(client).tags[f"mlflow.sharedViewState.{str(link).partition('viewStateShareKey=')[2]}"]
+    view = json.loads(zlib.decompress(base64.b64decode(blob.partition(";")[2])))
+    assert view["orderByKey"] == f"metrics.`{objective}`" and not view["orderByAsc"]
+    assert {"metrics.`best/proxy`", "metrics.`best/naswot`"} < set(view["selectedColumns"])
+
+
+def test_a_sweep_that_older_versions_sent_to_mlflow_is_ranked_by_the_proxy(tmp_path):
+    tracking.sync(search_sweep(tmp_path / "found"))
+    client = client_of(tmp_path)
+    client.delete_tag(runs_of(client)["found"].info.run_id, "objective")
+    shutil.rmtree(tmp_path / "found")
+    assert [one.name for one in of_sweep("found", tmp_path, 1)] == ["t001"]
 
 
 def test_table_of_errors_and_welchs_test(tmp_path):
