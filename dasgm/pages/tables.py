@@ -158,14 +158,13 @@ def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
 class Comparison(NamedTuple):
     """Of the values of a row with those of another one."""
 
-    base: str
     p: float
     """Of Welch's test."""
     holm: float
     """p adjusted for all comparisons of the table."""
 
 
-NOT_COMPARED = Comparison("-", math.nan, math.nan)
+NOT_COMPARED = Comparison(math.nan, math.nan)
 
 
 def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[dict[str, Comparison]]:
@@ -180,7 +179,7 @@ def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[d
     adjusted = holm([raw[place][name] for place, name in tested])
     found: list[dict[str, Comparison]] = [{} for _ in tables]
     for (place, name), value in zip(tested, adjusted, strict=True):
-        found[place][name] = Comparison(base[name], raw[place][name], value)
+        found[place][name] = Comparison(raw[place][name], value)
     return found
 
 
