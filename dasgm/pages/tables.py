@@ -237,24 +237,25 @@ def truths(runs: Sequence[RunView], names: Sequence[str], seeds: int, base: Mapp
 def errors(runs: Sequence[RunView], names: Sequence[str], seeds: int) -> str:
     """Evaluations as Markdown, a row a genotype: test errors in %, the mean over seeds ± standard deviation.
 
-    With two genotypes also p of Welch's two-sided test (Table 6).
+    With several genotypes also p as in `markdown` (Table 6), of each against the first.
     """
     found, five = (rows(runs, names, seeds, f"result/{kind}") for kind in ("error", "top5_error"))
-    lines = ["| genotype | test error, % | n | top-5 error, % | parameters | multiply-adds | images/s | device hours |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    base = {name: names[0] for name in names[1:]}
+    tests = compared([found], base)
+    heads = ["genotype", "test error, %", "n", "top-5 error, %", "parameters", "multiply-adds", "images/s"]
+    heads += ["device hours", *(("against", "p", "Holm's p") if base else ())]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row, fifth in zip(found, five, strict=True):
         cells: list[Any] = [row.name, row.text or "-", len(row.values), fifth.text if fifth.values else "-"]
         mine = [run for run in runs if run.parameters.get("row") == row.name and run.state == "finished"]
         cells += [_mean(mine, f"result/{name}", ",.0f") for name in ("parameters", "multiply_adds")]
         cells += [_mean(mine, "speed/images_per_s", ",.0f")]
         cells.append(f"{statistics.fmean(row.hours):.4f}" if row.hours else "-")
+        if base:
+            test = tests[0].get(row.name, NOT_COMPARED)
+            cells += [base.get(row.name, "-"), _number(test.p, ".3g"), _number(test.holm, ".3g")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    table = "\n".join(lines) + "\n"
-    if len(found) == 2:
-        p = welch(found[0].values, found[1].values)
-        said = "not enough runs" if math.isnan(p) else f"p = {p:.3g}"
-        table += f"\nWelch's two-sided test that {names[0]} and {names[1]} have the same mean test error: {said}\n"
-    return table
+    return "\n".join(lines) + "\n" + _below(tests)
 
 
 def _mean(runs: Sequence[RunView], key: str, form: str) -> str:

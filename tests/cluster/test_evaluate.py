@@ -97,20 +97,24 @@ def test_a_sweep_that_older_versions_sent_to_mlflow_is_ranked_by_the_proxy(tmp_p
 
 
 def test_table_of_errors_and_welchs_test(tmp_path):
-    values = {"A": [0.026, 0.028, 0.027], "B": [0.030, 0.033]}
+    values = {"A": [0.026, 0.028, 0.027], "B": [0.030, 0.033], "C": [0.027, 0.029]}
     for name, found in values.items():
         for seed, error in enumerate(found):
             evaluated(tmp_path, name, seed, error)
     evaluated(tmp_path, "B", 2, 0.0, "interrupted")
     table = errors(read_trials(tmp_path), ["A", "B"], 3)
     spread = 100 * statistics.stdev(values["B"])
-    assert "| A | 2.70 ± 0.10 | 3 | - | 3,300,000 | - | 200 | 2.0000 |" in table
+    assert "| A | 2.70 ± 0.10 | 3 | - | 3,300,000 | - | 200 | 2.0000 | - | - | - |" in table
     assert f"| B | 3.15 ± {spread:.2f} (2 of 3 finished) | 2 |" in table
     p = ttest_ind(values["A"], values["B"], equal_var=False).pvalue
-    assert f"p = {p:.3g}" in table
-    assert "Welch" not in errors(read_trials(tmp_path), ["A"], 3)
-    assert "| C | not run | 0 |" in errors([], ["C"], 3)
-    assert "not enough runs" in errors([], ["A", "C"], 1)
+    assert f"| 2.0000 | A | {p:.3g} | {p:.3g} |" in table and "of which there is 1." in table
+    table = errors(read_trials(tmp_path), ["A", "B", "D", "C"], 3)
+    q = ttest_ind(values["A"], values["C"], equal_var=False).pvalue
+    assert p < q < 1
+    assert f"| A | {p:.3g} | {2 * p:.3g} |" in table and f"| A | {q:.3g} | {max(2 * p, q):.3g} |" in table
+    assert "of which there are 2." in table and "| D | not run | 0 | - | - | - | - | - | A | - | - |" in table
+    assert "Welch" not in (alone := errors(read_trials(tmp_path), ["A"], 3)) and "Holm" not in alone
+    assert "Welch" not in errors([], ["A", "C"], 1)
 
 
 def test_imagenets_defaults_are_eight_gpus_where_they_are(monkeypatch):
