@@ -26,20 +26,23 @@ def show(sweep: Sweep) -> bool:
     console = Console(highlight=False, markup=False, width=width)
     config = sweep.base
     pixels, method = config.data.image_size, config.method
+    held_out = "J_val" if config.data.holdout else "J_2"
     size = f"{sweep.dataset} {pixels}x{pixels}, {method.cells} cells of {method.channels} channels"
     console.print(
         table(
             trials,
             config.total_epochs,
-            f"{printable(sweep.folder.name)} ({size}): proxy is accuracy on J_val ± standard error",
+            f"{printable(sweep.folder.name)} ({size}), ranked by {sweep.plan.rank_by}: proxy is accuracy on {held_out} "
+            "± standard error after a short training, naswot a score of the untrained network",
+            sweep.plan.objective,
         )
     )
-    ranked = ranking(trials)
+    ranked = ranking(trials, sweep.plan.objective)
     for line in _synthetic([one.run for one in ranked]):
         say_now(line)
     best = next((one.run for one in ranked if one.rank == 1), None)
     if best and best.genotype:
-        say_now(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
+        say_now(f"best genotype by {sweep.plan.rank_by}, {best.title}: {best.folder / 'genotype.json'}")
         for kind, line in best.genotype.lines().items():
             say_now(f"  {kind}: {line}")
         say_now(f"  train it: {shell_line(['dasgm', 'evaluate', best.folder])}")

@@ -20,7 +20,6 @@ from cluster.driver import payload
 from cluster.group import CUT_OFF
 from cluster.room import gave_up
 from dasgm.config import SearchConfig, override
-from dasgm.pages.view import OBJECTIVE
 from dasgm.store.replica import send
 from dasgm.store.run import Run, ensure_writable
 from tuning.asking import changes_of, searches
@@ -186,9 +185,10 @@ class Proposer(Searcher):
         for row in rows:
             if METRIC in row and row["epoch"] not in known and row["epoch"] <= about.get("rung", row["epoch"]):
                 trial.report(row[METRIC], row["epoch"])
-        state, value = STATES[about["state"]], rows[-1].get(OBJECTIVE) if rows else None
+        objective = self.plan.objective
+        state, value = STATES[about["state"]], rows[-1].get(objective) if rows else None
         if state == TrialState.COMPLETE and value is None:
-            raise ValueError(f"trial {run.folder}: finished, but without {OBJECTIVE}; remove its folder")
+            raise ValueError(f"trial {run.folder}: finished, but without {objective}; remove its folder")
         self.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
 
     def _run(self, number: int) -> Run:

@@ -31,9 +31,11 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
     return out
 
 
-def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
+def propose(
+    folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default, rank_by: str = "proxy"
+) -> Proposer:
     halving = Halving(rungs(BASE.stages, 2))
-    plan = Plan(num_trials, lambda: space, rungs(BASE.stages, 2), {})
+    plan = Plan(num_trials, lambda: space, rungs(BASE.stages, 2), {}, rank_by=rank_by)
     return Proposer(
         open_study(folder), folder, folder / "cache", BASE, plan, halving, lambda name, title, parameters: {}
     )
