@@ -1,7 +1,7 @@
 """A trained network as two files without pickle: `model.safetensors` (the weights) and `model.json` (all else).
 
 model = dasgm.load("runs/mine")                      # in eval mode; a run's folder, or either of the files
-model.predict(["cat.jpg"])                           # [[("cat", 0.98), ...]]
+model.predict(["cat.jpg"])                           # [[("cat", 0.98), ...]]; also folders and patterns
 model(torch.stack([model.preprocess("cat.jpg")]))    # logits [1, classes]
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 from dasgm._version import __version__
 from dasgm.bilevel import full_precision
 from dasgm.config import to_json
+from dasgm.cpus import cpus
 from dasgm.data._images import stack
+from dasgm.data._named import Unreadable, pictures
 from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
 from dasgm.genotype import Genotype
 from dasgm.methods._base import MOST_CELLS, WIDEST
@@ -37,9 +40,27 @@ if TYPE_CHECKING:
     Picture = str | Path | bytes | Image.Image | Tensor
 
 FORMAT = 1
+NONE = "none of these"  # the answer where no class is probable enough
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 MOST = {"cells": MOST_CELLS, "channels": WIDEST, "image_size": 2048}  # of a network that is read
 MOST_EDGES = 32  # of a cell that is read
+
+
+class Prediction(list[tuple[str, float]]):
+    """The most probable classes of a picture, as (name, probability), the most probable first.
+
+    Attributes:
+        picture: path of the picture, or its place in the list.
+        answer: name of the most probable class; "none of these" if its probability is below the threshold.
+        error: why the picture cannot be read; then the list and `answer` are empty. Otherwise "".
+    """
+
+    def __init__(
+        self, picture: str, classes: Sequence[tuple[str, float]] = (), threshold: float = 0.0, error: str = ""
+    ) -> None:
+        super().__init__(classes)
+        self.picture, self.error = picture, error
+        self.answer = "" if error else classes[0][0] if classes[0][1] >= threshold else NONE
 
 
 class Model(nn.Module):
@@ -104,23 +125,80 @@ class Model(nn.Module):
             whole = from_pillow(upright_rgb(image))
         return centred(whole, self.image_size)
 
-    def predict(self, images: Sequence[Picture], top: int = 5) -> list[list[tuple[str, float]]]:
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        top: int = 5,
+        *,
+        threshold: float = 0.0,
+        batch_size: int = 64,
+        skip_unreadable: bool = False,
+    ) -> list[Prediction]:
         """The `top` most probable classes of each picture, as (name, probability), the most probable first.
 
-        Raises:
-            ValueError: a picture cannot be read (the message names its path or its place in the list), or `images` is a
-                single path instead of a list.
-        """
-        if isinstance(images, str | Path | bytes):
-            raise ValueError(f"one {type(images).__name__} is given: expected a list of pictures, [picture]")
-        return self.named(torch.stack(list(map(self._read, range(len(images)), images))), top) if len(images) else []
+        Args:
+            images: a file, a folder (all pictures below it), a pattern such as `holiday/*.jpg`, or a list of these, of
+                files' bytes, PIL images and uint8 tensors [3, H, W].
+            threshold: probability from 0 to 1 that a picture's best class must have; otherwise it is none of these.
+            batch_size: number of pictures that the network sees at once.
+            skip_unreadable: keep the place of a picture that cannot be read: its prediction is empty and has an
+                `error`.
 
-    def _read(self, place: int, image: Picture) -> Tensor:
+        Raises:
+            ValueError: a picture cannot be read and is not to be skipped (the message names its path or its place in
+                the list), or an argument is not as described.
+        """
+        found = []
+        for prediction in self.predictions(images, top, threshold=threshold, batch_size=batch_size):
+            if prediction.error and not skip_unreadable:
+                raise ValueError(printable(f"{prediction.picture}: {prediction.error}"))
+            found.append(prediction)
+        return found
+
+    def predictions(
+        self,
+        images: Picture | Sequence[Picture],
+        top: int = 5,
+        *,
+        threshold: float = 0.0,
+        batch_size: int = 64,
+    ) -> Iterator[Prediction]:
+        """The same, batch by batch while it is asked for. A picture that cannot be read is no exception."""
+        if isinstance(images, bytes | Image.Image | Tensor):
+            raise ValueError(f"one {type(images).__name__} is given: expected a list of pictures, [picture]")
+        if top < 1 or batch_size < 1:
+            raise ValueError(f"top {top}, batch_size {batch_size}: expected at least 1 of each")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold}: expected a probability from 0 to 1")
+        if threshold and NONE in self.classes:
+            raise ValueError(f"threshold {threshold}: the model has a class {NONE!r} itself; leave the threshold out")
+        return self._batches(_pictures(images), top, threshold, batch_size)
+
+    def _batches(
+        self, pictures: list[tuple[str, Picture | Unreadable]], top: int, threshold: float, batch_size: int
+    ) -> Iterator[Prediction]:
+        with ThreadPoolExecutor(cpus()) as pool:
+            for first in range(0, len(pictures), batch_size):
+                names, images = zip(*pictures[first : first + batch_size], strict=True)
+                alone = all(isinstance(image, Path | bytes | Unreadable) for image in images)  # nobody else's objects
+                with quiet():
+                    read = list(pool.map(self._attempt, images) if alone else map(self._attempt, images))
+                inputs = [x for x in read if isinstance(x, Tensor)]
+                classes = iter(self.named(torch.stack(inputs), top) if inputs else ())
+                for name, x in zip(names, read, strict=True):
+                    if isinstance(x, str):
+                        yield Prediction(name, error=x)
+                    else:
+                        yield Prediction(name, next(classes), threshold)
+
+    def _attempt(self, image: Picture | Unreadable) -> Tensor | str:
+        """The network's input, or why there is none."""
+        if isinstance(image, Unreadable):
+            return image.why
         try:
             return self.preprocess(image)
-        except (ValueError, OSError) as error:
-            name = image if isinstance(image, str | Path) else f"picture {place} of the list"
-            raise ValueError(printable(f"{name}: {reason(error)}")) from error
+        except Exception as error:  # decoders raise whatever they stumble over
+            return reason(error)
 
     @full_precision()
     @torch.no_grad()
@@ -132,6 +210,20 @@ class Model(nn.Module):
             [(self.classes[i], p) for i, p in zip(row.tolist(), ps.tolist(), strict=True)]
             for row, ps in zip(classes, probabilities, strict=True)
         ]
+
+
+def _pictures(images: Picture | Sequence[Picture]) -> list[tuple[str, Picture | Unreadable]]:
+    """Each picture with its name; of folders and patterns all pictures that they stand for."""
+    found = list[tuple[str, "Picture | Unreadable"]]()
+    for place, image in enumerate([images] if isinstance(images, str | Path) else images):
+        if isinstance(image, Unreadable):
+            found.append((str(image.path), image))
+        elif isinstance(image, str | Path):
+            for one in pictures(image):
+                found.append((str(one.path if isinstance(one, Unreadable) else one), one))
+        else:
+            found.append((f"picture {place} of the list", image))
+    return found
 
 
 def save(

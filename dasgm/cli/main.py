@@ -10,7 +10,10 @@ import dasgm
 from dasgm.cli import verbs
 from dasgm.cli.arguments import fail, unread
 from dasgm.cli.evaluate import evaluate
+from dasgm.cli.export import export
 from dasgm.cli.lookup import lookup
+from dasgm.cli.measure import measure
+from dasgm.cli.predict import predict
 from dasgm.cli.pretrain import pretrain
 from dasgm.cli.search import search
 from dasgm.plugins import nearest
@@ -40,12 +43,12 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": search,
     "pretrain": pretrain,
     "evaluate": evaluate,
-    "predict": verbs.predict,
-    "export": verbs.export,
+    "predict": predict,
+    "export": export,
     "presets": verbs.presets,
     "random": verbs.random,
     "draw": verbs.draw,
-    "measure": verbs.measure,
+    "measure": measure,
     "lookup": lookup,
     "runs": verbs.runs,
     "report": verbs.report,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dasgm.cli.arguments import Parser
 from dasgm.genotype import DEFAULT_SPACE
@@ -82,139 +80,6 @@ def presets(argv: Sequence[str]) -> int:
     return 0
 
 
-def _measure_parser() -> Parser:
-    parser = Parser(
-        prog="dasgm measure",
-        description="Count the parameters, and the multiply-adds for one image, of a genotype's network, of the "
-        "supernets of a preset's search or of a GAN. A genotype's network has the usual size of its space (DARTS: "
-        "20 cells, 36 channels), 10 classes and images of 32 pixels; in the ImageNet form 14, 48, 1000 and 224.",
-    )
-    parser.add_argument(
-        "name",
-        nargs="?",
-        help="What to measure: a genotype or preset (name or file), a GAN, the folder of a run, or a genotype's text.",
-    )
-    parser.add_argument(
-        "--list", action="store_true", help="List the built-in genotypes by search space, and the papers they are from."
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="Print one JSON object instead of a table; with --list an array, with name, space and source of each.",
-    )
-    _add_sizes(parser)
-    return parser
-
-
-def _add_sizes(parser: Parser) -> None:
-    parser.add_argument(
-        "--form",
-        choices=("cifar", "imagenet"),
-        help="Stem of a genotype's network (default: cifar).",
-    )
-    parser.add_argument(
-        "--cells",
-        type=int,
-        help="Number of cells (default: that of the preset; for a genotype that of its space: DARTS 20, with "
-        "--form imagenet 14).",
-    )
-    parser.add_argument(
-        "--channels",
-        type=int,
-        help="Number of channels in the first cells (default: that of the preset; for a genotype that of "
-        "its space: DARTS 36, with --form imagenet 48), or the base width of a GAN.",
-    )
-    parser.add_argument(
-        "--classes",
-        type=int,
-        help="Number of classes (default: that of the data set; of a genotype 10 or, for imagenet, 1000).",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        help="Side of the images in pixels (default: that of the data set; of a genotype 32 or, for imagenet, 224).",
-    )
-    parser.add_argument(
-        "--dataset",
-        help="Data set whose number of classes and image size are used (default: that of the preset).",
-    )
-
-
-def measure(argv: Sequence[str]) -> int:
-    asked = vars(_measure_parser().parse_args(list(argv)))
-    name, listed, as_json = asked.pop("name"), asked.pop("list"), asked.pop("json")
-    if listed:
-        given = [f"--{flag.replace('_', '-')}" for flag, value in asked.items() if value is not None]
-        if given := [name] * (name is not None) + given:
-            raise ValueError(f"{given[0]} with --list: leave one of the two out; the list has no settings")
-        return _list_genotypes(as_json)
-    if name is None:
-        raise ValueError("name what is measured, such as DARTS_V2; --list lists the built-in genotypes")
-    import json
-
-    from rich.console import Console
-
-    from dasgm.measures.counts import MeasureOptions, measure
-
-    found = measure(name, MeasureOptions(**asked))
-    if as_json:
-        print(json.dumps(found))
-    else:
-        Console(highlight=False, markup=False).print(*_measure_tables(found))
-    return 0
-
-
-def _list_genotypes(as_json: bool) -> int:
-    """The built-in genotypes, a table for each search space that has some."""
-    import json
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from dasgm.genotype import known, space_of
-    from dasgm.plugins import key_of
-
-    spaces = {name: key_of(genotype.space) for name, genotype in known().items()}
-    sources = {name: space_of(key).sources.get(name, "") for name, key in spaces.items()}
-    if as_json:
-        print(json.dumps([{"name": name, "space": spaces[name], "source": sources[name]} for name in spaces]))
-        return 0
-    for space in dict.fromkeys(spaces.values()):
-        table = Table("genotype", "source", title=f"search space {space}", title_justify="left")
-        for name in (name for name, key in spaces.items() if key == space):
-            table.add_row(name, sources[name])
-        Console(highlight=False, markup=False).print(table)
-    return 0
-
-
-MEASURED = {
-    "parameters": "parameters (no auxiliary head)",
-    "multiply_adds": "multiply-adds (convolutions, linear)",
-    "multiply_adds_all": "multiply-adds (and norms, ReLUs, pools)",
-}
-
-
-def _measure_tables(found: dict[str, Any]) -> list[Any]:
-    """Name and value; then the stages of a search, if it has several."""
-    from rich.table import Table
-
-    def text(value: Any) -> str:
-        return " to ".join(map(text, value)) if isinstance(value, list) else f"{value:,}"
-
-    stages = found.pop("stages", [])
-    table = Table(show_header=False)
-    for name, value in found.items():
-        table.add_row(
-            MEASURED.get(name, name.replace("_", " ")), printable(value) if isinstance(value, str) else text(value)
-        )
-    if len(stages) < 2:
-        return [table]
-    each = Table("stage", "cells", "operations an edge", "parameters", "multiply-adds", title="supernets")
-    for index, stage in enumerate(stages):
-        each.add_row(str(index + 1), *map(text, stage.values()))
-    return [table, each]
-
-
 def runs(argv: Sequence[str]) -> int:
     parser = Parser(prog="dasgm runs", description="List the runs in a folder: state, epochs, accuracy, size on disk.")
     parser.add_argument(
@@ -259,76 +124,6 @@ def runs(argv: Sequence[str]) -> int:
                 live.update(as_table(storage))
     except KeyboardInterrupt:
         return 130
-
-
-def predict(argv: Sequence[str]) -> int:
-    parser = Parser(
-        prog="dasgm predict",
-        description="Classify pictures: a line for each, with its most probable classes first. A picture that cannot "
-        "be read is named, and the exit code is then 2; the others are classified all the same.",
-    )
-    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
-    parser.add_argument("images", nargs="+", help="Pictures: JPEG, PNG, WebP or GIF files.")
-    parser.add_argument(
-        "--top",
-        type=int,
-        default=5,
-        help="Number of classes to print for each picture, the most probable first (default: 5).",
-    )
-    asked = parser.parse_args(list(argv))
-    if asked.top < 1:
-        raise ValueError(f"--top {asked.top}: expected at least 1")
-    import dasgm
-    from dasgm.data._pictures import reason
-
-    model, unreadable = dasgm.load(asked.model), 0
-    for image in asked.images:
-        try:
-            x = model.preprocess(image)
-        except Exception as error:  # decoders raise whatever they stumble over
-            print(printable(f"error: {image}: {reason(error)}"), file=sys.stderr)
-            unreadable += 1
-            continue
-        (found,) = model.named(x[None], asked.top)
-        print(printable(f"{image}: " + ", ".join(f"{name} {p:.1%}" for name, p in found)), flush=True)
-    return 2 if unreadable else 0
-
-
-def export(argv: Sequence[str]) -> int:
-    parser = Parser(
-        prog="dasgm export",
-        description="Write a trained network for other programs, for batches of any size, once its outputs agree with "
-        "the network's to 1e-4. pt2: torch.export.load(FILE).module()(images); onnx: input images, output logits.",
-    )
-    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
-    parser.add_argument(
-        "--format",
-        choices=("pt2", "onnx"),
-        required=True,
-        help="Format of the file: pt2 is a PyTorch program, onnx is ONNX.",
-    )
-    parser.add_argument(
-        "--output", type=Path, help="File to write (default: model.pt2 or model.onnx beside the model)."
-    )
-    asked = parser.parse_args(list(argv))
-    import dasgm
-    from dasgm.export import BATCHES, export
-
-    model, place = dasgm.load(asked.model), Path(asked.model)
-    output = asked.output or (place if place.is_dir() else place.parent) / f"model.{asked.format}"
-    worst = export(model, output, asked.format)
-    sizes = ", ".join(map(str, BATCHES))
-    print(
-        f"{printable(str(output))}: outputs agree to {worst:.1e} at batches of {sizes}; images are "
-        f"[N, 3, {model.image_size}, {model.image_size}], normalised with mean {_rounded(model.mean)} and "
-        f"std {_rounded(model.std)}"
-    )
-    return 0
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    """For people; the file has all digits."""
-    return [round(value, 4) for value in values]
 
 
 def report(argv: Sequence[str]) -> int:

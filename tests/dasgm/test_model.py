@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import subprocess
 import sys
-from contextlib import redirect_stdout
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,29 +17,17 @@ from commands import finish
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from trained import CONFIG, PDARTS
 
 import dasgm
-from dasgm import export
-from dasgm.cli import main as cli
-from dasgm.data import digits
-from dasgm.jobs.evaluate import main
-from dasgm.jobs.session import Hooks
 from dasgm.networks.network import Network
-from dasgm.recipes import EvaluateConfig
 from dasgm.spaces.darts import KNOWN
 from dasgm.store.run import Run
 
-CONFIG = EvaluateConfig(data=digits.Config(limit=200), cells=3, channels=4, epochs=1, batch_size=32, threads=1)
-PDARTS = KNOWN["PDARTS"]  # with dilated convolutions and pools
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "trained"
-    threads = torch.get_num_threads()
-    main(PDARTS, CONFIG, folder, Hooks(say=lambda line: None))
-    torch.set_num_threads(threads)
-    return folder
+def folder(digits_run: Path) -> Path:
+    return digits_run
 
 
 @pytest.fixture(scope="module")
@@ -125,119 +111,42 @@ def test_preprocess_is_the_data_sets_own_normalisation(folder):
         model.preprocess(torch.zeros(3, 16, 16))
 
 
-def test_predict_names_the_classes_and_what_cannot_be_read(folder, trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data = CONFIG.data.load()
-    for i in range(2):
-        Image.fromarray(data.test_images[i].permute(1, 2, 0).numpy()).save(f"{i}.png")
-    Path("broken.png").write_bytes(b"\x89PNG and no more")
-    assert cli.main(["predict", str(folder), "0.png", "broken.png", "absent.png", "1.png", "--top", "3"]) == 2
-    said = capsys.readouterr()
-    with torch.no_grad():
-        p = trained(data.to_classifier(data.test_raw(slice(2)))).softmax(1).topk(3)
-    for i, line in enumerate(said.out.splitlines()):
-        named = ", ".join(f"{c} {q:.1%}" for q, c in zip(p.values[i].tolist(), p.indices[i].tolist(), strict=True))
-        assert line == f"{i}.png: {named}"
-    assert [line.split(": ")[1] for line in said.err.splitlines()] == ["broken.png", "absent.png"]
-    assert cli.main(["predict", str(folder), "0.png"]) == 0
-
-
 def test_predict_from_python_names_the_picture_that_cannot_be_read(folder, tmp_path):
     model = dasgm.load(folder)
     Image.new("RGB", (20, 30)).save(tmp_path / "good.png")
     (tmp_path / "text.jpg").write_text("hello")
     good = tmp_path / "good.png"
     for pictures, says in (
-        (str(good), r"^one str is given: expected a list"),
+        (good.read_bytes(), r"^one bytes is given: expected a list"),
         ([good, tmp_path / "text.jpg"], r"text\.jpg: not a jpeg, png, webp or gif picture$"),
         ([good, b"x"], r"^picture 1 of the list: not a jpeg"),
-        ([tmp_path], "a folder, where a file is expected$"),
+        (tmp_path, r"text\.jpg: not a jpeg"),
+        ([tmp_path / "absent.png"], r"absent\.png: No such file"),
+        (tmp_path / "*.gif", r"\*\.gif: there is no such file, and none that this pattern finds$"),
     ):
         with pytest.raises(ValueError, match=says):
             model.predict(pictures)
-    assert model.predict((good,)) == model.predict([good.read_bytes()])
+    expected = model.predict([good.read_bytes()])
+    assert model.predict((good,)) == model.predict(good) == model.predict(str(tmp_path / "g*.png")) == expected
+    found = model.predict(str(tmp_path), top=2, skip_unreadable=True)
+    assert [Path(one.picture).name for one in found] == ["good.png", "text.jpg"] and found[0] == expected[0][:2]
+    assert not found[1] and found[1].answer == "" and found[1].error.startswith("not a jpeg")
+    for wrong in ({"top": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"threshold": float("nan")}):
+        with pytest.raises(ValueError, match="expected"):
+            model.predict([good], **wrong)
 
 
-@pytest.fixture(scope="module", params=export.FORMATS)
-def exported(request, folder, tmp_path_factory) -> tuple[str, Path, str]:
-    """A format, a file in it, and what the command said that made the file."""
-    kind, place, said = request.param, tmp_path_factory.mktemp("exported"), io.StringIO()
-    for module in ("onnxruntime", "onnxscript", "onnx") if kind == "onnx" else ():
-        pytest.importorskip(module)
-    path = place / f"out.{kind}"
-    with redirect_stdout(said):
-        assert cli.main(["export", str(folder), "--format", kind, "--output", str(path)]) == 0
-    assert sorted(place.iterdir()) == [path]
-    return kind, path, said.getvalue()
-
-
-def test_export_agrees_for_any_batch(exported, trained):
-    kind, path, said = exported
-    assert "batches of 1, 2, 5" in said
-    if kind == "onnx":
-        import onnxruntime as ort
-
-        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-        assert [i.name for i in session.get_inputs()] == ["images"] and not isinstance(
-            session.get_inputs()[0].shape[0], int
-        )
-
-        def run(x: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0])
-    else:
-        run = torch.export.load(path).module()
-    with torch.no_grad():
-        for n in (1, 3, 8):
-            torch.testing.assert_close(run(images(n)), trained(images(n)), rtol=1e-4, atol=1e-4)
-
-
-def test_exports_alone_name_what_is_on_a_picture(folder, exported, tmp_path):
-    """From the file's metadata, with Pillow and NumPy: the same names and probabilities as `predict`."""
-    (kind, path, _), picture = exported, CONFIG.data.load().test_images[3].permute(1, 2, 0).numpy()
-    Image.fromarray(np.pad(picture, ((0, 0), (6, 6), (0, 0)))).save(tmp_path / "wide.png")
-    if kind == "onnx":
-        import onnx
-        import onnxruntime as ort
-
-        about = {one.key: json.loads(one.value) for one in onnx.load(path).metadata_props}
-    else:
-        files = {"dasgm.json": ""}
-        program = torch.export.load(path, extra_files=files).module()
-        about = json.loads(files["dasgm.json"])
-    assert about["layout"] == "NCHW" and about["channels"] == "RGB" and about["interpolation"].startswith("bilinear")
-    with Image.open(tmp_path / "wide.png") as image:
-        factor = about["resize"] / min(image.size)
-        image = image.resize([round(side * factor) for side in image.size], Image.Resampling.BILINEAR)
-        left, top = ((side - about["image_size"]) // 2 for side in image.size)
-        image = image.crop((left, top, left + about["image_size"], top + about["image_size"]))
-    x = (np.asarray(image) / about["scale"] - about["mean"]) / about["std"]
-    x = x.transpose(2, 0, 1)[None].astype(np.float32)
-    if kind == "onnx":
-        (logits,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": x})
-    else:
-        logits = program(torch.from_numpy(x)).numpy(force=True)
-    exponents = np.exp(logits[0])
-    found = sorted(zip(about["classes"], exponents / exponents.sum(), strict=True), key=lambda one: -one[1])
-    (expected,) = dasgm.load(folder).predict([tmp_path / "wide.png"], top=10)
-    assert [name for name, _ in found] == [name for name, _ in expected]
-    np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], rtol=1e-3)
-
-
-def test_an_export_that_differs_or_cannot_be_made_leaves_no_file(folder, tmp_path, monkeypatch, capsys):
+def test_below_the_threshold_it_is_none_of_these(folder, tmp_path):
     model = dasgm.load(folder)
-    monkeypatch.setattr(export, "_write_pt2", lambda model, path: path.write_bytes(b"wrong"))
-    monkeypatch.setattr(export, "_pt2", lambda path: lambda x: model(x) + 1e-2)
-    monkeypatch.setattr(export, "NEEDED", ("onnx", "no_such_package"))
-    for words, says in (
-        (["--format", "pt2", "--output", str(tmp_path / "x.pt2")], "differ from the network's by 0.01"),
-        (["--format", "pt2", "--output", str(tmp_path / "no" / "x.pt2")], "cannot be written"),
-        (["--format", "onnx", "--output", str(tmp_path / "x.onnx")], "pip install 'dasgm[export]'"),
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(["export", str(folder), *words])
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert stopped.value.code == 2 and says in line
-    assert not list(tmp_path.iterdir())
+    Image.new("RGB", (20, 30)).save(tmp_path / "good.png")
+    (found,) = model.predict(tmp_path)
+    (name, p), *_ = found
+    assert found.answer == name and p == max(q for _, q in found)
+    (at,), (above,) = (model.predict(tmp_path, threshold=threshold) for threshold in (p, p + 1e-6))
+    assert at.answer == name and above.answer == "none of these" and above == found
+    model.classes = ("none of these", *model.classes[1:])
+    with pytest.raises(ValueError, match="has a class 'none of these' itself"):
+        model.predict(tmp_path, threshold=0.5)
 
 
 def edit(folder: Path, **changes: Any) -> None:

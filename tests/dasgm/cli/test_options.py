@@ -21,7 +21,7 @@ from dasgm.cli import evaluate as evaluate_cli
 from dasgm.cli import main as cli
 from dasgm.cli import pretrain as pretrain_cli
 from dasgm.cli import search as search_cli
-from dasgm.cli import settings, verbs
+from dasgm.cli import settings
 from dasgm.config import PARTS, PretrainConfig, ProxyConfig, SearchConfig, from_json, to_json
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype
@@ -93,7 +93,7 @@ def tyros() -> Iterator[tuple[str, Parser]]:
 
 def argparses(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Parser]]:
     for name in ("draw", "random", "presets", "measure", "runs", "predict", "export", "report"):
-        yield f"dasgm {name}", of_argparse(getattr(verbs, name), monkeypatch)
+        yield f"dasgm {name}", of_argparse(cli.VERBS[name], monkeypatch)
     yield "cluster/doctor.py", of_argparse(doctor.main, monkeypatch)
     yield "cluster.tracking", of_argparse(tracking.main, monkeypatch)
 
