@@ -60,7 +60,7 @@ def sizes(classes: Sequence[str], train: Tensor, test: Tensor) -> list[str]:
     """Lines about the numbers of training and of test pictures of each class, and of classes too small to measure."""
     counts = list(zip(classes, train.tolist(), test.tolist(), strict=True))
     if len(classes) <= FEW:
-        lines = ["to train on + to measure: " + ", ".join(f"{name} {n:,} + {m:,}" for name, n, m in counts)]
+        lines = ["pictures to train on + to measure: " + ", ".join(f"{name}: {n:,} + {m:,}" for name, n, m in counts)]
     else:
         ends = [sorted(counts, key=lambda one: one[part]) for part in (1, 2)]
         said = [

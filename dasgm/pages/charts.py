@@ -71,8 +71,9 @@ STYLE = Markup(
 .heat .end{text-anchor:end} .heat .mid{text-anchor:middle}
 .heat .small{font-size:7.5px} .heat .count{font-size:10.5px;fill:var(--ink)} .heat .frame{fill:none;stroke:var(--line)}
 .heat .right{fill:var(--k0)} .heat .wrong{fill:var(--k6)}
-.chart .bar{fill:var(--k0);fill-opacity:.75} .chart .gap{fill:var(--k6);fill-opacity:.35}
+.chart .bar{fill:var(--k0);fill-opacity:.7} .chart .gap{fill:var(--k6);fill-opacity:.35}
 .chart .share{fill:var(--faint)}
+.chart .hit{stroke:var(--ink);stroke-width:2.2}
 .chart .ideal{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:4 4;fill:none}
 """
 )
@@ -330,8 +331,9 @@ def reliability_chart(bins: Sequence[Mapping[str, float]], label: str) -> Markup
             _tag(
                 "g",
                 _tag("title", said),
-                _tag("rect", look="bar", x=x, y=y_at(hit), width=width, height=bottom - y_at(hit)),
+                _tag("rect", look="bar", x=x, y=low, width=width, height=bottom - low),
                 _tag("rect", look="gap", x=x, y=high, width=width, height=low - high),
+                _tag("path", look="hit", d=f"M{x:.1f} {y_at(hit):.1f}h{width:.1f}"),
                 _tag("rect", look="share", x=x, y=floor - tall, width=width, height=tall),
             )
         )

@@ -159,9 +159,9 @@ def _evaluation(folder: Path) -> Json:
         "name": run.title,
         "result": result if {"error", "parameters", "multiply_adds"} <= set(result) else {},
         "epochs": run.config.get("epochs", "?"),
-        "curves": charts.line_chart([test, train], "error", percent=True, width=820, height=300),
+        "curves": charts.line_chart([test, train], "error", percent=True, width=480, height=250),
         "loss": charts.line_chart(
-            [charts.Series("training loss", run.curve("loss/train"))], "training loss", width=820, height=220
+            [charts.Series("training loss", run.curve("loss/train"))], "training loss", width=480, height=250
         ),
         "classified": classified(folder),
         "against": compared(folder),

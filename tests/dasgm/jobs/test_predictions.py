@@ -201,7 +201,7 @@ def test_bad_settings_are_one_line(setting, says):
 
 def test_sizes_are_told_with_a_warning_of_classes_too_small():
     first, second = sizes(["cat", "dog"], torch.tensor([1200, 80]), torch.tensor([200, 30]))
-    assert first == "to train on + to measure: cat 1,200 + 200, dog 80 + 30"
+    assert first == "pictures to train on + to measure: cat: 1,200 + 200, dog: 80 + 30"
     assert second.startswith("1 of 2 classes are too small to measure their recall to ± 10 points (95 %)")
     assert second.endswith("93 test pictures are needed: dog has 30, which gives ± 17")
     many = [f"c{i:02d}" for i in range(30)]

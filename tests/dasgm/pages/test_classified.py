@@ -52,13 +52,16 @@ def test_heat_map_of_a_hundred_classes_is_small_and_of_more_there_is_none():
     assert heat_map([[1] * 101] * 101, [*map(str, range(101))], "x") == ""
 
 
-def test_reliability_bars_end_at_the_accuracy_of_their_bin():
+def test_reliability_chart_marks_the_accuracy_of_each_bin():
     bins = reliability(np.array([0.9, 0.9, 0.9, 0.9, 0.3]), np.array([True, True, True, False, True]))
     svg = drawing(reliability_chart(bins, "x"))
-    bars = [rect for rect in svg.iter("rect") if rect.get("class") == "bar"]
-    tops = [float(rect.get("y", "")) for rect in bars]
-    bottom, one = tops[0] + float(bars[0].get("height", "")), tops[0]  # the first bin: all right
-    assert (bottom - tops[1]) / (bottom - one) == pytest.approx(0.75, abs=0.002)
+    hits = [path.get("d", "") for path in svg.iter("path") if path.get("class") == "hit"]
+    marks = [float(d.split("h")[0].split()[1]) for d in hits]
+    bar = next(rect for rect in svg.iter("rect") if rect.get("class") == "bar")
+    height, top = float(bar.get("height", "")), marks[0]  # of the first bin all are right
+    bottom = float(bar.get("y", "")) + height
+    assert (bottom - marks[1]) / (bottom - top) == pytest.approx(0.75, abs=0.002)
+    assert height / (bottom - top) == pytest.approx(0.3, abs=0.002)
     titles = [title.text for title in svg.iter("title")]
     assert titles == [
         "confidence 30.0 %, accuracy 100.0 %; pictures: 1",
