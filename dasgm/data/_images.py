@@ -36,6 +36,7 @@ class Data:
     Attributes:
         J1, J2, Jval: int64 indices into the training images, on the CPU.
         balanced: whether a training draws as many images of each class.
+        label_numbers: the training and the test labels, on the CPU.
         digest: SHA-256 of all images and labels.
     """
 
@@ -66,6 +67,7 @@ class Data:
             mean, std = _statistics(train[0], torch.cat([self.J1, self.J2]))
         self.names, self.balanced = names, False
         self.held = None if held is None else (held[0].to(device), held[1].to(device))
+        self.label_numbers = train[1], test[1]
         self.images, self.labels = (t.to(device) for t in train)
         self.test_images, self.test_labels = (t.to(device) for t in test)
         self._normalise(mean, std)
@@ -106,14 +108,15 @@ class Data:
 
     def class_counts(self) -> tuple[Tensor, Tensor]:
         """Numbers of images of each class in J_1, J_2 and J_val together, and in the test set: int64 [classes]."""
-        labels = self.labels.cpu()[torch.cat([self.J1, self.J2, self.Jval])], self.test_labels.cpu()
+        train, test = self.label_numbers
+        labels = train[torch.cat([self.J1, self.J2, self.Jval])], test
         first, second = (some.bincount(minlength=len(self.classes)) for some in labels)
         return first, second
 
     def apart(self, portion: float, seed: int) -> Data:
         """The same data set without a share of the training images, drawn by class, which are `held_out`."""
         J = torch.cat([self.J1, self.J2, self.Jval]).sort().values
-        found, (chosen, _) = copy(self), held_share(self.labels.cpu()[J], portion, seed)
+        found, (chosen, _) = copy(self), held_share(self.label_numbers[0][J], portion, seed)
         held = J[chosen]
         found.held = self.images[held], self.labels[held]
         found.J1, found.J2, found.Jval = (part[~torch.isin(part, held)] for part in (self.J1, self.J2, self.Jval))
@@ -125,16 +128,16 @@ class Data:
         The statistics by which images are normalised are measured anew on the latter, if they were measured at all.
         """
         J = torch.cat([self.J1, self.J2, self.Jval]).sort().values
-        labels = torch.cat([self.labels[J.to(self.labels.device)], self.test_labels])
         images = torch.cat([self.images[J.to(self.images.device)], self.test_images])
+        labels = torch.cat([self.label_numbers[0][J], self.label_numbers[1]])
         train, test = self.names or ([f"train/{i}" for i in range(len(self.labels))], None)
         names = [*(train[i] for i in J.tolist()), *(test or map(self.test_name, self.tested()))]
-        part = folds(labels.cpu(), of, seed) == number - 1
+        part = folds(labels, of, seed) == number - 1
         places = [side.nonzero()[:, 0] for side in (~part, part)]
         found = copy(self)
-        (found.images, found.test_images), (found.labels, found.test_labels) = (
-            [of_all[place.to(of_all.device)] for place in places] for of_all in (images, labels)
-        )
+        found.label_numbers = labels[places[0]], labels[places[1]]
+        found.labels, found.test_labels = (numbers.to(images.device) for numbers in found.label_numbers)
+        found.images, found.test_images = (images[place.to(images.device)] for place in places)
         found.names = ([names[i] for i in places[0].tolist()], [names[i] for i in places[1].tolist()])
         found.J1, found.J2, found.Jval = torch.arange(len(places[0])), self.J2[:0], self.Jval[:0]
         if self.measured:

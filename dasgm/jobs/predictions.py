@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
 COLUMNS = ("picture", "true", "predicted", "probability")
+NAMES = tuple(one.name for one in fields(Outcomes))
 MOST_MISTAKES = 24  # pictures that are kept, the most confident mistakes first
 NOT_SET = "not set: no held-out pictures; --calibration 0.1 holds a tenth of the training pictures out"
 
@@ -88,8 +89,11 @@ def measure(training: Training, source: Batches, held: Batches | None) -> Found:
     places, start, indices, parts = source.tested(), 0, [], []
     for logits, y, mask in training.measured(source):
         keep = mask.cpu().numpy()
-        found = outcomes(y, logits, factor or 1.0).arrays()
-        parts.append(Outcomes(*(column.cpu().numpy()[keep] for column in found)))
+        found = outcomes(y, logits, factor or 1.0)
+        columns = dict(zip(NAMES, (column.cpu().numpy()[keep] for column in found.arrays()), strict=True))
+        for name in ("label", "predicted"):  # they become indices: what a faulty device answers is kept within bounds
+            columns[name] = columns[name].clip(0, training.classes - 1)
+        parts.append(Outcomes(**columns))
         indices.append(places[start : start + len(keep)][keep])
         start += len(keep)
     shares = gather((indices, parts))

@@ -79,7 +79,7 @@ class InMemory:
         self.unreadable: dict[str, None] = {}  # the data set reported them when it read them
         self.iterations = max(1, len(train) // (batch_size * world_size()))
         self.place = (0, 0)
-        self.labels = data.labels.cpu()[train].numpy() if data.balanced else None
+        self.labels = data.label_numbers[0][train].numpy() if data.balanced else None
         self.draws = Draws(data.images.device)  # of a batch, which reach a GPU in one copy, for which nothing waits
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
