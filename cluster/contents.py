@@ -60,7 +60,7 @@ def versions_of(folder: Path) -> list[tuple[int, int]]:
 
 def content_of_run(folder: Path, sweep: str = "", **defaults: Any) -> Content:
     versions, record = versions_of(folder), record_of(folder, **defaults)
-    pages = _pages(folder, record, "config.json", "genotype.json")
+    pages = _pages(folder, record, "config.json", "genotype.json", "metrics.json", "predictions.csv")
     config = text(folder / "config.json") if folder / "config.json" in pages else ""
     kind = "trial" if sweep and record["kind"] == "search" else record["kind"]
     tags = _tags(kind, record, record["reason"], config)

@@ -140,7 +140,9 @@ class Evaluations(Group):
     @cached_property
     def data(self) -> Any:
         """The data set."""
-        return self.config.data.open(self.config.data_dir, "cpu")
+        from dasgm.jobs.evaluate import opened
+
+        return opened(self.config, "cpu")
 
     def look_at_data(self, workers: Workers) -> None:
         """ValueError if the data set, or a genotype on it, cannot be trained on by these workers."""

@@ -15,6 +15,7 @@ from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.plugins import nearest
 
+MOST_FOLDS = 100
 LAST = 5  # epochs in which the linear schedule goes down more slowly
 
 
@@ -56,6 +57,21 @@ class EvaluateConfig:
     P-DARTS and PC-DARTS use 0.3 on CIFAR and 0 on ImageNet."""
     label_smoothing: float = 0.0
     """Label smoothing of the training loss, from 0 to 1 (DARTS on ImageNet: 0.1)."""
+    balance: Literal["none", "sampling", "loss"] = field(default="none", metadata=YOUNGER)
+    """What makes up for classes of unequal size: none, sampling or loss (our choice: none).
+    sampling: of the N images of an epoch each of the C classes has N / C, rounded; a class that has more leaves some
+    out, at random in each epoch, and one that has fewer repeats its images, each with draws of its own.
+    loss: the loss of an image of class c, of n_c training images, is multiplied by N / (C n_c), and a batch's loss is
+    the mean over its images. Either way all classes have the same weight in the mean over an epoch."""
+    calibration: float = field(default=0.0, metadata=YOUNGER)
+    """Share of the training images, drawn by class, that is held out, from 0 to below 1 (our choice: 0).
+    The temperature of the probabilities is set on them, and nothing else. With 0 no temperature is set."""
+    folds: int = field(default=0, metadata=YOUNGER)
+    """Number K of parts into which all images are divided by class, training and test images together (our choice: 0).
+    K networks are trained, each on all parts but one, on which it is measured. 0: one network, measured on the test
+    set. Only for data sets that are held in memory."""
+    fold: int = field(default=0, metadata=YOUNGER)
+    """Number, from 1, of the one part of --folds that is measured; 0 measures each in turn, by a network of its own."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of training: auto is bfloat16 on a GPU that supports it (our choice), else float32 without TF32.
     The weights stay float32, and the error is always measured in float32."""
@@ -91,10 +107,19 @@ class EvaluateConfig:
             auxiliary=(0, None),
             drop_path=(0, 1),
             label_smoothing=(0, 1),
+            calibration=(0, 1),
+            folds=(0, MOST_FOLDS),
+            fold=(0, self.folds),
             checkpoints=(1, None),
         )
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: momentum is 0; expected a momentum, such as 0.9")
+        if self.balance not in ("none", "sampling", "loss"):
+            raise ValueError(f"balance {self.balance!r}: expected none, sampling or loss")
+        if self.folds == 1 or (self.folds and self.data.streamed):
+            raise ValueError(f"folds {self.folds}: expected 0, or for a data set that is not streamed at least 2")
+        if self.calibration == 1:
+            raise ValueError("calibration 1.0: expected a number below 1, such as 0.1")
         if self.drop_path == 1:
             raise ValueError("drop-path 1.0: expected a number below 1")
         if self.lr_schedule == "linear" and self.epochs <= LAST:

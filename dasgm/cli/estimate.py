@@ -211,7 +211,9 @@ def describe_training(
         ValueError: input that the evaluation itself would refuse.
     """
     device = _device(config)
-    data = config.data.open(config.data_dir, device)
+    if config.folds and not config.fold:
+        config, runs = replace(config, fold=1), runs * config.folds
+    data = evaluate.opened(config, device)
     evaluate.fits(genotype, config, data)
     evaluate.enough(data, config, workers)
     train, tested = data.counts

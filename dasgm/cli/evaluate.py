@@ -41,7 +41,9 @@ class TrainingChoice:
         sweep = f"{run.parent.name}-" if (run.parent / "sweep.json").is_file() else ""
         stem = sweep + run.absolute().name if run.is_dir() else run.stem
         parts = dict.fromkeys((stem or "genotype", self.recipe, key_of(self.config.data), f"s{self.config.seed}"))
-        return "-".join(parts)
+        config = self.config
+        folds = [f"{config.folds}folds"] * bool(config.folds) + [f"fold{config.fold}"] * bool(config.fold)
+        return "-".join([*parts, *folds])
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class EvaluateOptions:
     storage: Path = Path("runs")
     """Folder for all runs: a path, or an address in object storage such as s3://BUCKET/PREFIX."""
     name: str = ""
-    """Name of the run, by default <genotype>-<recipe>-<dataset>-s<seed>. A run with this name is continued."""
+    """Name of the run, by default <genotype>-<recipe>-<dataset>-s<seed>, with --folds K also -<K>folds.
+    A run with this name is continued."""
     loader: Literal["torch"] = "torch"
     """Reader of streamed photographs (imagenet): PyTorch's DataLoader.
     For Ray Data use cluster/evaluate.py."""
@@ -170,8 +173,11 @@ def evaluate(argv: Sequence[str]) -> int:
             print(f"  - {choice}")
         print(describe_training(chosen.genotype, config))
         return 0
-    from dasgm.jobs.evaluate import main
+    from dasgm.jobs import evaluate as one
+    from dasgm.jobs import folds as several
     from dasgm.jobs.session import Hooks
+
+    main = several.main if config.folds and not config.fold else one.main
 
     about = {"name": folder.name, "title": folder.name, "command": command}
     about |= {"recipe": chosen.recipe, "genotype": lies_at(chosen.source)}
@@ -185,12 +191,20 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def _trained(row: dict[str, Any], folder: Path) -> str:
     five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
-    lines = (
-        f"finished: test error {row['result/error']:.2%}{five} after the last epoch (the best on the test set is "
-        f"not the result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
+    cost = (
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
         f"{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
         f"  page      {folder / 'report.html'}",
+        f"  pictures  {folder / 'predictions.csv'} says what each test picture was taken for",
+    )
+    if "result/folds" in row:
+        spread = f"{row['result/error_sd']:.2%} is the standard deviation over {row['result/folds']} folds"
+        first = f"finished: error {row['result/error']:.2%} on all pictures, each measured once; {spread}"
+        return "\n".join(map(printable, (first, *cost)))
+    lines = (
+        f"finished: test error {row['result/error']:.2%}{five} after the last epoch (the best on the test set is "
+        f"not the result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
+        *cost,
         f"  try it    {shell_line(['dasgm', 'predict', folder, 'PICTURE'])}",
         f"  load it   import dasgm; model = dasgm.load({str(folder)!r})",
     )

@@ -129,7 +129,20 @@ def runs(argv: Sequence[str]) -> int:
 def report(argv: Sequence[str]) -> int:
     parser = Parser(prog="dasgm report", description="Write the result page of a run or a sweep.")
     parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="RUN",
+        help="Folder of another finished evaluation on the same test pictures. The page then shows pictures that one "
+        "of both networks gets right and the other wrong (paper, Figure 5). By default it shows those of the last "
+        "comparison, if there was one.",
+    )
+    options = parser.parse_args(list(argv))
     from dasgm.pages.report import report
 
-    print(printable(str(report(parser.parse_args(list(argv)).folder))))
+    if options.against:
+        from dasgm.jobs.against import against
+
+        against(options.folder, options.against)
+    print(printable(str(report(options.folder))))
     return 0

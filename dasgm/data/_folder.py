@@ -17,15 +17,22 @@ from dasgm.data._layout import Layout
 from dasgm.data._pictures import first_ten, fitted, read
 from dasgm.data._split import test_split
 from dasgm.data._store import Store
+from dasgm.store.files import printable
 
 if TYPE_CHECKING:
     from dasgm.data.folder import Config
 
+Pictures = tuple[Tensor, Tensor, list[str], list[str]]
+"""Images uint8 [N, 3, S, S], labels int64 [N], paths below the data set's folder, and lines to be printed."""
 MINIMUM = 10  # of training pictures in a class
 
 
-def load(config: Config, data_dir: str | None, device: str) -> Data:
-    """Reads the data set below `data_dir`; see `folder.Config.load`."""
+def load(config: Config, data_dir: str | None, device: str, held: bool = False) -> Data:
+    """Reads the data set below `data_dir`; see `folder.Config.load`.
+
+    Args:
+        held: whether a val/ that is not trained on is read, as what is held out.
+    """
     if data_dir is None:
         raise ValueError("--dataset folder needs --data-dir: give a folder with one folder of pictures per class")
     root = Path(data_dir)
@@ -37,22 +44,27 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
     train = layout.read("train", skip_unreadable=config.skip_unreadable)
     classes = train.classes
     train.ensure_classes()
-    images, labels, notes = _read(layout.store, train, classes, config, MINIMUM)
+    images, labels, names, notes = _read(layout.store, train, classes, config, MINIMUM)
     if "test" in layout.parts:
-        test_images, test_labels, more = _more(layout, "test", classes, config)
+        test_images, test_labels, test_names, more = _more(layout, "test", classes, config)
         notes += more
     else:
         test, rest = test_split(labels)
         test_images, test_labels, images, labels = images[test], labels[test], images[rest], labels[rest]
+        test_names, names = ([names[i] for i in part.tolist()] for part in (test, rest))
         notes.append(f"no train/ with test/ in {root}: a sixth of each class is set aside as the test set")
 
-    held_out = None
+    held_out = aside = None
     if "val" in layout.parts:
         if config.holdout:
-            val_images, val_labels, more = _more(layout, "val", classes, config)
+            val_images, val_labels, val_names, more = _more(layout, "val", classes, config)
             held_out = torch.arange(len(labels), len(labels) + len(val_labels))
             images, labels = torch.cat([images, val_images]), torch.cat([labels, val_labels])
+            names += val_names
             notes += [*more, f"{layout.place('val')} is J_val, whole, whatever data.holdout says"]
+        elif held:
+            *aside, _, more = _more(layout, "val", classes, config)
+            notes += [*more, f"{layout.place('val')} is not trained on: the temperature is set on it"]
         else:
             notes.append(f"{layout.place('val')} is not used, since data.holdout is 0")
     notes += [*layout.notes, *layout.beside()]
@@ -64,19 +76,19 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
         config,
         held_out=held_out,
         notes=notes,
+        names=(names, test_names),
+        held=aside,
         device=device,
     )
 
 
-def _more(layout: Layout, part: str, classes: Sequence[str], config: Config) -> tuple[Tensor, Tensor, list[str]]:
+def _more(layout: Layout, part: str, classes: Sequence[str], config: Config) -> Pictures:
     """Reads another part than "train"."""
     return _read(layout.store, layout.read(part, classes, config.skip_unreadable), classes, config)
 
 
-def _read(
-    store: Store, part: FolderPart, classes: Sequence[str], config: Config, minimum: int = 1
-) -> tuple[Tensor, Tensor, list[str]]:
-    """Images uint8 [N, 3, S, S], labels int64 [N] and lines to be printed, ordered by class, then by path."""
+def _read(store: Store, part: FolderPart, classes: Sequence[str], config: Config, minimum: int = 1) -> Pictures:
+    """The pictures of a part, ordered by class, then by path."""
     labelled = zip(part.labels(classes), part.pictures, strict=True)
     files = sorted((label, picture.path.split("/"), picture.path) for label, picture in labelled)
     numbers = torch.tensor([label for label, _, _ in files], dtype=torch.int64)
@@ -88,9 +100,9 @@ def _read(
         config.skip_unreadable,
         threads=cpus(),
     )
-    labels = numbers[readable]
+    labels, names = numbers[readable], [printable(files[i][2]) for i in readable]
     _ensure_enough(part.place, classes, labels, minimum)
-    return stack(pixels, config.image_size), labels, [*part.inventory.lines(), *notes, *part.notes]
+    return stack(pixels, config.image_size), labels, names, [*part.inventory.lines(), *notes, *part.notes]
 
 
 def _ensure_enough(place: str, classes: Sequence[str], labels: Tensor, minimum: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from dasgm.bilevel.draws import Number, draw
 from dasgm.data._base import DataConfig
-from dasgm.data._split import split
+from dasgm.data._split import folds, held_share, split
 
 
 class Data:
@@ -28,10 +29,14 @@ class Data:
         mean, std: normalisation of images in [0, 1], one number per channel; None: they are measured on J_1 and J_2.
         held_out: indices into the training images that are J_val; None: J_val is drawn.
         notes: lines to be printed.
+        names: of the training and of the test images; None: they are called train/0 and so on.
+        held: images and labels that are neither trained on nor measured; see `held_out`.
         device: the device that the images are moved to.
 
     Attributes:
         J1, J2, Jval: int64 indices into the training images, on the CPU.
+        balanced: whether a training draws as many images of each class.
+        label_numbers: the training and the test labels, on the CPU.
         digest: SHA-256 of all images and labels.
     """
 
@@ -48,6 +53,8 @@ class Data:
         std: Sequence[float] | None = None,
         held_out: Tensor | None = None,
         notes: Sequence[str] = (),
+        names: tuple[Sequence[str], Sequence[str]] | None = None,
+        held: tuple[Tensor, Tensor] | None = None,
         device: str = "cpu",
     ) -> None:
         assert train[0].dtype == test[0].dtype == torch.uint8 and train[1].dtype == test[1].dtype == torch.int64
@@ -55,18 +62,26 @@ class Data:
         self.image_size, self.cutout_length = config.image_size, config.cutout
         self.J1, self.J2, self.Jval = split(train[1], config, held_out)
         self.digest = _digest(*train, *test)
+        self.measured = mean is None or std is None
         if mean is None or std is None:
             mean, std = _statistics(train[0], torch.cat([self.J1, self.J2]))
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.names, self.balanced = names, False
+        self.held = None if held is None else (held[0].to(device), held[1].to(device))
+        self.label_numbers = train[1], test[1]
         self.images, self.labels = (t.to(device) for t in train)
         self.test_images, self.test_labels = (t.to(device) for t in test)
+        self._normalise(mean, std)
+
+    def _normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        device = self.images.device
+        self.mean, self.std = tuple(mean), tuple(std)
         self._mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(self.std, device=device).view(3, 1, 1)
 
     @property
     def counts(self) -> tuple[int, int]:
         """Numbers of training images (J_1, J_2 and J_val) and of test images."""
-        return len(self.labels), len(self.test_labels)
+        return sum(map(len, (self.J1, self.J2, self.Jval))), len(self.test_labels)
 
     @property
     def resize(self) -> int:
@@ -90,6 +105,76 @@ class Data:
     def to_classifier(self, x: Tensor) -> Tensor:
         """Converts images in [-1, 1] to the classifier's normalisation. Differentiable."""
         return ((x + 1) / 2 - self._mean) / self._std
+
+    def class_counts(self) -> tuple[Tensor, Tensor]:
+        """Numbers of images of each class in J_1, J_2 and J_val together, and in the test set: int64 [classes]."""
+        train, test = self.label_numbers
+        labels = train[torch.cat([self.J1, self.J2, self.Jval])], test
+        first, second = (some.bincount(minlength=len(self.classes)) for some in labels)
+        return first, second
+
+    def apart(self, portion: float, seed: int) -> Data:
+        """The same data set without a share of the training images, drawn by class, which are `held_out`."""
+        J = torch.cat([self.J1, self.J2, self.Jval]).sort().values
+        found, (chosen, _) = copy(self), held_share(self.label_numbers[0][J], portion, seed)
+        held = J[chosen]
+        found.held = self.images[held], self.labels[held]
+        found.J1, found.J2, found.Jval = (part[~torch.isin(part, held)] for part in (self.J1, self.J2, self.Jval))
+        return found
+
+    def fold(self, number: int, of: int, seed: int) -> Data:
+        """Part `number`, from 1, of all images as the test set, and the others to train on; see `folds`.
+
+        The statistics by which images are normalised are measured anew on the latter, if they were measured at all.
+        """
+        J = torch.cat([self.J1, self.J2, self.Jval]).sort().values
+        images = torch.cat([self.images[J.to(self.images.device)], self.test_images])
+        labels = torch.cat([self.label_numbers[0][J], self.label_numbers[1]])
+        train, test = self.names or ([f"train/{i}" for i in range(len(self.labels))], None)
+        names = [*(train[i] for i in J.tolist()), *(test or map(self.test_name, self.tested()))]
+        part = folds(labels, of, seed) == number - 1
+        places = [side.nonzero()[:, 0] for side in (~part, part)]
+        found = copy(self)
+        found.label_numbers = labels[places[0]], labels[places[1]]
+        found.labels, found.test_labels = (numbers.to(images.device) for numbers in found.label_numbers)
+        found.images, found.test_images = (images[place.to(images.device)] for place in places)
+        found.names = ([names[i] for i in places[0].tolist()], [names[i] for i in places[1].tolist()])
+        found.J1, found.J2, found.Jval = torch.arange(len(places[0])), self.J2[:0], self.Jval[:0]
+        if self.measured:
+            found._normalise(*_statistics(found.images.cpu(), found.J1))
+        return found
+
+    def held_out(self) -> Data | None:
+        """The data set with images as its test set that are neither trained on nor measured; None: there are none."""
+        if self.held is None:
+            return None
+        found = copy(self)
+        found.test_images, found.test_labels = self.held
+        return found
+
+    def balancing(self) -> Data:
+        """The same data set, `balanced`."""
+        found = copy(self)
+        found.balanced = True
+        return found
+
+    def noting(self, lines: Sequence[str]) -> Data:
+        """The same data set with more lines to be printed."""
+        found = copy(self)
+        found.notes = (*self.notes, *lines)
+        return found
+
+    def tested(self) -> list[int]:
+        """The indices of the test images."""
+        return list(range(len(self.test_labels)))
+
+    def test_name(self, index: int) -> str:
+        """Of a test image: its path below the data set's folder where it is a file."""
+        return self.names[1][index] if self.names else f"test/{index}"
+
+    def test_picture(self, index: int) -> Tensor:
+        """A test image as uint8 [3, S, S], on the CPU."""
+        return self.test_images[index].cpu()
 
     def augment(self, x: Tensor, cutout: bool, probability: Number = lambda: 1.0) -> Tensor:
         """Crops and flips normalised images [n, 3, S, S], and if `cutout` cuts a square out of each with a probability,

@@ -30,15 +30,16 @@ class Files:
     store: Store
     paths: pa.BinaryArray  # below the store's root, as bytes, because not all are UTF-8
 
-    def path(self, index: int) -> str:
+    def below(self, index: int) -> str:
+        """The path of a picture below the root."""
         return os.fsdecode(self.paths[index].as_py())
 
     def name(self, index: int) -> str:
-        return self.store.name(self.path(index))
+        return self.store.name(self.below(index))
 
     def read(self, indices: Sequence[int]) -> list[bytes | Exception]:
         """The encoded pictures, or for each that cannot be read the error."""
-        return [self._read(self.path(index)) for index in indices]
+        return [self._read(self.below(index)) for index in indices]
 
     def _read(self, path: str) -> bytes | Exception:
         try:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dasgm.data._listing import Listing, listings
+from dasgm.data._listing import Files, Listing, listings
 from dasgm.data._photographs import CHANGES, MEAN, STD, centred, cropped, decoded, jitter, normalised
 from dasgm.data._pictures import shorter_side
-from dasgm.data._split import share
-from dasgm.store.files import first_line, reason
+from dasgm.data._split import balanced, held_share, share
+from dasgm.store.files import first_line, printable, reason
 
 if TYPE_CHECKING:
     from dasgm.data.imagenet import Config
@@ -40,6 +40,12 @@ class Photographs:
     name: str = "imagenet"
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
+    held: Listing | None = None
+    """Pictures that are neither trained on nor measured; see `held_out`."""
+    balanced: bool = False
+    """Whether a training draws as many pictures of each class."""
+    noted: tuple[str, ...] = ()
+    """More lines to be printed."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -57,12 +63,71 @@ class Photographs:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.train.notes + self.test.notes
+        return self.train.notes + self.test.notes + self.noted
 
     @property
     def digest(self) -> str:
         """SHA-256 of both listings, which identifies the data of a run."""
         return hashlib.sha256(f"{self.train.digest} {self.test.digest}".encode()).hexdigest()
+
+    def class_counts(self) -> tuple[Tensor, Tensor]:
+        """Numbers of pictures of each class to train on and to test on: int64 [classes]."""
+        parts = (torch.from_numpy(part.labels[part.in_order()]) for part in (self.train, self.test))
+        first, second = (labels.bincount(minlength=len(self.classes)) for labels in parts)
+        return first, second
+
+    def apart(self, portion: float, seed: int) -> Photographs:
+        """The same data set without a share of the training pictures, drawn by class, which are `held_out`."""
+        train, order = self.train, self.train.in_order()
+        parts = held_share(torch.from_numpy(train.labels[order]), portion, seed)
+        held, rest = (np.isin(np.arange(len(train.labels)), order[part.numpy()]) for part in parts)
+        return replace(self, train=replace(train, chosen=rest), held=replace(train, chosen=held, notes=()))
+
+    def fold(self, number: int, of: int, seed: int) -> Photographs:
+        """Raises ValueError: only data sets in memory are divided into folds."""
+        raise ValueError(f"folds {of}: the pictures are streamed, and folds are for what is held in memory; choose 0")
+
+    def held_out(self) -> Photographs | None:
+        """The data set with pictures to test on that are neither trained on nor measured; None: there are none."""
+        return None if self.held is None else replace(self, test=self.held)
+
+    def balancing(self) -> Photographs:
+        """The same data set, `balanced`. ValueError: its pictures lie in Parquet files, which are read in groups."""
+        if not isinstance(self.train.source, Files):
+            raise ValueError(
+                "balance sampling: pictures in Parquet files are read in groups of rows, so that drawing them by class "
+                "would read each group many times; choose --balance loss"
+            )
+        return replace(self, balanced=True)
+
+    def noting(self, lines: Sequence[str]) -> Photographs:
+        """The same data set with more lines to be printed."""
+        return replace(self, noted=(*self.noted, *lines))
+
+    def tested(self) -> list[int]:
+        """The indices of the pictures to test on in their listing."""
+        return [int(index) for index in self.test.in_order()]
+
+    def test_name(self, index: int) -> str:
+        """Of a picture of the test listing: its path below the data set's folder, or its file and row."""
+        return printable(self.test.source.below(index))
+
+    def test_picture(self, index: int) -> Tensor:
+        """A picture of the test listing as uint8 [3, S, S]."""
+        return self.reader(0, None)(np.array([index])).pixels[0]
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Indices of the training pictures in the order of an epoch. With N in the listing, index + k N is the same
+        picture for the k-th time, whose draws are its own."""
+        order = self.train.permuted(seed, epoch)
+        if not self.balanced:
+            return order
+        order = order[balanced(self.train.labels[order], np.random.default_rng((seed, epoch, 0, 1)))]
+        by_picture = order.argsort(kind="stable")
+        _, firsts, counts = np.unique(order[by_picture], return_index=True, return_counts=True)
+        times = np.empty_like(order)
+        times[by_picture] = np.arange(len(order)) - firsts.repeat(counts)
+        return order + times * len(self.train.labels)
 
     def reader(self, seed: int, epoch: int | None) -> BatchReader:
         """What reads the batches of an epoch of training, or with None those of the test."""
@@ -129,41 +194,42 @@ class BatchReader:
         draws = torch.zeros(len(indices), DRAWS)
         wrong = [""] * len(indices)
         places = np.flatnonzero(indices != PAD)
-        pictures = self.listing.source.read(indices[places].tolist())
+        pictures = self.listing.source.read((indices[places] % len(self.listing.labels)).tolist())
         for place, encoded in zip(places.tolist(), pictures, strict=True):
-            index = taken = int(indices[place])
+            drawn = int(indices[place])  # see `Photographs.order`
+            index = taken = drawn % len(self.listing.labels)
             try:
-                square = self._square(encoded, index)
+                square = self._square(encoded, drawn)
             except Unreadable as error:
                 wrong[place] = f"{self.listing.source.name(index)} ({error})"
                 if self.epoch is None or not self.skip:
                     continue
-                taken, square = self._next(index)
+                taken, square = self._next(index, drawn)
             pixels[place], draws[place] = square
             labels[place] = int(self.listing.labels[taken])
         return Batch(pixels, labels, draws, wrong)
 
-    def _square(self, encoded: bytes | Exception, index: int) -> tuple[Tensor, Tensor]:
+    def _square(self, encoded: bytes | Exception, drawn: int) -> tuple[Tensor, Tensor]:
         """The pixels that are used of a picture, and the draws of its colours."""
         if isinstance(encoded, Exception):
             raise Unreadable(_reason(encoded))
         try:
             if self.epoch is None:
                 return centred(decoded(encoded), self.size), torch.zeros(DRAWS)
-            # 1 + index, because numpy gives (seed, epoch) and (seed, epoch, 0) the same stream
-            random = np.random.default_rng((self.seed, self.epoch, 1 + index))
+            # 1 + drawn, because numpy gives (seed, epoch) and (seed, epoch, 0) the same stream
+            random = np.random.default_rng((self.seed, self.epoch, 1 + drawn))
             return cropped(encoded, self.size, random), jitter(random)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # decoders raise many types of errors
             raise Unreadable(reason(error)) from None
 
-    def _next(self, index: int) -> tuple[int, tuple[Tensor, Tensor]]:
+    def _next(self, index: int, drawn: int) -> tuple[int, tuple[Tensor, Tensor]]:
         """Index of the next picture in use that can be read, and what `_square` makes of it."""
         order = self.listing.in_order()
         for taken in np.roll(order, -int(np.searchsorted(order, index)) - 1)[:-1].tolist():
             try:
-                return taken, self._square(self.listing.source.read([taken])[0], index)
+                return taken, self._square(self.listing.source.read([taken])[0], drawn)
             except Unreadable:
                 continue
         raise ValueError(f"no training picture can be read; the first one tried was {self.listing.source.name(index)}")
@@ -212,7 +278,7 @@ class Loader:
         Raises:
             ValueError: a picture cannot be read and is not to be skipped. The message names it.
         """
-        order = self.data.train.permuted(self.seed, epoch)[: self.iterations * self.workers * self.batch_size]
+        order = self.data.order(self.seed, epoch)[: self.iterations * self.workers * self.batch_size]
         for batch in self._checked(epoch, order):
             x = normalised(batch.pixels, self.device, batch.draws)
             yield x, batch.labels.to(self.device, non_blocking=True)
@@ -221,12 +287,17 @@ class Loader:
         """Evaluation batches: x and y as in training, and a mask bool [b] of the images that count. y is 0 where it is
         False.
         """
-        order = self.data.test.in_order()
-        missing = -len(order) % (self.workers * self.batch_size)
-        order = np.concatenate([order, np.full(missing, PAD)])
-        for batch in self._checked(None, order):
+        for batch in self._checked(None, self._padded()):
             y = batch.labels.to(self.device, non_blocking=True)
             yield normalised(batch.pixels, self.device), y.clamp(min=0), y != PAD
+
+    def tested(self) -> np.ndarray:
+        """The index in the test listing of each place of `testing`, PAD in padding."""
+        return self._padded().reshape(-1, self.workers, self.batch_size)[:, self.rank].ravel()
+
+    def _padded(self) -> np.ndarray:
+        order = self.data.test.in_order()
+        return np.concatenate([order, np.full(-len(order) % (self.workers * self.batch_size), PAD)])
 
     def _checked(self, epoch: int | None, order: np.ndarray) -> Iterator[Batch]:
         mine = list(order.reshape(-1, self.workers, self.batch_size)[:, self.rank])

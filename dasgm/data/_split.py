@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,3 +68,52 @@ def test_split(labels: Tensor) -> tuple[Tensor, Tensor]:
     A sixth is the test set, as in CIFAR; it does not depend on the seed.
     """
     return share(labels, 1 / 6, torch.Generator().manual_seed(0))
+
+
+def held_share(labels: Tensor, portion: float, seed: int) -> tuple[Tensor, Tensor]:
+    """As `share`, for images that are held out of a training.
+
+    Raises:
+        ValueError: none would be held out, or a class would have none left.
+    """
+    chosen, others = share(labels, portion, torch.Generator().manual_seed(seed))
+    if not len(chosen):
+        raise ValueError(f"calibration {portion} of {len(labels)} training images holds none out: raise it")
+    if len(labels[others].unique()) < len(labels.unique()):
+        raise ValueError(f"calibration {portion} leaves a class without training images: lower it")
+    return chosen, others
+
+
+def folds(labels: Tensor, number: int, seed: int) -> Tensor:
+    """The part of each image, from 0, of `number` parts that hold each class as equally as possible: int64 [N].
+
+    Raises:
+        ValueError: a class has fewer images than there are parts.
+    """
+    least = int(labels.bincount()[labels.unique()].min())
+    if least < number:
+        raise ValueError(f"folds {number}: the smallest class has {least} images; choose at most {least}")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[labels[order].argsort(stable=True)]
+    found = torch.empty_like(order)
+    found[order] = torch.arange(len(labels)) % number
+    return found
+
+
+def balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Places into `labels` in an order in which each class in use comes as often: int64 [N], N as many as labels.
+
+    A class has N / C places, rounded down or up at random. It fills them with whole shuffles of its images: none comes
+    more than once more often than another.
+    """
+    present, sizes = np.unique(labels, return_counts=True)
+    quota = np.full(len(present), len(labels) // len(present))
+    quota[random.permutation(len(present))[: len(labels) % len(present)]] += 1
+    by_class = np.split(labels.argsort(kind="stable"), sizes.cumsum()[:-1])
+    drawn = [_repeated(places, n, random) for places, n in zip(by_class, quota, strict=True)]
+    return random.permutation(np.concatenate(drawn))
+
+
+def _repeated(places: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+    """n of the places: all of them as often as they fit, then some at random."""
+    return np.concatenate([random.permutation(places) for _ in range(-(-n // len(places)))])[:n]

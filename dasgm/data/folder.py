@@ -36,3 +36,9 @@ class Config(DataConfig):
         from dasgm.data._folder import load
 
         return load(self, data_dir, device)
+
+    def open(self, data_dir: str | None, device: str = "cpu") -> Data:
+        """As `load`. A `val/` that is not J_val is held out of the training."""
+        from dasgm.data._folder import load
+
+        return load(self, data_dir, device, held=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dasgm import model
-from dasgm.bilevel import Player, Tensors, ensure_graph
+from dasgm.bilevel import Player, Tensors, ensure_graph, seed_of
 from dasgm.cpus import cpus
 from dasgm.data._pictures import first_ten
 from dasgm.device import device_of, ensure_bfloat16, ensure_room
@@ -25,6 +25,7 @@ from dasgm.jobs.compiled import compile_network, ensure_compiler
 from dasgm.jobs.loop import Loop
 from dasgm.jobs.means import Means
 from dasgm.jobs.memory import batch_advice
+from dasgm.jobs.predictions import measure, sizes, write_results
 from dasgm.jobs.proxy import UNCONNECTED
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.training import TOP, Batches, InMemory, Training
@@ -57,6 +58,26 @@ def torch_batches(data: Any, config: EvaluateConfig) -> Batches:
 
     device = device_of(config.device)
     return TorchLoader(data, config.batch_size, config.seed, rank(), world_size(), device, decoders(device))
+
+
+def opened(config: EvaluateConfig, device: str) -> Any:
+    """The data set as the training uses it: some held out, balanced, and with a line about the sizes of the classes.
+
+    Raises:
+        ValueError: the files are missing or not as they should be, or the settings do not fit them.
+    """
+    data = config.data.open(config.data_dir, device)
+    if config.folds:
+        if not config.fold:
+            raise ValueError(
+                f"fold 0 of {config.folds}: expected the number of one part; dasgm evaluate goes through all"
+            )
+        data = data.fold(config.fold, config.folds, seed_of(config.data.split_seed, "folds"))
+    if config.calibration:
+        data = data.apart(config.calibration, seed_of(config.data.split_seed, "calibration"))
+    if config.balance == "sampling":
+        data = data.balancing()
+    return data.noting(sizes(data.classes, *data.class_counts()))
 
 
 def decoders(device: str) -> int:
@@ -130,7 +151,7 @@ class EvaluateJob:
     """Where images come from, once `check` has found that they can: before the folder is begun."""
 
     def load(self, device: str) -> Any:
-        return self.config.data.open(self.config.data_dir, device)
+        return opened(self.config, device)
 
     def check(self, data: Any) -> dict[str, str]:
         fits(self.genotype, self.config, data)
@@ -152,7 +173,9 @@ class EvaluateJob:
 
     def run(self, data: Any, session: Session) -> Row:
         assert self.source is not None
-        return EvaluateLoop(session, self.genotype, self.config, data, self.source).go()
+        held = data.held_out()
+        held = held and self.batches(held, self.config)
+        return EvaluateLoop(session, self.genotype, self.config, data, self.source, held).go()
 
 
 @contextmanager
@@ -176,9 +199,17 @@ class EvaluateLoop(Loop):
 
     phase = "evaluate"
 
-    def __init__(self, session: Session, genotype: Genotype, config: EvaluateConfig, data: Any, batches: Batches):
+    def __init__(
+        self,
+        session: Session,
+        genotype: Genotype,
+        config: EvaluateConfig,
+        data: Any,
+        batches: Batches,
+        held: Batches | None,
+    ):
         super().__init__(session, config, data)
-        self.genotype, self.source = genotype, batches
+        self.genotype, self.source, self.held = genotype, batches, held
         self.least, self.best_epoch = math.inf, 0  # the smallest test error of an epoch so far
         self.last: Row = {}
         self.told: set[str] = set()  # pictures that are left out
@@ -188,6 +219,8 @@ class EvaluateLoop(Loop):
         self.training = Training(
             self.genotype, config, len(self.data.classes), device, config.seed, "evaluate", say=cache(self.hooks.say)
         )
+        if config.balance == "loss":
+            self.training.weigh(self.data.class_counts()[0])
 
     def start(self) -> None:
         self.training.W.load_state_dict(broadcast(self.training.W.state_dict()))
@@ -314,7 +347,16 @@ class EvaluateLoop(Loop):
             row["result/top5_error"] = last["test/top5_error"]
         row |= {"result/best_error": self.least, "result/best_epoch": self.best_epoch}
         row |= {f"result/{name}": counts[name] for name in ("parameters", "multiply_adds")}
-        row |= {"cost/gpu_hours": self.hours, "time": time.time()}
+        row |= self._classified() | {"cost/gpu_hours": self.hours, "time": time.time()}
         if rank() == 0:
             model.save(self.run.folder, self.training.network, self.genotype, config, data, row)
         return row
+
+    def _classified(self) -> Row:
+        """predictions.csv, metrics.json and the pictures that are mistaken; what the result's row has of them."""
+        if not self.genotype.connected:
+            return {}  # nothing is trained, so there is nothing to look at
+        with _for_all(self.run):
+            found = measure(self.training, self.source, self.held)
+        row = write_results(self.run.folder, self.data, found) if rank() == 0 else {}
+        return dict(broadcast(row))

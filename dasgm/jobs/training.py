@@ -7,11 +7,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dasgm.bilevel import Draws, Iterations, Player, Tensors, draw, full_precision, grad, replay, seed_of
+from dasgm.data._split import balanced
 from dasgm.distributed import average, rank, world_size
 from dasgm.recipes import EvaluateConfig
 
@@ -42,6 +44,9 @@ class Batches(Measured, Protocol):
     unreadable: dict[str, None]
     """Pictures that this worker left out so far, 'NAME (reason)', once each."""
 
+    def tested(self) -> np.ndarray:
+        """The index among the test images of each place of `testing`; any number where the mask is false."""
+
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's `iterations` augmented batches of an epoch (from 0): a pure function of it."""
 
@@ -61,6 +66,7 @@ class InMemory:
     """Batches of a data set in memory.
 
     Args:
+        data: where it is `balanced`, each class is learnt from as often.
         train: indices of the training images that are learnt from; what is left of a global batch is left out.
         batch_size: of each worker.
         stream: names the random streams.
@@ -73,16 +79,23 @@ class InMemory:
         self.unreadable: dict[str, None] = {}  # the data set reported them when it read them
         self.iterations = max(1, len(train) // (batch_size * world_size()))
         self.place = (0, 0)
+        self.labels = data.label_numbers[0][train].numpy() if data.balanced else None
         self.draws = Draws(data.images.device)  # of a batch, which reach a GPU in one copy, for which nothing waits
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(seed_of(*self.stream, epoch))
-        order = self.train[torch.randperm(len(self.train), generator=generator)]
+        order = self.train[self._places(epoch)]
         for i in range(self.iterations):
             self.place, self.order = (epoch, i), order
             with self.draws.of_iteration():
                 batch = self._batch()
             yield batch
+
+    def _places(self, epoch: int) -> Tensor:
+        """Places in `train` in the order of an epoch."""
+        seed = seed_of(*self.stream, epoch)
+        if self.labels is not None:
+            return torch.from_numpy(balanced(self.labels, np.random.default_rng(seed)))
+        return torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         data = self.data
@@ -96,6 +109,10 @@ class InMemory:
         _, i = self.place
         start = (i * world_size() + rank()) * self.batch_size
         return self.order[start : start + self.batch_size]
+
+    def tested(self) -> np.ndarray:
+        J = torch.arange(len(self.data.test_labels)) if self.held_out is None else self.held_out
+        return J[rank() :: world_size()].numpy()
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         data = self.data
@@ -147,7 +164,13 @@ class Training:
         self.half = config.precision == "bfloat16" or (on_gpu and torch.cuda.is_bf16_supported(False))
         self.iteration, self.place = 0, (0, 0)
         self.iterations = Iterations(self._iterate, [self.W], self, self.device, config.cuda_graph, say)
+        self.class_weights: Tensor | None = None  # float32 [classes], by which losses are multiplied
         self.inputs: dict[torch.Size, tuple[Tensor, Tensor]] = {}  # the batches that a graph reads, by shape
+
+    def weigh(self, counts: Tensor) -> None:
+        """Give all classes the same weight in the loss, from the numbers of their training images: int64 [classes]."""
+        weights = counts.sum() / (counts > 0).sum() / counts.clamp(min=1)
+        self.class_weights = weights.float().to(self.device)
 
     def schedule(self, epoch: int) -> None:
         """Write what depends on the epoch (from 0): a pure function of it, so nothing is to be restored."""
@@ -180,7 +203,11 @@ class Training:
         config = self.config
 
         def loss_of(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+            if self.class_weights is None:
+                return F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+            # not torch's weights, which divide by the batch's own sum and weigh what smoothing adds by other classes
+            losses = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing, reduction="none")
+            return (self.class_weights[y] * losses).mean()
 
         with nullcontext() if self.half else full_precision():
             with torch.autocast(self.device.type, torch.bfloat16, self.half):
@@ -197,16 +224,22 @@ class Training:
     def counts(self, batches: Measured) -> tuple[int, int, int]:
         """Images measured, over all workers: right, right among the first five, all. In float32."""
         found = torch.zeros(3, dtype=torch.int64, device=self.device)
+        for logits, y, mask in self.measured(batches):
+            best = logits.topk(min(TOP, self.classes), 1).indices
+            right = (logits.argmax(1) == y, (best == y[:, None]).any(1), torch.ones_like(mask))
+            found += torch.stack([(hit & mask).sum() for hit in right])
+        shared = found.cpu().double()
+        average([shared])
+        first, five, seen = (shared * world_size()).round().long().tolist()
+        return first, five, seen
+
+    @torch.no_grad()
+    def measured(self, batches: Measured) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each batch that is measured: logits in float32, labels, and the mask of images that count."""
         self.W.agree()
         self.network.eval()
         for x, y, mask in batches.testing():
             with full_precision():
                 logits = self.network(x.to(memory_format=self.layout))
-            best = logits.topk(min(TOP, self.classes), 1).indices
-            right = (logits.argmax(1) == y, (best == y[:, None]).any(1), torch.ones_like(mask))
-            found += torch.stack([(hit & mask).sum() for hit in right])
+            yield logits, y, mask
         self.network.train()
-        shared = found.cpu().double()
-        average([shared])
-        first, five, seen = (shared * world_size()).round().long().tolist()
-        return first, five, seen

@@ -5,12 +5,10 @@ It reads what the folder holds at that moment; what is missing, torn or malforme
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,8 +18,9 @@ from markupsafe import Markup
 from dasgm.measures.scores import FIRST, SCORES, Score, name_of
 from dasgm.measures.truth import DATASETS
 from dasgm.pages import charts
+from dasgm.pages.classified import classified, compared
+from dasgm.pages.pictures import embedded
 from dasgm.pages.view import (
-    MOST_PIXELS,
     STATES,
     Json,
     Ranked,
@@ -34,10 +33,9 @@ from dasgm.pages.view import (
     read_trials,
 )
 from dasgm.pages.words import breakable, duration, moment, number, percent, scored
-from dasgm.store.files import contents, shell_line, write_atomic
+from dasgm.store.files import shell_line, write_atomic
 from dasgm.store.records import read_record
 
-PICTURE_BYTES = 300_000  # a larger picture is made smaller: a page has four, and at most 3 MB
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
 LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
 
@@ -160,9 +158,14 @@ def _evaluation(folder: Path) -> Json:
         "kind": "evaluation",
         "state": run.state,
         "name": run.title,
-        "result": result if {"error", "best_error", "best_epoch", "parameters", "multiply_adds"} <= set(result) else {},
+        "result": result if {"error", "parameters", "multiply_adds"} <= set(result) else {},
         "epochs": run.config.get("epochs", "?"),
-        "curves": charts.line_chart([test, train], "error", percent=True, width=820, height=300),
+        "curves": charts.line_chart([test, train], "error", percent=True, width=480, height=250),
+        "loss": charts.line_chart(
+            [charts.Series("training loss", run.curve("loss/train"))], "training loss", width=480, height=250
+        ),
+        "classified": classified(folder),
+        "against": compared(folder),
         "cost": run.last("cost/gpu_hours"),
         "predict": shell_line(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
     }
@@ -309,25 +312,3 @@ def _frame(row: Json, kind: str, number: int) -> list[dict[str, float]]:
         return []
     sound = len(edges) == number and isinstance(row.get("epoch"), int)
     return edges if sound and all(edge and all(map(math.isfinite, edge.values())) for edge in edges) else []
-
-
-def embedded(path: Path) -> Json | None:
-    """A picture as a data URI, made smaller until it has at most PICTURE_BYTES; None if it cannot be read."""
-    from PIL import Image
-
-    try:
-        data, kind = contents(path), "png"
-        with Image.open(BytesIO(data), formats=["PNG"]) as opened:  # some of its formats start programs
-            if opened.width * opened.height > MOST_PIXELS:
-                return None
-            image = opened.convert("RGB")
-        size = image.size
-        while len(data) > PICTURE_BYTES:
-            buffer = BytesIO()
-            image.save(buffer, "WEBP", quality=80)
-            data, kind, image = buffer.getvalue(), "webp", image.reduce(2)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's words for a torn PNG
-        return None
-    epoch = path.stem.rpartition("-")[2].lstrip("0") or "0"
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return {"uri": uri, "width": size[0], "height": size[1], "epoch": epoch}
