@@ -32,6 +32,7 @@ from dasgm.pages.view import (
     ranking,
     read_run,
     read_trials,
+    registrations,
 )
 from dasgm.pages.words import breakable, duration, moment, number, percent
 from dasgm.store.files import contents, shell_line, write_atomic
@@ -164,6 +165,7 @@ def _evaluation(folder: Path) -> Json:
         "curves": charts.line_chart([test, train], "error", percent=True, width=820, height=300),
         "cost": run.last("cost/gpu_hours"),
         "predict": shell_line(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
+        "registered": registrations(run.info),
     }
 
 
