@@ -16,6 +16,7 @@ from cluster.group import CUT_OFF, Group
 from cluster.options import GroupOptions, OnWorkers
 from cluster.patience import say_now
 from cluster.room import Workers, gave_up
+from cluster.stores import ensure_model_name, one_line
 from cluster.winners import Candidate
 from dasgm.cli.catalogue import show_config
 from dasgm.config import mathematics, to_json
@@ -50,8 +51,14 @@ class Options(OnWorkers, GroupOptions):
     """Number of batches that Ray Data prepares ahead for each worker, which bounds its memory.
     The default 0 is three batches for each CPU of the worker's share."""
 
+    register: str = ""
+    """Model in MLflow's registry that gets a version of each trained network, as ONNX. By default none is registered.
+    Its alias champion moves to one that a test on the same test pictures says is better."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.register:
+            ensure_model_name(self.register)
         if self.seeds < 1:
             raise ValueError(f"seeds {self.seeds}: expected at least 1")
         if self.prefetch < 0 or self.prefetch == 1:
@@ -155,6 +162,13 @@ class Evaluations(Group):
         for one in self.candidates:
             fits(one.genotype, self.config, self.data)
 
+    def look_at_registry(self) -> None:
+        """ValueError if the trained networks are to be registered and could not be."""
+        if self.options.register:
+            from cluster.registry import ensure_possible
+
+            ensure_possible(self.options.register, self.folder.parent)
+
     def dry_run(self) -> None:
         from dasgm.cli.estimate import describe_training
 
@@ -169,6 +183,7 @@ class Evaluations(Group):
             say_now(f"  {one.name}: {one.source}")
         workers = self.workers()
         self.look_at_data(workers)
+        self.look_at_registry()
         for line in (self.data.describe(), *self.data.notes):
             say_now(line)
         return workers
@@ -304,7 +319,25 @@ class Evaluations(Group):
             say_now(f"try one: {shell_line(['dasgm', 'predict', self.folder / done[0].name, 'PICTURE'])}")
         if self.link:
             say_now(self.in_mlflow())
-        return all(self.state(one) != "failed" for one in self.evaluations)
+        registered = self.register(done) if self.options.register else True
+        return registered and all(self.state(one) != "failed" for one in self.evaluations)
+
+    def register(self, done: Sequence[Evaluation]) -> bool:
+        """Register the finished ones, once none is to be continued, and say what came of it; whether it succeeded."""
+        from cluster.tracking import register
+
+        name, folders = self.options.register, [self.folder / one.name for one in done]
+        if not done or any(self.state(one) not in ("finished", "failed") for one in self.evaluations):
+            say_now(f"register {name}: not yet, since evaluations are still to be done")
+            return True
+        try:
+            for line in register(folders, name):
+                say_now(line)
+        except Exception as error:  # the trained networks are safe
+            again = shell_line(["python", "-m", "cluster.tracking", *folders, "--register", name])
+            say_now(f"register {name}: {one_line(error)}; `{again}` does it later")
+            return False
+        return True
 
 
 class Driver:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dasgm.plugins import nearest
+from dasgm.store.files import short
 
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
@@ -20,6 +24,7 @@ ENVIRONMENT = {  # set unless the user has: with its defaults MLflow waits 4 to 
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised as well, and said once
 }
+LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves a database
 EXAMPLES = "http://127.0.0.1:5000 or sqlite:////home/me/mlflow.db"
 
 
@@ -32,6 +37,17 @@ def set_environment() -> None:
 def store_of(uri: str | None, storage: Path) -> str:
     """The address of the store for what lies in `storage`."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve()}/mlflow.db"
+
+
+def address(link: str, storage: Path, uri: str | None = None) -> str:
+    """A page of MLflow as a browser takes it: at the server, or where `mlflow ui` serves the database.
+
+    Args:
+        link: its path, such as /#/experiments/1.
+        storage, uri: see `store_of`.
+    """
+    uri = store_of(uri, storage)
+    return (uri.rstrip("/") if uri.startswith("http") else LOCAL) + link
 
 
 def experiment_of(name: str | None = None) -> str:
@@ -70,6 +86,15 @@ def ensure_known(uri: str | None = None) -> None:
         raise ValueError(f"{named}{_shown(uri)}: it names no host; expected such as {EXAMPLES}")
 
 
+def ensure_model_name(name: str) -> None:
+    """ValueError where a registered model cannot be called so, or `models:/NAME@ALIAS` would not be its address."""
+    if not re.fullmatch(r"\w([\w. -]{0,198}\w)?", name):
+        raise ValueError(
+            f"register {short(name)}: expected a name of at most 200 letters, digits, spaces and '.', '_', '-', with a "
+            "letter or a digit at both ends, as in --register pictures"
+        )
+
+
 def _kind(uri: str) -> str:
     """The scheme of an address as MLflow reads it: a database without its driver; empty for a path."""
     if uri in SERVERS:  # databricks, without an address
@@ -81,6 +106,31 @@ def _kind(uri: str) -> str:
     return database if plus and database in DATABASES else scheme
 
 
+def without_password(uri: str) -> str:
+    """An address as it may be written down."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
 def _shown(uri: str) -> str:
     """An address as it is shown: without a password, and short."""
     return repr(re.sub(r"//[^/@]*@", "//...@", uri)[:100])
+
+
+def one_line(error: Exception) -> str:
+    """The gist of an error that mlflow, requests or SQLAlchemy tells over many lines."""
+    text = str(error).strip()
+    cause = re.search(r"Connection refused|timed out|Name or service not known|No route to host|is locked", text)
+    return cause[0] if cause else f"{type(error).__name__}: {text}".removeprefix("ValueError: ").splitlines()[0][:500]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Only one process sends a folder at a time, or both would create its runs. ValueError: another one does."""
+    with open(folder / ".tracking.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being sent to MLflow by another process: try again in a minute") from None
+        except OSError:
+            pass  # a file system without locks
+        yield

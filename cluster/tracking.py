@@ -3,18 +3,17 @@
 The folder is the truth: all that is sent, timestamps too, is read from its files. cluster/contents.py reads what MLflow
 shall hold, cluster/writer.py writes it; here is when that is done, and by whom.
 
-    python -m cluster.tracking RUN...        sends any run or sweep folders and prints where to look at them
+    python -m cluster.tracking RUN...                    sends run or sweep folders and prints where to look at them
+    python -m cluster.tracking RUN... --register NAME    also registers the trained networks (cluster/registry.py)
 """
 
 from __future__ import annotations
 
-import fcntl
+import argparse
 import json
-import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -26,14 +25,13 @@ from cluster.contents import (
     identity,
     root_of,
 )
-from cluster.stores import EXPERIMENT, ensure_known, store_of
+from cluster.stores import EXPERIMENT, address, alone, ensure_known, one_line, store_of
 from cluster.writer import Writer
 from dasgm.cli.arguments import Parser
 from dasgm.pages.view import mlflow_ui
 from dasgm.store.files import printable, shell_line
 from dasgm.store.replica import here
 
-LOCAL = "http://127.0.0.1:5000"  # where ui_command() serves
 CHARTS = "&compareRunsMode=CHART"
 
 
@@ -61,7 +59,7 @@ def sync(
     root = root_of(folder)
     if not any((root / name).is_file() for name in ("sweep.json", "run.json")):
         return None
-    with _alone(root):
+    with alone(root):
         if not (root / "sweep.json").is_file():
             search = content_of_run(root)
             store = Writer(uri, experiment, root.parent, search.key)
@@ -81,6 +79,19 @@ def sync(
         return view if folder == root else store.run_link(ids[folder.name])
 
 
+def register(folders: Sequence[Path], name: str, uri: str | None = None, experiment: str | None = None) -> list[str]:
+    """Send evaluations, register their networks, and send the links; arguments and lines as of `registry.register`."""
+    from cluster import registry
+
+    roots = list(dict.fromkeys(root_of(folder.resolve()) for folder in folders))
+    for root in roots:
+        sync(root, uri, experiment)
+    lines = registry.register([folder.resolve() for folder in folders], name, uri, experiment)
+    for root in roots:
+        sync(root, uri, experiment)
+    return lines
+
+
 def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: str | None = None) -> str:
     """The link to MLflow's comparison (parallel coordinates) of run folders. ValueError: one was never sent."""
     runs = []
@@ -98,12 +109,6 @@ def ui_command(storage: str | Path, uri: str | None = None) -> str:
     """The command that serves the store of `storage`; empty if a server does already."""
     uri = store_of(uri, Path(storage))
     return "" if uri.startswith("http") else mlflow_ui(uri)
-
-
-def address(link: str, storage: str | Path, uri: str | None = None) -> str:
-    """A link of sync() or compare() as a browser takes it: at the server, or where ui_command() serves."""
-    uri = store_of(uri, Path(storage))
-    return (uri.rstrip("/") if uri.startswith("http") else LOCAL) + link
 
 
 class MlflowSync:
@@ -166,26 +171,6 @@ class MlflowSync:
             self._last.wait(self.pause)
 
 
-def one_line(error: Exception) -> str:
-    """The gist of an error that mlflow, requests or SQLAlchemy tells over many lines."""
-    text = str(error).strip()
-    cause = re.search(r"Connection refused|timed out|Name or service not known|No route to host|is locked", text)
-    return cause[0] if cause else f"{type(error).__name__}: {text}".removeprefix("ValueError: ").splitlines()[0][:500]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process sends a folder at a time, or both would create its runs. ValueError: another one does."""
-    with open(folder / ".tracking.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder} is being sent to MLflow by another process: try again in a minute") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
 # ------------------------------------------------------------------------------------------------ the command
 
 
@@ -197,6 +182,39 @@ def fetched(place: str) -> Path:
         if above := parts.path.strip("/").rpartition("/")[0]:
             here(parts._replace(path=f"/{above}").geturl(), depth=1)
     return folder
+
+
+def _send(place: str, options: argparse.Namespace) -> Path:
+    """Send the folder that a path or an address names, and say where to look at it. ValueError: one line."""
+    folder = None
+    try:
+        folder = fetched(place)
+        if (link := sync(folder, options.uri, options.experiment)) is None:
+            raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
+    except Exception as error:
+        named = f"{place}: " if folder else ""  # an address that is refused may hold a password
+        if folder and not isinstance(error, ValueError):
+            named = f"MLflow at {store_of(options.uri, root_of(folder).parent)}: "
+        raise ValueError(f"{named}{one_line(error)}") from None
+    print(f"{place}: {address(link, root_of(folder).parent, options.uri)}")
+    return folder
+
+
+def _register(folders: Sequence[Path], options: argparse.Namespace) -> None:
+    """Register the networks in these folders, and say what came of it. ValueError: one line."""
+    from cluster import registry
+
+    runs = []
+    for folder in folders:
+        try:
+            runs += registry.trained(folder)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+    try:
+        lines = register(runs, options.register, options.uri, options.experiment)
+    except Exception as error:
+        raise ValueError(f"register {options.register}: {one_line(error)}") from None
+    print(*map(printable, lines), sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,29 +232,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--experiment",
         help=f"MLflow's experiment that gets the runs (default: $MLFLOW_EXPERIMENT_NAME, else {EXPERIMENT}).",
     )
+    parser.add_argument(
+        "--register",
+        metavar="NAME",
+        help="Model in MLflow's registry that gets a version of each trained network (default: none is registered).",
+    )
     options = parser.parse_args(arguments)
-    commands = set()
     try:
         ensure_known(options.uri)
+        if options.register is not None:
+            from cluster.registry import ensure_installed
+
+            ensure_installed(options.register)
+        folders = [_send(place, options) for place in options.folders]
+        if options.register is not None:
+            _register(folders, options)
     except ValueError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2
-    for place in options.folders:
-        folder = None
-        try:
-            folder = fetched(place)
-            storage = root_of(folder).parent
-            if (link := sync(folder, options.uri, options.experiment)) is None:
-                raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
-        except Exception as error:
-            named = f"{place}: " if folder else ""  # an address that is refused may hold a password
-            if folder and not isinstance(error, ValueError):
-                named = f"MLflow at {store_of(options.uri, root_of(folder).parent)}: "
-            print(printable(f"error: {named}{one_line(error)}"), file=sys.stderr)
-            return 2
-        print(f"{place}: {address(link, storage, options.uri)}")
-        commands.add(ui_command(storage, options.uri))
-    for command in sorted(filter(None, commands)):
+    for command in sorted({ui_command(root_of(folder).parent, options.uri) for folder in folders} - {""}):
         print(f"served by: {command}")
     return 0
 

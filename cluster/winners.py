@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.stores import EXPERIMENT, set_environment, store_of
+from cluster.stores import EXPERIMENT, one_line, set_environment, store_of
 from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.measures.scores import FIRST
@@ -105,8 +105,6 @@ def _enough(where: str, finished: int, top: int) -> None:
 
 def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
     """The same from MLflow, by what the sweep sent there: the objective, genotype.json and config.json."""
-    from cluster.tracking import one_line
-
     uri = store_of(None, storage)
     missing = f"--from-sweep {name}: there is no sweep in {storage / name}"
     if uri.startswith("sqlite") and not (storage / "mlflow.db").is_file() and "MLFLOW_TRACKING_URI" not in os.environ:

@@ -17,11 +17,12 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from cluster.contents import PICTURES, STATUS, Content, is_error
-from cluster.stores import experiment_of, set_environment, store_of
+from cluster.stores import experiment_of, set_environment, store_of, without_password
 from dasgm.measures.scores import SCORES
-from dasgm.pages.view import MOST_PIXELS
+from dasgm.pages.view import MOST_PIXELS, registrations
 from dasgm.store.files import exclusive
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ def _ensure_whole(uri: str) -> None:
             making.replace(path)
 
 
+def connect(uri: str) -> MlflowClient:
+    """A client of a store, which is made if it is a SQLite database that does not exist."""
+    set_environment()
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every retry
+    from mlflow import MlflowClient
+
+    _ensure_whole(uri)
+    return MlflowClient(uri)
+
+
 def every(client: MlflowClient, experiment: str, query: str, deleted: bool = False) -> Iterator[Run]:
     """The runs of an experiment that match a query, page by page: MLflow returns 1,000 at most."""
     from mlflow.entities import ViewType
@@ -71,13 +82,8 @@ class Writer:
     """
 
     def __init__(self, uri: str | None, experiment: str | None, storage: Path, key: str):
-        set_environment()
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of every retry
-        from mlflow import MlflowClient
-
-        uri = store_of(uri, storage)
-        _ensure_whole(uri)
-        self.client = MlflowClient(uri)
+        self.uri = uri = store_of(uri, storage)
+        self.client = connect(uri)
         served = uri.startswith(("http", "databricks"))
         artifacts = None if served else str(storage.resolve() / "mlartifacts")
         self.experiment = self._experiment(uri, experiment_of(experiment), artifacts)
@@ -120,7 +126,7 @@ class Writer:
             return run_id
         sent: dict[str, int] = json.loads(run.data.tags.get("dasgm.sent", "{}"))
         lines = [line for line in content.lines if line["epoch"] > sent.get(line["phase"], -1)]
-        metrics = [Metric(*point) for line in lines for point in _points(line)]
+        metrics = [Metric(*point) for line in lines for point in points(line)]
         unsent = {name: v for name, v in content.record["parameters"].items() if name not in run.data.params}
         params = [Param(name, f"{v:.4g}" if isinstance(v, float) else str(v)) for name, v in unsent.items()]
         if metrics or params:
@@ -140,11 +146,20 @@ class Writer:
         wanted["dasgm.sent"] = json.dumps(sent)
         if content.files:
             wanted["mlflow.note.content"] += "\n\n" + LOAD.format(run_id)
+        wanted["registered"], note = self._registered(content)
+        wanted["mlflow.note.content"] += note
         changed = [RunTag(name, value) for name, value in wanted.items() if run.data.tags.get(name, "") != value]
         if changed:
             self.client.log_batch(run_id, tags=changed, synchronous=True)
         self._set_status(run, content)
         return run_id
+
+    def _registered(self, content: Content) -> tuple[str, str]:
+        """A tag, MODEL/VERSION, and Markdown with links: what the run's network is in this store's model registry."""
+        store = without_password(self.uri)
+        found = [(x["model"], x["version"]) for x in registrations(content.record) if x["store"] == store]
+        lines = [f"\n\nRegistered: [{m}, version {v}](#/models/{quote(m)}/versions/{v})" for m, v in found]
+        return ", ".join(f"{m}/{v}" for m, v in found), "".join(lines)
 
     def _searched(self, content: Content) -> dict[str, str]:
         """A tag of an evaluation: MLflow's run of the search that gave the genotype, if it is in this experiment."""
@@ -226,7 +241,7 @@ class Writer:
         return f"/#/experiments/{self.number}/runs?{TRAINING}&viewStateShareKey={parent}"
 
 
-def _points(line: dict[str, Any]) -> Iterator[tuple[str, float, int, int]]:
+def points(line: dict[str, Any]) -> Iterator[tuple[str, float, int, int]]:
     """Key, value, timestamp, step; `best/*` at step 0. NaN and inf are left out: MLflow draws inf at 1.8e308."""
     step = 0 if line["phase"] == "best" else line["epoch"]
     for key in sorted(line, key=lambda key: key != "val/accuracy"):  # a comparison opens with the one sent first

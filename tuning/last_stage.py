@@ -12,24 +12,26 @@ from dasgm.store.bucket import lies_at
 from dasgm.store.files import shell_line
 
 
-def settings(images: str, storage: Path, given: Sequence[str]) -> list[str]:
+def settings(images: str, storage: Path, given: Sequence[str], register: str = "") -> list[str]:
     """The options of cluster/evaluate.py, besides the sweep, for this stage.
 
     Args:
         images: the folder with ImageNet's files.
         storage: the folder in which all runs lie.
         given: settings of the training, each as NAME=VALUE.
+        register: name of the registered model of the trained networks, if any.
 
     Raises:
-        ValueError, OSError: what is wrong with the settings, the workers or the data.
+        ValueError, OSError: what is wrong with the settings, the workers, the data or MLflow's registry.
     """
     if wrong := next((word for word in given if "=" not in word), None):
         raise ValueError(f"--imagenet-set {wrong!r}: expected a setting and its value, as in workers=2")
     place = ["--dataset=imagenet", f"--data-dir={images}", f"--storage={lies_at(storage.absolute())}"]
-    found = [*place, *(f"--{word}" for word in given)]
+    found = [*place, *(f"--{word}" for word in given), *([f"--register={register}"] if register else [])]
     ensure_known()  # before ImageNet's files are listed, which takes minutes
     evaluations = evaluate.asked(["DARTS_V2", *found])  # any genotype
     evaluations.look_at_data(evaluations.workers())
+    evaluations.look_at_registry()
     return found
 
 

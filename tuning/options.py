@@ -57,12 +57,20 @@ class Options(SweepOptions):
     """Number of genotypes to train on ImageNet, the best first."""
     imagenet_set: tuple[str, ...] = ()
     """Settings of the training on ImageNet, as in --imagenet-set recipe=imagenet-small workers=2."""
+    register: str = ""
+    """Model in MLflow's registry that gets a version of each network trained at the end, as by cluster/evaluate.py.
+    By default none is registered."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("num_trials", "grace", "top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.register and not self.then_imagenet:
+            raise ValueError(
+                f"register {self.register}: the searches of a sweep have no trained network; train the best with "
+                "--then-imagenet, or later by cluster/evaluate.py --from-sweep NAME --register"
+            )
         if self.config.data.holdout <= 0:
             raise ValueError("data.holdout 0: a sweep compares searches by J_val, so set a part aside, such as 0.1")
 

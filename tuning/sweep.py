@@ -371,7 +371,7 @@ def last_stage_of(options: Options) -> list[str]:
         raise ValueError(f"top {options.top}: expected at most the {options.num_trials} searches there are")
     from tuning import last_stage  # with what it trains, seconds to import
 
-    return last_stage.settings(options.then_imagenet, options.storage, options.imagenet_set)
+    return last_stage.settings(options.then_imagenet, options.storage, options.imagenet_set, options.register)
 
 
 def ensure_ranked(config: SearchConfig, where: str = "") -> None:

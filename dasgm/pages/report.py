@@ -31,6 +31,7 @@ from dasgm.pages.view import (
     ranking,
     read_run,
     read_trials,
+    registrations,
 )
 from dasgm.pages.words import breakable, duration, moment, number, percent, scored
 from dasgm.store.files import shell_line, write_atomic
@@ -168,6 +169,7 @@ def _evaluation(folder: Path) -> Json:
         "against": compared(folder),
         "cost": run.last("cost/gpu_hours"),
         "predict": shell_line(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
+        "registered": registrations(run.info),
     }
 
 

@@ -126,6 +126,17 @@ def read_trials(folder: str | Path) -> list[RunView]:
     return [read_run(path.parent) for path in sorted(Path(folder).glob("*/run.json"))]
 
 
+def registrations(info: Json) -> list[dict[str, str]]:
+    """Where a run's network is in MLflow's model registry, by run.json: `store`, `model`, `version` and `link` each."""
+    found = info.get("registered")
+    sound = [
+        one
+        for one in (found if isinstance(found, list) else [])
+        if isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("store", "model", "version", "link"))
+    ]
+    return [one for one in sound if one["link"].startswith(("http://", "https://"))]
+
+
 def mlflow_ui(store: str) -> str:
     """The command that serves a store at 127.0.0.1:5000, lightly: else it is 15 processes and 2.4 GiB."""
     light = "DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"

@@ -27,7 +27,7 @@ ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("started", "asked", "ended"), int | float | None),
     **dict.fromkeys(("epochs", "num_trials", "rung", "seed", "workers"), int),
     **dict.fromkeys(("parameters", "searched", "protocols", "mathematics", "config", "judge"), dict),
-    **dict.fromkeys(("befell", "data_notes"), list),
+    **dict.fromkeys(("befell", "data_notes", "registered"), list),
     "threads": int | None,
     "sweep": str | None,
 }

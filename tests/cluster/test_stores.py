@@ -106,7 +106,7 @@ def test_a_deleted_experiment_is_restored_or_another_is_named(storage, monkeypat
     tracking.sync(folder)
     assert client.get_experiment_by_name("another") is not None
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    said = tracking.one_line(error.value)
+    said = stores.one_line(error.value)
     variable, *command = shlex.split(said.split("`")[1])
     name, _, value = variable.partition("=")
     monkeypatch.setenv(name, value)

@@ -22,7 +22,7 @@ from tracked import (
     write_sweep,
 )
 
-from cluster import tracking
+from cluster import stores, tracking
 from dasgm.store.records import amend
 
 
@@ -220,6 +220,6 @@ def test_a_vast_page_is_left_out(storage: Path) -> None:
 
 def test_only_one_process_sends_a_folder(storage: Path) -> None:
     folder = write_run(storage / "search", 1)
-    with tracking._alone(folder), pytest.raises(ValueError, match="another process"):
+    with stores.alone(folder), pytest.raises(ValueError, match="another process"):
         tracking.sync(folder)
     tracking.sync(folder)

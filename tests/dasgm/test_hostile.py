@@ -99,7 +99,7 @@ class Hunts:
                 (run / f"{name}.jsonl").write_text("\n".join([json.dumps(ROW), *lines, json.dumps(edges(1))]))
             assert command("runs", "--storage", run.parent)[0] == 0
             assert command("report", run)[0] == 0
-            one_line(lambda: [list(writer._points(line)) for line in contents.content_of_run(run).lines])
+            one_line(lambda: [list(writer.points(line)) for line in contents.content_of_run(run).lines])
             Run(run).cut(1)
 
         return st.tuples(document(RUN), document({"method": {"key": "darts"}, "gan": None}), rows), check
