@@ -49,6 +49,11 @@ PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (  # title, metric -> nam
     ("Skip connections, uncapped", {"arch/skips_{kind}": "{cell}"}, False),
     ("Dominant eigenvalue of A's Hessian", {"arch/hessian_eigenvalue": "on a batch of J₂"}, False),
     ("Largest eigenvalue of A's Hessian", {"arch/largest_eigenvalue": "on a batch of J₂"}, False),
+    (
+        "Cost of the operations, 1: all alike",
+        {"cost/expected_share": "expected of A", "cost/derived_share": "genotype"},
+        False,
+    ),
     ("Norm of B's gradient", {"grad/B": "B (Eq. 7)"}, False),
 )
 FIDELITY = {  # metric -> title; each chart has its protocol below it
