@@ -6,10 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster.patience import say_now
+from dasgm.pages import front
+from dasgm.pages.view import OBJECTIVE
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
 
 if TYPE_CHECKING:
+    from dasgm.pages.view import Ranked, RunView
     from tuning.sweep import Sweep
 
 
@@ -38,6 +41,8 @@ def show(sweep: Sweep) -> bool:
     for line in _synthetic([one.run for one in ranked]):
         say_now(line)
     best = next((one.run for one in ranked if one.rank == 1), None)
+    for line in _by_cost(sweep, trials, ranked):
+        say_now(line)
     if best and best.genotype:
         say_now(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
         for kind, line in best.genotype.lines().items():
@@ -50,6 +55,27 @@ def show(sweep: Sweep) -> bool:
         say_now(sweep.in_mlflow())
         say_now(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
     return best is not None
+
+
+def _by_cost(sweep: Sweep, trials: list[RunView], ranked: list[Ranked]) -> list[str]:
+    """The front of two objectives, and the best search within the bounds that were asked for."""
+    lines, second = [], sweep.plan.second.removeprefix("best/")
+    if second and (found := front.placed(trials, OBJECTIVE, second)):
+        lines.append(f"no search is as good for fewer {front.SECOND[second]} as ({sweep.folder / 'front.md'}):")
+        best = [one for one in found if one.front]
+        lines += [
+            f"  {one.ranked.run.title}: {one.value:.3f}, {front.written(second, one.cost)} {front.SECOND[second]}"
+            for one in best
+        ]
+    if bounds := front.bounds(getattr(sweep.options, "at_most", "")):
+        try:
+            chosen = front.within([one for one in ranked if one.rank], bounds, str(sweep.folder))
+        except ValueError as error:
+            return [*lines, str(error)]
+        for one in chosen[:1]:
+            words = ["dasgm", "evaluate", one.run.folder]
+            lines.append(f"best of {front.in_words(bounds)}, {one.run.title}: train it: {shell_line(words)}")
+    return lines
 
 
 def own_pictures(words: list[str]) -> list[str]:

@@ -34,6 +34,8 @@ class Plan:
     """The parameters of each search in turn. Empty: Optuna proposes them."""
     given: Given = NOTHING
     """Settings that no search may change."""
+    second: str = ""
+    """Key of what is minimised besides, in the last row of a search; empty: nothing is."""
 
     @property
     def space_name(self) -> str:

@@ -179,6 +179,11 @@ class Sweep(Group):
                 f"the {self.plan.num_trials} searches have the same settings and seed: --num-trials 1 gives the same "
                 "result; tuning/reproduce.py compares seeds"
             )
+        if self.plan.second:
+            lines.append(
+                f"{OBJECTIVE} is maximised and {self.plan.second} minimised, both by searches that came to their end: "
+                "no search is stopped early"
+            )
         return lines
 
     def entries(self) -> dict[str, Any]:
@@ -188,6 +193,7 @@ class Sweep(Group):
             "seed": self.base.seed,
             "num_trials": self.total,
             "objective": OBJECTIVE,
+            **({"and_minimise": self.plan.second.removeprefix("best/")} if self.plan.second else {}),
             "space": " ".join(self.about_space()[:1]),
             "config": to_json(self.base),
         }
@@ -198,7 +204,7 @@ class Sweep(Group):
     def study(self) -> optuna.Study:
         from tuning.asking import open_study
 
-        return open_study(self.folder)
+        return open_study(self.folder, self.plan.second)
 
     def outcomes(self) -> list[bool]:
         """Of each search that was begun, whether it came to its end."""
@@ -282,8 +288,12 @@ class Sweep(Group):
         return len(outcomes) >= self.total and all(outcomes)
 
     def write_pages(self) -> None:
+        from dasgm.pages import front
         from dasgm.pages.report import report
+        from dasgm.pages.view import read_trials
 
+        if self.plan.second:
+            front.write(self.folder, read_trials(self.folder), OBJECTIVE, self.plan.second.removeprefix("best/"))
         report(self.folder)
 
     def show(self) -> bool:
@@ -350,7 +360,8 @@ def main(argv: list[str] | None = None) -> int:
         from tuning import last_stage
 
         finished = read_json(sweep.folder / "sweep.json").get("state") == "finished"
-        return last_stage.train(sweep.folder, options.top, last, command) if finished else code
+        bound = [f"--at-most={options.at_most}"] if options.at_most else []
+        return last_stage.train(sweep.folder, options.top, [*bound, *last], command) if finished else code
     if sweep.dataset != "folder":
         print(f"  {shell_line([*program, *own_pictures(words)])}")
     return code

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from dasgm.measures.truth import DATASETS
-from dasgm.pages import charts
+from dasgm.pages import charts, front
 from dasgm.pages.view import (
     MOST_PIXELS,
     OBJECTIVE,
@@ -128,6 +128,7 @@ def _sweep(folder: Path) -> Json:
         "links": {run.folder: f"{quote(run.folder.name)}/report.html" for run in runs if _has_page(run.folder)},
         "truths": {name: DATASETS[name] for run in runs for name in run.truth},
         "curves": charts.line_chart(lines, "accuracy of each trial", percent=True, width=820, height=330),
+        "front": front.content(runs, objective, second) if (second := info.get("and_minimise")) in front.SECOND else {},
         "hidden": max(0, len(runs) - LARGEST_SWEEP),
         "cost": sum(costs) if costs else None,
     }

@@ -31,12 +31,10 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
     return out
 
 
-def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default) -> Proposer:
-    halving = Halving(rungs(BASE.stages, 2))
-    plan = Plan(num_trials, lambda: space, rungs(BASE.stages, 2), {})
-    return Proposer(
-        open_study(folder), folder, folder / "cache", BASE, plan, halving, lambda name, title, parameters: {}
-    )
+def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default, second: str = "") -> Proposer:
+    compared = [] if second else rungs(BASE.stages, 2)
+    plan, study = Plan(num_trials, lambda: space, compared, {}, second=second), open_study(folder, second)
+    return Proposer(study, folder, folder / "cache", BASE, plan, Halving(compared), lambda name, title, parameters: {})
 
 
 def end(

@@ -354,3 +354,32 @@ def test_a_grace_beyond_the_epochs_is_refused(monkeypatch, capsys):
     capsys.readouterr()
     captured(monkeypatch, ["--method=pdarts", "--grace=2"])  # stages are compared at their ends
     assert "grace 2 has no effect" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ two objectives
+
+
+def test_a_second_objective_stops_nobody_early_and_says_so(monkeypatch, tmp_path):
+    words = ["--storage", str(tmp_path), "--name=s", "--and-minimise=parameters"]
+    one = captured(monkeypatch, [*words, "--cost.kind=parameters", "--cost.weight=0.2"])
+    assert one.plan.rungs == [] and one.plan.second == "best/parameters"
+    said = one.about_space()
+    assert "cost_weight 0.2" in said[0] and said[-1].endswith("no search is stopped early")
+    one.folder.mkdir(parents=True)
+    one.begin()
+    assert read_json(one.folder / "sweep.json")["and_minimise"] == "parameters"
+    with pytest.raises(ValueError, match="and_minimise"):
+        captured(monkeypatch, [*words[:3], "--cost.kind=parameters", "--cost.weight=0.2"]).compare()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--and-minimise=parameters", "--grace=2"], "grace 2: with --and-minimise no search is stopped early"),
+        (["--and-minimise=latency"], "add --cost.kind latency"),
+        (["--and-minimise=size"], "expected none or parameters or"),
+        (["--at-most=parms=1e6"], "did you mean 'params'?"),
+    ],
+)
+def test_what_contradicts_two_objectives_is_refused(words, says, capsys):
+    assert says in refused(words, capsys)
