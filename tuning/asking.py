@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, check_distribution_compatibility
@@ -64,7 +64,7 @@ def _ensure_nameable(folder: Path) -> None:
         ) from None
 
 
-def _directions(second: str) -> list[str]:
+def _directions(second: str) -> list[Literal["maximize", "minimize"]]:
     return ["maximize", "minimize"] if second else ["maximize"]
 
 

@@ -73,8 +73,8 @@ def _by_cost(sweep: Sweep, trials: list[RunView], ranked: list[Ranked]) -> list[
         except ValueError as error:
             return [*lines, str(error)]
         for one in chosen[:1]:
-            words = ["dasgm", "evaluate", one.run.folder]
-            lines.append(f"best of {front.in_words(bounds)}, {one.run.title}: train it: {shell_line(words)}")
+            train = shell_line(["dasgm", "evaluate", one.run.folder])
+            lines.append(f"best of {front.in_words(bounds)}, {one.run.title}: train it: {train}")
     return lines
 
 

@@ -188,7 +188,7 @@ class Proposer(Searcher):
             if new and not self.plan.second:  # of two objectives Optuna takes the end alone
                 trial.report(row[METRIC], row["epoch"])
         state, objectives = STATES[about["state"]], [OBJECTIVE, *([self.plan.second] if self.plan.second else [])]
-        values = [rows[-1].get(name) if rows else None for name in objectives]
+        values: list[Any] = [rows[-1].get(name) if rows else None for name in objectives]
         if state == TrialState.COMPLETE and None in values:
             lacks = objectives[values.index(None)]
             raise ValueError(f"trial {run.folder}: finished, but without {lacks}; remove its folder")

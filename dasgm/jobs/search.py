@@ -339,7 +339,7 @@ class SearchLoop(Loop):
         """The size of the network that `dasgm evaluate` trains by default, and its latency where that is asked for."""
         config, data, genotype = self.config, self.data, self.search.genotype()
         cells, channels = derived_size(config)
-        size = {"channels": channels, "cells": cells, "classes": len(data.classes)}
+        size: Row = {"channels": channels, "cells": cells, "classes": len(data.classes)}
         counts = measure_genotype(genotype, **size, image_size=data.image_size)
         row = {f"best/{kind}": counts[kind] for kind in ("parameters", "multiply_adds")}
         if config.cost.kind != "latency":

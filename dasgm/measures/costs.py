@@ -131,7 +131,7 @@ def _key(name: str, channels: int, stride: int, side: int) -> str:
     return f"{name} {channels}x{side}x{side}, stride {stride}"
 
 
-def whole_latency(genotype: Genotype, size: Mapping[str, int], image_size: int, device: torch.device) -> float:
+def whole_latency(genotype: Genotype, size: Mapping[str, Any], image_size: int, device: torch.device) -> float:
     """The latency of a genotype's network for one image, in milliseconds, in eval mode and float32.
 
     Args:

@@ -36,15 +36,17 @@ class CostConfig:
     """The cost of the derived network, as a penalty on A."""
 
     kind: Literal["none", "parameters", "multiply_adds", "latency"] = "none"
-    """Cost of the derived network that A's loss holds: none, parameters, multiply_adds, or latency, in milliseconds of
-    one image on the device that searches, measured once a run."""
+    """Cost of the derived network that A's loss holds: none, parameters, multiply_adds, or latency (our choice: none).
+    The latency is in milliseconds, of one image on the device that searches, measured once a run."""
     weight: float = 0.2
     """Loss of A, in nats, that the cost of the even mixture of all operations adds; others add in proportion
     (ProxylessNAS's code: 0.2). 0 adds nothing, and the cost is only logged."""
     cells: int | None = None
-    """Number of cells of the derived network. None is what `dasgm evaluate` trains on this data set by default."""
+    """Number of cells of the derived network (our choice).
+    None is what `dasgm evaluate` trains on this data set by default."""
     channels: int | None = None
-    """Number of channels of its first cells. None is what `dasgm evaluate` trains on this data set by default."""
+    """Number of channels of the derived network's first cells (our choice).
+    None is what `dasgm evaluate` trains on this data set by default."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):

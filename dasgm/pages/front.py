@@ -69,7 +69,9 @@ def bounds(text: str, flag: str = "at-most") -> dict[str, float]:
         name, _, number = word.partition("=")
         kind = NAMES.get(name.strip().replace("-", "_"))
         if kind is None:
-            raise ValueError(f"{flag} {word!r}: expected {', '.join(NAMES)}, as in params=1e6{nearest(name, NAMES)}")
+            raise ValueError(
+                f"{flag} {word!r}: expected {', '.join(NAMES)}, as in params=1e6{nearest(name, list(NAMES))}"
+            )
         try:
             most = float(number)
         except ValueError:

@@ -99,7 +99,12 @@ class SpaceConformance:
         except ValueError as error:
             pytest.skip(str(error))
         assert costs is not None
-        sizes = {"channels": CHANNELS, "cells": space.smallest + 3, "classes": CLASSES, "image_size": 16}
+        sizes: dict[str, Any] = {
+            "channels": CHANNELS,
+            "cells": space.smallest + 3,
+            "classes": CLASSES,
+            "image_size": 16,
+        }
         left, first = set(), config.stages[0]
         for genotype in map(space.random, range(6)):
             derived = costs.derived(genotype)
