@@ -100,6 +100,7 @@ def content_of_sweep(
     trials = {path.parent.name: of(path.parent) for path in sorted(folder.glob("*/run.json"))}
     kind = "evaluations" if record["kind"] == "evaluations" else "sweep"
     tags = _tags(kind, record, _sweep_note(record, list(trials.values())), config)
+    tags["objective"] = record["objective"]  # by which winners.py takes the best
     return Content(
         key,
         record,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from cluster.stores import EXPERIMENT, set_environment, store_of
 from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
+from dasgm.measures.scores import FIRST
 from dasgm.pages.front import Bounds, metric, within
-from dasgm.pages.view import OBJECTIVE, ranking, read_trials
+from dasgm.pages.view import ranking, read_trials
 from dasgm.store.files import text
 from dasgm.store.records import read_json, read_record
 from dasgm.store.replica import here
@@ -87,7 +88,7 @@ def of_sweep(name: str, storage: Path, top: int, at_most: Bounds = NO_BOUNDS) ->
         raise ValueError(f"{folder} holds evaluations, no sweep of searches: name one with --from-sweep")
     if Run(folder).busy:
         raise ValueError(f"the sweep {folder} is still running: wait for its end")
-    ranked = ranking(read_trials(folder), str(info.get("objective") or OBJECTIVE))
+    ranked = ranking(read_trials(folder), str(info.get("objective") or FIRST))
     done = [one for one in ranked if one.rank is not None and one.run.genotype is not None]
     best = [one.run for one in within(done, at_most, str(folder))]
     _enough(str(folder), len(best), top)
@@ -151,8 +152,9 @@ def _trials(client: MlflowClient, name: str) -> list[Any] | None:
         return None
     sweep = max(sweeps, key=lambda run: run.info.start_time)
     found = every(client, where, f"tags.`mlflow.parentRunId` = '{sweep.info.run_id}'")
-    done = [run for run in found if run.data.tags.get("state") == "finished" and OBJECTIVE in run.data.metrics]
-    return sorted(done, key=lambda run: run.data.metrics[OBJECTIVE], reverse=True)
+    objective = sweep.data.tags.get("objective") or FIRST  # older versions had one and sent no tag
+    done = [run for run in found if run.data.tags.get("state") == "finished" and objective in run.data.metrics]
+    return sorted(done, key=lambda run: (-run.data.metrics[objective], run.data.tags["dasgm.run"]))
 
 
 def _downloaded(client: MlflowClient, run: Any, sweep: str) -> Candidate:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.contents import PICTURES, STATUS, Content, is_error
 from cluster.stores import experiment_of, set_environment, store_of
+from dasgm.measures.scores import SCORES
 from dasgm.pages.view import MOST_PIXELS
 from dasgm.store.files import exclusive
 
@@ -194,7 +195,8 @@ class Writer:
         swept = [trial.record["parameters"] for trial in trials.values()]
         every = list(dict.fromkeys(name for parameters in swept for name in parameters))
         common = [name for name in every if all(name in parameters for parameters in swept)]
-        metrics = [objective, f"{objective}_error", "val/accuracy"]
+        scores = dict.fromkeys([objective, *(score.metric for score in SCORES.values())])
+        metrics = [*scores, "best/proxy_error", "val/accuracy"]
         seconds = [f"best/{second}"] if (second := sweep.record.get("and_minimise")) else []
         if error := is_error(sweep.record):
             metrics = [objective, "result/top5_error", *(f"result/{name}" for name in ("parameters", "multiply_adds"))]

@@ -43,10 +43,12 @@ def _check_placement(config: Any) -> None:
 
 @dataclass(frozen=True)
 class ProxyConfig:
-    """The short training from scratch on J_1 that ranks genotypes, measured on J_val."""
+    """The short training from scratch on J_1, measured on J_val, and the size of the network that both scores of a
+    genotype are of: this one and NASWOT's."""
 
     epochs: int = 0
-    """Number of epochs for which the found network is trained on J_1 to rank it (our choice). 0 leaves this out."""
+    """Number of epochs for which the found network is trained on J_1 to rank it (our choice).
+    0 leaves this out, and NASWOT too."""
     cells: int = 8
     """Number of cells of the network that is trained to rank a genotype (our choice)."""
     channels: int = 16

@@ -17,9 +17,10 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from dasgm.bilevel import seed_of
 from dasgm.config import PARTS, SearchConfig, override, settings
+from dasgm.measures.scores import SCORES
 from dasgm.plugins import key_of
 from dasgm.store.files import first_line, short
-from tuning.plan import Plan
+from tuning.plan import Plan, ensure_alike
 from tuning.spaces import Space
 
 TRIES = 16  # number of proposals in which a space has to show that it varies a given setting
@@ -148,7 +149,8 @@ def ensure_same_space(folder: Path, plan: Plan, base: SearchConfig, pretrained: 
             if isinstance(trial.user_attrs.get("overrides"), dict):
                 _ensure_asked_alike(trial, plan, space, base, pretrained)
     changes = changes_of(study, study.ask().number, plan, space, base)
-    if plan.space_name and {path.replace("-", "_") for path in changes} & plan.given:
+    paths = {path.replace("-", "_") for path in changes}
+    if plan.space_name and (paths & plan.given or any(map(SCORES[plan.rank_by].reads, paths))):
         _ensure_kept(plan, space, base)
 
 
@@ -163,7 +165,7 @@ def _fits_checkpoint(base: SearchConfig, config: SearchConfig) -> None:
 
 
 def _keeps(plan: Plan, base: SearchConfig, config: SearchConfig) -> None:
-    """Conflict if a user's own space gives a search another value than the given one."""
+    """Conflict if a user's own space gives a search another value than the given one, or one without a common score."""
     asked, found = _values(base), _values(config)
     unused = {"freeze_gan"} if config.gan is None else set()  # without a GAN there is nothing to freeze
     for path in sorted(plan.given - unused) if plan.space_name else ():
@@ -172,6 +174,10 @@ def _keeps(plan: Plan, base: SearchConfig, config: SearchConfig) -> None:
                 f"{plan.space_name} sets {path} to {found[path]!r}, but {asked[path]!r} is given: leave {path} "
                 "out of the space, or out of the command and its preset file"
             )
+    try:
+        ensure_alike(plan.rank_by, base, config)
+    except ValueError as error:
+        raise Conflict(str(error)) from None
 
 
 def _values(config: SearchConfig) -> dict[str, Any]:
@@ -180,7 +186,10 @@ def _values(config: SearchConfig) -> dict[str, Any]:
 
 
 def _ensure_kept(plan: Plan, space: Space, base: SearchConfig) -> None:
-    """ValueError if a space varies a given setting. It is asked often: one proposal may agree by chance."""
+    """ValueError if a space varies a given setting, or one that the score depends on.
+
+    It is asked often: one proposal may agree by chance.
+    """
     for seed in range(TRIES):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
         try:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cluster.options import GroupOptions, OnCluster
 from dasgm.given import NOTHING, Given, flags
+from dasgm.measures.scores import RankBy
 from dasgm.pages.front import bounds, metric
 from tuning import spaces
 from tuning.plan import Plan, rungs
@@ -26,6 +27,10 @@ class SweepOptions(OnCluster, GroupOptions):
     """Number of GPUs of all workers of a search together.
     By default one GPU per worker if there are as many GPUs, else 0.
     auto: as many searches share a GPU as fit into its memory, which is measured first (a minute or two)."""
+    rank_by: RankBy | None = None
+    """Score that ranks the searches and that Optuna learns from (our choice): proxy, the accuracy of the found network
+    after a short training; naswot, a score of that network untrained (NASWOT, arXiv 2006.04647).
+    By default naswot in search spaces where it was measured to agree better with true accuracies, else proxy."""
     pretrain: bool = False
     """Begin every search with the same pre-trained GAN; train it first if no run in --storage has done so."""
 
@@ -72,7 +77,7 @@ class Options(SweepOptions):
                 "measured, and no search heeds it)"
             )
         if self.config.data.holdout <= 0:
-            raise ValueError("data.holdout 0: a sweep ranks by J_val, so set a part aside, such as 0.1")
+            raise ValueError("data.holdout 0: a sweep compares searches by J_val, so set a part aside, such as 0.1")
 
     def plan(self, given: Given = NOTHING) -> Plan:
         """The searches that these options ask for. None of them changes a given setting."""
@@ -83,7 +88,8 @@ class Options(SweepOptions):
         if self.and_minimise != "none":
             identity["and_minimise"], compared, second = self.and_minimise, [], metric(self.and_minimise)
         space = partial(spaces.load, self.space, given)
-        return Plan(self.num_trials, space, compared, identity, given=given, second=second)
+        score = self.rank_by or base.space.ranked_by
+        return Plan(self.num_trials, space, compared, identity, given=given, rank_by=score, second=second)
 
     def look_at_grace(self, words: Sequence[str]) -> None:
         """Say so if a given --grace has no effect. ValueError: it is beyond the last epoch."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.patience import say_now
 from dasgm.pages import front
-from dasgm.pages.view import OBJECTIVE
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
 
@@ -29,22 +28,25 @@ def show(sweep: Sweep) -> bool:
     console = Console(highlight=False, markup=False, width=width)
     config = sweep.base
     pixels, method = config.data.image_size, config.method
+    held_out = "J_val" if config.data.holdout else "J_2"
     size = f"{sweep.dataset} {pixels}x{pixels}, {method.cells} cells of {method.channels} channels"
     console.print(
         table(
             trials,
             config.total_epochs,
-            f"{printable(sweep.folder.name)} ({size}): proxy is accuracy on J_val ± standard error",
+            f"{printable(sweep.folder.name)} ({size}), ranked by {sweep.plan.rank_by}: proxy is accuracy on {held_out} "
+            "± standard error after a short training, naswot a score of the untrained network",
+            sweep.plan.objective,
         )
     )
-    ranked = ranking(trials)
+    ranked = ranking(trials, sweep.plan.objective)
     for line in _synthetic([one.run for one in ranked]):
         say_now(line)
     best = next((one.run for one in ranked if one.rank == 1), None)
     for line in _by_cost(sweep, trials, ranked):
         say_now(line)
     if best and best.genotype:
-        say_now(f"best genotype, {best.title}: {best.folder / 'genotype.json'}")
+        say_now(f"best genotype by {sweep.plan.rank_by}, {best.title}: {best.folder / 'genotype.json'}")
         for kind, line in best.genotype.lines().items():
             say_now(f"  {kind}: {line}")
         say_now(f"  train it: {shell_line(['dasgm', 'evaluate', best.folder])}")
@@ -59,14 +61,11 @@ def show(sweep: Sweep) -> bool:
 
 def _by_cost(sweep: Sweep, trials: list[RunView], ranked: list[Ranked]) -> list[str]:
     """The front of two objectives, and the best search within the bounds that were asked for."""
-    lines, second = [], sweep.plan.second.removeprefix("best/")
-    if second and (found := front.placed(trials, OBJECTIVE, second)):
-        lines.append(f"no search is as good for fewer {front.SECOND[second]} as ({sweep.folder / 'front.md'}):")
+    lines, plan, title = [], sweep.plan, front.SECOND.get(front.kind_of(sweep.plan.second), "")
+    if plan.second and (found := front.placed(trials, plan.objective, plan.second)):
+        lines.append(f"the front, no search is as good for less ({sweep.folder / 'front.md'}):")
         best = [one for one in found if one.front]
-        lines += [
-            f"  {one.ranked.run.title}: {one.value:.3f}, {front.written(second, one.cost)} {front.SECOND[second]}"
-            for one in best
-        ]
+        lines += [f"  {one.ranked.run.title}: {one.value:.4g}, {front.written(one)} {title}" for one in best]
     if bounds := front.bounds(getattr(sweep.options, "at_most", "")):
         try:
             chosen = front.within([one for one in ranked if one.rank], bounds, str(sweep.folder))

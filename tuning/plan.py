@@ -5,14 +5,18 @@ Does not import Ray or Optuna, so that the first line is printed soon.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
+from dasgm.config import SearchConfig, settings
 from dasgm.given import NOTHING, Given
+from dasgm.measures.scores import FIRST, SCORES, name_of
 from dasgm.methods._base import Stage
+from dasgm.store.records import another
 from tuning.spaces import Space, load
 
 METRIC = "val/accuracy"
@@ -34,18 +38,54 @@ class Plan:
     """The parameters of each search in turn. Empty: Optuna proposes them."""
     given: Given = NOTHING
     """Settings that no search may change."""
+    rank_by: str = "proxy"
+    """Name of the score that ranks the searches, and that Optuna is told (`SCORES`)."""
     second: str = ""
     """Key of what is minimised besides, in the last row of a search; empty: nothing is."""
+
+    @property
+    def objective(self) -> str:
+        """The metric of that score."""
+        return SCORES[self.rank_by].metric
+
+    @property
+    def objectives(self) -> list[str]:
+        """What Optuna is told of a search that finished: the metric to maximise, and `second`, if there is one."""
+        return [self.objective, *([self.second] if self.second else [])]
 
     @property
     def space_name(self) -> str:
         """MODULE:FUNCTION; empty for the default space, and for the rows of a table."""
         return str(self.identity.get("space", ""))
 
+    def ranked_as(self, record: Mapping[str, Any], asked: str | None, sweep: Path) -> Plan:
+        """The same plan with the score of the sweep's record. ValueError: another one is asked for."""
+        metric = record.get("objective", FIRST)
+        known = name_of(metric)
+        if not known or asked not in (None, known):
+            raise another(f"sweep {sweep}", "rank-by", {"rank-by": known or metric}, {"rank-by": asked})
+        return replace(self, rank_by=known)
+
     def varying_all(self) -> Plan:
         """The same plan with the default space of older versions, which varied given settings too."""
         identity = {key: value for key, value in self.identity.items() if key != "fixed"}
         return replace(self, space=partial(load, ""), identity=identity, given=NOTHING)
+
+
+def ensure_alike(rank_by: str, one: SearchConfig, other: SearchConfig, where: str = "") -> None:
+    """ValueError if the score that ranks a sweep would not mean the same in two of its searches.
+
+    Args:
+        where: begins the message.
+    """
+    reads = SCORES[rank_by].reads
+    before, now = settings(one, younger=True), settings(other, younger=True)
+    for path in sorted(before.keys() | now.keys()):
+        if reads(path) and before.get(path) != now.get(path):
+            raise ValueError(
+                f"{where}{path} is {now.get(path)!r}, elsewhere in this sweep {before.get(path)!r}, and {rank_by} "
+                "compares networks of one size on the same images: give all searches the same, or use --rank-by proxy"
+            )
 
 
 def rungs(stages: Sequence[Stage], grace: int, factor: int = 2, early_ends: bool = False) -> list[int]:

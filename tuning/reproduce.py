@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dasgm.presets import row_config, small, with_dataset
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
 from tuning.options import SweepOptions
-from tuning.plan import Plan
+from tuning.plan import Plan, ensure_alike
 from tuning.sweep import Sweep, ensure_ranked, for_a_sweep
 
 ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
@@ -81,7 +82,8 @@ class Options(SweepOptions):
     def configs(self) -> dict[str, SearchConfig]:
         """The configuration of each row.
 
-        ValueError: see `row`; no row has a setting; a row has no proxy; options contradict each other.
+        ValueError: see `row`; no row has a setting; a row has no proxy; options contradict each other; --rank-by cannot
+            compare the rows.
         """
         self._check()
         found = {name: self.row(name) for name in self.names}
@@ -91,6 +93,8 @@ class Options(SweepOptions):
                 found[name] = override(config, {path: value})
         for name, config in found.items():
             ensure_ranked(config, f"row {name}, ")
+        if self.rank_by:
+            ensure_rows_alike(self.rank_by, found)
         return found
 
     def _check(self) -> None:
@@ -119,7 +123,24 @@ class Options(SweepOptions):
             return _everything(configs[name], base) | {"seed": seed}
 
         identity = {"rows": digest({name: settings(config) for name, config in configs.items()})}
-        return Plan(len(trials), lambda: space, [], identity, trials)
+        return Plan(len(trials), lambda: space, [], identity, trials, rank_by=self.rank_by or _usual_score(configs))
+
+
+def ensure_rows_alike(rank_by: str, configs: Mapping[str, SearchConfig]) -> None:
+    """ValueError: see `ensure_alike`."""
+    first = next(iter(configs.values()))
+    for name, config in configs.items():
+        ensure_alike(rank_by, first, config, f"row {name}, ")
+
+
+def _usual_score(configs: Mapping[str, SearchConfig]) -> str:
+    """The score by which searches in the space of the rows are ranked; the proxy, where that cannot compare them."""
+    usual = next(iter(configs.values())).space.ranked_by
+    try:
+        ensure_rows_alike(usual, configs)
+    except ValueError:
+        return "proxy"
+    return usual
 
 
 def _setting(text: str) -> tuple[str, Any]:

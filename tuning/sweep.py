@@ -27,7 +27,7 @@ from dasgm.cli.catalogue import show_config
 from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
 from dasgm.config import SearchConfig, mathematics, override, to_json
 from dasgm.cpus import cpus
-from dasgm.pages.view import OBJECTIVE
+from dasgm.measures.scores import SCORES
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import shell_line
 from dasgm.store.records import first_difference, read_json
@@ -35,7 +35,7 @@ from dasgm.store.replica import discard
 from tuning import spaces
 from tuning.options import Options, SweepOptions
 from tuning.outcome import own_pictures, show
-from tuning.plan import Plan
+from tuning.plan import METRIC, Plan
 
 if TYPE_CHECKING:
     import optuna
@@ -74,7 +74,7 @@ class Sweep(Group):
         options = self.options
         show_config(self.base)
         self.compare()
-        for line in self.about_space():
+        for line in self.about():
             say_now(line)
         workers = job.workers_for(options.workers_per_trial, self.gpus())
         at_once = options.at_once(max(1, connection.slots_here(workers)))
@@ -84,7 +84,7 @@ class Sweep(Group):
         options = self.options
         connection.set_environment()  # a user's space may import Ray
         self.compare()
-        for line in self.about_space():
+        for line in self.about():
             say_now(line)
         workers = job.workers_for(options.workers_per_trial, self.gpus(), wait=options.wait)
         for line in look_at_data(self.base, workers, options.pretrain):
@@ -141,6 +141,7 @@ class Sweep(Group):
             known = {key: value for key, value in known.items() if key != "gan_checkpoint"}
         if begun:
             self.ensure_same(known, asked)
+            self.plan = self.plan.ranked_as(begun, self.options.rank_by, self.folder)
         ensure_same_space(self.folder, self.plan, self.base, self.pretrained)
         return begun, asked
 
@@ -164,6 +165,14 @@ class Sweep(Group):
             )
         super().ensure_same(known, asked)
 
+    def about(self) -> list[str]:
+        """Lines that say what the sweep varies, what it keeps, and what ranks it."""
+        line = f"ranked by {self.plan.rank_by} (--rank-by): {SCORES[self.plan.rank_by].title}"
+        stopped = f"; stopped early by {METRIC}, the accuracy of the supernet" if self.plan.rungs else ""
+        if self.plan.second:
+            stopped = f"; {self.plan.second} is minimised besides, so no search is stopped early"
+        return [*self.about_space(), line + stopped]
+
     def about_space(self) -> list[str]:
         """Lines that say what the sweep varies and what it keeps."""
         if "space" not in self.plan.identity:
@@ -179,11 +188,6 @@ class Sweep(Group):
                 f"the {self.plan.num_trials} searches have the same settings and seed: --num-trials 1 gives the same "
                 "result; tuning/reproduce.py compares seeds"
             )
-        if self.plan.second:
-            lines.append(
-                f"{OBJECTIVE} is maximised and {self.plan.second} minimised, both by searches that came to their end: "
-                "no search is stopped early"
-            )
         return lines
 
     def entries(self) -> dict[str, Any]:
@@ -192,7 +196,7 @@ class Sweep(Group):
             "dataset": self.dataset,
             "seed": self.base.seed,
             "num_trials": self.total,
-            "objective": OBJECTIVE,
+            "objective": self.plan.objective,
             **({"and_minimise": self.plan.second.removeprefix("best/")} if self.plan.second else {}),
             "space": " ".join(self.about_space()[:1]),
             "config": to_json(self.base),
@@ -250,7 +254,7 @@ class Sweep(Group):
             class_cache.DEFAULT_ENV_VARS.clear()
         reuse.mend()
         asked = driver(workers)
-        with Board(self.folder, epochs, plan.num_trials, at_once, plan.rungs):
+        with Board(self.folder, epochs, at_once, plan):
             tuner = tune.Tuner(
                 tune.with_resources(Trial(self.scratch, workers), asked),
                 tune_config=tune.TuneConfig(
@@ -290,10 +294,9 @@ class Sweep(Group):
     def write_pages(self) -> None:
         from dasgm.pages import front
         from dasgm.pages.report import report
-        from dasgm.pages.view import read_trials
 
         if self.plan.second:
-            front.write(self.folder, read_trials(self.folder), OBJECTIVE, self.plan.second.removeprefix("best/"))
+            front.write(self.folder, *self.plan.objectives)
         report(self.folder)
 
     def show(self) -> bool:
@@ -379,13 +382,13 @@ def last_stage_of(options: Options) -> list[str]:
 
 
 def ensure_ranked(config: SearchConfig, where: str = "") -> None:
-    """ValueError where a search would end without what a sweep ranks by."""
+    """ValueError where a search would end without a score."""
     if not config.proxy.epochs:
-        raise ValueError(f"{where}proxy.epochs 0: expected at least 1, a sweep ranks by the proxy")
+        raise ValueError(f"{where}proxy.epochs 0: expected at least 1, without it no score ranks the searches")
 
 
 def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
-    """Set aside a tenth of the data as J_val, and add a proxy, by which a sweep ranks, unless there are such."""
+    """Set aside a tenth of the data as J_val, and add a proxy with its scores, unless there are such."""
     if holdout and not config.data.holdout:
         config = override(config, {"data.holdout": 0.1})
     return config if config.proxy.epochs else override(config, {"proxy.epochs": 15})

@@ -16,7 +16,7 @@ from dasgm.pages.view import RunView, Trials, ranking
 from dasgm.store.files import version
 from dasgm.store.records import ENDED
 from dasgm.store.run import Run
-from tuning.plan import METRIC
+from tuning.plan import METRIC, Plan
 
 
 def varied(run: RunView) -> str:
@@ -179,10 +179,11 @@ SAID = (
 class Board:
     """Shows the progress of a sweep while the block runs. Its thread only reads files and prints."""
 
-    def __init__(self, folder: Path, epochs: int, num_trials: int, at_once: int, rungs: Sequence[int]):
+    def __init__(self, folder: Path, epochs: int, at_once: int, plan: Plan):
         from rich.console import Console
 
-        self.folder, self.epochs, self.num_trials, self.at_once, self.rungs = folder, epochs, num_trials, at_once, rungs
+        self.folder, self.epochs, self.at_once, self.objective = folder, epochs, at_once, plan.objective
+        self.num_trials, self.rungs = plan.num_trials, plan.rungs
         self.trials = Trials(folder)
         self.console = Console(highlight=False, soft_wrap=True, markup=False)
         self.shown: dict[str, tuple[int, str]] = {}
@@ -254,21 +255,21 @@ class Board:
 
     def _table(self) -> Any:
         runs = self.trials.look()
-        return table(
-            runs, self.epochs, f"{self.folder.name}: {len(runs)} of {self.num_trials} trials begun  {self._left(runs)}"
-        )
+        begun = f"{self.folder.name}: {len(runs)} of {self.num_trials} trials begun"
+        return table(runs, self.epochs, f"{begun}  {self._left(runs)}", self.objective)
 
 
-def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
-    """A table of the ranked trials: parameters, epoch, accuracy, objective, and state with the reason of an end."""
+def table(runs: Sequence[RunView], epochs: int, heading: str, objective: str) -> Any:
+    """A table of the ranked trials: parameters, epoch, accuracy, scores, and state with the reason of an end."""
     from rich.table import Table
 
     truths = {name: DATASETS[name] for run in runs for name in run.truth}
     columns = ("rank", "trial", "what varies", "epoch", "accuracy", "proxy", "naswot")
     true = (f"true, {title}" for title in truths.values())
     found = Table(*columns, *true, "state", title=heading, title_justify="left")
-    for one in ranking(runs):
+    for one in ranking(runs, objective):
         run, accuracy, score = one.run, one.run.last(METRIC), one.run.last("best/naswot")
+        proxy, error = run.last("best/proxy"), run.last("best/proxy_error") or 0.0
         rank = f"{one.rank}{' (tie)' if one.tie else ''}" if one.rank else ""
         found.add_row(
             rank,
@@ -276,7 +277,7 @@ def table(runs: Sequence[RunView], epochs: int, heading: str) -> Any:
             varied(run),
             f"{run.epochs}/{run.info.get('epochs', epochs)}",
             "" if accuracy is None else f"{accuracy:.3f}",
-            "" if one.rank is None else f"{one.value:.3f} ± {one.error:.3f}",
+            "" if proxy is None else f"{proxy:.3f} ± {error:.3f}",
             "" if score is None else f"{score:.1f}",
             *(f"{run.truth[name]:.4f}" if name in run.truth else "" for name in truths),
             _state(run),

@@ -20,7 +20,6 @@ from cluster.driver import payload
 from cluster.group import CUT_OFF
 from cluster.room import gave_up
 from dasgm.config import SearchConfig, override
-from dasgm.pages.view import OBJECTIVE
 from dasgm.store.replica import send
 from dasgm.store.run import Run, ensure_writable
 from tuning.asking import changes_of, searches
@@ -187,7 +186,7 @@ class Proposer(Searcher):
             new = METRIC in row and row["epoch"] not in known and row["epoch"] <= about.get("rung", row["epoch"])
             if new and not self.plan.second:  # of two objectives Optuna takes the end alone
                 trial.report(row[METRIC], row["epoch"])
-        state, objectives = STATES[about["state"]], [OBJECTIVE, *([self.plan.second] if self.plan.second else [])]
+        state, objectives = STATES[about["state"]], self.plan.objectives
         values: list[Any] = [rows[-1].get(name) if rows else None for name in objectives]
         if state == TrialState.COMPLETE and None in values:
             lacks = objectives[values.index(None)]

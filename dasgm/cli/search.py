@@ -77,7 +77,11 @@ def search(argv: Sequence[str]) -> int:
 
 def result_line(row: dict[str, Any], folder: Path) -> str:
     """What a search came to, by its last row, and where it lies."""
-    proxy = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; " if "best/proxy" in row else ""
+    scores = ""
+    if "best/proxy" in row:
+        scores = f"proxy accuracy {row['best/proxy']:.3f} ± {row['best/proxy_error']:.3f}; "
+    if "best/naswot" in row:
+        scores += f"NASWOT {row['best/naswot']:.1f}; "
     true = [
         f"{title} {row[f'truth/{name}']:.2%} (rank {row[f'truth/rank_{name}']:,})"
         for name, title in DATASETS.items()
@@ -85,7 +89,7 @@ def result_line(row: dict[str, Any], folder: Path) -> str:
     ]
     genotype = folder / "genotype.json"
     lines = (
-        f"finished: {proxy}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
+        f"finished: {scores}{row['cost/gpu_hours']:.4f} device hours; everything lies in {lies_at(folder)}",
         *([f"  truth     {', '.join(true)}"] if true else []),
         f"  genotype  {genotype}",
         f"  page      {folder / 'report.html'}",

@@ -227,8 +227,8 @@ def runs(argv: Sequence[str]) -> int:
         "--json",
         action="store_true",
         help="Print a JSON array instead of a table, with an object for each run: name, kind, sweep, state, reason, "
-        "folder, epoch, accuracy, proxy_accuracy, proxy_error, true_accuracy (of --truth, on CIFAR-10), test_error, "
-        "disk_bytes, started, ended and command. "
+        "folder, epoch, accuracy, proxy_accuracy, proxy_error, naswot, true_accuracy (of --truth, on CIFAR-10), "
+        "test_error, disk_bytes, started, ended and command. "
         "Accuracies and errors are from 0 to 1, times are seconds since 1970, and null is what is not known yet.",
     )
     asked = parser.parse_args(list(argv))

@@ -357,13 +357,13 @@ class SearchLoop(Loop):
                 proxy.restore(self.proxy_state)
             self.hooks.say(f"proxy: going on after epoch {proxy.epoch} of {config.epochs}")
         elif not genotype.connected:
-            self.hooks.say(f"proxy: {UNCONNECTED}")
+            self.hooks.say(f"proxy: {UNCONNECTED}; NASWOT is 0, the least")
         else:
             self.hooks.say(f"proxy: training the found network from scratch, {config.epochs} epochs on J_1")
         self.proxy = proxy
         proxy.go_through()
         accuracy, error = proxy.accuracy()
         cost = proxy.spent * world_size() / 3600
-        row = {"best/proxy": accuracy, "best/proxy_error": error, "cost/proxy_gpu_hours": cost}
         score = broadcast(naswot(genotype, self.data, config.channels, config.cells))
-        return row if score is None else row | {"best/naswot": score}
+        row = {"best/proxy": accuracy, "best/proxy_error": error, "best/naswot": score}
+        return row | {"cost/proxy_gpu_hours": cost}

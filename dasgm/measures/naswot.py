@@ -39,18 +39,21 @@ class Rectified(TorchDispatchMode):
 
 @torch.no_grad()
 @full_precision()
-def naswot(genotype: Genotype, data: Data, channels: int, cells: int) -> float | None:
+def naswot(genotype: Genotype, data: Data, channels: int, cells: int) -> float:
     """log det(K + 1) of the network as it is initialised, for a batch of images of J_1. Larger is better.
 
-    K is `Rectified.agreeing`. The 1 keeps equal images from making it minus infinity. Images and weights are drawn from
-    fixed streams, so that all genotypes of a sweep are scored alike. What it is worth: `python -m benchmarks.ranking`.
+    K is `Rectified.agreeing`. The 1 keeps equal images from making it minus infinity, and K has no negative eigenvalue,
+    so the least that it can be is 0. Images and weights are drawn from fixed streams, so that all genotypes of one
+    search space, size and data set are scored alike. What it is worth: `python -m benchmarks.ranking`.
 
     Args:
         channels, cells: the size of the network.
 
     Returns:
-        None: the network has no ReLU.
+        0 of a network that has no ReLU, or whose classifier no image reaches.
     """
+    if not genotype.connected:
+        return 0.0
     with replay("naswot"):
         network = genotype.build(channels, cells, len(data.classes))
         some = data.J1[torch.randperm(len(data.J1))[:IMAGES]]
@@ -58,5 +61,5 @@ def naswot(genotype: Genotype, data: Data, channels: int, cells: int) -> float |
     with counting:
         network.to(data.images.device)(data.to_classifier(data.raw(some)))
     if (K := counting.agreeing) is None:
-        return None
+        return 0.0
     return torch.linalg.slogdet(K + torch.eye(len(K), dtype=K.dtype)).logabsdet.item()

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasgm.pages.view import Json, Ranked, RunView, ranking
+from dasgm.measures.scores import SCORES
+from dasgm.pages.view import Json, Ranked, RunView, ranking, read_trials
 from dasgm.plugins import nearest
 from dasgm.store.files import write_atomic
 
@@ -28,6 +29,7 @@ class Placed:
 
     ranked: Ranked
     value: float
+    second: str
     cost: float
     front: bool
     """Whether no other search has at least its value for less, or a larger one for at most its cost."""
@@ -38,23 +40,32 @@ def metric(kind: str) -> str:
     return f"best/{kind}"
 
 
-def written(kind: str, cost: float) -> str:
-    """A cost in digits: 1,234,567 parameters, 1.234 ms."""
-    return f"{cost:,.3f}" if kind == "latency" else f"{cost:,.0f}"
+def kind_of(second: str) -> str:
+    """One of SECOND, from its `metric`."""
+    return second.removeprefix("best/")
 
 
-def placed(runs: Sequence[RunView], objective: str, kind: str) -> list[Placed]:
-    """The finished searches that have both objectives, the cheapest first, of equally cheap ones the best."""
+def written(one: Placed) -> str:
+    """The cost of a search in digits: 1,234,567 parameters, 1.234 ms."""
+    return f"{one.cost:,.3f}" if one.second == metric("latency") else f"{one.cost:,.0f}"
+
+
+def placed(runs: Sequence[RunView], objective: str, second: str) -> list[Placed]:
+    """The finished searches that have both objectives, the cheapest first, of equally cheap ones the best.
+
+    Args:
+        objective, second: their keys in the last row of a search.
+    """
     both = [
         (one, one.value, cost)
         for one in ranking(runs, objective)
-        if one.rank is not None and one.value is not None and (cost := one.run.last(metric(kind))) is not None
+        if one.rank is not None and one.value is not None and (cost := one.run.last(second)) is not None
     ]
     found, best, at = [], -math.inf, math.inf
     for one, value, cost in sorted(both, key=lambda each: (each[2], -each[1])):
         front = value > best or (value == best and cost == at)
         best, at = (value, cost) if front else (best, at)
-        found.append(Placed(one, value, cost, front))
+        found.append(Placed(one, value, second, cost, front))
     return found
 
 
@@ -110,35 +121,37 @@ def within(ranked: Sequence[Ranked], bounds: Bounds, where: str) -> list[Ranked]
     return left
 
 
-def markdown(found: Sequence[Placed], objective: str, kind: str) -> str:
-    """The front as a table, the cheapest first."""
-    lines = [f"| trial | {SECOND[kind]} | {objective} |", "|---|---|---|"]
+def markdown(found: Sequence[Placed], objective: str) -> str:
+    """The front as a table, the cheapest first; '' where nothing is found."""
+    if not found:
+        return ""
+    lines = [f"| trial | {SECOND[kind_of(found[0].second)]} | {objective} |", "|---|---|---|"]
     for one in found:
         if one.front:
-            lines.append(
-                f"| {one.ranked.run.title} | {written(kind, one.cost)} | {one.value:.4f} ± {one.ranked.error:.4f} |"
-            )
+            error = f" ± {one.ranked.error:.4f}" if one.ranked.error else ""
+            lines.append(f"| {one.ranked.run.title} | {written(one)} | {one.value:.4f}{error} |")
     return "\n".join(lines) + "\n"
 
 
-def content(runs: Sequence[RunView], objective: str, kind: str) -> Json:
-    """What a sweep's page shows of the front; {} before a search has finished."""
+def content(runs: Sequence[RunView], objective: str, second: str) -> Json:
+    """What a sweep's page shows of the front; {} before a search has finished, and where there is no `second`."""
     from dasgm.pages.charts import scatter_chart
 
-    found = placed(runs, objective, kind)
+    title = SECOND.get(kind_of(second), "")
+    found = placed(runs, objective, second) if title else []
     dots = [(one.cost, one.value, one.ranked.run.title, one.front) for one in found]
-    chart = scatter_chart(dots, SECOND[kind], f"{objective} against {SECOND[kind]}", percent=objective == "best/proxy")
+    share = any(score.metric == objective and score.share for score in SCORES.values())
+    chart = scatter_chart(dots, title, f"{objective} against {title}", percent=share)
     return (
-        {"chart": chart, "table": [(one, written(kind, one.cost)) for one in found if one.front], "title": SECOND[kind]}
-        if found
-        else {}
+        {"chart": chart, "table": [(one, written(one)) for one in found if one.front], "title": title} if dots else {}
     )
 
 
-def write(folder: Path, runs: Sequence[RunView], objective: str, kind: str) -> None:
+def write(folder: Path, objective: str, second: str) -> None:
     """Write front.md and front.svg into a sweep's folder, once a search has finished."""
     from dasgm.pages.charts import alone
 
-    if shown := content(runs, objective, kind):
-        write_atomic(folder / "front.md", markdown(placed(runs, objective, kind), objective, kind))
+    runs = read_trials(folder)
+    if shown := content(runs, objective, second):
+        write_atomic(folder / "front.md", markdown(placed(runs, objective, second), objective))
         write_atomic(folder / "front.svg", alone(shown["chart"]))

@@ -26,6 +26,7 @@ def overview(storage: Path) -> list[dict[str, Any]]:
     epoch           epochs done
     accuracy        of the supernet on held-out images after the last epoch, 0 to 1
     proxy_accuracy  of the found network after the short training from scratch, 0 to 1; proxy_error: its standard error
+    naswot          its score without training (NASWOT, arXiv 2006.04647), at least 0
     true_accuracy   on CIFAR-10 of the latest genotype, 0 to 1, where the run had a table of true accuracies (`--truth`)
     test_error      of a network trained from scratch, after the last epoch, 0 to 1
     disk_bytes      size of all files in the folder on this machine
@@ -54,6 +55,7 @@ def _run(folder: Path, storage: Path) -> dict[str, Any]:
         "accuracy": last("val/accuracy"),
         "proxy_accuracy": last("best/proxy"),
         "proxy_error": last("best/proxy_error"),
+        "naswot": last("best/naswot"),
         "true_accuracy": last("truth/cifar10"),
         "test_error": last("test/error"),
         "disk_bytes": sum(map(_size, folder.rglob("*"))),
@@ -75,7 +77,7 @@ def as_table(storage: Path) -> Any:
 
     found = overview(storage)
     true = ["true"] * any(run["true_accuracy"] is not None for run in found)
-    others = ("state", "epoch", "accuracy", "proxy", *true, "test error", "disk")
+    others = ("state", "epoch", "accuracy", "proxy", "naswot", *true, "test error", "disk")
     columns = (Column(name, no_wrap=True) for name in others)
     table = Table(Column("run", overflow="fold"), *columns, title=printable(f"runs in {lies_at(storage)}"))
     for run in found:
@@ -86,6 +88,7 @@ def as_table(storage: Path) -> Any:
             str(run["epoch"]),
             _written(run["accuracy"], ".3f"),
             "-" if proxy is None or error is None else f"{proxy:.3f} ± {error:.3f}",
+            _written(run["naswot"], ".1f"),
             *(_written(run["true_accuracy"], ".4f") for _ in true),
             _written(run["test_error"], ".2%"),
             f"{run['disk_bytes'] / 1e6:.1f} MB",

@@ -17,11 +17,11 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from dasgm.measures.scores import FIRST, SCORES, Score, name_of
 from dasgm.measures.truth import DATASETS
 from dasgm.pages import charts, front
 from dasgm.pages.view import (
     MOST_PIXELS,
-    OBJECTIVE,
     STATES,
     Json,
     Ranked,
@@ -33,7 +33,7 @@ from dasgm.pages.view import (
     read_run,
     read_trials,
 )
-from dasgm.pages.words import breakable, duration, moment, number, percent
+from dasgm.pages.words import breakable, duration, moment, number, percent, scored
 from dasgm.store.files import contents, shell_line, write_atomic
 from dasgm.store.records import read_record
 
@@ -83,7 +83,8 @@ def report(folder: str | Path) -> Path:
     environment = Environment(
         loader=PackageLoader("dasgm.pages", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=percent, number=number, moment=moment, duration=duration, breakable=breakable)
+    filters = {"percent": percent, "scored": scored, "number": number, "moment": moment}
+    environment.filters.update(filters, duration=duration, breakable=breakable)
     page = environment.get_template(template).render(content, style=charts.STYLE, written=datetime.now().timestamp())
     target = folder / "report.html"
     write_atomic(target, page.encode("utf-8", "replace"))
@@ -92,8 +93,8 @@ def report(folder: str | Path) -> Path:
 
 def _sweep(folder: Path) -> Json:
     info = read_record(folder / "sweep.json")
-    objective = str(info.get("objective") or OBJECTIVE)
-    table = ranking(read_trials(folder), objective)
+    score = SCORES[name_of(str(info.get("objective"))) or name_of(FIRST)]
+    table = ranking(read_trials(folder), score.metric)
     runs = [one.run for one in table]
     best = _leader(table)
     painter = best if best is None or best.samples() else next((run for run in runs if run.samples()), best)
@@ -116,7 +117,7 @@ def _sweep(folder: Path) -> Json:
         "kind": "sweep",
         "state": str(info.get("state") or "unknown"),
         "name": str(info.get("name") or folder.name),
-        "objective": objective,
+        "scores": [score, *_others(score, runs)],
         "table": table,
         "ranked": sum(one.rank is not None for one in table),
         "leading": bool(best and best.state != "finished"),
@@ -128,7 +129,7 @@ def _sweep(folder: Path) -> Json:
         "links": {run.folder: f"{quote(run.folder.name)}/report.html" for run in runs if _has_page(run.folder)},
         "truths": {name: DATASETS[name] for run in runs for name in run.truth},
         "curves": charts.line_chart(lines, "accuracy of each trial", percent=True, width=820, height=330),
-        "front": front.content(runs, objective, second) if (second := info.get("and_minimise")) in front.SECOND else {},
+        "front": front.content(runs, score.metric, front.metric(str(info.get("and_minimise") or ""))),
         "hidden": max(0, len(runs) - LARGEST_SWEEP),
         "cost": sum(costs) if costs else None,
     }
@@ -145,7 +146,7 @@ def _run(folder: Path) -> Json:
         "pretraining": pretraining,
         "state": run.state,
         "name": run.title,
-        "objective": OBJECTIVE,
+        "scores": [score for score in SCORES.values() if run.last(score.metric) is not None],
         "sweep": sweep,
         "table": ranking([run]),
         "proxied": dict(flat(run.config)).get("proxy.epochs", "0") != "0",
@@ -206,6 +207,13 @@ def _common(
         "mlflow": mlflow_ui(f"sqlite:///{store}") if store.exists() else None,
         "track": shell_line(["python", "-m", "cluster.tracking", str(folder.resolve())]),
     }
+
+
+def _others(score: Score, runs: Sequence[RunView]) -> list[Score]:
+    """The scores besides the one that ranks that a run has: older versions had the proxy alone."""
+    return [
+        one for one in SCORES.values() if one is not score and any(run.last(one.metric) is not None for run in runs)
+    ]
 
 
 def _has_page(folder: Path) -> bool:

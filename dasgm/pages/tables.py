@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dasgm.measures.scores import FIRST
 from dasgm.measures.truth import DATASETS
-from dasgm.pages.view import OBJECTIVE, RunView
+from dasgm.pages.view import RunView
 from dasgm.plugins import nearest
 from dasgm.presets import row_config, without_gan
 
@@ -78,7 +79,7 @@ class Row:
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
 
-def rows(runs: Sequence[RunView], names: Sequence[str], seeds: int, objective: str = OBJECTIVE) -> list[Row]:
+def rows(runs: Sequence[RunView], names: Sequence[str], seeds: int, objective: str = FIRST) -> list[Row]:
     """Runs grouped by their parameter `row`, in the order of `names`; a row without a finished run is there too."""
 
     def of(name: str) -> Row:
@@ -157,14 +158,13 @@ def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
 class Comparison(NamedTuple):
     """Of the values of a row with those of another one."""
 
-    base: str
     p: float
     """Of Welch's test."""
     holm: float
     """p adjusted for all comparisons of the table."""
 
 
-NOT_COMPARED = Comparison("-", math.nan, math.nan)
+NOT_COMPARED = Comparison(math.nan, math.nan)
 
 
 def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[dict[str, Comparison]]:
@@ -179,7 +179,7 @@ def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[d
     adjusted = holm([raw[place][name] for place, name in tested])
     found: list[dict[str, Comparison]] = [{} for _ in tables]
     for (place, name), value in zip(tested, adjusted, strict=True):
-        found[place][name] = Comparison(base[name], raw[place][name], value)
+        found[place][name] = Comparison(raw[place][name], value)
     return found
 
 
@@ -237,24 +237,25 @@ def truths(runs: Sequence[RunView], names: Sequence[str], seeds: int, base: Mapp
 def errors(runs: Sequence[RunView], names: Sequence[str], seeds: int) -> str:
     """Evaluations as Markdown, a row a genotype: test errors in %, the mean over seeds ± standard deviation.
 
-    With two genotypes also p of Welch's two-sided test (Table 6).
+    With several genotypes also p as in `markdown` (Table 6), of each against the first.
     """
     found, five = (rows(runs, names, seeds, f"result/{kind}") for kind in ("error", "top5_error"))
-    lines = ["| genotype | test error, % | n | top-5 error, % | parameters | multiply-adds | images/s | device hours |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    base = {name: names[0] for name in names[1:]}
+    tests = compared([found], base)
+    heads = ["genotype", "test error, %", "n", "top-5 error, %", "parameters", "multiply-adds", "images/s"]
+    heads += ["device hours", *(("against", "p", "Holm's p") if base else ())]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row, fifth in zip(found, five, strict=True):
         cells: list[Any] = [row.name, row.text or "-", len(row.values), fifth.text if fifth.values else "-"]
         mine = [run for run in runs if run.parameters.get("row") == row.name and run.state == "finished"]
         cells += [_mean(mine, f"result/{name}", ",.0f") for name in ("parameters", "multiply_adds")]
         cells += [_mean(mine, "speed/images_per_s", ",.0f")]
         cells.append(f"{statistics.fmean(row.hours):.4f}" if row.hours else "-")
+        if base:
+            test = tests[0].get(row.name, NOT_COMPARED)
+            cells += [base.get(row.name, "-"), _number(test.p, ".3g"), _number(test.holm, ".3g")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    table = "\n".join(lines) + "\n"
-    if len(found) == 2:
-        p = welch(found[0].values, found[1].values)
-        said = "not enough runs" if math.isnan(p) else f"p = {p:.3g}"
-        table += f"\nWelch's two-sided test that {names[0]} and {names[1]} have the same mean test error: {said}\n"
-    return table
+    return "\n".join(lines) + "\n" + _below(tests)
 
 
 def _mean(runs: Sequence[RunView], key: str, form: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dasgm.genotype import DEFAULT_SPACE, LARGEST, Genotype, space_of
+from dasgm.measures.scores import FIRST
 from dasgm.measures.truth import DATASETS
 from dasgm.store.files import printable, shell_line, text, version
 from dasgm.store.records import ENDED, read_json, read_lines, read_metrics, read_record
@@ -18,7 +19,6 @@ from dasgm.store.run import state_of
 if TYPE_CHECKING:
     from dasgm.spaces._base import SearchSpace
 
-OBJECTIVE = "best/proxy"
 STATES = ("finished", "running", "waiting", "stopped", "interrupted", "failed")  # in the order of the table
 MOST_PIXELS = 2**24  # of a picture that is shown
 Json = dict[str, Any]
@@ -153,10 +153,14 @@ class Trials:
         return view
 
 
-def ranking(runs: Sequence[RunView], objective: str = OBJECTIVE) -> list[Ranked]:
+def ranking(runs: Sequence[RunView], objective: str = FIRST) -> list[Ranked]:
     """Finished runs by their objective, best first; then the others in the order of STATES, the longest first.
 
-    A tie with the best is a difference no larger than its own standard error, sqrt(e1^2 + e2^2).
+    A tie with the best is a difference no larger than its own standard error, sqrt(e1^2 + e2^2); of an objective
+    without one, no difference. Equal ones stay in the order in which they are given.
+
+    Args:
+        objective: the metric, of which more is better (measures/scores.py).
     """
     scored = [Ranked(run, run.last(objective), run.last(objective + "_error") or 0.0) for run in runs]
     done = [(one.value, one) for one in scored if one.run.state == "finished" and one.value is not None]

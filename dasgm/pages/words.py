@@ -6,6 +6,8 @@ from datetime import datetime
 
 from markupsafe import Markup
 
+from dasgm.measures.scores import Score
+
 
 def percent(value: float | None, error: float | None = None, digits: int = 1) -> str:
     """`93.1 ± 1.2 %` of 0.931 and 0.012; a dash of None."""
@@ -13,6 +15,13 @@ def percent(value: float | None, error: float | None = None, digits: int = 1) ->
         return "–"
     spread = f" ± {100 * error:.{digits}f}" if error else ""
     return f"{100 * value:.{digits}f}{spread} %"
+
+
+def scored(value: float | None, score: Score, error: float | None = None) -> str:
+    """A share as `percent`, another score to one digit; a dash of None."""
+    if score.share or value is None:
+        return percent(value, error)
+    return f"{value:,.1f}"
 
 
 def number(value: object) -> str:

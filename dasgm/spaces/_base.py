@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dasgm.genotype import Edge, Genotype
+    from dasgm.measures.scores import RankBy
     from dasgm.methods._base import Operations, Stage, Weights
 
 
@@ -59,6 +60,10 @@ class SearchSpace:
     """Smallest number of cells with which a network has each kind of cell in each place."""
     auxiliary: ClassVar[bool] = False
     """Whether a derived network may have an auxiliary head."""
+    ranked_by: ClassVar[RankBy] = "proxy"
+    """The score by which a sweep ranks its searches by default (measures/scores.py): the one that agrees best with true
+    accuracies, where that was measured (BENCHMARKS.md).
+    """
     recipes: ClassVar[Mapping[str, str]]
     """The usual recipe of an evaluation, by the key of the data set; "": of all others."""
     example: ClassVar[str]

@@ -96,6 +96,7 @@ class SearchSpace(_base.SearchSpace):
     sizes = {"cifar": (17, 16)}
     recipes = {"": "nasbench201", "digits": "nasbench201-small"}
     smallest = 5
+    ranked_by = "naswot"
     drops_paths = True
     example = EXAMPLE
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import statistics
+import zlib
 
 import pytest
 from evaluations import (
@@ -16,7 +18,7 @@ from evaluations import (
 )
 from mlflow import MlflowClient
 from scipy.stats import ttest_ind
-from tracked import START, client_of, runs_of
+from tracked import START, client_of, experiment_of, runs_of
 
 from cluster import connection, evaluate, tracking
 from cluster.room import Workers
@@ -86,21 +88,51 @@ def test_the_best_of_a_sweep_from_mlflow_where_its_folder_is_not(tmp_path, monke
             of_sweep(name, tmp_path, top)
 
 
+@pytest.mark.parametrize(("objective", "order"), [("best/naswot", ["t000", "t001"]), ("best/proxy", ["t001", "t000"])])
+def test_the_best_are_those_by_the_score_of_the_sweeps_record(tmp_path, objective, order):
+    """From its folder, and from MLflow, whose note and view rank by it too."""
+    link = tracking.sync(search_sweep(tmp_path / "found", objective=objective))
+    assert [one.name for one in of_sweep("found", tmp_path, 2)] == order
+    shutil.rmtree(tmp_path / "found")
+    assert [one.name for one in of_sweep("found", tmp_path, 2)] == order
+    client = client_of(tmp_path)
+    tags = runs_of(client)["found"].data.tags
+    note = tags["mlflow.note.content"]
+    assert tags["objective"] == objective and f"| trial | {objective} |" in note
+    assert note.index(order[0]) < note.index(order[1])
+    blob = experiment_of(client).tags[f"mlflow.sharedViewState.{str(link).partition('viewStateShareKey=')[2]}"]
+    view = json.loads(zlib.decompress(base64.b64decode(blob.partition(";")[2])))
+    assert view["orderByKey"] == f"metrics.`{objective}`" and not view["orderByAsc"]
+    assert {"metrics.`best/proxy`", "metrics.`best/naswot`"} < set(view["selectedColumns"])
+
+
+def test_a_sweep_that_older_versions_sent_to_mlflow_is_ranked_by_the_proxy(tmp_path):
+    tracking.sync(search_sweep(tmp_path / "found"))
+    client = client_of(tmp_path)
+    client.delete_tag(runs_of(client)["found"].info.run_id, "objective")
+    shutil.rmtree(tmp_path / "found")
+    assert [one.name for one in of_sweep("found", tmp_path, 1)] == ["t001"]
+
+
 def test_table_of_errors_and_welchs_test(tmp_path):
-    values = {"A": [0.026, 0.028, 0.027], "B": [0.030, 0.033]}
+    values = {"A": [0.026, 0.028, 0.027], "B": [0.030, 0.033], "C": [0.027, 0.029]}
     for name, found in values.items():
         for seed, error in enumerate(found):
             evaluated(tmp_path, name, seed, error)
     evaluated(tmp_path, "B", 2, 0.0, "interrupted")
     table = errors(read_trials(tmp_path), ["A", "B"], 3)
     spread = 100 * statistics.stdev(values["B"])
-    assert "| A | 2.70 ± 0.10 | 3 | - | 3,300,000 | - | 200 | 2.0000 |" in table
+    assert "| A | 2.70 ± 0.10 | 3 | - | 3,300,000 | - | 200 | 2.0000 | - | - | - |" in table
     assert f"| B | 3.15 ± {spread:.2f} (2 of 3 finished) | 2 |" in table
     p = ttest_ind(values["A"], values["B"], equal_var=False).pvalue
-    assert f"p = {p:.3g}" in table
-    assert "Welch" not in errors(read_trials(tmp_path), ["A"], 3)
-    assert "| C | not run | 0 |" in errors([], ["C"], 3)
-    assert "not enough runs" in errors([], ["A", "C"], 1)
+    assert f"| 2.0000 | A | {p:.3g} | {p:.3g} |" in table and "of which there is 1." in table
+    table = errors(read_trials(tmp_path), ["A", "B", "D", "C"], 3)
+    q = ttest_ind(values["A"], values["C"], equal_var=False).pvalue
+    assert p < q < 1
+    assert f"| A | {p:.3g} | {2 * p:.3g} |" in table and f"| A | {q:.3g} | {max(2 * p, q):.3g} |" in table
+    assert "of which there are 2." in table and "| D | not run | 0 | - | - | - | - | - | A | - | - |" in table
+    assert "Welch" not in (alone := errors(read_trials(tmp_path), ["A"], 3)) and "Holm" not in alone
+    assert "Welch" not in errors([], ["A", "C"], 1)
 
 
 def test_imagenets_defaults_are_eight_gpus_where_they_are(monkeypatch):

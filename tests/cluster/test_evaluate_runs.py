@@ -41,7 +41,7 @@ from dasgm.jobs.evaluate import _for_all, main
 from dasgm.jobs.session import Hooks
 from dasgm.pages.view import read_run, read_trials
 from dasgm.spaces.darts import KNOWN
-from dasgm.store.records import read_lines
+from dasgm.store.records import read_json, read_lines
 from dasgm.store.run import Run
 
 
@@ -202,7 +202,8 @@ def test_a_sweep_ends_with_its_best_on_photographs(tmp_path, photographs):
     words += ["--then-imagenet", str(photographs), "--top=1", "--imagenet-set", *stage]
     code, out, err = finish(start(SWEEP, *words))
     assert (code, err) == (0, "") and "the last stage: python cluster/evaluate.py --from-sweep=found" in out, (out, err)
-    best = max(read_trials(tmp_path / "found"), key=lambda view: view.last("best/proxy") or 0.0)
+    objective = read_json(tmp_path / "found" / "sweep.json")["objective"]
+    best = max(read_trials(tmp_path / "found"), key=lambda view: view.last(objective) or 0.0)
     (made,) = read_trials(tmp_path / "last")
     assert made.state == "finished" and made.info["searched"]["trial"] == best.folder.name
     assert made.genotype == best.genotype and dasgm.load(made.folder).classes == CLASSES

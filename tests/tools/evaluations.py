@@ -58,21 +58,21 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def search_sweep(folder: Path, state: str = "finished") -> Path:
-    """A sweep's folder: t001 is best, then t000; t002 was stopped early, t003 failed."""
+def search_sweep(folder: Path, state: str = "finished", objective: str = "best/proxy") -> Path:
+    """A sweep's folder: t001 is best by the proxy, t000 by NASWOT; t002 was stopped early, t003 failed."""
     for name, best, ended, genotype in (
-        ("t000", 0.90, "finished", "DARTS_V1"),
-        ("t001", 0.95, "finished", "PDARTS"),
-        ("t002", None, "stopped", "DARTS_V2"),
-        ("t003", None, "failed", "DARTS_V2"),
+        ("t000", {"best": 0.90, "naswot": 700.0}, "finished", "DARTS_V1"),
+        ("t001", {"best": 0.95, "naswot": 600.0}, "finished", "PDARTS"),
+        ("t002", {}, "stopped", "DARTS_V2"),
+        ("t003", {}, "failed", "DARTS_V2"),
     ):
-        write_run(folder / name, 4, ended, gan="none", sweep=folder.name, **({"best": best} if best else {}))
+        write_run(folder / name, 4, ended, gan="none", sweep=folder.name, **best)
         KNOWN[genotype].save(folder / name / "genotype.json")
         data = {"key": "digits", "image_size": 32, "holdout": 0.1, "limit": 500}
         (folder / name / "config.json").write_text(json.dumps({"data": data, "data_dir": None}))
     fields = {"format": 2, "name": folder.name, "state": state, "reason": "", "started": START, "ended": START + 9}
     fields |= {"preset": "quickstart", "dataset": "digits", "seed": 0, "command": "", "num_trials": 4}
-    fields |= {"objective": "best/proxy", "config": {"seed": 0}, "machine": "2 CPUs"}
+    fields |= {"objective": objective, "config": {"seed": 0}, "machine": "2 CPUs"}
     (folder / "sweep.json").write_text(json.dumps(fields))
     return folder
 

@@ -89,6 +89,7 @@ def write_run(
     epochs: int,
     proxy: float | None = None,
     error: float = 0.02,
+    naswot: float | None = None,
     gan: bool = True,
     reason: str = "",
     sweep: str | None = None,
@@ -108,7 +109,7 @@ def write_run(
                 "time": 1.79e9,
                 "best/proxy": proxy,
                 "best/proxy_error": error,
-                "best/naswot": 1000 * proxy,
+                "best/naswot": 1000 * proxy if naswot is None else naswot,
                 "cost/gpu_hours": 0.012,
             }
         )

@@ -31,9 +31,16 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
     return out
 
 
-def propose(folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default, second: str = "") -> Proposer:
+def propose(
+    folder: Path,
+    num_trials: int = 8,
+    space: spaces.Space = spaces.default,
+    rank_by: str = "proxy",
+    second: str = "",
+) -> Proposer:
     compared = [] if second else rungs(BASE.stages, 2)
-    plan, study = Plan(num_trials, lambda: space, compared, {}, second=second), open_study(folder, second)
+    plan = Plan(num_trials, lambda: space, compared, {}, rank_by=rank_by, second=second)
+    study = open_study(folder, second)
     return Proposer(study, folder, folder / "cache", BASE, plan, Halving(compared), lambda name, title, parameters: {})
 
 

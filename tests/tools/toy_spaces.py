@@ -27,3 +27,8 @@ def rates(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
     """All learn, each at a rate of its own."""
     rate = 0.1 / (1 + trial.number)
     return {"classifier_lr": trial.suggest_float("classifier_lr", rate, rate), "gan": "none", "classifier_lr_min": 0.0}
+
+
+def sizes(trial: BaseTrial, base: SearchConfig) -> dict[str, Any]:
+    """The networks that are scored are not of one size, which the first proposal need not show."""
+    return {"proxy.cells": trial.suggest_categorical("cells", [3, 3, 3, 4])}

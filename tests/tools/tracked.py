@@ -36,7 +36,7 @@ def write_run(folder: Path, epochs: int, state: str = "finished", gan: str = "bi
     """Write what a search of so many epochs leaves; again with more epochs, it goes on. `best` is the final proxy."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pictures").mkdir(exist_ok=True)
-    best = record.pop("best", None)
+    best, naswot = record.pop("best", None), record.pop("naswot", None)
     seed = int(folder.name[1:]) if folder.name[1:].isdigit() else 0
     parameters: dict[str, Any] = {"classifier_lr": 0.01 * (seed + 1), "arch_lr": 3e-4, "gan": gan}
     if gan != "none":
@@ -49,6 +49,7 @@ def write_run(folder: Path, epochs: int, state: str = "finished", gan: str = "bi
         lines.append(
             {"epoch": epochs, "phase": "best", "time": START + 99, "best/proxy": best, "best/proxy_error": 0.02}
         )
+        lines[-1] |= {} if naswot is None else {"best/naswot": naswot}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "config.json").write_text(json.dumps({"seed": seed, "gan": {"key": gan}}))
     (folder / "genotype.json").write_text(json.dumps({"normal": [["skip_connect", epochs]]}))

@@ -79,7 +79,7 @@ def test_study_says_pruned_failed_and_complete(swept):
         told = {row["epoch"]: row["val/accuracy"] for row in rows if "val/accuracy" in row}
         assert trial.intermediate_values == told
         if trial.state == TrialState.COMPLETE:
-            assert trial.value == rows[-1]["best/proxy"]
+            assert trial.value == rows[-1][read_json(swept.folder / "sweep.json")["objective"]]
     assert sorted(trials[2].intermediate_values) == [1, 2, 3]
 
 
@@ -150,6 +150,8 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*MIXED, "--arch-lr=0.5"], "arch_lr"),
     ([*MIXED, "--method.epochs=6"], "method.epochs"),
     ([*MIXED, "--grace=1"], "grace"),
+    ([*MIXED, "--rank-by=naswot"], "rank-by"),
+    (["--name=new", "--rank-by=naswot", "--space=toy_spaces:sizes"], "proxy.cells is 4, elsewhere in this sweep 3"),
     (["--num-trials=4", "--grace=3"], "space"),
     (["--name=new", "--gpus-per-trial=7"], "7 GPUs"),
     (["--name=new", "--workers-per-trial=3"], "3 CPUs"),

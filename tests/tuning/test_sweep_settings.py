@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,37 @@ def test_a_sweep_of_an_older_version_goes_on_with_its_own_space(tmp_path, monkey
         captured(monkeypatch, words[:3]).compare()
 
 
+NASBENCH = ["--preset=cifar10-smoke-nasbench201", "--dataset=digits"]
+
+
+def test_the_score_of_a_sweep_is_its_records(tmp_path, monkeypatch):
+    """One that is asked for, else that of the search space; an older version's sweep goes on with the proxy."""
+    words = [*NASBENCH, "--num-trials=3", f"--storage={tmp_path}"]
+    begin(captured(monkeypatch, [*words, "--name=s"]))
+    begin(captured(monkeypatch, [*words, "--name=t", "--rank-by=proxy"]))
+    for name, known, other in (("s", "naswot", "proxy"), ("t", "proxy", "naswot")):
+        path = tmp_path / name / "sweep.json"
+        assert read_json(path)["objective"] == f"best/{known}"
+        for more in ([], [f"--rank-by={known}"]):
+            again = captured(monkeypatch, [*words, f"--name={name}", *more])
+            again.begin()
+            assert again.plan.rank_by == known and read_json(path)["objective"] == f"best/{known}"
+            assert again.about()[-1].startswith(f"ranked by {known} (--rank-by): ")
+        with pytest.raises(ValueError, match=f"began with rank-by = '{known}', .*asks for '{other}'; choose another"):
+            captured(monkeypatch, [*words, f"--name={name}", f"--rank-by={other}"]).compare()
+
+
+@pytest.mark.parametrize("rank_by", ["naswot", "proxy"])
+def test_naswot_compares_networks_of_one_size_alone(rank_by, tmp_path, monkeypatch):
+    body = '{"data.holdout": 0.2, "data.cutout": trial.suggest_categorical("cutout", [0, 4])}'
+    words = [own_space(tmp_path, monkeypatch, body, "parts"), f"--rank-by={rank_by}", f"--storage={tmp_path / 'runs'}"]
+    one = captured(monkeypatch, words)
+    says = "data.holdout is 0.2, elsewhere in this sweep 0.1, and naswot compares"
+    with pytest.raises(ValueError, match=says) if rank_by == "naswot" else nullcontext():
+        one.compare()
+    captured(monkeypatch, [*words, "--data.holdout=0.2"]).compare()
+
+
 # ------------------------------------------------------------------------------------------------ grace
 
 
@@ -363,7 +395,7 @@ def test_a_second_objective_stops_nobody_early_and_says_so(monkeypatch, tmp_path
     words = ["--storage", str(tmp_path), "--name=s", "--and-minimise=parameters"]
     one = captured(monkeypatch, [*words, "--cost.kind=parameters", "--cost.weight=0.2"])
     assert one.plan.rungs == [] and one.plan.second == "best/parameters"
-    said = one.about_space()
+    said = one.about()
     assert "cost_weight 0.2" in said[0] and said[-1].endswith("no search is stopped early")
     one.folder.mkdir(parents=True)
     one.begin()

@@ -8,7 +8,7 @@ import pytest
 
 from dasgm.pages.view import RunView
 from tuning.plan import METRIC
-from tuning.table import time_left, told
+from tuning.table import table, time_left, told
 
 
 def timeline(
@@ -85,3 +85,24 @@ def test_time_left_after_a_night_forgets_the_night():
     now = 0.5 * end + night + 32
     guess = time_left(later, 5, 8, 1, now, 0.5 * end + night)
     assert guess is not None and guess < end
+
+
+@pytest.mark.parametrize(("objective", "order"), [("best/proxy", ["a", "b"]), ("best/naswot", ["b", "a"])])
+def test_the_table_is_ranked_by_the_asked_score_and_shows_both(objective, order):
+    scores = {"a": (0.9, 500.0), "b": (0.5, 812.25)}
+    runs = [
+        RunView(
+            Path(name),
+            "finished",
+            {"name": name},
+            {},
+            [{"epoch": 4, "best/proxy": proxy, "best/proxy_error": 0.02, "best/naswot": naswot}],
+            None,
+        )
+        for name, (proxy, naswot) in scores.items()
+    ]
+    found = table(runs, 4, "", objective)
+    columns = {column.header: list(column.cells) for column in found.columns}
+    assert columns["trial"] == order and columns["rank"] == ["1", "2"]
+    assert sorted(columns["proxy"]) == ["0.500 ± 0.020", "0.900 ± 0.020"]
+    assert sorted(columns["naswot"]) == ["500.0", "812.2"]

@@ -79,6 +79,17 @@ def test_two_objectives_are_told_at_the_end_and_nobody_is_stopped(tmp_path):
         end(proposer, "d", "finished", [0.5] * 4)
 
 
+def test_optuna_is_told_the_score_that_ranks(tmp_path):
+    proposer = propose(tmp_path, rank_by="naswot")
+    for ray_id, proxy, score in (("a", 0.9, 500.25), ("b", 0.3, 700.5)):
+        proposer.suggest(ray_id)
+        end(proposer, ray_id, "finished", [0.5] * 4, proxy, {"best/naswot": score})
+    assert [trial.value for trial in proposer.study.trials] == [500.25, 700.5]
+    proposer.suggest("c")
+    with pytest.raises(ValueError, match="t002: finished, but without best/naswot; remove its folder"):
+        end(proposer, "c", "finished", [0.5] * 4)
+
+
 CODE = """
 import sys
 from pathlib import Path

@@ -42,6 +42,10 @@ def test_score_is_of_fixed_draws_and_ranks_capacity(data):
     assert naswot(cells["nor_conv_3x3"], data, 4, 5) == found["nor_conv_3x3"] > found["skip_connect"]
 
 
-def test_a_cell_without_a_path_has_a_score(data):
-    cell = SearchSpace().parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", print)
-    assert math.isfinite(naswot(cell, data, 4, 5))
+def test_no_cell_is_below_one_without_a_path(data):
+    """Its score is 0, which no sum of Gram matrices and 1 can undercut. A cell of skip connections alone is above."""
+    none, skip, *found = [
+        naswot(SearchSpace().parse(f"|{op}~0|+|{op}~0|none~1|+|{op}~0|none~1|none~2|", print), data, 4, 5)
+        for op in ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1")
+    ]
+    assert none == 0 < min(skip, *found) and math.isfinite(skip)

@@ -45,7 +45,7 @@ def test_the_front_is_optunas(seed: int, tmp_path: Path) -> None:
     for values in points:
         study.add_trial(optuna.trial.create_trial(values=values))
     best = {f"t{trial.number:03d}" for trial in study.best_trials}
-    found = front.placed(read_trials(swept(tmp_path / "s", points)), OBJECTIVE, "parameters")
+    found = front.placed(read_trials(swept(tmp_path / "s", points)), OBJECTIVE, "best/parameters")
     assert len(found) == 12 and {one.ranked.run.title for one in found if one.front} == best
 
 
@@ -57,7 +57,7 @@ def test_its_picture_and_table_are_there(tmp_path: Path) -> None:
     assert [row.split("|")[:2] for row in page.rows[-3:]] == [
         ["t001", "1,100,000"], ["t003", "1,500,000"], ["t000", "4,200,000"]
     ]  # fmt: skip
-    front.write(folder, read_trials(folder), OBJECTIVE, "parameters")
+    front.write(folder, OBJECTIVE, "best/parameters")
     table = (folder / "front.md").read_text().splitlines()
     expected = ((1, "1,100,000", "0.5000"), (3, "1,500,000", "0.8000"), (0, "4,200,000", "0.9000"))
     assert table[2:] == [f"| t00{n} | {cost} | {value} ± 0.0200 |" for n, cost, value in expected]

@@ -30,7 +30,14 @@ def listed(storage: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[
 
 def test_each_run_is_an_object(tmp_path, capsys):
     epochs = [{"epoch": i, "phase": "search 1", "time": float(i), "val/accuracy": i / 10} for i in (1, 2)]
-    best = {"epoch": 2, "phase": "best", "time": 3.0, "best/proxy": 0.75, "best/proxy_error": 0.03}
+    best = {
+        "epoch": 2,
+        "phase": "best",
+        "time": 3.0,
+        "best/proxy": 0.75,
+        "best/proxy_error": 0.03,
+        "best/naswot": 612.5,
+    }
     done = {"state": "finished", "started": 1.5, "ended": 3.0, "command": "dasgm search", "reason": ""}
     write(tmp_path / "mine", [*epochs, best], **done)
     trial = write(tmp_path / "sweep" / "t000", epochs[:1], state="stopped", reason="the worse half")
@@ -54,6 +61,7 @@ def test_each_run_is_an_object(tmp_path, capsys):
         "accuracy": 0.2,
         "proxy_accuracy": 0.75,
         "proxy_error": 0.03,
+        "naswot": 612.5,
         "true_accuracy": None,
         "test_error": None,
         "disk_bytes": 0,

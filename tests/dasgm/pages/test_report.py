@@ -52,6 +52,20 @@ def test_sweep_page_ranks_ties_and_tells_why_the_others_ended(sweep: Path) -> No
     assert "Generated images of t000" in re.sub(r"\s+", " ", page.text)  # the best has no GAN: the best one that has
 
 
+def test_a_sweep_that_naswot_ranks_says_so_and_shows_the_proxy_beside_it(sweep: Path) -> None:
+    """A tie has the same score, whatever the proxy's error is."""
+    put(sweep / "sweep.json", json.loads((sweep / "sweep.json").read_text()) | {"objective": "best/naswot"})
+    for name, score in (("t000", 1843.75), ("t001", 900.5), ("t003", 1843.75)):
+        write_run(sweep / name, name, "finished", 12, 0.5 if name == "t000" else 0.9, naswot=score, sweep=sweep.name)
+    page = Page(report(sweep))
+    assert "Ranked by best/naswot." in page.text and "has the same score as the best" in page.text
+    head = page.rows[0].split("|")
+    assert head[3:5] == ["best/naswot", "best/proxy"]
+    assert page.rows[1].startswith("1|t000|finished|1,843.8|50.0 ± 2.0 %|")
+    assert page.rows[2].startswith("2|t003|finished|1,843.8|tie|90.0 ± 2.0 %|")
+    assert page.rows[3].startswith("3|t001|finished|900.5|90.0 ± 2.0 %|")
+
+
 def test_page_is_self_contained(sweep: Path) -> None:
     path = report(sweep)
     page = Page(path)

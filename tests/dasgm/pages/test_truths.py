@@ -53,7 +53,7 @@ def test_a_sweep_ranks_by_the_proxy_and_shows_the_truth_beside_it(tmp_path: Path
     assert "true, CIFAR-10|true, CIFAR-100|true, ImageNet16-120|" in head
     assert first.startswith("1|t001|") and "|1|54.40 %|27.20 %|13.60 %|" in first and "|1|94.00 %|47.00 %|" in second
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
-    console.print(table(read_trials(tmp_path), 1, ""))
+    console.print(table(read_trials(tmp_path), 1, "", "best/proxy"))
     drawn = console.export_text()
     assert "true, ImageNet16-120" in drawn and drawn.index("0.5440") < drawn.index("0.9400")
     assert "naswot" in drawn and drawn.index("900.0") < drawn.index("500.0")
