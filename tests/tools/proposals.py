@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dasgm.presets import preset
 from dasgm.store.run import Run
-from tuning import spaces
+from tuning import spaces, sweep
 from tuning.asking import open_study
 from tuning.halving import Halving
 from tuning.plan import METRIC, Plan, rungs
+from tuning.sweep import Sweep
 from tuning.trials import Proposer
 
 BASE = preset("quickstart").config
@@ -73,3 +76,21 @@ GAVE_UP = (
 def interrupt(proposer: Proposer, ray_id: str, reason: str) -> None:
     Run(proposer.folder / f"t{proposer.numbers[ray_id]:03d}").note(state="interrupted", reason=reason)
     proposer.on_trial_complete(ray_id, error=True)
+
+
+def captured(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Sweep:
+    """The sweep that the command would carry out."""
+    found: list[Sweep] = []
+    monkeypatch.setattr(sweep, "carry_out", lambda one: found.append(one) or 1)
+    sweep.main(words)
+    return found[0]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line in which the command is refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        sweep.main(words)
+    said = capsys.readouterr()
+    assert end.value.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+    return said.err

@@ -63,22 +63,6 @@ def test_only_a_finished_trial_gives_the_sampler_a_score(tmp_path):
     assert Run(tmp_path / "t001").about["reason"] == "rung 2: 0.100 < 0.500"
 
 
-def test_two_objectives_are_told_at_the_end_and_nobody_is_stopped(tmp_path):
-    proposer = propose(tmp_path, second="best/parameters")
-    for number, (ray_id, proxy, size) in enumerate((("a", 0.9, 4e6), ("b", 0.5, 1e6), ("c", 0.4, 2e6))):
-        proposer.suggest(ray_id)
-        end(proposer, ray_id, "finished", [0.9 - 0.3 * number] * 4, proxy, {"best/parameters": size})
-    study = propose(tmp_path, second="best/parameters").study  # as another process opens it
-    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
-    assert [(t.state, t.values) for t in study.trials] == [
-        (TrialState.COMPLETE, values) for values in ([0.9, 4e6], [0.5, 1e6], [0.4, 2e6])
-    ]
-    assert [t.number for t in study.best_trials] == [0, 1]
-    proposer.suggest("d")
-    with pytest.raises(ValueError, match=r"t003: finished, but without best/parameters"):
-        end(proposer, "d", "finished", [0.5] * 4)
-
-
 def test_optuna_is_told_the_score_that_ranks(tmp_path):
     proposer = propose(tmp_path, rank_by="naswot")
     for ray_id, proxy, score in (("a", 0.9, 500.25), ("b", 0.3, 700.5)):
@@ -259,17 +243,6 @@ def test_rate_and_portion_exist_only_under_a_gan():
     config = override(BASE, spaces.default(FixedTrial(some), BASE))
     assert config.gan.generator_lr == 1e-3 and config.val_portion == 0.3
     assert spaces.title(3, some) == "t003 biggan v30" and spaces.title(4, {"gan": "none"}) == "t004 none"
-
-
-def test_the_weight_of_a_cost_varies_where_a_search_heeds_it():
-    some = {"classifier_lr": 0.05, "arch_lr": 0.02, "gan": "none", "cost_weight": 1.5}
-    base = override(BASE, {"cost.kind": "parameters"})
-    assert override(base, spaces.default(FixedTrial(some), base)).cost.weight == 1.5
-    assert spaces.varied(base, frozenset())[:3] == ["classifier_lr", "arch_lr", "cost_weight"]
-    for config in (BASE, override(BASE, {"cost.kind": "parameters", "cost.weight": 0.0})):
-        assert "cost_weight" not in spaces.varied(config, frozenset())
-        assert "cost.weight" not in spaces.default(FixedTrial(some), config)
-    assert "cost.weight" not in spaces.default(FixedTrial(some), base, frozenset({"cost.weight"}))
 
 
 @pytest.mark.parametrize("key", ["none", *keys("gans")])
