@@ -101,7 +101,13 @@ def content_of_sweep(
     kind = "evaluations" if record["kind"] == "evaluations" else "sweep"
     tags = _tags(kind, record, _sweep_note(record, list(trials.values())), config)
     tags["objective"] = record["objective"]  # by which winners.py takes the best
-    return Content(key, record, tags, texts={"config.json": config}, pages=_pages(folder, record, "table.md")), trials
+    return Content(
+        key,
+        record,
+        tags,
+        texts={"config.json": config},
+        pages=_pages(folder, record, "table.md", "front.md", "front.svg"),
+    ), trials
 
 
 def _pages(folder: Path, record: dict[str, Any], *names: str) -> list[Path]:

@@ -19,11 +19,12 @@ from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
 from dasgm.cli.evaluate import OF_WHAT, SOURCES, configured, recipes_help
+from dasgm.pages.front import bounds
 from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import local
 
-BEFORE = ("--recipe", "--dataset", "--data-dir", "--storage", "--workers", "--from-sweep", "--top")
+BEFORE = ("--recipe", "--dataset", "--data-dir", "--storage", "--workers", "--from-sweep", "--top", "--at-most")
 """Options that are read before the others, whose defaults they choose."""
 IMAGENET_WORKERS = 8
 ABOUT = (
@@ -31,6 +32,7 @@ ABOUT = (
     f"\n- GENOTYPE...: {OF_WHAT}"
     "\n- --from-sweep NAME: Sweep whose best genotypes are trained instead."
     "\n- --top NUMBER: Number of that sweep's genotypes to train, the best first. The default is 1."
+    "\n- --at-most BOUNDS: Largest cost of those, as in params=1e6 or params=1e6,multiply_adds=1e8."
 )
 
 
@@ -61,9 +63,13 @@ def _candidates(values: Mapping[str, str], sources: Sequence[str], storage: Path
     sweep = values.get("--from-sweep", "")
     if bool(sweep) == bool(sources):
         raise ValueError(f"name genotypes, each by {SOURCES}, or a sweep with --from-sweep, and not both")
-    if "--top" in values and not sweep:
-        raise ValueError(f"--top {values['--top']}: there is no sweep; name one with --from-sweep, or leave --top out")
-    return of_sweep(sweep, storage, _whole("--top", values.get("--top", "1"))) if sweep else named(sources)
+    for flag in ("--top", "--at-most"):
+        if flag in values and not sweep:
+            raise ValueError(
+                f"{flag} {values[flag]}: there is no sweep; name one with --from-sweep, or leave {flag} out"
+            )
+    most = bounds(values.get("--at-most", ""), "--at-most")
+    return of_sweep(sweep, storage, _whole("--top", values.get("--top", "1")), most) if sweep else named(sources)
 
 
 def _workers(values: Mapping[str, str], searched: dict[str, Any], usual: Mapping[str, str]) -> int:

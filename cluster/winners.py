@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cluster.stores import EXPERIMENT, one_line, set_environment, store_of
 from dasgm.cli.evaluate import run_of
 from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.measures.scores import FIRST
+from dasgm.pages.front import Bounds, metric, within
 from dasgm.pages.view import ranking, read_trials
 from dasgm.store.files import text
 from dasgm.store.records import read_json, read_record
@@ -21,6 +24,9 @@ from dasgm.store.run import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+NO_BOUNDS: Bounds = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ def _searched(run: Path, sweep: str) -> dict[str, str]:
     return ({"sweep": sweep} if sweep else {}) | {"trial": run.name, "run": identity(run.resolve())}
 
 
-def of_sweep(name: str, storage: Path, top: int) -> list[Candidate]:
-    """The `top` best genotypes of the sweep called `name`, best first.
+def of_sweep(name: str, storage: Path, top: int, at_most: Bounds = NO_BOUNDS) -> list[Candidate]:
+    """The `top` best genotypes of the sweep called `name`, best first, of those that keep all bounds.
 
     Raises:
         ValueError: there is no such sweep, it still runs, or fewer of its searches finished.
@@ -77,13 +83,14 @@ def of_sweep(name: str, storage: Path, top: int) -> list[Candidate]:
     folder = here(storage / name, depth=1)
     info = read_record(folder / "sweep.json")
     if not info:
-        return _from_mlflow(name, storage, top)
+        return _from_mlflow(name, storage, top, at_most)
     if info.get("kind") == "evaluations":
         raise ValueError(f"{folder} holds evaluations, no sweep of searches: name one with --from-sweep")
     if Run(folder).busy:
         raise ValueError(f"the sweep {folder} is still running: wait for its end")
     ranked = ranking(read_trials(folder), str(info.get("objective") or FIRST))
-    best = [one.run for one in ranked if one.rank is not None and one.run.genotype is not None]
+    done = [one for one in ranked if one.rank is not None and one.run.genotype is not None]
+    best = [one.run for one in within(done, at_most, str(folder))]
     _enough(str(folder), len(best), top)
     return [
         Candidate(
@@ -103,7 +110,7 @@ def _enough(where: str, finished: int, top: int) -> None:
         raise ValueError(f"--top {top}: in {where} {finished} searches with a genotype have finished; ask for fewer")
 
 
-def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
+def _from_mlflow(name: str, storage: Path, top: int, at_most: Bounds) -> list[Candidate]:
     """The same from MLflow, by what the sweep sent there: the objective, genotype.json and config.json."""
     uri = store_of(None, storage)
     missing = f"--from-sweep {name}: there is no sweep in {storage / name}"
@@ -118,6 +125,8 @@ def _from_mlflow(name: str, storage: Path, top: int) -> list[Candidate]:
         runs = _trials(client, name)
         if runs is None:
             raise ValueError(f"{missing}, and none of that name in MLflow at {uri}")
+        for kind, most in at_most.items():
+            runs = [run for run in runs if run.data.metrics.get(metric(kind), math.inf) <= most]
         _enough(f"MLflow's sweep {name}", len(runs), top)
         return [_downloaded(client, run, name) for run in runs[:top]]
     except MlflowException as error:

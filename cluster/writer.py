@@ -212,11 +212,13 @@ class Writer:
         common = [name for name in every if all(name in parameters for parameters in swept)]
         scores = dict.fromkeys([objective, *(score.metric for score in SCORES.values())])
         metrics = [*scores, "best/proxy_error", "val/accuracy"]
+        seconds = [f"best/{second}"] if (second := sweep.record.get("and_minimise")) else []
         if error := is_error(sweep.record):
             metrics = [objective, "result/top5_error", *(f"result/{name}" for name in ("parameters", "multiply_adds"))]
             metrics += ["speed/images_per_s", "cost/gpu_hours"]
+        metrics += seconds
         charts: list[dict[str, Any]] = [  # a trial that lacks a parameter is not drawn: hence the second one
-            {"type": "PARALLEL", "selectedParams": names, "selectedMetrics": [objective], "showAllRuns": True}
+            {"type": "PARALLEL", "selectedParams": names, "selectedMetrics": [*seconds, objective], "showAllRuns": True}
             for names in ([common, every] if common != every else [every])
         ] + [{"type": "IMAGE", "imageKeys": [key], "step": 0} for key in PICTURES]
         shared = {"metricSectionId": "sweep", "deleted": False, "isGenerated": False, "runsCountToCompare": 10}

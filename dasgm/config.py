@@ -14,6 +14,7 @@ from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import DEFAULT_SPACE, space_of
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig, Stage
+from dasgm.methods._cost import CostConfig
 from dasgm.plugins import key_of, nearest, plugin
 from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import short
@@ -126,6 +127,7 @@ class SearchConfig:
     """Compute batch norm's statistics over the batches of all workers; needs GPUs.
     Otherwise each worker uses its own batch (our choice)."""
     proxy: ProxyConfig = ProxyConfig()
+    cost: CostConfig = field(default=CostConfig(), metadata=YOUNGER)
     seed: int = 0
     """Seed of everything random: initial weights, batches, noise. The data split has its own (--data.split-seed)."""
     gan_checkpoint: str | None = field(default=None, metadata=PLACEMENT)
@@ -170,6 +172,10 @@ class SearchConfig:
             raise ValueError(
                 f"search-space {self.search_space}: {key_of(self.method)} is not defined for it; expected another "
                 f"--method, or --search-space {' or '.join(spaces)}"
+            )
+        if self.cost.kind != "none" and not self.total_epochs:
+            raise ValueError(
+                f"cost.kind {self.cost.kind}: {key_of(self.method)} takes no step of A that could heed it; leave it out"
             )
         if self.truth:
             self.space.architectures()  # ValueError where the space has no table

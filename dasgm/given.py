@@ -24,7 +24,7 @@ def flags(words: Sequence[str]) -> Given:
 
 def on_command_line(words: Sequence[str], config: Any) -> Given:
     """The settings of `config` among the words of a command line."""
-    return flags(words) & frozenset(settings(config))
+    return flags(words) & frozenset(settings(config, younger=True))
 
 
 def after(given: Given, old: Any, new: Any, changes: Iterable[str]) -> Given:

@@ -32,6 +32,7 @@ from dasgm.bilevel import (
 )
 from dasgm.config import SearchConfig
 from dasgm.distributed import SynchronisedNorm, average, rank, world_size
+from dasgm.measures.costs import costs_of
 from dasgm.methods._base import Relaxation, Stage
 from dasgm.methods._hooks import Method, shifted
 from dasgm.networks.carry import blocks, carry, columns
@@ -40,6 +41,7 @@ from dasgm.networks.supernet import Architecture
 if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.genotype import Genotype
+    from dasgm.methods._cost import Costs
     from dasgm.pretrained import Pretrained
 
 RADIUS_W, RADIUS_G, RADIUS_A = 0.01, 0.1, 0.3  # of the central differences, see docs/algorithm.md
@@ -62,9 +64,10 @@ class Search:
         pretrained: the GAN that the search begins with; a frozen one never changes. None: the search begins with a new
             GAN.
         say: gets a line where `cuda_graph` is "auto" and no CUDA graph is used.
+        costs: what operations cost, where it was measured before. None: it is counted or measured here, if asked for.
 
     Raises:
-        ValueError: `cuda_graph` is "on", and no CUDA graph is possible here.
+        ValueError: `cuda_graph` is "on", and no CUDA graph is possible here, or a cost is not known (`costs_of`).
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Search:
         data: Data,
         pretrained: Pretrained | None = None,
         say: Callable[[str], None] = lambda line: None,
+        costs: Costs | None = None,
     ):
         self.config, self.data, self.device = config, data, data.images.device
         self.say = cache(say)  # a line that each stage would repeat is said once
@@ -82,7 +86,8 @@ class Search:
         exact = config.hypergradient == "exact"
         self.radius_W: float | None = None if exact else RADIUS_W
         self.radius_G: float | None = None if exact else RADIUS_G
-        self.method = Method(config.method, config.space, self.device)
+        costs = costs or costs_of(config, data.image_size, self.device)
+        self.method = Method(config.method, config.space, self.device, costs)
         self._build(config.method.first(config.space))
 
     def _adversary(self, pretrained: Pretrained | None) -> Adversary | NoGan:
@@ -349,7 +354,7 @@ class Search:
         Raises:
             ValueError: the state belongs to a stage that this search does not have.
         """
-        stage = _stage(state["stage"])
+        stage = Stage.read(state["stage"])
         self._expect(stage)
         self.method.memory = state.get("memory", {})
         self._build(stage)
@@ -386,15 +391,3 @@ def batch(J: Tensor, size: int, iteration: int, *stream: object) -> Tensor:
 def _permutation(n: int, seed: int) -> Tensor:
     """A pass over n images asks for it in each of its iterations."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-
-
-def _stage(plain: dict[str, Any]) -> Stage:
-    """The stage of a checkpoint."""
-    fields = {name: _tuples(value) for name, value in plain.items()}
-    if "operations" not in fields:  # dasgm 0.2.0 wrote them apart
-        fields["operations"] = (fields.pop("normal_operations"), fields.pop("reduce_operations"))
-    return Stage(**fields)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, check_distribution_compatibility
@@ -34,13 +34,17 @@ class Conflict(ValueError):
 # ------------------------------------------------------------------------------------------------ the study
 
 
-def open_study(folder: Path) -> optuna.Study:
-    """The study of a sweep's folder, made if there is none: study.db, which optuna-dashboard opens."""
+def open_study(folder: Path, second: str = "") -> optuna.Study:
+    """The study of a sweep's folder, made if there is none: study.db, which optuna-dashboard opens.
+
+    Args:
+        second: whether a new one has a second objective, see `Plan`.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = (folder / "study.db").absolute()
     try:
         study = optuna.create_study(
-            storage=f"sqlite:///{path}", study_name=folder.name, direction="maximize", load_if_exists=True
+            storage=f"sqlite:///{path}", study_name=folder.name, directions=_directions(second), load_if_exists=True
         )
         study.get_trials(deepcopy=False)
     except Exception as error:  # SQLAlchemy's and Optuna's, if the file is not such a study
@@ -61,10 +65,14 @@ def _ensure_nameable(folder: Path) -> None:
         ) from None
 
 
-def copy_of_study(folder: Path) -> optuna.Study:
+def _directions(second: str) -> list[Literal["maximize", "minimize"]]:
+    return ["maximize", "minimize"] if second else ["maximize"]
+
+
+def copy_of_study(folder: Path, second: str = "") -> optuna.Study:
     """A copy in memory of the study of a sweep's folder; empty where there is none."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    copy = optuna.create_study(direction="maximize")
+    copy = optuna.create_study(directions=_directions(second))
     if (folder / "study.db").exists():
         copy.add_trials(open_study(folder).get_trials(deepcopy=False))
     return copy
@@ -132,7 +140,7 @@ def ensure_same_space(folder: Path, plan: Plan, base: SearchConfig, pretrained: 
         ValueError: the space has changed (the parameter or the setting is named), or see `changes_of`.
     """
     _ensure_nameable(folder)
-    study, space = copy_of_study(folder), plan.space()
+    study, space = copy_of_study(folder, plan.second), plan.space()
     made = searches(study.get_trials(deepcopy=False))
     if len(made) >= plan.num_trials:
         return  # no trial is to be proposed

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from cluster.options import GroupOptions, OnCluster
 from dasgm.given import NOTHING, Given, flags
 from dasgm.measures.scores import RankBy
+from dasgm.pages.front import bounds, metric
 from tuning import spaces
 from tuning.plan import Plan, rungs
 
@@ -50,6 +51,12 @@ class Options(SweepOptions):
     space: str = ""
     """Python function that proposes the settings that vary, as MODULE:FUNCTION.
     By default learning rates, --val-portion and the type of the GAN vary, except those that are given."""
+    and_minimise: Literal["none", "parameters", "multiply_adds", "latency"] = "none"
+    """What is minimised besides: none, parameters, multiply_adds, or latency in ms (with --cost.kind latency).
+    It is that of the network which `dasgm evaluate` trains by default. No search is stopped early then."""
+    at_most: str = ""
+    """Largest cost of the winner that is told at the end, and of what --then-imagenet trains, as in params=1e6.
+    Several have commas between them: params=1e6,multiply_adds=1e8. By default there is no bound."""
     then_imagenet: str = ""
     """Folder with ImageNet's files, on which the best genotypes are trained at the end, as by cluster/evaluate.py.
     By default none is."""
@@ -71,6 +78,12 @@ class Options(SweepOptions):
                 f"register {self.register}: the searches of a sweep have no trained network; train the best with "
                 "--then-imagenet, or later by cluster/evaluate.py --from-sweep NAME --register"
             )
+        bounds(self.at_most)  # ValueError: what is wrong
+        if self.and_minimise == "latency" and self.config.cost.kind != "latency":
+            raise ValueError(
+                "and-minimise latency: no search measures it; add --cost.kind latency (with --cost.weight 0 it is "
+                "measured, and no search heeds it)"
+            )
         if self.config.data.holdout <= 0:
             raise ValueError("data.holdout 0: a sweep compares searches by J_val, so set a part aside, such as 0.1")
 
@@ -79,13 +92,18 @@ class Options(SweepOptions):
         base, identity = self.config, dict[str, Any](space=self.space, grace=self.grace)
         if not self.space:
             identity["fixed"] = list(spaces.fixed(base, given))
-        compared = rungs(base.stages, self.grace, early_ends=bool(base.stop_skips or base.stop_entropy))
-        rank_by = self.rank_by or base.space.ranked_by
-        return Plan(self.num_trials, partial(spaces.load, self.space, given), compared, identity, (), given, rank_by)
+        compared, second = rungs(base.stages, self.grace, early_ends=bool(base.stop_skips or base.stop_entropy)), ""
+        if self.and_minimise != "none":
+            identity["and_minimise"], compared, second = self.and_minimise, [], metric(self.and_minimise)
+        space = partial(spaces.load, self.space, given)
+        score = self.rank_by or base.space.ranked_by
+        return Plan(self.num_trials, space, compared, identity, given=given, rank_by=score, second=second)
 
     def look_at_grace(self, words: Sequence[str]) -> None:
         """Say so if a given --grace has no effect. ValueError: it is beyond the last epoch."""
         config, given = self.config, "grace" in flags(words)
+        if given and self.and_minimise != "none":
+            raise ValueError(f"grace {self.grace}: with --and-minimise no search is stopped early; leave --grace out")
         if given and self.grace > config.total_epochs:
             raise ValueError(f"grace {self.grace}: expected at most {config.total_epochs}, the epochs of a search")
         if given and len(config.stages) > 1:

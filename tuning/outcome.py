@@ -6,10 +6,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster.patience import say_now
+from dasgm.pages import front
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
 
 if TYPE_CHECKING:
+    from dasgm.pages.view import Ranked, RunView
     from tuning.sweep import Sweep
 
 
@@ -41,6 +43,8 @@ def show(sweep: Sweep) -> bool:
     for line in _synthetic([one.run for one in ranked]):
         say_now(line)
     best = next((one.run for one in ranked if one.rank == 1), None)
+    for line in _by_cost(sweep, trials, ranked):
+        say_now(line)
     if best and best.genotype:
         say_now(f"best genotype by {sweep.plan.rank_by}, {best.title}: {best.folder / 'genotype.json'}")
         for kind, line in best.genotype.lines().items():
@@ -53,6 +57,24 @@ def show(sweep: Sweep) -> bool:
         say_now(sweep.in_mlflow())
         say_now(f"     (the same as parallel coordinates and curves: {address(sweep.link + CHARTS, storage)})")
     return best is not None
+
+
+def _by_cost(sweep: Sweep, trials: list[RunView], ranked: list[Ranked]) -> list[str]:
+    """The front of two objectives, and the best search within the bounds that were asked for."""
+    lines, plan, title = [], sweep.plan, front.SECOND.get(front.kind_of(sweep.plan.second), "")
+    if plan.second and (found := front.placed(trials, plan.objective, plan.second)):
+        lines.append(f"the front, no search is as good for less ({sweep.folder / 'front.md'}):")
+        best = [one for one in found if one.front]
+        lines += [f"  {one.ranked.run.title}: {one.value:.4g}, {front.written(one)} {title}" for one in best]
+    if bounds := front.bounds(getattr(sweep.options, "at_most", "")):
+        try:
+            chosen = front.within([one for one in ranked if one.rank], bounds, str(sweep.folder))
+        except ValueError as error:
+            return [*lines, str(error)]
+        for one in chosen[:1]:
+            train = shell_line(["dasgm", "evaluate", one.run.folder])
+            lines.append(f"best of {front.in_words(bounds)}, {one.run.title}: train it: {train}")
+    return lines
 
 
 def own_pictures(words: list[str]) -> list[str]:

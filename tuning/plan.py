@@ -40,11 +40,18 @@ class Plan:
     """Settings that no search may change."""
     rank_by: str = "proxy"
     """Name of the score that ranks the searches, and that Optuna is told (`SCORES`)."""
+    second: str = ""
+    """Key of what is minimised besides, in the last row of a search; empty: nothing is."""
 
     @property
     def objective(self) -> str:
         """The metric of that score."""
         return SCORES[self.rank_by].metric
+
+    @property
+    def objectives(self) -> list[str]:
+        """What Optuna is told of a search that finished: the metric to maximise, and `second`, if there is one."""
+        return [self.objective, *([self.second] if self.second else [])]
 
     @property
     def space_name(self) -> str:

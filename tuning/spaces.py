@@ -26,6 +26,7 @@ Space = Callable[["BaseTrial", SearchConfig], dict[str, Any]]
 SWEPT = {
     "classifier_lr": "classifier_lr",
     "arch_lr": "arch_lr",
+    "cost_weight": "cost.weight",
     "gan": "gan",
     "generator_lr": "gan.generator_lr",
     "val_portion": "val_portion",
@@ -37,16 +38,19 @@ def default(trial: BaseTrial, base: SearchConfig, given: Given = NOTHING) -> dic
     """Vary the learning rates of classifier, architecture and generator, the validation portion, and the GAN type.
 
     Rates are log-uniform between a quarter and four times the preset's. A given setting keeps its value. The portion
-    is varied only with a GAN, and the generator's rate only if the generator is trained.
+    is varied only with a GAN, and the generator's rate only if the generator is trained. Where A's loss holds a cost,
+    its weight is varied, between a tenth and ten times the base's.
     """
     changes: dict[str, Any] = {}
 
-    def around(name: str, middle: float) -> None:
+    def around(name: str, middle: float, factor: float = 4) -> None:
         if SWEPT[name] not in given:
-            changes[SWEPT[name]] = trial.suggest_float(name, middle / 4, middle * 4, log=True)
+            changes[SWEPT[name]] = trial.suggest_float(name, middle / factor, middle * factor, log=True)
 
     around("classifier_lr", base.classifier_lr)
     around("arch_lr", base.arch_lr)
+    if _heeds_cost(base):
+        around("cost_weight", base.cost.weight, 10)
     gan = key_of(base.gan)
     if "gan" not in given:
         gan = changes["gan"] = trial.suggest_categorical("gan", ["none", gan] if base.gan else ["none"])
@@ -61,6 +65,10 @@ def default(trial: BaseTrial, base: SearchConfig, given: Given = NOTHING) -> dic
     return changes
 
 
+def _heeds_cost(base: SearchConfig) -> bool:
+    return base.cost.kind != "none" and base.cost.weight > 0
+
+
 def fixed(base: SearchConfig, given: Given) -> dict[str, Any]:
     """Parameters that the default space would vary, but keeps since they are given, and their values."""
     values = settings(base) | {"gan": key_of(base.gan)}
@@ -71,6 +79,7 @@ def varied(base: SearchConfig, given: Given) -> list[str]:
     """The parameters that the default space varies."""
     of_gan = {"gan"} | ({"val_portion"} if base.freeze_gan else {"val_portion", "generator_lr"})
     there = {"classifier_lr", "arch_lr"} | (of_gan if base.gan else set())
+    there |= {"cost_weight"} if _heeds_cost(base) else set()
     return [name for name, path in SWEPT.items() if name in there and path not in given]
 
 

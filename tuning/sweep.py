@@ -169,6 +169,8 @@ class Sweep(Group):
         """Lines that say what the sweep varies, what it keeps, and what ranks it."""
         line = f"ranked by {self.plan.rank_by} (--rank-by): {SCORES[self.plan.rank_by].title}"
         stopped = f"; stopped early by {METRIC}, the accuracy of the supernet" if self.plan.rungs else ""
+        if self.plan.second:
+            stopped = f"; {self.plan.second} is minimised besides, so no search is stopped early"
         return [*self.about_space(), line + stopped]
 
     def about_space(self) -> list[str]:
@@ -195,6 +197,7 @@ class Sweep(Group):
             "seed": self.base.seed,
             "num_trials": self.total,
             "objective": self.plan.objective,
+            **({"and_minimise": self.plan.second.removeprefix("best/")} if self.plan.second else {}),
             "space": " ".join(self.about_space()[:1]),
             "config": to_json(self.base),
         }
@@ -205,7 +208,7 @@ class Sweep(Group):
     def study(self) -> optuna.Study:
         from tuning.asking import open_study
 
-        return open_study(self.folder)
+        return open_study(self.folder, self.plan.second)
 
     def outcomes(self) -> list[bool]:
         """Of each search that was begun, whether it came to its end."""
@@ -289,8 +292,11 @@ class Sweep(Group):
         return len(outcomes) >= self.total and all(outcomes)
 
     def write_pages(self) -> None:
+        from dasgm.pages import front
         from dasgm.pages.report import report
 
+        if self.plan.second:
+            front.write(self.folder, *self.plan.objectives)
         report(self.folder)
 
     def show(self) -> bool:
@@ -357,7 +363,8 @@ def main(argv: list[str] | None = None) -> int:
         from tuning import last_stage
 
         finished = read_json(sweep.folder / "sweep.json").get("state") == "finished"
-        return last_stage.train(sweep.folder, options.top, last, command) if finished else code
+        bound = [f"--at-most={options.at_most}"] if options.at_most else []
+        return last_stage.train(sweep.folder, options.top, [*bound, *last], command) if finished else code
     if sweep.dataset != "folder":
         print(f"  {shell_line([*program, *own_pictures(words)])}")
     return code

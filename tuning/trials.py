@@ -183,13 +183,15 @@ class Proposer(Searcher):
         about, rows = run.about, run.rows()
         known = self._trials()[number].intermediate_values
         for row in rows:
-            if METRIC in row and row["epoch"] not in known and row["epoch"] <= about.get("rung", row["epoch"]):
+            new = METRIC in row and row["epoch"] not in known and row["epoch"] <= about.get("rung", row["epoch"])
+            if new and not self.plan.second:  # of two objectives Optuna takes the end alone
                 trial.report(row[METRIC], row["epoch"])
-        objective = self.plan.objective
-        state, value = STATES[about["state"]], rows[-1].get(objective) if rows else None
-        if state == TrialState.COMPLETE and value is None:
-            raise ValueError(f"trial {run.folder}: finished, but without {objective}; remove its folder")
-        self.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+        state, objectives = STATES[about["state"]], self.plan.objectives
+        values: list[Any] = [rows[-1].get(name) if rows else None for name in objectives]
+        if state == TrialState.COMPLETE and None in values:
+            lacks = objectives[values.index(None)]
+            raise ValueError(f"trial {run.folder}: finished, but without {lacks}; remove its folder")
+        self.study.tell(trial, values if state == TrialState.COMPLETE else None, state)
 
     def _run(self, number: int) -> Run:
         return Run(self.folder / name_of(number))

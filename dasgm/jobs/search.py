@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +13,28 @@ import torch
 from dasgm.adversary import Adversary
 from dasgm.bilevel import Player, Tensors, ensure_graph
 from dasgm.config import SearchConfig
-from dasgm.device import device_of, ensure_room
+from dasgm.device import device_of, ensure_room, hardware
 from dasgm.distributed import broadcast, disagreeing, rank, world_size
 from dasgm.jobs.inspection import Inspection
 from dasgm.jobs.loop import Loop, restoring
 from dasgm.jobs.means import Means
 from dasgm.jobs.memory import advice, ensure_gan
 from dasgm.jobs.proxy import UNCONNECTED, Proxy
-from dasgm.jobs.session import Hooks, Row, Session, run_job
+from dasgm.jobs.session import Hooks, Row, Session, of_first, run_job
 from dasgm.jobs.warmup import warm_up
+from dasgm.measures.costs import costs_of, derived_size, ensure_costs, measured, whole_latency
+from dasgm.measures.counts import measure_genotype
 from dasgm.measures.fidelity import inception
 from dasgm.measures.naswot import naswot
 from dasgm.measures.truth import DATASETS, Truth
+from dasgm.methods._cost import Costs
 from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.network import check_image_size
 from dasgm.pages.figures import draw
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.search import Search, SearchFailed
+from dasgm.store.files import write_atomic
+from dasgm.store.records import read_json
 
 
 def main(config: SearchConfig, folder: Path, hooks: Hooks | None = None) -> Row:
@@ -91,6 +97,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
             f"there are {smallest}; choose a smaller --batch-size"
         )
     check_image_size("cifar", data.image_size)
+    ensure_costs(config, data.image_size)
     device = device_of(config.device)
     with torch.device("meta"):
         for stage in config.stages:
@@ -129,10 +136,24 @@ class SearchLoop(Loop):
         self.proxy_state: Row = {}  # of a checkpoint that was written within the proxy
 
     def build(self) -> None:
-        self.search = Search(self.config, self.data, self.pretrained, self.hooks.say)
+        costs = self._costs() if self.config.cost.kind == "latency" else None
+        self.search = Search(self.config, self.data, self.pretrained, self.hooks.say, costs)
         gan, self.inspection = self.search.gan, None
         if isinstance(gan, Adversary):  # what is looked at is the live generator, which a search learns from
             self.inspection = Inspection(self.session, self.config, self.data, gan, lambda: gan.G.fixed)
+
+    def _costs(self) -> Costs | None:
+        """Latencies are measured once a run, by rank 0, and kept in its folder: a search that goes on has the same."""
+        config, size, device = self.config, self.data.image_size, self.data.images.device
+        path = self.run.folder / "latency.json"
+
+        def known() -> Row:
+            if not (found := read_json(path).get("ms", {})):
+                found = measured(config, size, device)
+                write_atomic(path, json.dumps({"device": hardware(str(device)), "ms": found}, indent=1))
+            return found
+
+        return costs_of(config, size, device, of_first(known))
 
     def start(self) -> None:
         if self.pretrained is None:
@@ -219,7 +240,9 @@ class SearchLoop(Loop):
         """The supernet's accuracy, and what the architecture looks like."""
         search, data = self.search, self.data
         row: Row = {"val/accuracy": search.accuracy(data.Jval if len(data.Jval) else data.J2)}
-        row |= architecture_metrics(self.config.space, search.stage, search.relaxation())
+        relaxation, costs = search.relaxation(), search.method.costs
+        row |= architecture_metrics(self.config.space, search.stage, relaxation)
+        row |= costs.metrics(search.stage, relaxation, search.genotype()) if costs else {}
         if self.config.hessian_every and self.epoch % self.config.hessian_every == 0:
             row["arch/hessian_eigenvalue"] = search.hessian()
         return row
@@ -307,9 +330,23 @@ class SearchLoop(Loop):
         if self.inspection:
             fidelity = self.inspection.fidelity
             row |= broadcast(fidelity.report(self.inspection.interrupt_check) if fidelity else None)
+        row |= self._size()
         row["cost/gpu_hours"] = self.hours
         row["cost/warmup_gpu_hours"] = self.warmup_seconds * hours
         return row | {"time": time.time()}
+
+    def _size(self) -> Row:
+        """The size of the network that `dasgm evaluate` trains by default, and its latency where that is asked for."""
+        config, data, genotype = self.config, self.data, self.search.genotype()
+        cells, channels = derived_size(config)
+        size: Row = {"channels": channels, "cells": cells, "classes": len(data.classes)}
+        counts = measure_genotype(genotype, **size, image_size=data.image_size)
+        row = {f"best/{kind}": counts[kind] for kind in ("parameters", "multiply_adds")}
+        if config.cost.kind != "latency":
+            return row
+        return row | {
+            "best/latency": of_first(lambda: whole_latency(genotype, size, data.image_size, data.images.device))
+        }
 
     def _proxy(self) -> Row:
         """What the found network is worth: by a brief training, with its cost, and by a score without one."""

@@ -79,7 +79,8 @@ def layer_costs(module: nn.Module, *inputs: Any) -> dict[str, Cost]:
     return {name: Cost(own[name], *work[name]) for name in layers}
 
 
-def _total(costs: Iterable[Cost]) -> Cost:
+def summed(costs: Iterable[Cost]) -> Cost:
+    """The sum of the costs of several layers."""
     return Cost(*map(sum, zip(*costs, strict=True)))
 
 
@@ -102,7 +103,7 @@ def measure_genotype(
     """
     with torch.device("meta"):
         network = genotype.build(channels, cells, classes, form, auxiliary=genotype.space.auxiliary)
-        total = _total(layer_costs(network, torch.empty(1, 3, image_size, image_size)).values())
+        total = summed(layer_costs(network, torch.empty(1, 3, image_size, image_size)).values())
     with_auxiliary = {"parameters_with_auxiliary": total.parameters} if network.auxiliary else {}
     return {
         "parameters": total.parameters - (count(network.auxiliary) if network.auxiliary else 0),
@@ -126,7 +127,7 @@ def measure_search(config: SearchConfig, classes: int, image_size: int) -> Count
     check_image_size("cifar", image_size)
     first, *later = config.stages
     space = config.space
-    total = _total(_supernet_costs(space, first, classes, image_size).values())
+    total = summed(_supernet_costs(space, first, classes, image_size).values())
     with torch.device("meta"):
         architecture = count(Architecture(first, space))
     begun = {"supernet_parameters": total.parameters, "multiply_adds": total.multiply_adds}

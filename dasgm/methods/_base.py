@@ -53,6 +53,18 @@ class Stage:
     continues: bool = False
     """Whether W and A go on as they were, less the operations that edges have lost (DrNAS). Otherwise both are new."""
 
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> Self:
+        """The stage of a checkpoint, in which tuples are lists."""
+        fields = {name: _tuples(value) for name, value in plain.items()}
+        if "operations" not in fields:  # dasgm 0.2.0 wrote them apart
+            fields["operations"] = (fields.pop("normal_operations"), fields.pop("reduce_operations"))
+        return cls(**fields)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
 
 @dataclass(frozen=True)
 class Relaxation:

@@ -17,6 +17,7 @@ from dasgm.bilevel import Player, Point, replay
 from dasgm.distributed import average
 from dasgm.genotype import SKIP
 from dasgm.methods._base import CellType, Memory, MethodConfig, Relaxation, Stage, View
+from dasgm.methods._cost import Costs
 
 if TYPE_CHECKING:
     from dasgm.genotype import Genotype
@@ -31,14 +32,15 @@ class Method:
         config: the settings of the method.
         space: the search space.
         device: the device that computes.
+        costs: what operations cost, where A's loss holds the expected cost or it is logged.
 
     Attributes:
         times: the numbers of the epoch, on the device. `begin_epoch` overwrites them in place.
         memory: what the method keeps from epoch to epoch, for the checkpoint.
     """
 
-    def __init__(self, config: MethodConfig, space: SearchSpace, device: torch.device):
-        self.config, self.space, self.device = config, space, device
+    def __init__(self, config: MethodConfig, space: SearchSpace, device: torch.device, costs: Costs | None = None):
+        self.config, self.space, self.device, self.costs = config, space, device, costs
         self.memory: Memory = {}
         self.times: dict[str, Tensor] = {}
 
@@ -47,6 +49,8 @@ class Method:
         self.stage = stage
         self.cells = [CellType(*cell) for cell in zip(self.space.cell_types, stage.operations, strict=True)]
         self.times = {name: _tensor(value).to(self.device) for name, value in self._times(0).items()}
+        shares = self.costs.shares(stage) if self.costs else ()
+        self.shares = [share.to(torch.get_default_dtype()).to(self.device) for share in shares]
 
     def begin_epoch(self, epoch: int) -> None:
         """Writes the numbers of the epoch."""
@@ -91,9 +95,14 @@ class Method:
         with replay(stream("offset")):
             return self.config.offset(mixture, loss, self.times)
 
-    def penalty(self, A: Point) -> Tensor | float:
-        """What is added to L_DASGM for the step of A."""
-        return self.config.arch_loss(_alphas(A), self.times)
+    def penalty(self, A: Player) -> Tensor | float:
+        """What is added to L_DASGM for the step of A: the method's own loss, and the expected cost (`_cost`)."""
+        own = self.config.arch_loss(_alphas(A), self.times)
+        if self.costs is None or not self.costs.weight:
+            return own
+        architecture: Any = A.module
+        mixture: Mixture = architecture.relaxed_by(self.relaxed)
+        return own + self.costs.weight * self.costs.expected(self.shares, mixture.cells, mixture.edges)
 
     @torch.no_grad()
     def settle(self, before: Point, A: Player, drawn: Mixture) -> None:

@@ -49,9 +49,8 @@ def _variables(palette: tuple[str, str]) -> str:
     )
 
 
-STYLE = Markup(
-    f":root{{{_variables(LIGHT)}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}\n"
-    + "".join(f".k{i}{{--c:var(--k{i})}}" for i in range(COLOURS))
+RULES = Markup(
+    "".join(f".k{i}{{--c:var(--k{i})}}" for i in range(COLOURS))
     + "".join(f".o{i}{{fill:var(--o{i})}}" for i in range(COLOURS))
     + """
 .chart svg{display:block;width:100%;height:auto;overflow:visible}
@@ -77,6 +76,8 @@ STYLE = Markup(
 .chart .ideal{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:4 4;fill:none}
 """
 )
+DAY, NIGHT = (f":root{{{_variables(colours)}}}" for colours in (LIGHT, DARK))
+STYLE = Markup(f"{DAY}\n@media screen and (prefers-color-scheme:dark){{{NIGHT}}}\n{RULES}")
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,73 @@ def line_chart(
 
 def _look(one: Series, i: int) -> str:
     return f"k{i % COLOURS}" + " bold" * one.bold + " faint" * one.faint + " dashed" * (i // COLOURS % 2)
+
+
+def scatter_chart(
+    dots: Sequence[tuple[float, float, str, bool]],
+    title: str,
+    label: str,
+    percent: bool = False,
+    width: int = 820,
+    height: int = 330,
+) -> Markup:
+    """A dot for each (x, y, name, on the front): x from 0 on, less is better, y more. Empty without a dot.
+
+    Those on the front have their names, and a line of steps joins them: below and right of it others are beaten.
+
+    Args:
+        title: of the axis of x.
+        label: what a screen reader is told.
+    """
+    if not dots:
+        return Markup("")
+    left, right, top, bottom = 58, width - 14, 22, height - 36
+    low, high = _span([y for _, y, _, _ in dots], 0.12)
+    most = max(x for x, *_ in dots) * 1.08 or 1.0
+    x_at, y_at = _scale(0.0, most, left, right), _scale(low, high, bottom, top)
+
+    def shown(y: float) -> str:
+        return f"{100 * y:.4g} %" if percent else f"{y:.5g}"
+
+    parts = []
+    for y in ticks(low, high, 5):
+        parts.append(_tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
+        parts.append(_tag("text", shown(y), look="end", x=left - 7, y=y_at(y), dy=".32em"))
+    for x in ticks(0.0, most, 8):
+        parts.append(_tag("text", shortened(x), look="mid", x=x_at(x), y=bottom + 17))
+    parts.append(_tag("text", title, look="mid", x=(left + right) / 2, y=height - 3))
+    front = sorted((x, y) for x, y, _, best in dots if best)
+    steps = [(x_at(x), y_at(y)) for x, y in front[:1]]
+    for x, y in front[1:]:
+        steps += [(x_at(x), steps[-1][1]), (x_at(x), y_at(y))]
+    line = [_tag("path", d=_path([*steps, (right, steps[-1][1])]))] if steps else []
+    for x, y, name, best in sorted(dots, key=lambda dot: dot[3]):
+        hint = _tag("title", f"{name}: {shown(y)}, {shortened(x)} {title}")
+        parts.append(_tag("g", _tag("circle", hint, cx=x_at(x), cy=y_at(y), r=4 if best else 3),
+                          look="series k0" if best else "series faint"))  # fmt: skip
+        if best:
+            end = "end" if x_at(x) > left + 60 else ""  # the front rises, so above and left of a dot there is room
+            parts.append(_tag("text", name, look=end, x=x_at(x) + (-7 if end else 7), y=y_at(y) - 7))
+    return _tag(
+        "div", _drawing([_tag("g", *line, look="series k0 dashed"), *parts], width, height, label), look="chart"
+    )
+
+
+def shortened(value: float) -> str:
+    """1.2 M for 1,200,000."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.4g} {letter}"
+    return f"{value:.4g}"
+
+
+def alone(chart: Markup) -> str:
+    """A chart of one drawing as a file of its own, in the colours of the page by day."""
+    attributes, _, body = str(chart).partition("<svg")[2].partition("</svg>")[0].partition(">")
+    page = "--soft:#5c6779;--line:#e4e8ee;--faint:#b3bcc9;--ink:#17202e;--sans:sans-serif"
+    style = f"<style>:root{{{page}}}{DAY}\n{RULES}</style>"
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" class="chart"{attributes}>{style}{ground}{body}</svg>\n'
 
 
 def edge_chart(

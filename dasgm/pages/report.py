@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from dasgm.measures.scores import FIRST, SCORES, Score, name_of
 from dasgm.measures.truth import DATASETS
-from dasgm.pages import charts
+from dasgm.pages import charts, front
 from dasgm.pages.classified import classified, compared
 from dasgm.pages.pictures import embedded
 from dasgm.pages.view import (
@@ -48,6 +48,11 @@ PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (  # title, metric -> nam
     ("Skip connections, uncapped", {"arch/skips_{kind}": "{cell}"}, False),
     ("Dominant eigenvalue of A's Hessian", {"arch/hessian_eigenvalue": "on a batch of J₂"}, False),
     ("Largest eigenvalue of A's Hessian", {"arch/largest_eigenvalue": "on a batch of J₂"}, False),
+    (
+        "Cost of the operations, 1: all alike",
+        {"cost/expected_share": "expected of A", "cost/derived_share": "genotype"},
+        False,
+    ),
     ("Norm of B's gradient", {"grad/B": "B (Eq. 7)"}, False),
 )
 FIDELITY = {  # metric -> title; each chart has its protocol below it
@@ -123,6 +128,7 @@ def _sweep(folder: Path) -> Json:
         "links": {run.folder: f"{quote(run.folder.name)}/report.html" for run in runs if _has_page(run.folder)},
         "truths": {name: DATASETS[name] for run in runs for name in run.truth},
         "curves": charts.line_chart(lines, "accuracy of each trial", percent=True, width=820, height=330),
+        "front": front.content(runs, score.metric, front.metric(str(info.get("and_minimise") or ""))),
         "hidden": max(0, len(runs) - LARGEST_SWEEP),
         "cost": sum(costs) if costs else None,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dasgm.plugins import key_of
 
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from dasgm.genotype import Edge, Genotype
     from dasgm.measures.scores import RankBy
     from dasgm.methods._base import Operations, Stage, Weights
+
+
+class Place(NamedTuple):
+    """Where a derived network computes an edge."""
+
+    kind: int
+    """Number of the cell's type (`SearchSpace.cell_types`)."""
+    edge: int
+    channels: int
+    stride: int
+    shrinks: int
+    """By how much the map that the edge reads is smaller than the image."""
 
 
 class SearchSpace:
@@ -96,6 +108,24 @@ class SearchSpace:
         Raises:
             ValueError: a size that the supernet cannot have.
         """
+        raise NotImplementedError
+
+    def places(self, cells: int, channels: int) -> Iterable[Place]:
+        """Every edge of every cell of a derived network of the cifar form, for what operations cost (`--cost.kind`).
+
+        Args:
+            cells, channels: the size of the network, one that it can have.
+
+        Raises:
+            ValueError: the space does not say.
+        """
+        raise ValueError(
+            f"search-space {key_of(self)} does not say where its operations are computed (SearchSpace.places), so no "
+            "cost of theirs is known; leave --cost.kind out"
+        )
+
+    def operation(self, name: str, channels: int, stride: int) -> nn.Module:
+        """A candidate operation other than `none` as a derived network has it, for an edge of `places`."""
         raise NotImplementedError
 
     def derive(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ from dasgm.spellings import CHOOSABLE, CONCAT, EXAMPLE, FIELDS, INPUTS, NODES, P
 from dasgm.store.files import short
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dasgm.methods._base import Operations, Stage, Weights
     from dasgm.networks.network import Form, Network
     from dasgm.networks.supernet import Supernet
@@ -52,6 +54,23 @@ class SearchSpace(_base.SearchSpace):
         from dasgm.networks.supernet import Supernet
 
         return Supernet(stage, classes)
+
+    def places(self, cells: int, channels: int) -> Iterator[_base.Place]:
+        from dasgm.networks.operations import reductions
+
+        shrinks = 1
+        for index in range(cells):
+            reduction = index in reductions(cells)
+            channels, after = (2 * channels, 2 * shrinks) if reduction else (channels, shrinks)
+            for edge, state in enumerate(state for inputs in INPUTS for state in range(inputs)):
+                halves = reduction and state < 2  # what leaves the inputs
+                yield _base.Place(reduction, edge, channels, 2 if halves else 1, shrinks if halves else after)
+            shrinks = after
+
+    def operation(self, name: str, channels: int, stride: int) -> nn.Module:
+        from dasgm.networks.operations import operation
+
+        return operation(name, channels, stride, affine=True)
 
     def derive(
         self, operations: Operations, weights: Weights, edges: Sequence[float] | None = None

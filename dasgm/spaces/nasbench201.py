@@ -15,6 +15,8 @@ from dasgm.spaces import _base
 from dasgm.store.files import short
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dasgm.methods._base import Operations, Stage, Weights
     from dasgm.networks.nasbench201 import Network, Supernet
     from dasgm.networks.network import Form
@@ -102,6 +104,21 @@ class SearchSpace(_base.SearchSpace):
         from dasgm.networks.nasbench201 import Supernet
 
         return Supernet(stage, classes)
+
+    def places(self, cells: int, channels: int) -> Iterator[_base.Place]:
+        from dasgm.networks.operations import reductions
+
+        shrinks = 1
+        for index in range(cells):
+            if index in reductions(cells):  # a residual block, which is not searched
+                channels, shrinks = 2 * channels, 2 * shrinks
+            else:
+                yield from (_base.Place(0, edge, channels, 1, shrinks) for edge in range(self.edges))
+
+    def operation(self, name: str, channels: int, stride: int) -> nn.Module:
+        from dasgm.networks.nasbench201 import operation
+
+        return operation(name, channels)
 
     def derive(
         self, operations: Operations, weights: Weights, edges: Sequence[float] | None = None

@@ -14,8 +14,11 @@ from torch.nn import functional as F
 
 from dasgm.config import SearchConfig
 from dasgm.genotype import Genotype, edge_number, genotype_text
+from dasgm.measures.costs import costs_of
+from dasgm.measures.counts import measure_genotype
 from dasgm.methods import darts
 from dasgm.methods._base import Relaxation, Stage
+from dasgm.methods._cost import CostConfig
 from dasgm.networks.carry import blocks
 from dasgm.networks.regularisation import Regularisation
 from dasgm.networks.supernet import Architecture, Mixture
@@ -83,6 +86,43 @@ class SpaceConformance:
         with torch.device("meta"):
             sizes = [size(name) for name in space.dearest if name != "none"]
         assert sizes == sorted(sizes, reverse=True)
+
+    @pytest.mark.parametrize("kind", ["parameters", "multiply_adds"])
+    def test_costs_of_operations_are_those_of_whole_networks(
+        self, space: SearchSpace, config: SearchConfig, kind: Any
+    ) -> None:
+        """Genotypes differ by the costs of their operations, and by nothing else; a one-hot mixture is expected to
+        cost what they do."""
+        asked = CostConfig(kind, cells=space.smallest + 3, channels=CHANNELS)
+        try:
+            costs = costs_of(replace(config, cost=asked), 16, torch.device("cpu"))
+        except ValueError as error:
+            pytest.skip(str(error))
+        assert costs is not None
+        sizes: dict[str, Any] = {
+            "channels": CHANNELS,
+            "cells": space.smallest + 3,
+            "classes": CLASSES,
+            "image_size": 16,
+        }
+        left, first = set(), config.stages[0]
+        for genotype in map(space.random, range(6)):
+            derived = costs.derived(genotype)
+            left.add(measure_genotype(genotype, **sizes)[kind] - derived)
+            chosen = [
+                {(target - space.inputs[0], source): name for name, source, target in graph.edges}
+                for graph in genotype.graphs.values()
+            ]
+            pairs = [(node, source) for node, number in enumerate(space.inputs) for source in range(number)]
+            cells = [
+                torch.tensor([
+                    [float(name == of.get(pair, "none")) for name in names]
+                    for pair, names in zip(pairs, operations, strict=True)
+                ])
+                for of, operations in zip(chosen, first.operations, strict=True)
+            ]  # fmt: skip
+            assert costs.expected(costs.of(first), cells).item() == derived
+        assert len(left) == 1, "stem, preprocessing and head"
 
     def test_random_genotypes_are_seeded_and_differ(self, space: SearchSpace) -> None:
         assert space.random(1) == space.random(1)

@@ -26,6 +26,7 @@ from cluster.winners import named, of_sweep
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
 from dasgm.spaces.darts import KNOWN
+from dasgm.store.records import read_lines
 from dasgm.store.run import Run
 from tuning import sweep
 
@@ -47,6 +48,23 @@ def test_the_best_of_a_sweep_from_its_folder(tmp_path):
             of_sweep("found", tmp_path, top)
     with Run(tmp_path / "found"), pytest.raises(ValueError, match="still running"):
         of_sweep("found", tmp_path, 1)
+
+
+def test_the_best_of_a_sweep_within_a_bound(tmp_path, monkeypatch):
+    """From its folder, and from MLflow."""
+    folder = search_sweep(tmp_path / "found")
+    for name, size in (("t001", 3e6), ("t000", 1e6)):
+        path = folder / name / "metrics.jsonl"
+        *rows, last = read_lines(path)
+        path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, last | {"best/parameters": size})))
+    group = evaluate.asked(["--from-sweep=found", "--at-most=params=2e6", f"--storage={tmp_path}"])
+    assert [one.name for one in group.candidates] == ["t000"]
+    assert [one.name for one in of_sweep("found", tmp_path, 1)] == ["t001"]
+    tracking.sync(folder)
+    shutil.rmtree(folder)
+    assert [one.name for one in of_sweep("found", tmp_path, 1, {"parameters": 2e6})] == ["t000"]
+    with pytest.raises(ValueError, match="ask for fewer"):
+        of_sweep("found", tmp_path, 1, {"parameters": 1e3})
 
 
 def test_the_best_of_a_sweep_from_mlflow_where_its_folder_is_not(tmp_path, monkeypatch):
@@ -169,6 +187,8 @@ def test_a_time_budget_is_more_than_nothing_and_batches_ahead_are_two(capsys):
         (["DARTS_V2", "--from-sweep=found"], "name genotypes"),
         (["DARTS_V2", "--top=2"], "--from-sweep"),
         (["--from-sweep=found", "--top=many"], "whole number"),
+        (["DARTS_V2", "--at-most=params=1e6"], "--at-most params=1e6: there is no sweep"),
+        (["--from-sweep=found", "--at-most=1e6"], "as in params=1e6"),
         (["--from-sweep=found"], "there is no sweep in"),
         (["DARTS_V3"], "did you mean 'DARTS_V"),
         (["DARTS_V2", "DARTS_V2"], "two genotypes are called DARTS_V2"),

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dasgm.presets import preset
 from dasgm.store.run import Run
-from tuning import spaces
+from tuning import spaces, sweep
 from tuning.asking import open_study
 from tuning.halving import Halving
 from tuning.plan import METRIC, Plan, rungs
+from tuning.sweep import Sweep
 from tuning.trials import Proposer
 
 BASE = preset("quickstart").config
@@ -32,13 +35,16 @@ def results(seed: int, trials: int, epochs: int) -> list[tuple[str, int, float]]
 
 
 def propose(
-    folder: Path, num_trials: int = 8, space: spaces.Space = spaces.default, rank_by: str = "proxy"
+    folder: Path,
+    num_trials: int = 8,
+    space: spaces.Space = spaces.default,
+    rank_by: str = "proxy",
+    second: str = "",
 ) -> Proposer:
-    halving = Halving(rungs(BASE.stages, 2))
-    plan = Plan(num_trials, lambda: space, rungs(BASE.stages, 2), {}, rank_by=rank_by)
-    return Proposer(
-        open_study(folder), folder, folder / "cache", BASE, plan, halving, lambda name, title, parameters: {}
-    )
+    compared = [] if second else rungs(BASE.stages, 2)
+    plan = Plan(num_trials, lambda: space, compared, {}, rank_by=rank_by, second=second)
+    study = open_study(folder, second)
+    return Proposer(study, folder, folder / "cache", BASE, plan, Halving(compared), lambda name, title, parameters: {})
 
 
 def end(
@@ -70,3 +76,21 @@ GAVE_UP = (
 def interrupt(proposer: Proposer, ray_id: str, reason: str) -> None:
     Run(proposer.folder / f"t{proposer.numbers[ray_id]:03d}").note(state="interrupted", reason=reason)
     proposer.on_trial_complete(ray_id, error=True)
+
+
+def captured(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Sweep:
+    """The sweep that the command would carry out."""
+    found: list[Sweep] = []
+    monkeypatch.setattr(sweep, "carry_out", lambda one: found.append(one) or 1)
+    sweep.main(words)
+    return found[0]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line in which the command is refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        sweep.main(words)
+    said = capsys.readouterr()
+    assert end.value.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+    return said.err

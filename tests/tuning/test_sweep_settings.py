@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
-from proposals import end, propose
+from proposals import captured, end, propose, refused
 
 from dasgm.cli.settings import choose
 from dasgm.config import mathematics, override, to_json
@@ -17,7 +17,7 @@ from dasgm.plugins import key_of
 from dasgm.presets import preset
 from dasgm.store.records import read_json
 from dasgm.store.run import Run
-from tuning import spaces, sweep
+from tuning import spaces
 from tuning.asking import ensure_same_space
 from tuning.plan import Plan
 from tuning.sweep import Sweep
@@ -39,28 +39,10 @@ def value(config: Any, path: str) -> Any:
     return config.gan and config.gan.generator_lr if path == "gan.generator_lr" else getattr(config, path)
 
 
-def captured(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> Sweep:
-    """The sweep that the command would carry out."""
-    found: list[Sweep] = []
-    monkeypatch.setattr(sweep, "carry_out", lambda one: found.append(one) or 1)
-    sweep.main(words)
-    return found[0]
-
-
 def proposed(one: Sweep, number: int = 40) -> list[Any]:
     """Configurations of so many random proposals."""
     study, space = optuna.create_study(sampler=optuna.samplers.RandomSampler(1)), one.plan.space()
     return [override(one.base, space(study.ask(), one.base)) for _ in range(number)]
-
-
-def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line in which the command is refused."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        sweep.main(words)
-    said = capsys.readouterr()
-    assert end.value.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1, said
-    return said.err
 
 
 def test_a_folder_is_a_runs_or_a_sweeps_never_both(monkeypatch, tmp_path):

@@ -25,6 +25,7 @@ from dasgm.cli import settings
 from dasgm.config import PARTS, PretrainConfig, ProxyConfig, SearchConfig, from_json, to_json
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype
+from dasgm.methods._cost import CostConfig
 from dasgm.pages import figures
 from dasgm.plugins import keys, plugin
 from dasgm.presets import preset
@@ -116,19 +117,20 @@ def test_every_option_has_a_sentence(monkeypatch):
                     found.append(f"{command} {name}: {why}: {action.help!r}")
     assert not found, "\n".join(found)
     settings = {f.name for kind in (SearchConfig, EvaluateConfig, GanConfig) for f in fields(kind)}
-    settings -= {"gan", "method", "data", "proxy"}
+    settings -= {"gan", "method", "data", "proxy", "cost"}
     known = {name.lstrip("-").rpartition(".")[2].replace("-", "_") for name in seen}
     assert not settings - known and {"--method.cells", "--grace", "--classes", "--top", "images"} <= seen
 
 
 @pytest.mark.parametrize(
     "kind",
-    [SearchConfig, ProxyConfig, PretrainConfig, EvaluateConfig]
+    [SearchConfig, ProxyConfig, CostConfig, PretrainConfig, EvaluateConfig]
     + [plugin(folder, key) for folder in PARTS.values() for key in keys(folder)],
     ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
 )
 def test_every_setting_of_the_mathematics_names_its_source(kind):
-    silent = CHOSEN_BY_THE_USER | {*PARTS, "proxy"} | {f.name for f in fields(kind) if "mathematics" in f.metadata}
+    parts = {*PARTS, "proxy", "cost"}
+    silent = CHOSEN_BY_THE_USER | parts | {f.name for f in fields(kind) if "mathematics" in f.metadata}
     found = {name: text for name, text in sentences(kind).items() if name not in silent}
     assert found and not {name: text for name, text in found.items() if not SOURCE.search(text)}
 

@@ -35,8 +35,18 @@ STEPS: dict[str, dict[str, Any]] = {
     "first order": {"gan": "none", "order": "first", "full": True},
     "second order": {"gan": "none", "full": True},
     "with BigGAN": {"gan": "biggan", "full": True},
-    "P-DARTS, ContraGAN, first order": {"preset": "dasgm-pdarts", "gan": "contragan", "order": "first"},
-    "PC-DARTS, StyleGAN2-ADA": {"preset": "dasgm-pcdarts", "gan": "stylegan2ada", "method__channels": 16},
+    "P-DARTS, ContraGAN, first order, a budget": {
+        "preset": "dasgm-pdarts",
+        "gan": "contragan",
+        "order": "first",
+        "cost__kind": "parameters",
+    },
+    "PC-DARTS, StyleGAN2-ADA, a budget": {
+        "preset": "dasgm-pcdarts",
+        "gan": "stylegan2ada",
+        "method__channels": 16,
+        "cost__kind": "multiply_adds",
+    },
 }
 
 
