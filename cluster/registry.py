@@ -30,6 +30,7 @@ from dasgm.store.run import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
     from dasgm.model import Model
@@ -79,7 +80,7 @@ def ensure_possible(name: str, storage: Path) -> None:
 def _will_be_made(uri: str, storage: Path) -> bool:
     """Whether the store is a SQLite database that is made when there is something to send."""
     path = Path(uri.removeprefix("sqlite:///"))
-    writable = path.parent == storage.resolve() or os.access(path.parent, os.W_OK)
+    writable = path.parent == storage.resolve() or path.parent.is_dir() and os.access(path.parent, os.W_OK)
     return uri.startswith("sqlite:///") and not path.exists() and writable
 
 
@@ -178,14 +179,22 @@ def _registered(folder: Path, name: str, uri: str | None, experiment: str | None
         for version in client.search_model_versions(f"run_id = '{run_id}'"):
             if (version.name, version.tags.get(DIGEST), version.status) == (name, digest, "READY"):
                 return Registered(folder, version, False)
-        model_id = _logged(writer, run, folder, digest)
+        model = _logged(writer, run, folder, digest)
         _make_model(client, name)
-        version = client.create_model_version(
-            name, f"models:/{model_id}", run_id, {DIGEST: digest, "dasgm.run": key}, model_id=model_id
-        )
-        labels = {"mlflow.modelVersions": json.dumps([{"name": name, "version": version.version}])}
-        client.set_logged_model_tags(model_id, labels)  # MLflow's pages of the run and of the model link to the version
+        # not models:/ID, which MLflow would look up in the store of its global settings
+        tags = {DIGEST: digest, "dasgm.run": key}
+        version = client.create_model_version(name, model.artifact_location, run_id, tags, model_id=model.model_id)
+        _link(client, model.model_id, version)
     return Registered(folder, version, True)
+
+
+def _link(client: MlflowClient, model_id: str, version: ModelVersion) -> None:
+    """Note the version with the model, as a server does: MLflow's pages of the run and of the model link to it."""
+    label = "mlflow.modelVersions"
+    known = json.loads(client.get_logged_model(model_id).tags.get(label, "[]"))
+    if not any((one["name"], str(one["version"])) == (version.name, str(version.version)) for one in known):
+        known.append({"name": version.name, "version": version.version})
+        client.set_logged_model_tags(model_id, {label: json.dumps(known)})
 
 
 def _make_model(client: MlflowClient, name: str) -> None:
@@ -206,8 +215,8 @@ def _place(digest: str) -> str:
 # ------------------------------------------------------------------------------------------------ the model
 
 
-def _logged(writer: Writer, run: Any, folder: Path, digest: str) -> str:
-    """The id of the run's MLflow model with these weights. One that a killed process left half-made is removed."""
+def _logged(writer: Writer, run: Any, folder: Path, digest: str) -> LoggedModel:
+    """The run's MLflow model with these weights. One that a killed process left half-made is removed."""
     import dasgm
     from dasgm.export import export
 
@@ -215,7 +224,7 @@ def _logged(writer: Writer, run: Any, folder: Path, digest: str) -> str:
     for known in client.search_logged_models([writer.number], f"source_run_id = '{run_id}'"):
         if known.tags.get(DIGEST) == digest:
             if known.status == "READY":
-                return str(known.model_id)
+                return known
             client.delete_logged_model(known.model_id)
     model = dasgm.load(folder)
     with TemporaryDirectory() as temporary:
@@ -227,8 +236,7 @@ def _logged(writer: Writer, run: Any, folder: Path, digest: str) -> str:
         _save(model, file, saved, made.model_id, made.artifact_location, run_id)
         client.log_model_artifacts(made.model_id, str(saved))
     _log_metrics(client, run_id, made.model_id, folder)
-    client.finalize_logged_model(made.model_id, "READY")
-    return str(made.model_id)
+    return client.finalize_logged_model(made.model_id, "READY")
 
 
 def _save(model: Model, file: Path, folder: Path, model_id: str, location: str, run_id: str) -> None:

@@ -211,10 +211,11 @@ def test_before_anything_is_trained(
     swept = ["--gan=none", f"--storage={tmp_path / 'runs'}", "--name=s", "--then-imagenet", str(photographs)]
     swept += ["--imagenet-set", "recipe=imagenet-small", "batch-size=8", "loader=torch"]
     monkeypatch.setattr("cluster.evaluations.cpus", lambda: 2)
-    nowhere = f"sqlite:///{tmp_path}/nowhere/mlflow.db"
+    (tmp_path / "file").touch()
+    nowhere = f"sqlite:///{tmp_path}/file/mlflow.db"
     for command, uri, more, says in (
         (evaluate.main, closed, [*words, "--register=digits"], f"registry at {closed} does not answer: Connection ref"),
-        (evaluate.main, nowhere, [*words, "--register=digits"], "No such file or directory"),
+        (evaluate.main, nowhere, [*words, "--register=digits"], f"registry at {nowhere} does not answer: "),
         (evaluate.main, closed, [*words, "--register=a:b"], "register 'a:b': expected a name of"),
         (sweep.main, closed, [*swept, "--register=digits"], f"registry at {closed} does not answer: Connection ref"),
         (sweep.main, closed, ["--gan=none", "--register=digits"], "no trained network; train the best with --then-im"),
