@@ -54,13 +54,14 @@ class Content:
 
 def versions_of(folder: Path) -> list[tuple[int, int]]:
     """Versions of all files of a run that MLflow shall hold: they differ once something has changed."""
-    names = ("run.json", "config.json", "metrics.jsonl", "genotype.json", "report.html", "pictures", "")
+    names = ("run.json", "config.json", "metrics.jsonl", "genotype.json", "network.json", "report.html", "pictures", "")
     return [version(folder / name) for name in names]
 
 
 def content_of_run(folder: Path, sweep: str = "", **defaults: Any) -> Content:
     versions, record = versions_of(folder), record_of(folder, **defaults)
-    pages = _pages(folder, record, "config.json", "genotype.json", "metrics.json", "predictions.csv")
+    names = ("config.json", "genotype.json", "network.json", "metrics.json", "predictions.csv")
+    pages = _pages(folder, record, *names)
     config = text(folder / "config.json") if folder / "config.json" in pages else ""
     kind = "trial" if sweep and record["kind"] == "search" else record["kind"]
     tags = _tags(kind, record, record["reason"], config)

@@ -1,6 +1,6 @@
 """Train genotypes from scratch with several seeds, side by side, each as a Ray Train job.
 
-python cluster/evaluate.py DARTS_V2 runs/mine --dataset cifar10 --seeds 4
+python cluster/evaluate.py DARTS_V2 runs/mine torchvision:resnet18 --dataset cifar10 --seeds 4
 python cluster/evaluate.py --from-sweep NAME --top 2 --dataset imagenet --data-dir FOLDER
 """
 
@@ -19,6 +19,8 @@ from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
 from dasgm.cli.evaluate import OF_WHAT, SOURCES, configured, recipes_help
+from dasgm.designs.design import ensure_effect
+from dasgm.given import flags
 from dasgm.pages.front import bounds
 from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
@@ -48,8 +50,9 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Eval
         sources = sources or ["DARTS_V2"]  # any
     candidates = _candidates(values, sources, storage)
     searched = next((one.config for one in candidates if one.config), {})
-    usual = candidates[0].genotype.space.recipes
+    usual = candidates[0].design.recipes
     workers = _workers(values, searched, usual)
+    ensure_effect(flags(rest), [one.design for one in candidates])
     recipe, config = configured(values, searched, usual, 1 if _names_batch_size(rest) else workers)
     words = [*rest, f"--storage={storage}", f"--workers={workers}"]
     kind, about = flattened(Options, EvaluateConfig), ABOUT + recipes_help()

@@ -76,7 +76,7 @@ class Options(OnWorkers, GroupOptions):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One genotype with one seed."""
+    """One genotype or known network with one seed."""
 
     candidate: Candidate
     config: EvaluateConfig
@@ -87,14 +87,14 @@ class Evaluation:
 
     @property
     def digest(self) -> str:
-        return digest(self.candidate.genotype.to_json())
+        return digest(self.candidate.design.to_json())
 
 
 class Evaluations(Group):
     """The evaluations and the folder that they lie in.
 
     Args:
-        candidates: the genotypes.
+        candidates: the genotypes and known networks.
         recipe: the name of the recipe that their configuration comes from.
         name, command: see `Group`.
     """
@@ -160,7 +160,7 @@ class Evaluations(Group):
         ensure_graph(self.config.cuda_graph, "cuda" if workers.gpus else "cpu", workers.number)
         enough(self.data, self.config, workers.number)
         for one in self.candidates:
-            fits(one.genotype, self.config, self.data)
+            fits(one.design, self.config, self.data)
 
     def look_at_registry(self) -> None:
         """ValueError if the trained networks are to be registered and could not be."""
@@ -175,8 +175,7 @@ class Evaluations(Group):
         show_config(self.config)
         workers = self.workers()
         at_once = self.at_once(workers, max(1, connection.slots_here(workers)), cpus())
-        genotype = self.candidates[0].genotype
-        print(describe_training(genotype, self.config, workers.number, self.total, at_once))
+        print(describe_training(self.candidates[0].design, self.config, workers.number, self.total, at_once))
 
     def check(self) -> Workers:
         for one in self.candidates:
@@ -195,9 +194,10 @@ class Evaluations(Group):
         if begun:
             self.ensure_same(begun.get("mathematics", {}), asked)
         for one in self.evaluations:
-            known = Run(self.folder / one.name).about.get("mathematics", {}).get("genotype", one.digest)
+            kind = one.candidate.design.kind
+            known = Run(self.folder / one.name).about.get("mathematics", {}).get(kind, one.digest)
             if known != one.digest:
-                raise ValueError(f"{self.folder / one.name} began with another genotype; use another --name")
+                raise ValueError(f"{self.folder / one.name} began with another {kind}; use another --name")
         return begun, asked
 
     def entries(self) -> dict[str, Any]:
@@ -261,12 +261,12 @@ class Evaluations(Group):
         folder = self.folder / one.name
         self._said.setdefault(one.name, len(Run(folder).said()))
         about: dict[str, Any] = {"name": one.name, "title": one.name, "command": self.command, "recipe": self.recipe}
-        about |= {"genotype": one.candidate.source, "searched": one.candidate.searched}
+        about |= {one.candidate.design.kind: one.candidate.source, "searched": one.candidate.searched}
         about["parameters"] = {"row": one.candidate.name, "seed": one.config.seed}
         begun: dict[str, Any] = {"state": "waiting", "reason": "", "fatal": "", "asked": time.time(), "ended": None}
         Run(folder).note(**about, kind="evaluation", **begun)
         asked = payload(one.config, folder, self.options.storage / "cache", about)
-        return asked | {"genotype": one.candidate.genotype.to_json(), "prefetch": prefetch}
+        return asked | {"design": one.candidate.design.to_json(), "prefetch": prefetch}
 
     def _ended(self, one: Evaluation, ref: Any) -> str:
         """Print how an evaluation ended; return why it did not come to its end, or an empty text."""

@@ -244,20 +244,20 @@ def pretrain(payload: dict[str, Any]) -> str | None:
 
 def evaluate(payload: dict[str, Any]) -> str | None:
     """The same for an evaluation. Ray Data or torch's DataLoader loads photographs."""
-    from dasgm.genotype import Genotype
+    from dasgm.designs.design import read_design
     from dasgm.jobs.evaluate import main, torch_batches
     from dasgm.recipes import EvaluateConfig
     from dasgm.store.run import Run
 
     if fatal := Run(payload["folder"]).about.get("fatal"):  # earlier workers found it, and these would too
         return str(fatal)
-    genotype = Genotype.from_json(payload["genotype"])
+    design = read_design(payload["design"])
     batches: Callable[[Any, EvaluateConfig], Any] = torch_batches
     if payload["prefetch"]:
         from cluster.stream import streamed
 
         batches = streamed(payload["prefetch"])
-    return _work(payload, EvaluateConfig, lambda config, folder, hooks: main(genotype, config, folder, hooks, batches))
+    return _work(payload, EvaluateConfig, lambda config, folder, hooks: main(design, config, folder, hooks, batches))
 
 
 def _work(payload: dict[str, Any], kind: type, main: Callable[..., Any]) -> str | None:

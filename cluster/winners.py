@@ -1,4 +1,4 @@
-"""Genotypes to evaluate: given by name, of a run, or the best of a sweep, from its folder or from MLflow."""
+"""What to evaluate: given by name, of a run, or the best of a sweep, from its folder or from MLflow."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.stores import EXPERIMENT, one_line, set_environment, store_of
 from dasgm.cli.evaluate import run_of
+from dasgm.designs.design import Design, load_design
 from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.measures.scores import FIRST
 from dasgm.pages.front import Bounds, metric, within
@@ -31,11 +32,11 @@ NO_BOUNDS: Bounds = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Candidate:
-    """A genotype and where it comes from."""
+    """A genotype or a known network, and where it comes from."""
 
     name: str
     """As in DARTS_V2 or t003: names its row of the table and its evaluations."""
-    genotype: Genotype
+    design: Design
     source: str
     config: dict[str, Any] = field(default_factory=dict)
     """config.json of the search that found it; empty if it comes from elsewhere."""
@@ -44,7 +45,7 @@ class Candidate:
 
 
 def named(sources: Sequence[str]) -> list[Candidate]:
-    """Genotypes by known names, files, folders of runs, or as text. ValueError: no genotype, or two share a name."""
+    """By known names, files, folders of runs, or as text. ValueError: there is none, or two share a name."""
     found = [_named(source) for source in sources]
     names = [one.name for one in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -53,17 +54,17 @@ def named(sources: Sequence[str]) -> list[Candidate]:
 
 
 def _named(source: str) -> Candidate:
-    genotype = Genotype.load(source)
+    design = load_design(source)
     if genotype_text(source):
-        return Candidate(name_of(source), genotype, name_of(source))
+        return Candidate(name_of(source), design, name_of(source))
     run = run_of(str(here(source)))
     if not (run / "run.json").is_file():
-        return Candidate(run.absolute().name if run.is_dir() else run.stem, genotype, source)
+        return Candidate(run.absolute().name if run.is_dir() else run.stem.replace(":", "-"), design, source)
     run = run.absolute()
     in_sweep = (run.parent / "sweep.json").is_file()
     name = f"{run.parent.name}-{run.name}" if in_sweep else run.name
     sweep = run.parent.name if in_sweep else ""
-    return Candidate(name, genotype, source, read_json(run / "config.json"), _searched(run, sweep))
+    return Candidate(name, design, source, read_json(run / "config.json"), _searched(run, sweep))
 
 
 def _searched(run: Path, sweep: str) -> dict[str, str]:

@@ -101,7 +101,7 @@ def metadata(model: Model) -> dict[str, Any]:
         "scale": 255,
         "mean": model.mean,
         "std": model.std,
-        **{name: model.about[name] for name in ("genotype", "data", "dasgm") if name in model.about},
+        **{name: model.about[name] for name in ("genotype", "network", "data", "dasgm") if name in model.about},
     }
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dasgm.plugins import keys, nearest, plugin
 from dasgm.spellings import CONCAT as CONCAT
@@ -27,9 +27,11 @@ from dasgm.store.replica import here
 
 if TYPE_CHECKING:
     from dasgm.networks.network import DerivedNetwork, Form
+    from dasgm.recipes import EvaluateConfig
     from dasgm.spaces._base import SearchSpace
 
 LARGEST = 2**20  # bytes of a genotype.json
+KNOWN_LIBRARIES = ("torchvision", "timm")  # LIBRARY:NAME is a network of one, which has no genotype
 DEFAULT_SPACE = "darts"  # of files that name none: they were written before there were others
 
 Edge = tuple[str, int]
@@ -90,6 +92,34 @@ class Genotype:
     def connected(self) -> bool:
         """Whether images reach the classifier. Where they do not, accuracy is that of chance."""
         return all(graph.connected for graph in self.graphs.values())
+
+    # what an evaluation asks of a design (dasgm/designs/design.py)
+
+    kind: ClassVar[str] = "genotype"
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def recipes(self) -> Mapping[str, str]:
+        return self.space.recipes
+
+    def settled(self, config: EvaluateConfig) -> EvaluateConfig:
+        return config
+
+    def network(self, config: EvaluateConfig, classes: int) -> DerivedNetwork:
+        return self.build(config.channels, config.cells, classes, config.form, config.auxiliary > 0)
+
+    def size(self, config: EvaluateConfig) -> str:
+        return f"{config.cells} cells and {config.channels} channels"
+
+    def notes(self, config: EvaluateConfig, classes: int, image_size: int, iterations: int) -> list[str]:
+        return []
+
+    def described(self, config: EvaluateConfig) -> dict[str, Any]:
+        sizes = {"form": config.form, "cells": config.cells, "channels": config.channels}
+        return {"genotype": json.loads(self.to_json())} | sizes
+
+    def rebuilt(self, about: Mapping[str, Any], classes: int) -> DerivedNetwork:
+        return self.build(about["channels"], about["cells"], classes, about["form"])
 
     @property
     def skips_alone(self) -> bool:
@@ -184,6 +214,8 @@ class Genotype:
         if not str(source).strip():
             raise ValueError(f"genotype {str(source)!r}: expected a name, a file, a run's folder or a genotype's text")
         name = printable(str(source)) if len(str(source)) <= 200 else short(str(source), 200)
+        if str(source).startswith(tuple(f"{library}:" for library in KNOWN_LIBRARIES)):
+            raise ValueError(f"genotype {name}: a known network has no cells; dasgm evaluate and measure take it")
         if written := genotype_text(source):
             name = "text"
         else:
@@ -230,6 +262,8 @@ def _file(source: str | Path, name: str) -> str:
     try:
         path = here(source)
         if path.is_dir():
+            if (path / "network.json").is_file():
+                raise ValueError("the folder is of a known network, which has no cells")
             path = path / "genotype.json"
             if not path.is_file():
                 raise ValueError("the folder has no genotype.json")

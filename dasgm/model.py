@@ -28,9 +28,7 @@ from dasgm.cpus import cpus
 from dasgm.data._images import stack
 from dasgm.data._named import Unreadable, pictures
 from dasgm.data._pictures import Source, fitted, quiet, shorter_side, upright_rgb
-from dasgm.genotype import Genotype
-from dasgm.methods._base import MOST_CELLS, WIDEST
-from dasgm.networks.network import SHRINKS, DerivedNetwork, check_image_size
+from dasgm.designs.design import Design, design_of_model
 from dasgm.plugins import key_of
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.files import first_line, plain, printable, reason, short, text, write_atomic
@@ -42,8 +40,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 NONE = "none of these"  # the answer where no class is probable enough
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-MOST = {"cells": MOST_CELLS, "channels": WIDEST, "image_size": 2048}  # of a network that is read
-MOST_EDGES = 32  # of a cell that is read
+LARGEST_IMAGE = 2048  # pixels, of a network that is read
+KINDS = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}  # of its tensors
 
 
 class Prediction(list[tuple[str, float]]):
@@ -75,9 +73,9 @@ class Model(nn.Module):
         about: all of model.json.
     """
 
-    def __init__(self, genotype: Genotype, about: dict[str, Any]) -> None:
+    def __init__(self, design: Design, about: dict[str, Any]) -> None:
         super().__init__()
-        self.network = genotype.build(about["channels"], about["cells"], len(about["classes"]), about["form"])
+        self.network = design.rebuilt(about, len(about["classes"]))
         self.about = about
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.image_size: int = about["image_size"]
@@ -227,7 +225,7 @@ def _pictures(images: str | Path | Sequence[Picture | Unreadable]) -> list[tuple
 
 
 def save(
-    folder: Path, network: DerivedNetwork, genotype: Genotype, config: EvaluateConfig, data: Any, result: dict[str, Any]
+    folder: Path, network: nn.Module, design: Design, config: EvaluateConfig, data: Any, result: dict[str, Any]
 ) -> None:
     """Writes both files of a trained network, without its auxiliary head. Each file is replaced atomically.
 
@@ -242,10 +240,7 @@ def save(
     about = {
         "format": FORMAT,
         "dasgm": __version__,
-        "genotype": json.loads(genotype.to_json()),
-        "form": config.form,
-        "cells": config.cells,
-        "channels": config.channels,
+        **design.described(config),
         "classes": list(data.classes),
         "image_size": data.image_size,
         "resize": data.resize,
@@ -282,11 +277,9 @@ def load(path: str | Path, device: str = "cpu") -> Model:
             raise ValueError(f"model {path}: there is no {file.name}; dasgm evaluate writes it when it has finished")
     try:
         about = _described(described)
-        genotype = Genotype.from_json(json.dumps(about["genotype"]))
-        if max(len(cell.edges) for cell in genotype.graphs.values()) > MOST_EDGES:
-            raise ValueError(f"a cell of more than {MOST_EDGES} edges")
+        design = design_of_model(about)
         with torch.device("meta"):
-            model = Model(genotype, about)
+            model = Model(design, about)
     except (ValueError, OSError) as error:
         raise ValueError(f"model {described}: {error}") from None
     try:
@@ -313,7 +306,7 @@ def _tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
             )
         for name, tensor in expected.items():
             found = file.get_slice(name)
-            kind = {torch.float32: "F32", torch.int64: "I64"}[tensor.dtype]
+            kind = KINDS.get(tensor.dtype, str(tensor.dtype))
             if list(found.get_shape()) != list(tensor.shape) or found.get_dtype() != kind:
                 raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not {kind} {list(tensor.shape)}")
         return {name: file.get_tensor(name) for name in expected}
@@ -328,10 +321,9 @@ def _described(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"format {short(found)}, expected {FORMAT}")
-    for name, most in MOST.items():
-        value = about.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise ValueError(f"{name} {short(value)}: expected a whole number from 1 to {most}")
+    size = about.get("image_size")
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_IMAGE:
+        raise ValueError(f"image_size {short(size)}: expected a whole number from 1 to {LARGEST_IMAGE}")
     classes = about.get("classes")
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) for c in classes):
         raise ValueError(f"classes {short(classes)}: expected a list of at least two names")
@@ -341,14 +333,10 @@ def _described(path: Path) -> dict[str, Any]:
         value = about.get(name)
         if not isinstance(value, list) or len(value) != 3 or not all(_finite(v, name == "std") for v in value):
             raise ValueError(f"{name} {short(value)}: expected three numbers")
-    if about.get("form") not in tuple(SHRINKS):
-        raise ValueError(f"form {short(about.get('form'))}: expected {' or '.join(SHRINKS)}")
-    check_image_size(about["form"], about["image_size"])
-    size = about["image_size"]
     if about.get("resize", size) not in (size, shorter_side(size)):
         raise ValueError(f"resize {short(about['resize'])}: expected {size} or {shorter_side(size)}")
-    if not isinstance(about.get("genotype"), dict) or not isinstance(about.get("sha256"), str):
-        raise ValueError("genotype or sha256 is missing")
+    if not isinstance(about.get("sha256"), str):
+        raise ValueError("sha256 is missing")
     return about
 
 

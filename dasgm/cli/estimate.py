@@ -15,8 +15,8 @@ import torch
 from dasgm.adversary import by_name
 from dasgm.bilevel import Player
 from dasgm.config import PretrainConfig, SearchConfig
+from dasgm.designs.design import Design
 from dasgm.device import device_of, forget_peak, hardware
-from dasgm.genotype import Genotype
 from dasgm.jobs import evaluate
 from dasgm.jobs.pretrain import Pretraining, wanted_by
 from dasgm.jobs.pretrain import fits as fits_alone
@@ -201,9 +201,7 @@ class _First:
         return islice(self.batches.testing(), TIMED)
 
 
-def describe_training(
-    genotype: Genotype, config: EvaluateConfig, workers: int = 1, runs: int = 1, at_once: int = 1
-) -> str:
+def describe_training(design: Design, config: EvaluateConfig, workers: int = 1, runs: int = 1, at_once: int = 1) -> str:
     """What `runs` evaluations of `workers` each, of which `at_once` run side by side, would cost, as lines to print: a
     few real steps of one worker; nothing is written.
 
@@ -214,10 +212,10 @@ def describe_training(
     if config.folds and not config.fold:
         config, runs = replace(config, fold=1), runs * config.folds
     data = evaluate.opened(config, device)
-    evaluate.fits(genotype, config, data)
+    evaluate.fits(design, config, data)
     evaluate.enough(data, config, workers)
     train, tested = data.counts
-    training = Training(genotype, config, len(data.classes), device, config.seed, "evaluate")
+    training = Training(design, config, len(data.classes), device, config.seed, "evaluate")
     training.schedule(config.epochs - 1)  # with drop-path
     batches = evaluate.torch_batches(data, config)
     drawn = batches.training(0)
@@ -234,7 +232,7 @@ def describe_training(
         [
             f"data        {data.describe()}; trained on: {train:,}",
             *_indented(data.notes),
-            f"parameters  {parameters:,} (with the auxiliary head)",
+            f"parameters  {parameters:,}" + " (with the auxiliary head)" * (training.config.auxiliary > 0),
             f"device      {hardware(device)}, peak memory {_peak_memory(device) / 2**30:.2f} GiB",
             f"time        {step:.3f} s a step ({TIMED} timed), {iterations} steps an epoch, test {test:.1f} s, "
             f"{config.epochs} epochs: {hours:.2f} hours",

@@ -1,4 +1,4 @@
-"""dasgm evaluate: argv -> (genotype, recipe, configuration) -> main."""
+"""dasgm evaluate: argv -> (design, recipe, configuration) -> main."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json
 from dasgm.data._base import DataConfig
-from dasgm.genotype import Genotype, genotype_text, name_of
+from dasgm.designs.design import Design, ensure_effect, load_design
+from dasgm.genotype import genotype_text, name_of
+from dasgm.given import flags
 from dasgm.plugins import key_of, keys, plugin
 from dasgm.presets import with_dataset
 from dasgm.recipes import EvaluateConfig
@@ -27,22 +29,24 @@ from dasgm.store.run import state_of
 
 @dataclass(frozen=True)
 class TrainingChoice:
-    """What stands before the settings of an evaluation: GENOTYPE, RECIPE, --dataset, --data-dir."""
+    """What stands before the settings of an evaluation: GENOTYPE, RECIPE, --dataset, --data-dir, --weights."""
 
-    genotype: Genotype
+    design: Design
     source: str
-    """What the genotype is called: a name, a file or a run's folder."""
+    """What it is called: a name, a file or a run's folder."""
     recipe: str
     config: EvaluateConfig
+    weights: str = ""
+    """File of weights that a known network begins from."""
 
     def name(self) -> str:
         """The run's name by default: <genotype>-<recipe>-<dataset>-s<seed>."""
         run = run_of(self.source)
         sweep = f"{run.parent.name}-" if (run.parent / "sweep.json").is_file() else ""
-        stem = sweep + run.absolute().name if run.is_dir() else run.stem
-        parts = dict.fromkeys((stem or "genotype", self.recipe, key_of(self.config.data), f"s{self.config.seed}"))
-        config = self.config
+        stem = sweep + run.absolute().name if run.is_dir() else run.stem.replace(":", "-")
+        config, begun = self.config, [f"from-{Path(self.weights).stem}"] if self.weights else []
         folds = [f"{config.folds}folds"] * bool(config.folds) + [f"fold{config.fold}"] * bool(config.fold)
+        parts = dict.fromkeys((stem or "genotype", *begun, self.recipe, key_of(config.data), f"s{config.seed}"))
         return "-".join([*parts, *folds])
 
 
@@ -69,8 +73,15 @@ class EvaluateOptions:
 
 
 BEFORE = ("--recipe", "--dataset", "--data-dir")
-SOURCES = "a file, a run's folder, its text, or a name such as DARTS_V2 (`dasgm measure --list` lists them)"
-OF_WHAT = f"Genotype that is trained: {SOURCES}."
+SOURCES = (
+    "a file, a run's folder, its text, a name such as DARTS_V2 (`dasgm measure --list` lists them), or a known network "
+    "such as torchvision:resnet18 or timm:resnet18"
+)
+OF_WHAT = f"Genotype or known network that is trained: {SOURCES}."
+WEIGHTS = (
+    "\n- --weights FILE: File of weights (safetensors, or torch.save with tensors only) that a known network begins "
+    "from; by default all weights are random. A head for another number of classes stays random."
+)
 
 
 def recipes_help(positional: bool = False) -> str:
@@ -90,17 +101,19 @@ def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
     Raises:
         ValueError: no genotype, or an unknown name; the nearest is suggested.
     """
-    values, first, rest = take(argv, BEFORE, 2)
+    values, first, rest = take(argv, (*BEFORE, "--weights"), 2)
     if not first:
         raise ValueError(f"name a genotype: {SOURCES}")
-    given, genotype = first[0], Genotype.load(first[0])
+    given, weights = first[0], values.pop("--weights", "")
+    design = load_design(given, weights or None)
     source = name_of(given) if genotype_text(given) else str(here(given))
     if len(first) > 1:
         ensure_once("--recipe", values, first[1])
         values["--recipe"] = first[1]
     ran = {} if genotype_text(given) else read_json(run_of(source) / "config.json")
-    recipe, config = configured(values, ran, genotype.space.recipes)
-    return TrainingChoice(genotype, source, recipe, config), rest
+    recipe, config = configured(values, ran, design.recipes)
+    ensure_effect(flags(rest), [design])
+    return TrainingChoice(design, source, recipe, config, weights), rest
 
 
 def configured(
@@ -110,7 +123,7 @@ def configured(
 
     Args:
         ran: config.json of the search that gave the genotype; its data set is the default. {}: there is none.
-        usual: the recipes of the genotype's search space (`SearchSpace.recipes`).
+        usual: the recipes of the design (`Design.recipes`).
     """
     searched = _data(ran)
     key = values.get("--dataset") or (key_of(searched) if searched else "")
@@ -141,16 +154,16 @@ def _data(config: dict[str, Any]) -> DataConfig | None:
 def evaluate_options(argv: Sequence[str]) -> tuple[TrainingChoice, EvaluateOptions]:
     """The command line of one evaluation: what it is of, then its settings."""
     about = (
-        "Train a genotype's network from scratch; the last epoch's test error is the result. To continue, run the same "
-        f"command.\n- GENOTYPE: {OF_WHAT}{recipes_help(positional=True)}"
+        "Train the network of a genotype, or a known one, from scratch; the last epoch's test error is the result. To "
+        f"continue, run the same command.\n- GENOTYPE: {OF_WHAT}{WEIGHTS}{recipes_help(positional=True)}"
     )
     wants_help = bool({"-h", "--help"} & set(argv))
     try:
         chosen, rest = choose_training(["DARTS_V2", *argv] if wants_help else argv)
     except ValueError as error:
         fail(error)
-    kind = flattened(EvaluateOptions, EvaluateConfig)
-    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about, BEFORE, "GENOTYPE [RECIPE]")
+    kind, before = flattened(EvaluateOptions, EvaluateConfig), (*BEFORE, "--weights")
+    found = parse(kind, rest, EvaluateOptions(chosen.config), "dasgm evaluate", about, before, "GENOTYPE [RECIPE]")
     return replace(chosen, config=found.config), found
 
 
@@ -171,7 +184,7 @@ def evaluate(argv: Sequence[str]) -> int:
         show_config(config)
         for choice in found.choices:
             print(f"  - {choice}")
-        print(describe_training(chosen.genotype, config))
+        print(describe_training(chosen.design, config))
         return 0
     from dasgm.jobs import evaluate as one
     from dasgm.jobs import folds as several
@@ -180,11 +193,11 @@ def evaluate(argv: Sequence[str]) -> int:
     main = several.main if config.folds and not config.fold else one.main
 
     about = {"name": folder.name, "title": folder.name, "command": command}
-    about |= {"recipe": chosen.recipe, "genotype": lies_at(chosen.source)}
+    about |= {"recipe": chosen.recipe, chosen.design.kind: lies_at(chosen.source)}
     with progress() as (say, watch):
         with ending("training", folder, command, say, "every whole epoch"):
             hooks = Hooks(say=say, watch=watch, about=about, stoppable=True, time_budget=options.time_budget)
-            row = main(chosen.genotype, config, folder, hooks)
+            row = main(chosen.design, config, folder, hooks)
         say(_trained(row, folder))
     return 0
 

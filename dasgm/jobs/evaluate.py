@@ -1,4 +1,4 @@
-"""An evaluation: what a genotype is worth, its network trained from scratch."""
+"""An evaluation: what a design is worth, its network trained from scratch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from dasgm import model
 from dasgm.bilevel import Player, Tensors, ensure_graph, seed_of
 from dasgm.cpus import cpus
 from dasgm.data._pictures import first_ten
+from dasgm.designs.design import Design
+from dasgm.designs.known import REFUSALS
 from dasgm.device import device_of, ensure_bfloat16, ensure_room
 from dasgm.distributed import average, broadcast, gather, rank, world_size
-from dasgm.genotype import Genotype
 from dasgm.jobs.compiled import compile_network, ensure_compiler
 from dasgm.jobs.loop import Loop
 from dasgm.jobs.means import Means
@@ -29,10 +30,10 @@ from dasgm.jobs.predictions import measure, sizes, write_results
 from dasgm.jobs.proxy import UNCONNECTED
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.training import TOP, Batches, InMemory, Training
-from dasgm.measures.counts import measure_genotype
-from dasgm.networks.network import check_image_size
+from dasgm.measures.counts import measure_network
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import SearchFailed
+from dasgm.store.files import first_line
 from dasgm.store.records import digest, is_row
 from dasgm.store.run import Run
 
@@ -98,17 +99,32 @@ def enough(data: Any, config: EvaluateConfig, workers: int) -> None:
         raise ValueError("the data set has no test images to measure the error on")
 
 
-def fits(genotype: Genotype, config: EvaluateConfig, data: Any) -> None:
+def fits(design: Design, config: EvaluateConfig, data: Any) -> None:
     """ValueError where there is no such network for these images, or the device lacks the precision."""
-    check_image_size(config.form, data.image_size)
+    config = design.settled(config)
     device = device_of(config.device)
     if config.precision == "bfloat16":
         ensure_bfloat16(device)
     if config.compile:
         ensure_compiler(device)
     with torch.device("meta"):
-        training = Training(genotype, plainly(config), len(data.classes), "meta", "never drawn from")
+        training = Training(design, plainly(config), len(data.classes), "meta", "never drawn from")
+    if design.connected:
+        _ensure_classifier(design, training, data.image_size)
     ensure_room("a network", sum(p.numel() for p in training.network.parameters()), device)
+
+
+def _ensure_classifier(design: Design, training: Training, size: int) -> None:
+    """ValueError where the network does not take two images of this size in training, or gives no logits of them."""
+    name = design.size(training.config)
+    try:
+        logits = training.network(torch.empty(2, 3, size, size, device="meta"))
+    except REFUSALS as error:
+        why = f"({first_line(error)[:160]}); choose another size"
+        raise ValueError(f"{name} cannot be trained on images of {size} pixels {why}") from None
+    shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != [2, training.classes]:
+        raise ValueError(f"{name} gives {shape}, expected a row of {training.classes} logits for each image")
 
 
 def plainly(config: EvaluateConfig) -> EvaluateConfig:
@@ -117,7 +133,7 @@ def plainly(config: EvaluateConfig) -> EvaluateConfig:
 
 
 def main(
-    genotype: Genotype,
+    design: Design,
     config: EvaluateConfig,
     folder: Path,
     hooks: Hooks | None = None,
@@ -129,6 +145,7 @@ def main(
     goes on from the end of the last whole epoch.
 
     Args:
+        design: a genotype or a known network. Settings of `config` that it does not use are turned off where they can.
         batches: function of data and configuration that returns the source of the images.
 
     Raises:
@@ -137,14 +154,15 @@ def main(
         Interrupted: stopped on request.
     """
     hooks, about = hooks or Hooks(), {"kind": "evaluation", "measured_on": "the test set"}
-    return run_job(EvaluateJob(genotype, config, batches), folder, replace(hooks, about=about | hooks.about))
+    job = EvaluateJob(design, design.settled(config), batches)
+    return run_job(job, folder, replace(hooks, about=about | hooks.about))
 
 
 @dataclass
 class EvaluateJob:
     """An evaluation, for `run_job`."""
 
-    genotype: Genotype
+    design: Design
     config: EvaluateConfig
     batches: Callable[[Any, EvaluateConfig], Batches]
     source: Batches | None = None
@@ -154,28 +172,27 @@ class EvaluateJob:
         return opened(self.config, device)
 
     def check(self, data: Any) -> dict[str, str]:
-        fits(self.genotype, self.config, data)
+        fits(self.design, self.config, data)
         enough(data, self.config, world_size())
         ensure_graph(self.config.cuda_graph, device_of(self.config.device), world_size())
         self.source = self.batches(data, self.config)
-        return {"genotype": digest(self.genotype.to_json())}
+        return {self.design.kind: digest(self.design.to_json())}
 
     def advice(self, data: Any) -> str:
         config = self.config
 
         def step(batch: int) -> None:
             smaller = replace(plainly(config), batch_size=batch)
-            training = Training(self.genotype, smaller, len(data.classes), device_of(config.device), "tried")
+            training = Training(self.design, smaller, len(data.classes), device_of(config.device), "tried")
             training.step(*next(iter(self.batches(data, smaller).training(0))), 0, 0)
 
-        network = f"{config.cells} cells and {config.channels} channels"
-        return batch_advice(config.batch_size, network, step, config.cuda_graph != "off")
+        return batch_advice(config.batch_size, self.design.size(config), step, config.cuda_graph != "off")
 
     def run(self, data: Any, session: Session) -> Row:
         assert self.source is not None
         held = data.held_out()
         held = held and self.batches(held, self.config)
-        return EvaluateLoop(session, self.genotype, self.config, data, self.source, held).go()
+        return EvaluateLoop(session, self.design, self.config, data, self.source, held).go()
 
 
 @contextmanager
@@ -202,14 +219,14 @@ class EvaluateLoop(Loop):
     def __init__(
         self,
         session: Session,
-        genotype: Genotype,
+        design: Design,
         config: EvaluateConfig,
         data: Any,
         batches: Batches,
         held: Batches | None,
     ):
         super().__init__(session, config, data)
-        self.genotype, self.source, self.held = genotype, batches, held
+        self.design, self.source, self.held = design, batches, held
         self.least, self.best_epoch = math.inf, 0  # the smallest test error of an epoch so far
         self.last: Row = {}
         self.told: set[str] = set()  # pictures that are left out
@@ -217,7 +234,7 @@ class EvaluateLoop(Loop):
     def build(self) -> None:
         config, device = self.config, device_of(self.config.device)
         self.training = Training(
-            self.genotype, config, len(self.data.classes), device, config.seed, "evaluate", say=cache(self.hooks.say)
+            self.design, config, len(self.data.classes), device, config.seed, "evaluate", say=cache(self.hooks.say)
         )
         if config.balance == "loss":
             self.training.weigh(self.data.class_counts()[0])
@@ -225,8 +242,11 @@ class EvaluateLoop(Loop):
     def start(self) -> None:
         self.training.W.load_state_dict(broadcast(self.training.W.state_dict()))
         if rank() == 0:
-            self.genotype.save(self.run.folder / "genotype.json")
-        if not self.genotype.connected:
+            self.design.save(self.run.folder / f"{self.design.kind}.json")
+        steps = self.epochs * self.length
+        for line in self.design.notes(self.config, len(self.data.classes), self.data.image_size, steps):
+            self.hooks.say(line)
+        if not self.design.connected:
             self._chance()
 
     def _chance(self) -> None:
@@ -257,7 +277,7 @@ class EvaluateLoop(Loop):
         return self.epoch
 
     def more(self) -> bool:
-        return self.epoch < self.epochs and self.genotype.connected
+        return self.epoch < self.epochs and self.design.connected
 
     def batches(self) -> Iterator[tuple[Any, Any]]:
         self.training.schedule(self.epoch)
@@ -339,9 +359,7 @@ class EvaluateLoop(Loop):
     def finish(self) -> Row:
         """The model's files, and the result."""
         config, data, last = self.config, self.data, self.last
-        counts = measure_genotype(
-            self.genotype, config.form, config.channels, config.cells, len(data.classes), data.image_size
-        )
+        counts = measure_network(self.design, config, len(data.classes), data.image_size)
         row: Row = {"epoch": self.epoch, "phase": "result", "result/error": last["test/error"]}
         if "test/top5_error" in last:
             row["result/top5_error"] = last["test/top5_error"]
@@ -349,12 +367,12 @@ class EvaluateLoop(Loop):
         row |= {f"result/{name}": counts[name] for name in ("parameters", "multiply_adds")}
         row |= self._classified() | {"cost/gpu_hours": self.hours, "time": time.time()}
         if rank() == 0:
-            model.save(self.run.folder, self.training.network, self.genotype, config, data, row)
+            model.save(self.run.folder, self.training.network, self.design, config, data, row)
         return row
 
     def _classified(self) -> Row:
         """predictions.csv, metrics.json and the pictures that are mistaken; what the result's row has of them."""
-        if not self.genotype.connected:
+        if not self.design.connected:
             return {}  # nothing is trained, so there is nothing to look at
         with _for_all(self.run):
             found = measure(self.training, self.source, self.held)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dasgm.config import mathematics, to_json
-from dasgm.genotype import Genotype
+from dasgm.designs.design import Design
 from dasgm.jobs import evaluate
 from dasgm.jobs.predictions import METRICS, MOST_MISTAKES, PREDICTIONS, write_metrics
 from dasgm.jobs.proxy import UNCONNECTED
@@ -36,7 +36,7 @@ OF_EACH = "not set for all together: each fold's network has its own, in fold-1/
 
 
 def main(
-    genotype: Genotype,
+    design: Design,
     config: EvaluateConfig,
     folder: Path,
     hooks: Hooks,
@@ -52,7 +52,7 @@ def main(
     """
     if (folder / "run.json").is_file() and not kept_record(folder / "run.json").get("folds"):
         raise ValueError(f"run {folder} is an evaluation without --folds: choose another --name")
-    if not genotype.connected:
+    if not design.connected:
         raise ValueError(f"folds {config.folds}: {UNCONNECTED}")
     if replica.of(folder):
         raise ValueError(f"folds {config.folds}: not in object storage; choose a folder for --storage")
@@ -65,11 +65,11 @@ def main(
         hooks.say(f"fold {number} of {config.folds}")
         about = hooks.about | {"name": part.name, "title": f"{folder.name}, fold {number} of {config.folds}"}
         of_part = replace(hooks, about=about, time_budget=left)
-        evaluate.main(genotype, replace(config, fold=number), part, of_part, batches)
-    return _summarise(config, folder, parts, hooks.about)
+        evaluate.main(design, replace(config, fold=number), part, of_part, batches)
+    return _summarise(design, config, folder, parts, hooks.about)
 
 
-def _summarise(config: EvaluateConfig, folder: Path, parts: Sequence[Path], about: Row) -> Row:
+def _summarise(design: Design, config: EvaluateConfig, folder: Path, parts: Sequence[Path], about: Row) -> Row:
     """Write the run folder of all parts together; the last row."""
     rows = [Run(part).rows() for part in parts]
     found = [read_json_strict(part / METRICS) for part in parts]
@@ -84,7 +84,7 @@ def _summarise(config: EvaluateConfig, folder: Path, parts: Sequence[Path], abou
     lines = [*_means(rows), row | {"time": ends[-1]["time"]}]
     write_atomic(folder / "config.json", json.dumps(to_json(config), indent=1))
     write_atomic(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_atomic(folder / "genotype.json", contents(parts[0] / "genotype.json"))
+    write_atomic(folder / f"{design.kind}.json", contents(parts[0] / f"{design.kind}.json"))
     first, last = (kept_record(part / "run.json") for part in (parts[0], parts[-1]))
     record = {key: first[key] for key in ("device", "workers", "commit", "machine", "started") if key in first} | about
     record |= {"format": FORMAT, "kind": "evaluation", "state": "finished", "reason": "", "folds": len(parts)}

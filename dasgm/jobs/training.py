@@ -1,4 +1,4 @@
-"""A genotype's network trained from scratch (DARTS, Section 3.2): its steps, and where its batches come from."""
+"""A network trained from scratch (DARTS, Section 3.2): its steps, and where its batches come from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dasgm.recipes import EvaluateConfig
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
-    from dasgm.genotype import Genotype
+    from dasgm.designs.design import Design
 
 MEASURED = 256  # images of a batch that is only measured
 TOP = 5
@@ -126,9 +126,10 @@ class InMemory:
 
 
 class Training:
-    """A genotype's network and the optimiser that trains it.
+    """The network of a design and the optimiser that trains it.
 
     Args:
+        design: a genotype or a known network.
         stream: names the random streams, the run's seed first.
         say: gets a line where `cuda_graph` is "auto" and no CUDA graph is used.
 
@@ -138,16 +139,17 @@ class Training:
 
     def __init__(
         self,
-        genotype: Genotype,
+        design: Design,
         config: EvaluateConfig,
         classes: int,
         device: Any,
         *stream: object,
         say: Callable[[str], None] = lambda line: None,
     ):
-        self.config, self.stream, self.device = config, stream, torch.device(device)
+        self.config = config = design.settled(config)
+        self.stream, self.device = stream, torch.device(device)
         with replay(*stream):
-            network = genotype.build(config.channels, config.cells, classes, config.form, config.auxiliary > 0)
+            network: Any = design.network(config, classes)
         self.layout = torch.preserve_format
         if self.device.type == "cuda" and config.channels_last:
             self.layout = torch.channels_last

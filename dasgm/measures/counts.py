@@ -11,14 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dasgm.bilevel import replay
 from dasgm.config import SearchConfig
 from dasgm.data._base import DataConfig
+from dasgm.designs.design import Design
+from dasgm.designs.known import REFUSALS, USUAL, KnownNetwork, is_known
 from dasgm.gans._base import GanConfig
 from dasgm.genotype import Genotype, genotype_text, known, name_of
 from dasgm.methods._base import Stage
@@ -28,7 +31,10 @@ from dasgm.networks.supernet import Architecture
 from dasgm.plugins import key_of, keys, nearest, plugin
 from dasgm.presets import PRESETS, preset, with_dataset
 from dasgm.spaces._base import SearchSpace
-from dasgm.store.files import plain, short, text
+from dasgm.store.files import first_line, plain, short, text
+
+if TYPE_CHECKING:
+    from dasgm.recipes import EvaluateConfig
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 Counts = dict[str, Any]  # plain data, as `dasgm measure --json` prints it
@@ -111,6 +117,35 @@ def measure_genotype(
         "multiply_adds": total.multiply_adds,
         "multiply_adds_all": total.multiply_adds + total.others,
     }
+
+
+def measure_network(design: Design, config: EvaluateConfig, classes: int, image_size: int) -> Counts:
+    """Counts the network that an evaluation trains, without an auxiliary head.
+
+    Returns:
+        `parameters` and `multiply_adds`: those of convolutions and linear layers (convention A), and of the matrix
+        products of attention.
+
+    Raises:
+        ValueError: a size that the network cannot have.
+    """
+    with torch.device("meta"), replay("never drawn from"):
+        network = design.rebuilt(design.described(config), classes).to("meta").eval()
+    return {"parameters": count(network), "multiply_adds": multiply_adds(network, image_size)}
+
+
+def multiply_adds(network: nn.Module, image_size: int) -> int:
+    """The multiply-adds of a network on the meta device for one image, from the operators that compute it.
+
+    Raises:
+        ValueError: it does not take images of this size.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # which counts two for each
+        try:
+            network(torch.empty(1, 3, image_size, image_size, device="meta"))
+        except REFUSALS as error:
+            raise ValueError(f"images of {image_size} pixels: {first_line(error)[:160]}; choose another size") from None
+    return counter.get_total_flops() // 2
 
 
 def measure_search(config: SearchConfig, classes: int, image_size: int) -> Counts:
@@ -224,8 +259,8 @@ def measure(name: str, asked: MeasureOptions = MeasureOptions()) -> Counts:
     """The settings and counts of what `name` stands for.
 
     Args:
-        name: a built-in genotype, a preset or a GAN; the file of a genotype or of a preset; the folder of a run; or the
-            text of a genotype.
+        name: a built-in genotype, a preset or a GAN; the file of a genotype or of a preset; the folder of a run; the
+            text of a genotype; torchvision:NAME or timm:NAME.
 
     Raises:
         ValueError: an unknown name (the message suggests the nearest), or a setting that does not apply.
@@ -233,13 +268,17 @@ def measure(name: str, asked: MeasureOptions = MeasureOptions()) -> Counts:
     found = subject(name)
     if isinstance(found, Genotype):
         return {"genotype": name_of(name) if genotype_text(name) else name} | _measured_genotype(found, asked)
+    if isinstance(found, KnownNetwork):
+        return {"network": str(found)} | _measured_known(found, asked)
     if isinstance(found, SearchConfig):
         return {"preset": name} | _measured_search(found, asked)
     return {"gan": name} | _measured_gan(found, asked)
 
 
-def subject(name: str) -> Genotype | SearchConfig | GanConfig:
+def subject(name: str) -> Genotype | KnownNetwork | SearchConfig | GanConfig:
     """What `name` stands for; see `measure`."""
+    if is_known(name):
+        return KnownNetwork.load(name)
     if name in known() or genotype_text(name):
         return Genotype.load(name)
     path = Path(name)
@@ -248,6 +287,8 @@ def subject(name: str) -> Genotype | SearchConfig | GanConfig:
     if name in keys("gans"):
         return plugin("gans", name)()
     there = bool(name.strip()) and os.path.exists(path)  # Path("") would be the current folder
+    if there and (path / "network.json").is_file():
+        return KnownNetwork.read(path / "network.json")
     if there and os.path.isdir(path) and not (path / "genotype.json").is_file():
         raise ValueError(f"{name}: this folder has no genotype.json; give the folder of a finished run, or a file")
     if there:
@@ -275,6 +316,17 @@ def _measured_genotype(genotype: Genotype, asked: MeasureOptions) -> Counts:
         images = _images(plugin("data", asked.dataset)(), asked)
     sizes = _overridden(usual | images, asked)
     return {"form": form} | sizes | measure_genotype(genotype, form, **sizes)
+
+
+def _measured_known(network: KnownNetwork, asked: MeasureOptions) -> Counts:
+    _refuse(asked, "a known network", "form", "cells", "channels")
+    images = {"classes": 1000, "image_size": USUAL}
+    if asked.dataset:
+        images = _images(plugin("data", asked.dataset)(), asked)
+    images = _overridden(images, asked)
+    with replay("never drawn from"):
+        built = network.built(images["classes"]).to("meta").eval()
+    return images | {"parameters": count(built), "multiply_adds": multiply_adds(built, images["image_size"])}
 
 
 def _measured_search(config: SearchConfig, asked: MeasureOptions) -> Counts:

@@ -35,7 +35,7 @@ from dasgm.pages.view import (
 )
 from dasgm.pages.words import breakable, duration, moment, number, percent, scored
 from dasgm.store.files import shell_line, write_atomic
-from dasgm.store.records import read_record
+from dasgm.store.records import read_json, read_record
 
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
 LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
@@ -199,6 +199,7 @@ def _common(
         "about_cells": Markup(best.space.about) if best else "",
         "alphas": _alphas(best) if best else [],
         "genotype": best.genotype.to_json() if best and best.genotype else None,
+        "network": read_json(folder / "network.json").get("network"),
         "samples": _pictures(painter.samples()) if painter else [],
         "nearest": _pictures(painter.nearest()) if painter else [],
         "fidelity": _fidelity(painter) if painter else {},

@@ -17,7 +17,10 @@ from dasgm.store.files import contents, plain, shown, text, write_atomic
 FORMAT = 2
 LONGEST = 64 * 2**20  # bytes of a .jsonl file
 ENDS = ("best", "result")  # phases of the one line after the last epoch
-OTHERS = {"data": "other images of this data set", "genotype": "another genotype"}  # compared by their digests
+OTHERS = {  # compared by their digests
+    "data": "other images of this data set",
+    **{"genotype": "another genotype", "network": "another network or other weights"},
+}
 ENDED = ("finished", "stopped", "failed")  # states of a run that is not continued
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
@@ -113,7 +116,8 @@ def another(what: str, key: str, begun: dict[str, Any], asked: dict[str, Any]) -
 
 def ensure_same(what: str, begun: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raises a ValueError that names the first difference, if `what` began with another identity."""
-    key = first_difference(begun, asked)
+    another_network = begun.get("network") != asked.get("network")  # whose settings differ as well
+    key = "network" if another_network else first_difference(begun, asked)
     if key in OTHERS:
         raise ValueError(f"{what} began with {OTHERS[key]}; choose another --name")
     if key == "gan_checkpoint":

@@ -23,6 +23,7 @@ from tracked import START, client_of, experiment_of, runs_of
 from cluster import connection, evaluate, tracking
 from cluster.room import Workers
 from cluster.winners import named, of_sweep
+from dasgm.designs.design import read_design
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
 from dasgm.spaces.darts import KNOWN
@@ -34,7 +35,7 @@ from tuning import sweep
 def test_the_best_of_a_sweep_from_its_folder(tmp_path):
     search_sweep(tmp_path / "found")
     best = of_sweep("found", tmp_path, 2)
-    assert [(one.name, one.genotype) for one in best] == [("t001", KNOWN["PDARTS"]), ("t000", KNOWN["DARTS_V1"])]
+    assert [(one.name, one.design) for one in best] == [("t001", KNOWN["PDARTS"]), ("t000", KNOWN["DARTS_V1"])]
     key = f"found@{START:.3f}/t001"
     assert best[0].searched == {"sweep": "found", "trial": "t001", "run": key}
     assert best[0].source == str(tmp_path / "found" / "t001") and best[0].config["data"]["key"] == "digits"
@@ -81,7 +82,7 @@ def test_the_best_of_a_sweep_from_mlflow_where_its_folder_is_not(tmp_path, monke
     monkeypatch.undo()
     runs = runs_of(client_of(tmp_path))
     for one, other in zip(here, there, strict=True):
-        assert (one.name, one.genotype, one.config) == (other.name, other.genotype, other.config)
+        assert (one.name, one.design, one.config) == (other.name, other.design, other.config)
         assert other.searched == one.searched | {"mlflow_run": runs[one.name].info.run_id}
     for name, top, says in (("other", 1, "none of that name in MLflow"), ("found", 3, "ask for fewer")):
         with pytest.raises(ValueError, match=says):
@@ -112,6 +113,18 @@ def test_a_sweep_that_older_versions_sent_to_mlflow_is_ranked_by_the_proxy(tmp_p
     client.delete_tag(runs_of(client)["found"].info.run_id, "objective")
     shutil.rmtree(tmp_path / "found")
     assert [one.name for one in of_sweep("found", tmp_path, 1)] == ["t001"]
+
+
+def test_known_networks_stand_beside_genotypes(tmp_path):
+    words = ["--dataset=digits", f"--storage={tmp_path}", "--cells=3"]
+    group = evaluate.asked(["DARTS_V2", "torchvision:resnet18", *words])
+    assert [one.name for one in group.evaluations] == ["DARTS_V2-s0", "torchvision-resnet18-s0"]
+    sent = group._payload(group.evaluations[1], 0)
+    assert read_design(sent["design"]) == group.candidates[1].design
+    about = Run(group.folder / "torchvision-resnet18-s0").about
+    assert about["network"] == "torchvision:resnet18" and "genotype" not in about
+    with pytest.raises(ValueError, match="--cells is given, but a known network has no such setting"):
+        evaluate.asked(["torchvision:resnet18", *words])
 
 
 def test_table_of_errors_and_welchs_test(tmp_path):

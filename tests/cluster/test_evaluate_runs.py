@@ -103,7 +103,7 @@ def test_mlflow_gets_the_model_and_the_search_that_it_came_from(tmp_path, photog
     (one,) = group.evaluations
     group.config = replace(STREAMED, data_dir=str(photographs))
     about = json.loads(group._payload(replace(one, config=group.config), 0)["about"])
-    main(one.candidate.genotype, group.config, group.folder / one.name, quiet(about=about))
+    main(one.candidate.design, group.config, group.folder / one.name, quiet(about=about))
     group.begin()
     (group.folder / "table.md").write_text(group.table())
     group.note(state="finished")

@@ -191,9 +191,9 @@ def test_every_command_takes_the_text_itself(
     assert main(["draw", IN_RANGE]) == 0
     (drawn,) = tmp_path.iterdir()
     (candidate,) = named([IN_RANGE])
-    assert candidate.genotype == DARTS_V2 and drawn.name == f"{candidate.name}.png" and len(candidate.name) < 30
+    assert candidate.design == DARTS_V2 and drawn.name == f"{candidate.name}.png" and len(candidate.name) < 30
     chosen, _ = choose_training([IN_RANGE, "digits-small"])
-    assert chosen.genotype == DARTS_V2 and chosen.name() == f"{candidate.name}-digits-small-digits-s0"
+    assert chosen.design == DARTS_V2 and chosen.name() == f"{candidate.name}-digits-small-digits-s0"
     for verb in ("measure", "draw", "evaluate"):
         for wrong in ("x" * 5000, "no\nsuch", IN_RANGE[:99]):
             with pytest.raises(SystemExit) as end:

@@ -176,7 +176,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "more cells": (lambda f: edit(f, cells=5), "are missing or unexpected"),
     "form": (lambda f: edit(f, form="mnist"), "cifar or imagenet"),
     "form of a list": (lambda f: edit(f, form=[]), "cifar or imagenet"),
-    "image size": (lambda f: edit(f, image_size=18), "multiple of 4"),
+    "image size": (lambda f: edit(f, image_size=18, resize=18), "multiple of 4"),
     "classes": (lambda f: edit(f, classes=["a", 1]), "at least two names"),
     "a class twice": (lambda f: edit(f, classes=["0", "1"] * 5), "names that differ"),
     "mean": (lambda f: edit(f, mean=[0, 0, float("nan")]), "mean"),
@@ -188,6 +188,9 @@ DAMAGES: dict[str, tuple[Any, str]] = {
         lambda f: edit(f, genotype=json.loads(KNOWN["DARTS_V1"].to_json())),
         "are missing or unexpected",
     ),
+    "unknown network": (lambda f: edit(f, network="torchvision:nothing"), "is not known"),
+    "network of a list": (lambda f: edit(f, network=[]), "expected torchvision:NAME or timm:NAME"),
+    "known network": (lambda f: edit(f, network="torchvision:mnasnet0_5"), "are missing or unexpected"),
     "truncated": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]), ""),
     "huge header": (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}"), ""),
     "declared only": (

@@ -93,7 +93,7 @@ def tyros() -> Iterator[tuple[str, Parser]]:
 
 
 def argparses(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Parser]]:
-    for name in ("draw", "random", "presets", "measure", "runs", "predict", "export", "report"):
+    for name in ("draw", "random", "presets", "measure", "runs", "compare", "predict", "export", "report"):
         yield f"dasgm {name}", of_argparse(cli.VERBS[name], monkeypatch)
     yield "cluster/doctor.py", of_argparse(doctor.main, monkeypatch)
     yield "cluster.tracking", of_argparse(tracking.main, monkeypatch)

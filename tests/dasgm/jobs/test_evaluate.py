@@ -286,7 +286,7 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
     searched = {"key": "digits", "image_size": 32, "holdout": 0.1, "limit": 500}
     (folder / "config.json").write_text(json.dumps({"data": searched, "data_dir": None}))
     chosen, rest = choose_training([str(folder), "--seed", "3"])
-    assert chosen.genotype == KNOWN["PDARTS"] and rest == ["--seed", "3"] and chosen.recipe == "digits-small"
+    assert chosen.design == KNOWN["PDARTS"] and rest == ["--seed", "3"] and chosen.recipe == "digits-small"
     data = chosen.config.data
     assert isinstance(data, digits.Config) and data.image_size == 32 and data.limit == 0 and data.cutout == 8
     assert choose_training([str(folder / "genotype.json")])[0].config == chosen.config

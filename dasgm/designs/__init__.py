@@ -1,0 +1,1 @@
+"""What an evaluation trains: genotypes and networks that are known by name."""
