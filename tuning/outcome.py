@@ -42,7 +42,7 @@ def show(sweep: Sweep) -> bool:
         say_now(line)
     best = next((one.run for one in ranked if one.rank == 1), None)
     if best and best.genotype:
-        say_now(f"best genotype by {sweep.plan.rank_by}, {best.title}: {best.folder / 'genotype.json'}")
+        say_now(f"best genotype, {best.title} (by {sweep.plan.rank_by}): {best.folder / 'genotype.json'}")
         for kind, line in best.genotype.lines().items():
             say_now(f"  {kind}: {line}")
         say_now(f"  train it: {shell_line(['dasgm', 'evaluate', best.folder])}")
