@@ -100,8 +100,8 @@ def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterato
     set_environment()
     with ExitStack() as stack:
         folder = None if joined() else stack.enter_context(_scratch())
-        stack.callback(_disconnect)
         if folder is None:
+            stack.callback(_disconnect)
             address = os.environ["RAY_ADDRESS"]
             with told("joining Ray", lambda: f"the cluster at RAY_ADDRESS {address} to answer", say):
                 _init(address=address, runtime_env=_env())
@@ -109,6 +109,7 @@ def connected(workers: Workers, say: Callable[[str], None] = say_now) -> Iterato
             yield wait_for_room(workers, say)
         else:
             with told("starting Ray", _awaited, say):
+                stack.callback(_disconnect, _children())
                 _start(folder)
             yield slots_here(workers)
 
@@ -166,15 +167,27 @@ def signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _disconnect() -> None:
-    """Leave Ray. No process of a private Ray may be left."""
+def _children() -> list[Any]:
+    """Processes that this one has begun."""
+    import ray  # noqa: F401
+
+    import psutil  # isort: skip  (Ray brings its own)
+
+    return psutil.Process().children()
+
+
+def _disconnect(others: list[Any] | None = None) -> None:
+    """Leave Ray. No process of a private Ray may be left: all that began since there were only `others`."""
     import ray
 
     import psutil  # isort: skip  (Ray brings its own)
 
-    ours = [] if joined() else psutil.Process().children(recursive=True)
+    rays = []
+    for child in [] if others is None else set(_children()) - set(others):
+        with suppress(psutil.NoSuchProcess):
+            rays += [child, *child.children(recursive=True)]
     ray.shutdown()
-    for process in psutil.wait_procs(ours, timeout=2)[1]:  # its agents look only now and then whether it is gone
+    for process in psutil.wait_procs(rays, timeout=2)[1]:  # its agents look only now and then whether it is gone
         with suppress(psutil.NoSuchProcess):
             process.kill()
 

@@ -66,6 +66,22 @@ def test_a_test_process_that_dies_is_a_failed_test_and_the_others_run(tmp_path):
     assert counts(out) == {"failed": 3, "passed": 4 + 1 + 8}, out
 
 
+SLOW = """
+import os, time
+from xdist.workermanage import WorkerController
+WorkerController.shutting_down = property(lambda node: node._shutdown_sent)  # though its end has been noticed
+def pytest_runtest_logreport(): "PYTEST_XDIST_WORKER" in os.environ or time.sleep(0.3)
+"""
+
+
+def test_a_test_process_that_is_dead_before_it_gets_more_work_loses_none(tmp_path):
+    """The collecting process hears of a passed test only when the next one has ended the process."""
+    names = {f"test_{letter}": "def test_1(): pass\ndef test_2(): pass\n" for letter in "wxyz"}
+    failed, out = outcome(pytest_of(tmp_path, *TWO, "-p", "slow", slow=SLOW, test_a=ABORTS, test_b=ABORTS, **names))
+    assert failed == {"FAILED test_a.py::test_aborts", "FAILED test_b.py::test_aborts"}
+    assert counts(out) == {"failed": 2, "passed": 4 + 8}, out
+
+
 @pytest.mark.parametrize("how", [("-n0",), TWO], ids=["alone", "two"])
 def test_what_a_test_leaves_is_named_ended_and_an_error(tmp_path, how):
     """Orphans, in groups of their own; of a fixture of the file too, but not before the file's end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,13 @@ def ray() -> Iterator[Any]:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", str(TOOLS))
         patch.setattr(connection, "cpus", lambda: 2)
+        other = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
         with connection.connected(Workers(1)):
             import ray
 
             yield ray
+        assert other.poll() is None, "a process that is not Ray's ended with it"
+        other.communicate()
 
 
 @pytest.fixture(scope="module")

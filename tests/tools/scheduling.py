@@ -8,6 +8,7 @@ file whose tests are all done is handed out again, and waited for in vain.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -33,6 +34,11 @@ class Scheduling(LoadFileScheduling):
         for other in self.nodes:
             self._reschedule(other)
         return pending[0][1] if pending else None
+
+    def _assign_work_unit(self, node: Any) -> None:
+        """One that has died cannot be told, and nobody has said yet that it has: `remove_node` hands its work on."""
+        with suppress(OSError):
+            super()._assign_work_unit(node)
 
     def _reschedule(self, node: Any) -> None:
         """More work, or the word that there is none: a process begins its last test only when it knows what follows."""
