@@ -157,7 +157,7 @@ class Model(nn.Module):
 
     def predictions(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Sequence[Picture | Unreadable],
         top: int = 5,
         *,
         threshold: float = 0.0,
@@ -212,7 +212,7 @@ class Model(nn.Module):
         ]
 
 
-def _pictures(images: Picture | Sequence[Picture]) -> list[tuple[str, Picture | Unreadable]]:
+def _pictures(images: str | Path | Sequence[Picture | Unreadable]) -> list[tuple[str, Picture | Unreadable]]:
     """Each picture with its name; of folders and patterns all pictures that they stand for."""
     found = list[tuple[str, "Picture | Unreadable"]]()
     for place, image in enumerate([images] if isinstance(images, str | Path) else images):
