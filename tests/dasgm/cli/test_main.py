@@ -232,11 +232,12 @@ SEARCH_SETTINGS = {
     "classifier_weight_decay", "classifier_clip", "arch_lr", "arch_beta1", "arch_weight_decay", "arch_clip",
     "discriminator_arch_lr", "discriminator_steps", "freeze_gan", "stop_skips", "stop_entropy", "hessian_every",
     "sync_batch_norm", "proxy", "seed", "gan_checkpoint", "data_dir", "device", "threads", "checkpoints",
-    "pictures_every", "fidelity_every", "inception_weights", "truth",
+    "pictures_every", "fidelity_every", "inception_weights", "truth", "cost",
 }  # fmt: skip
 SWEEP_OPTIONS = {
     "config", "num_trials", "max_concurrent", "workers_per_trial", "gpus_per_trial", "grace", "space", "storage",
-    "name", "time_budget", "wait", "pretrain", "rank_by", "and_minimise", "at_most", "register", "then_imagenet", "imagenet_set", "top", "dry_run",
+    "name", "time_budget", "wait", "pretrain", "rank_by", "and_minimise", "at_most", "register", "then_imagenet",
+    "imagenet_set", "top", "dry_run",
 }  # fmt: skip
 PRETRAIN_SETTINGS = {
     "gan", "data", "search_discriminator", "batch_size", "seed", "data_dir", "device", "threads", "checkpoints",
