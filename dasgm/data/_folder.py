@@ -63,7 +63,8 @@ def load(config: Config, data_dir: str | None, device: str, held: bool = False) 
             names += val_names
             notes += [*more, f"{layout.place('val')} is J_val, whole, whatever data.holdout says"]
         elif held:
-            *aside, _, more = _more(layout, "val", classes, config)
+            val_images, val_labels, _, more = _more(layout, "val", classes, config)
+            aside = val_images, val_labels
             notes += [*more, f"{layout.place('val')} is not trained on: the temperature is set on it"]
         else:
             notes.append(f"{layout.place('val')} is not used, since data.holdout is 0")

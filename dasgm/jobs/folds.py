@@ -85,10 +85,10 @@ def _summarise(config: EvaluateConfig, folder: Path, parts: Sequence[Path], abou
     write_atomic(folder / "config.json", json.dumps(to_json(config), indent=1))
     write_atomic(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_atomic(folder / "genotype.json", contents(parts[0] / "genotype.json"))
-    first, last = (kept_record(part / "run.json") for part in (parts[0], parts[-1]))
+    first = kept_record(parts[0] / "run.json")
     record = {key: first[key] for key in ("device", "workers", "commit", "machine", "started") if key in first} | about
     record |= {"format": FORMAT, "kind": "evaluation", "state": "finished", "reason": "", "folds": len(parts)}
-    record |= {"mathematics": mathematics(config), "measured_on": value["measured_on"], "ended": last["ended"]}
+    record |= {"mathematics": mathematics(config), "measured_on": value["measured_on"], "ended": lines[-1]["time"]}
     write_atomic(folder / "run.json", json.dumps(record, indent=1))
     report(folder)
     return lines[-1]
