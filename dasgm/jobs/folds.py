@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dasgm.config import mathematics, to_json
+from dasgm.config import to_json
 from dasgm.genotype import Genotype
 from dasgm.jobs import evaluate
 from dasgm.jobs.predictions import METRICS, MOST_MISTAKES, PREDICTIONS, write_metrics
@@ -88,7 +88,8 @@ def _summarise(config: EvaluateConfig, folder: Path, parts: Sequence[Path], abou
     first = kept_record(parts[0] / "run.json")
     record = {key: first[key] for key in ("device", "workers", "commit", "machine", "started") if key in first} | about
     record |= {"format": FORMAT, "kind": "evaluation", "state": "finished", "reason": "", "folds": len(parts)}
-    record |= {"mathematics": mathematics(config), "measured_on": value["measured_on"], "ended": lines[-1]["time"]}
+    identity = {key: value for key, value in first["mathematics"].items() if key != "fold"}
+    record |= {"mathematics": identity, "measured_on": value["measured_on"], "ended": lines[-1]["time"]}
     write_atomic(folder / "run.json", json.dumps(record, indent=1))
     report(folder)
     return lines[-1]
