@@ -71,7 +71,7 @@ class EvaluateConfig:
     K networks are trained, each on all parts but one, on which it is measured. 0: one network, measured on the test
     set. Only for data sets that are held in memory."""
     fold: int = field(default=0, metadata=YOUNGER)
-    """Number, from 1, of the one part of --folds that is measured; 0 measures each in turn, by a network of its own."""
+    """Number, from 1, of the one part of --folds that is measured (our choice: 0, which measures each part in turn)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of training: auto is bfloat16 on a GPU that supports it (our choice), else float32 without TF32.
     The weights stay float32, and the error is always measured in float32."""

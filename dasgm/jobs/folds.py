@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dasgm.config import mathematics, to_json
+from dasgm.config import to_json
 from dasgm.designs.design import Design
 from dasgm.jobs import evaluate
 from dasgm.jobs.predictions import METRICS, MOST_MISTAKES, PREDICTIONS, write_metrics
@@ -85,10 +85,11 @@ def _summarise(design: Design, config: EvaluateConfig, folder: Path, parts: Sequ
     write_atomic(folder / "config.json", json.dumps(to_json(config), indent=1))
     write_atomic(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_atomic(folder / f"{design.kind}.json", contents(parts[0] / f"{design.kind}.json"))
-    first, last = (kept_record(part / "run.json") for part in (parts[0], parts[-1]))
+    first = kept_record(parts[0] / "run.json")
     record = {key: first[key] for key in ("device", "workers", "commit", "machine", "started") if key in first} | about
     record |= {"format": FORMAT, "kind": "evaluation", "state": "finished", "reason": "", "folds": len(parts)}
-    record |= {"mathematics": mathematics(config), "measured_on": value["measured_on"], "ended": last["ended"]}
+    identity = {key: value for key, value in first["mathematics"].items() if key != "fold"}
+    record |= {"mathematics": identity, "measured_on": value["measured_on"], "ended": lines[-1]["time"]}
     write_atomic(folder / "run.json", json.dumps(record, indent=1))
     report(folder)
     return lines[-1]
