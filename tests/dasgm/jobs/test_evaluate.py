@@ -310,7 +310,7 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
         (["DARTS_V2", "--cells", "2"], "between 3 and 100"),
         (["DARTS_V2", "--dataset", "digits", "--channels", "3"], "even number"),
         (["DARTS_V2", "--dataset", "digits", "--batch-size", "2000"], "there are 1497"),
-        (["DARTS_V2", "--dataset", "digits", "--form", "imagenet"], "multiple of 32"),
+        (["DARTS_V2", "--dataset", "digits", "--form", "imagenet"], "at least 32"),
         (["DARTS_V2", "--dataset", "folder"], "needs --data-dir"),
     ],
 )
