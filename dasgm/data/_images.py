@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,8 @@ class Data:
         J1, J2, Jval: int64 indices into the training images, on the CPU.
         digest: SHA-256 of all images and labels.
     """
+
+    streamed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -91,11 +94,19 @@ class Data:
         """Converts images in [-1, 1] to the classifier's normalisation. Differentiable."""
         return ((x + 1) / 2 - self._mean) / self._std
 
-    def augment(self, x: Tensor, cutout: bool, probability: Number = lambda: 1.0) -> Tensor:
+    def augment(
+        self,
+        x: Tensor,
+        cutout: bool,
+        probability: Number = lambda: 1.0,
+        crop: bool = True,
+        flip: bool = True,
+    ) -> Tensor:
         """Crops and flips normalised images [n, 3, S, S], and if `cutout` cuts a square out of each with a probability,
         which may change between iterations.
         """
-        x = self.flip(self.crop(x))
+        x = self.crop(x) if crop else x
+        x = self.flip(x) if flip else x
         return self.cutout(x, probability) if cutout else x
 
     def crop(self, x: Tensor) -> Tensor:

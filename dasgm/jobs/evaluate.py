@@ -46,12 +46,19 @@ def everything(data: Data) -> torch.Tensor:
 
 def in_memory(data: Data, config: EvaluateConfig) -> Batches:
     """The whole training set to learn from, the test set to measure."""
-    return InMemory(data, everything(data), config.batch_size, config.seed, "evaluate")
+    J, how = everything(data), config.augmentation
+    return InMemory(data, J, config.batch_size, config.seed, "evaluate", augmentation=how)
+
+
+def opened(config: EvaluateConfig, device: str) -> Any:
+    """The data set of a training; a streamed one knows how its pictures are changed."""
+    data: Any = config.data.open(config.data_dir, device)
+    return replace(data, augmentation=config.augmentation) if getattr(data, "streamed", False) else data
 
 
 def torch_batches(data: Any, config: EvaluateConfig) -> Batches:
     """Batches of what this machine holds in memory, or reads by torch's DataLoader."""
-    if not config.data.streamed:
+    if not getattr(data, "streamed", False):
         return in_memory(data, config)
     from dasgm.data._loader import TorchLoader
 
@@ -130,7 +137,7 @@ class EvaluateJob:
     """Where images come from, once `check` has found that they can: before the folder is begun."""
 
     def load(self, device: str) -> Any:
-        return self.config.data.open(self.config.data_dir, device)
+        return opened(self.config, device)
 
     def check(self, data: Any) -> dict[str, str]:
         fits(self.genotype, self.config, data)
