@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dasgm.cli.estimate import Estimate, TrainingEstimate, estimate, estimate_training
+from dasgm.cli.estimate import TIMED, Estimate, TrainingEstimate, estimate, estimate_training
 from dasgm.config import SearchConfig, from_json
 from dasgm.data import folder
 from dasgm.data._base import IN_MEMORY
@@ -201,7 +201,8 @@ def search_epochs(config: SearchConfig, budget: Budget, told: bool) -> tuple[Est
     """The cost of a search, its epochs a stage, and about how many seconds it takes."""
     begun = time.monotonic()
     found = estimate(config)
-    before = time.monotonic() - begun + sum(found.other_seconds.values())
+    timed = 2 * len(config.stages) * TIMED * found.seconds_per_iteration  # which the search does not do again
+    before = max(0.0, time.monotonic() - begun - timed) + sum(found.other_seconds.values())
     epoch = SPARE * found.iterations * found.seconds_per_iteration / config.total_epochs + PAGE
     stages, there = len(config.stages), budget.of_search()
     budget.ensure("search", there, before + stages * epoch)

@@ -111,6 +111,22 @@ def test_what_was_chosen_is_kept(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "use another --name" in capsys.readouterr().err
 
 
+def test_a_known_genotype_is_trained_on_streamed_pictures(photos: Path, tmp_path: Path) -> None:
+    words = ["fit", str(photos), "--genotype=DARTS_V2", "--image-size=68", "--device=cpu", f"--storage={tmp_path}"]
+    small = ["--training.cells=3", "--training.channels=2", "--training.epochs=2", "--training.augment=trivialaugment"]
+    ended = []
+    for name in ("a", "b"):
+        main([*words, *small, "--training.warmup-epochs=0", f"--name={name}"])
+        model = dasgm.load(tmp_path / name / "training")
+        about = model.about
+        assert (about["form"], about["resize"], about["recipe"]["augment"]) == ("imagenet", 78, "trivialaugment")
+        ended.append(weights(tmp_path / name))
+    assert not (tmp_path / "a" / "search").exists()
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+    (best, *_), *_ = model.predict([next(photos.rglob("*.JPEG"))])
+    assert best[0] in model.classes
+
+
 def test_a_found_network_gets_more_epochs_than_the_costliest() -> None:
     space = space_of("darts")
     most = fitting.costliest(space)
