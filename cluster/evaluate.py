@@ -18,7 +18,7 @@ from cluster.handover import HELP, hand_over
 from cluster.winners import Candidate, named, of_sweep
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
-from dasgm.cli.evaluate import OF_WHAT, SOURCES, configured, recipes_help
+from dasgm.cli.evaluate import OF_WHAT, SOURCES, configured, recipes_help, size_of
 from dasgm.designs.design import ensure_effect
 from dasgm.given import flags
 from dasgm.pages.front import bounds
@@ -45,6 +45,7 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Eval
         ValueError: it names no genotypes, or ones that do not exist.
     """
     values, sources, rest = take(argv, BEFORE, len(argv))
+    values |= size_of(rest)
     storage = local(values.get("--storage", "runs"))
     if {"-h", "--help"} & set(argv):
         sources = sources or ["DARTS_V2"]  # any

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dasgm.config import LARGEST_BATCH, PLACEMENT, _check, _check_placement
-from dasgm.data import cifar10, digits, imagenet
+from dasgm.data import cifar10, digits, folder, imagenet
+from dasgm.data._augmentation import Augmentation
 from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.plugins import nearest
 
 MOST_FOLDS = 100
+PHOTOGRAPHS = "photographs"  # the recipe of a folder's pictures above `IN_MEMORY` pixels
 LAST = 5  # epochs in which the linear schedule goes down more slowly
 
 
@@ -75,6 +77,17 @@ class EvaluateConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of training: auto is bfloat16 on a GPU that supports it (our choice), else float32 without TF32.
     The weights stay float32, and the error is always measured in float32."""
+    crop: bool = field(default=True, metadata=YOUNGER)
+    """Crop training images at random: in memory after padding by an eighth of the side (DARTS on CIFAR), streamed ones
+    to 8 to 100 % of the picture (DARTS on ImageNet). Without it they are cropped as the test's."""
+    flip: bool = field(default=True, metadata=YOUNGER)
+    """Mirror half of the training images left to right (DARTS; never the digits)."""
+    colour: Literal["auto", "on", "off"] = field(default="auto", metadata=YOUNGER)
+    """Change brightness, contrast and saturation of training images by up to 40 %, the hue by up to a fifth of the
+    circle (DARTS on ImageNet): on, off, or auto, which does so for streamed pictures only."""
+    augment: Literal["none", "randaugment", "trivialaugment"] = field(default="none", metadata=YOUNGER)
+    """Policy of torchvision that changes training images besides: randaugment (two operations of strength 9 of 31;
+    arXiv 1909.13719), trivialaugment (one of any strength; arXiv 2103.10158), or none (our choice)."""
     seed: int = 0
     """Seed of everything random: initial weights, batches, augmentation, drop-path."""
     channels_last: bool = field(default=True, metadata=PLACEMENT)
@@ -133,6 +146,11 @@ class EvaluateConfig:
         if self.compile and self.cuda_graph != "off":
             raise ValueError("compile: a compiled network is not recorded as a CUDA graph; choose --cuda-graph off")
         _check_placement(self)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What changes the training images."""
+        return Augmentation(self.crop, self.flip, self.colour, self.augment)
 
     def learning_rate(self, epoch: int) -> float:
         """In `epoch` (from 0), constant within it."""
@@ -249,6 +267,34 @@ RECIPES: dict[str, Recipe] = {
     "nasbench201-small": Recipe(
         replace(NASBENCH201, data=digits.Config(), cells=5, channels=8, epochs=10, batch_size=32, lr=0.05, threads=1),
         "the same training of the digits: a cell a stage, 8 channels, 10 epochs: a minute on two cores",
+    ),
+    PHOTOGRAPHS: Recipe(
+        replace(
+            IMAGENET,
+            data=folder.Config(image_size=224),
+            batch_size=128,
+            lr=0.1,
+            lr_schedule="cosine",
+        ),
+        "your own photographs above 64 pixels: the ImageNet form, 14 cells of 48 channels, 250 epochs, batch 128",
+        (
+            "rate 0.1 for batch 128, DARTS's own on ImageNet; a cosine, which suits any number of epochs (our choice)",
+            "the other settings are those of the recipe imagenet",
+        ),
+    ),
+    "photographs-small": Recipe(
+        replace(
+            IMAGENET,
+            data=folder.Config(image_size=224),
+            cells=5,
+            channels=8,
+            epochs=30,
+            batch_size=32,
+            lr=0.05,
+            lr_schedule="cosine",
+            warmup_epochs=1,
+        ),
+        "the same for a CPU: 5 cells of 8 channels, 30 epochs, batch 32",
     ),
     "imagenet-small": Recipe(
         replace(

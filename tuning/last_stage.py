@@ -1,33 +1,37 @@
-"""The last stage of a sweep: the best genotypes are trained on ImageNet, as by cluster/evaluate.py."""
+"""The last stage of a sweep: the best genotypes are trained, on ImageNet or its own data, as by cluster/evaluate.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster import evaluate
 from cluster.stores import ensure_known
 from dasgm.cli.again import part_of, script
+from dasgm.plugins import key_of
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import shell_line
 
+if TYPE_CHECKING:
+    from tuning.options import Options
 
-def settings(images: str, storage: Path, given: Sequence[str], register: str = "") -> list[str]:
-    """The options of cluster/evaluate.py, besides the sweep, for this stage.
 
-    Args:
-        images: the folder with ImageNet's files.
-        storage: the folder in which all runs lie.
-        given: settings of the training, each as NAME=VALUE.
-        register: name of the registered model of the trained networks, if any.
+def settings(options: Options) -> list[str]:
+    """The options of cluster/evaluate.py, besides the sweep, for the stage that the options of a sweep ask for.
 
     Raises:
         ValueError, OSError: what is wrong with the settings, the workers, the data or MLflow's registry.
     """
+    flag, given = ("imagenet", options.imagenet_set) if options.then_imagenet else ("train", options.train_set)
     if wrong := next((word for word in given if "=" not in word), None):
-        raise ValueError(f"--imagenet-set {wrong!r}: expected a setting and its value, as in workers=2")
-    place = ["--dataset=imagenet", f"--data-dir={images}", f"--storage={lies_at(storage.absolute())}"]
-    found = [*place, *(f"--{word}" for word in given), *([f"--register={register}"] if register else [])]
+        raise ValueError(f"--{flag}-set {wrong!r}: expected a setting and its value, as in workers=2")
+    key, images = key_of(options.config.data), options.config.data_dir
+    if options.then_imagenet:
+        key, images = "imagenet", options.then_imagenet
+    place = [f"--dataset={key}", *([f"--data-dir={images}"] if images else [])]
+    storage = f"--storage={lies_at(options.storage.absolute())}"
+    found = [*place, storage, *(f"--{word}" for word in given)]
+    found += [f"--register={options.register}"] if options.register else []
     ensure_known()  # before ImageNet's files are listed, which takes minutes
     evaluations = evaluate.asked(["DARTS_V2", *found])  # any genotype
     evaluations.look_at_data(evaluations.workers())

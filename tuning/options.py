@@ -60,10 +60,14 @@ class Options(SweepOptions):
     then_imagenet: str = ""
     """Folder with ImageNet's files, on which the best genotypes are trained at the end, as by cluster/evaluate.py.
     By default none is."""
-    top: int = 1
-    """Number of genotypes to train on ImageNet, the best first."""
     imagenet_set: tuple[str, ...] = ()
     """Settings of the training on ImageNet, as in --imagenet-set recipe=imagenet-small workers=2."""
+    then_train: bool = False
+    """Train the best genotypes at the end on the sweep's own data set, as by cluster/evaluate.py."""
+    train_set: tuple[str, ...] = ()
+    """Settings of the training on the sweep's own data set, as in --train-set data.image-size=224 epochs=30."""
+    top: int = 1
+    """Number of genotypes to train at the end, the best first."""
     register: str = ""
     """Model in MLflow's registry that gets a version of each network trained at the end, as by cluster/evaluate.py.
     By default none is registered."""
@@ -73,10 +77,10 @@ class Options(SweepOptions):
         for name in ("num_trials", "grace", "top"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        if self.register and not self.then_imagenet:
+        if self.register and not (self.then_imagenet or self.then_train):
             raise ValueError(
                 f"register {self.register}: the searches of a sweep have no trained network; train the best with "
-                "--then-imagenet, or later by cluster/evaluate.py --from-sweep NAME --register"
+                "--then-train or --then-imagenet, or later by cluster/evaluate.py --from-sweep NAME --register"
             )
         bounds(self.at_most)  # ValueError: what is wrong
         if self.and_minimise == "latency" and self.config.cost.kind != "latency":
@@ -84,6 +88,12 @@ class Options(SweepOptions):
                 "and-minimise latency: no search measures it; add --cost.kind latency (with --cost.weight 0 it is "
                 "measured, and no search heeds it)"
             )
+        if self.then_train and self.then_imagenet:
+            raise ValueError("then-train with --then-imagenet: a sweep has one last stage; leave one of the two out")
+        for name, stage in (("train_set", self.then_train), ("imagenet_set", self.then_imagenet)):
+            if getattr(self, name) and not stage:
+                flag = name.replace("_", "-")
+                raise ValueError(f"{flag} is given, but nothing is trained at the end; add --then-{flag[:-4]}")
         if self.config.data.holdout <= 0:
             raise ValueError("data.holdout 0: a sweep compares searches by J_val, so set a part aside, such as 0.1")
 

@@ -359,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
     code = carry_out(sweep)
     if code or options.dry_run:
         return code
-    if options.then_imagenet:
+    if options.then_imagenet or options.then_train:
         from tuning import last_stage
 
         finished = read_json(sweep.folder / "sweep.json").get("state") == "finished"
@@ -371,14 +371,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def last_stage_of(options: Options) -> list[str]:
-    """The settings of the training on ImageNet that follows; empty if none does. ValueError: what is wrong with it."""
-    if not options.then_imagenet:
+    """The settings of the training that follows; empty if none does. ValueError: what is wrong with it."""
+    if not (options.then_imagenet or options.then_train):
         return []
     if options.top > options.num_trials:
         raise ValueError(f"top {options.top}: expected at most the {options.num_trials} searches there are")
     from tuning import last_stage  # with what it trains, seconds to import
 
-    return last_stage.settings(options.then_imagenet, options.storage, options.imagenet_set, options.register)
+    return last_stage.settings(options)
 
 
 def ensure_ranked(config: SearchConfig, where: str = "") -> None:

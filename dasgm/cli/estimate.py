@@ -201,16 +201,47 @@ class _First:
         return islice(self.batches.testing(), TIMED)
 
 
-def describe_training(design: Design, config: EvaluateConfig, workers: int = 1, runs: int = 1, at_once: int = 1) -> str:
-    """What `runs` evaluations of `workers` each, of which `at_once` run side by side, would cost, as lines to print: a
-    few real steps of one worker; nothing is written.
+@dataclass(frozen=True)
+class TrainingEstimate:
+    """The cost of one evaluation on this machine."""
+
+    device: str
+    data: str
+    trained_on: int
+    parameters: int
+    """With the auxiliary head, if there is one."""
+    auxiliary: bool
+    """Whether there is one."""
+    step: float
+    """Seconds of a step of one worker."""
+    iterations: int
+    """Number of steps of an epoch."""
+    test: float
+    """Seconds of measuring the test set, after every epoch."""
+    epochs: int
+    peak_memory: int
+    disk: int
+    """Bytes of the checkpoints that are kept."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of an epoch."""
+        return self.iterations * self.step + self.test
+
+    @property
+    def hours(self) -> float:
+        """Hours of the whole training."""
+        return self.epochs * self.epoch / 3600
+
+
+def estimate_training(design: Design, config: EvaluateConfig, workers: int = 1) -> TrainingEstimate:
+    """A few real steps of one worker of an evaluation; nothing is written.
 
     Raises:
         ValueError: input that the evaluation itself would refuse.
     """
     device = _device(config)
-    if config.folds and not config.fold:
-        config, runs = replace(config, fold=1), runs * config.folds
     data = evaluate.opened(config, device)
     evaluate.fits(design, config, data)
     evaluate.enough(data, config, workers)
@@ -220,22 +251,43 @@ def describe_training(design: Design, config: EvaluateConfig, workers: int = 1, 
     batches = evaluate.torch_batches(data, config)
     drawn = batches.training(0)
     step = _timed(lambda: training.step(*next(drawn, None) or next(batches.training(0)), 0, 0), device)
-    iterations = max(1, batches.iterations // workers)
     begun = time.monotonic()
     measured = training.counts(_First(batches))[2]
-    test = (time.monotonic() - begun) * tested / measured / workers
-    hours = config.epochs * (iterations * step + test) / 3600
-    parameters = sum(p.numel() for p in training.network.parameters())
-    disk = _size(training.W.state_dict()) * (config.checkpoints + 1) // 2**20
-    together = f"{runs} evaluations, {at_once} at once: about {hours * runs / at_once:.2f} hours, {disk * runs} MiB"
+    return TrainingEstimate(
+        hardware(device),
+        data.describe(),
+        train,
+        sum(p.numel() for p in training.network.parameters()),
+        training.config.auxiliary > 0,
+        step,
+        max(1, batches.iterations // workers),
+        (time.monotonic() - begun) * tested / measured / workers,
+        config.epochs,
+        _peak_memory(device),
+        _size(training.W.state_dict()) * (config.checkpoints + 1),
+        tuple(data.notes),
+    )
+
+
+def describe_training(design: Design, config: EvaluateConfig, workers: int = 1, runs: int = 1, at_once: int = 1) -> str:
+    """What `runs` evaluations of `workers` each, of which `at_once` run side by side, would cost, as lines to print.
+
+    Raises:
+        ValueError: input that the evaluation itself would refuse.
+    """
+    if config.folds and not config.fold:
+        config, runs = replace(config, fold=1), runs * config.folds
+    e = estimate_training(design, config, workers)
+    disk = e.disk // 2**20
+    together = f"{runs} evaluations, {at_once} at once: about {e.hours * runs / at_once:.2f} hours, {disk * runs} MiB"
     return "\n".join(
         [
-            f"data        {data.describe()}; trained on: {train:,}",
-            *_indented(data.notes),
-            f"parameters  {parameters:,}" + " (with the auxiliary head)" * (training.config.auxiliary > 0),
-            f"device      {hardware(device)}, peak memory {_peak_memory(device) / 2**30:.2f} GiB",
-            f"time        {step:.3f} s a step ({TIMED} timed), {iterations} steps an epoch, test {test:.1f} s, "
-            f"{config.epochs} epochs: {hours:.2f} hours",
+            f"data        {e.data}; trained on: {e.trained_on:,}",
+            *_indented(e.notes),
+            f"parameters  {e.parameters:,}" + " (with the auxiliary head)" * e.auxiliary,
+            f"device      {e.device}, peak memory {e.peak_memory / 2**30:.2f} GiB",
+            f"time        {e.step:.3f} s a step ({TIMED} timed), {e.iterations} steps an epoch, test {e.test:.1f} s, "
+            f"{e.epochs} epochs: {e.hours:.2f} hours",
             f"disk        {disk} MiB of checkpoints",
             *([f"in all      {together}"] if runs > 1 else []),
             "nothing was started (--dry-run)",

@@ -13,13 +13,13 @@ from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json
-from dasgm.data._base import DataConfig
+from dasgm.data._base import IN_MEMORY, DataConfig
 from dasgm.designs.design import Design, ensure_effect, load_design
 from dasgm.genotype import genotype_text, name_of
 from dasgm.given import flags
 from dasgm.plugins import key_of, keys, plugin
 from dasgm.presets import with_dataset
-from dasgm.recipes import EvaluateConfig
+from dasgm.recipes import PHOTOGRAPHS, EvaluateConfig
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
 from dasgm.store.records import read_json
@@ -73,6 +73,7 @@ class EvaluateOptions:
 
 
 BEFORE = ("--recipe", "--dataset", "--data-dir")
+SIZE = "--data.image-size"
 SOURCES = (
     "a file, a run's folder, its text, a name such as DARTS_V2 (`dasgm measure --list` lists them), or a known network "
     "such as torchvision:resnet18 or timm:resnet18"
@@ -111,9 +112,14 @@ def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
         ensure_once("--recipe", values, first[1])
         values["--recipe"] = first[1]
     ran = {} if genotype_text(given) else read_json(run_of(source) / "config.json")
-    recipe, config = configured(values, ran, design.recipes)
+    recipe, config = configured(values | size_of(rest), ran, design.recipes)
     ensure_effect(flags(rest), [design])
     return TrainingChoice(design, source, recipe, config, weights), rest
+
+
+def size_of(words: Sequence[str]) -> dict[str, str]:
+    """The size of the images that is among the settings, which chooses the usual recipe too."""
+    return take(words, (SIZE,), 0)[0]
 
 
 def configured(
@@ -127,7 +133,10 @@ def configured(
     """
     searched = _data(ran)
     key = values.get("--dataset") or (key_of(searched) if searched else "")
-    named = values.get("--recipe") or usual.get(key, usual[""])
+    size = values.get(SIZE, "")
+    pixels = int(size) if size.isdecimal() else searched.image_size if searched else 0
+    large = key == "folder" and pixels > IN_MEMORY
+    named = values.get("--recipe") or usual.get(PHOTOGRAPHS if large else key, usual[""])
     config = recipes.per_worker(recipes.recipe(named).config, workers)
     place = values.get("--data-dir")
     if searched and key == key_of(searched):
@@ -198,11 +207,12 @@ def evaluate(argv: Sequence[str]) -> int:
         with ending("training", folder, command, say, "every whole epoch"):
             hooks = Hooks(say=say, watch=watch, about=about, stoppable=True, time_budget=options.time_budget)
             row = main(chosen.design, config, folder, hooks)
-        say(_trained(row, folder))
+        say(trained_lines(row, folder))
     return 0
 
 
-def _trained(row: dict[str, Any], folder: Path) -> str:
+def trained_lines(row: dict[str, Any], folder: Path) -> str:
+    """What a training came to, and how its model is used."""
     five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
     cost = (
         f"  {row['result/parameters']:,} parameters, {row['result/multiply_adds']:,} multiply-adds, "
@@ -219,6 +229,7 @@ def _trained(row: dict[str, Any], folder: Path) -> str:
         f"not the result: {row['result/best_error']:.2%} after epoch {row['result/best_epoch']})",
         *cost,
         f"  try it    {shell_line(['dasgm', 'predict', folder, 'PICTURE'])}",
+        f"  export it {shell_line(['dasgm', 'export', folder, '--format', 'onnx'])}",
         f"  load it   import dasgm; model = dasgm.load({str(folder)!r})",
     )
     return "\n".join(map(printable, lines))

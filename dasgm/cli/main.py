@@ -12,6 +12,7 @@ from dasgm.cli.arguments import fail, unread
 from dasgm.cli.compare import compare
 from dasgm.cli.evaluate import evaluate
 from dasgm.cli.export import export
+from dasgm.cli.fit import fit
 from dasgm.cli.lookup import lookup
 from dasgm.cli.measure import measure
 from dasgm.cli.predict import predict
@@ -23,6 +24,7 @@ from dasgm.store.files import first_line
 USAGE = """\
 dasgm: differentiable architecture search with a generative model
 
+  dasgm fit PICTURES          from a folder of pictures to a trained model: a search, then the training of what it finds
   dasgm search [PRESET]       search an architecture (one process; cluster/search.py: the same on many workers)
   dasgm pretrain [PRESET]     train the preset's GAN alone on J_2, for searches that begin with one or freeze it
   dasgm evaluate GENOTYPE     train its network from scratch: the test error, and the model as files
@@ -42,6 +44,7 @@ dasgm: differentiable architecture search with a generative model
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "fit": fit,
     "search": search,
     "pretrain": pretrain,
     "evaluate": evaluate,

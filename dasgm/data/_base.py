@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dasgm.data._loader import Photographs
 
 YOUNGER = {"younger": True}  # a field that counts for a run's identity only if it is set: older runs can be resumed
+IN_MEMORY = 64  # pixels per side up to which pictures of a folder are trained on as CIFAR's, above it as ImageNet's
 SMALLEST, LARGEST, STEP = 16, 1024, 4  # pixels per side; networks divide it by 4 (GANs make 16, 32 and 64)
 
 

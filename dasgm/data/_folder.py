@@ -1,77 +1,92 @@
-"""Reads a folder of pictures in class folders into memory."""
+"""Reads a folder of pictures: into memory, or as photographs that are streamed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dasgm.cpus import cpus
-from dasgm.data._folders import FolderPart
 from dasgm.data._images import Data, stack
-from dasgm.data._layout import Layout
-from dasgm.data._pictures import first_ten, fitted, read
-from dasgm.data._split import test_split
-from dasgm.data._store import Store
+from dasgm.data._listing import Files, Listing
+from dasgm.data._parts import FEWEST, MINIMUM, Parts, ensure_enough, parts
+from dasgm.data._pictures import fitted, read
+from dasgm.data._rows import Rows
 from dasgm.store.files import printable
 
 if TYPE_CHECKING:
+    from dasgm.data._loader import Photographs
     from dasgm.data.folder import Config
 
-Pictures = tuple[Tensor, Tensor, list[str], list[str]]
-"""Images uint8 [N, 3, S, S], labels int64 [N], paths below the data set's folder, and lines to be printed."""
-MINIMUM = 10  # of training pictures in a class
+AT_ONCE = 100  # rows of Parquet files whose pictures are read at once
 
 
-def load(config: Config, data_dir: str | None, device: str, held: bool = False) -> Data:
-    """Reads the data set below `data_dir`; see `folder.Config.load`.
+def load(config: Config, data_dir: str | None, device: str) -> Data:
+    """Reads the data set below `data_dir`; see `folder.Config.load`."""
+    return _in_memory(config, parts(config, data_dir), device)
 
-    Args:
-        held: whether a val/ that is not trained on is read, as what is held out.
-    """
-    if data_dir is None:
-        raise ValueError("--dataset folder needs --data-dir: give a folder with one folder of pictures per class")
-    root = Path(data_dir)
-    if not root.is_dir():
+
+def opened(config: Config, data_dir: str | None, device: str) -> Data | Photographs:
+    """The data set for a training; see `folder.Config.open`."""
+    found = parts(config, data_dir)
+    streamed = config.streams(len(found.train) + len(found.test))
+    return _streamed(config, found) if streamed else _in_memory(config, found, device, held=True)
+
+
+def _streamed(config: Config, found: Parts) -> Photographs:
+    from dasgm.data._loader import Photographs, drawn, ensure_decoder
+
+    ensure_decoder("photographs")
+    if config.cutout:
         raise ValueError(
-            f"--data-dir {root}: no such folder; expected a folder with one subfolder of pictures per class"
+            f"data.cutout is {config.cutout}: streamed pictures are trained without; leave it at 0, or choose "
+            "--data.streaming off"
         )
-    layout = Layout(Store(data_dir))
-    train = layout.read("train", skip_unreadable=config.skip_unreadable)
-    classes = train.classes
-    train.ensure_classes()
-    images, labels, names, notes = _read(layout.store, train, classes, config, MINIMUM)
-    if "test" in layout.parts:
-        test_images, test_labels, test_names, more = _more(layout, "test", classes, config)
+    notes = list(found.notes)
+    if found.val is not None:
+        notes.append(f"{found.val.place} is not trained on: the temperature is set on it")
+    train = drawn(found.train, config.limit, config.split_seed)
+    test = replace(found.test, notes=(*found.test.notes, *notes))
+    return Photographs(train, test, config.image_size, config.skip_unreadable, "folder", held=found.val)
+
+
+def _in_memory(config: Config, found: Parts, device: str, held: bool = False) -> Data:
+    """With `held`, a val/ that is not J_val is read as what is held out of a training."""
+    images, labels, readable, notes = _read(found.everything, config, MINIMUM)
+    names = _names(found.everything, readable)
+    if found.apart:
+        test_images, test_labels, readable, more = _read(found.test, config, FEWEST)
+        test_names = _names(found.test, readable)
         notes += more
     else:
-        test, rest = test_split(labels)
-        test_images, test_labels, images, labels = images[test], labels[test], images[rest], labels[rest]
-        test_names, names = ([names[i] for i in part.tolist()] for part in (test, rest))
-        notes.append(f"no train/ with test/ in {root}: a sixth of each class is set aside as the test set")
+        test = torch.from_numpy(found.test.chosen)[readable]
+        test_images, test_labels, images, labels = images[test], labels[test], images[~test], labels[~test]
+        test_names, names = ([names[i] for i in part.nonzero()[:, 0].tolist()] for part in (test, ~test))
+        notes += found.test.notes
 
     held_out = aside = None
-    if "val" in layout.parts:
+    if found.val is not None:
         if config.holdout:
-            val_images, val_labels, val_names, more = _more(layout, "val", classes, config)
+            val_images, val_labels, readable, more = _read(found.val, config, FEWEST)
             held_out = torch.arange(len(labels), len(labels) + len(val_labels))
             images, labels = torch.cat([images, val_images]), torch.cat([labels, val_labels])
-            names += val_names
-            notes += [*more, f"{layout.place('val')} is J_val, whole, whatever data.holdout says"]
+            names += _names(found.val, readable)
+            notes += [*more, f"{found.val.place} is J_val, whole, whatever data.holdout says"]
         elif held:
-            val_images, val_labels, _, more = _more(layout, "val", classes, config)
+            val_images, val_labels, _, more = _read(found.val, config, FEWEST)
             aside = val_images, val_labels
-            notes += [*more, f"{layout.place('val')} is not trained on: the temperature is set on it"]
+            notes += [*more, f"{found.val.place} is not trained on: the temperature is set on it"]
         else:
-            notes.append(f"{layout.place('val')} is not used, since data.holdout is 0")
-    notes += [*layout.notes, *layout.beside()]
+            notes.append(f"{found.val.place} is not used, since data.holdout is 0")
+    notes += found.notes
     return Data(
         "folder",
-        classes,
+        found.everything.classes,
         (images, labels),
         (test_images, test_labels),
         config,
@@ -83,32 +98,45 @@ def load(config: Config, data_dir: str | None, device: str, held: bool = False) 
     )
 
 
-def _more(layout: Layout, part: str, classes: Sequence[str], config: Config) -> Pictures:
-    """Reads another part than "train"."""
-    return _read(layout.store, layout.read(part, classes, config.skip_unreadable), classes, config)
+def _read(listing: Listing, config: Config, minimum: int) -> tuple[Tensor, Tensor, list[int], list[str]]:
+    """Images uint8 [N, 3, S, S], labels int64 [N], the positions of what could be read, and lines to be printed."""
+    source, decode = listing.source, partial(_fitted, size=config.image_size)
+    every = range(len(listing.labels))
+    if isinstance(source, Files):
+        sources: Sequence[Any] = [Path(source.store.root, source.below(index)) for index in every]
+        names, threads = [source.name(index) for index in every], cpus()
+    else:
+        sources, names, threads = _Encoded(source), [source.name(index) for index in every], 1
+    pixels, readable, notes = read(sources, names, decode, config.skip_unreadable, threads)
+    ensure_enough(listing, minimum, readable)
+    labels = torch.from_numpy(listing.labels)[readable]
+    return stack(pixels, config.image_size), labels, readable, [*listing.notes, *notes]
 
 
-def _read(store: Store, part: FolderPart, classes: Sequence[str], config: Config, minimum: int = 1) -> Pictures:
-    """The pictures of a part, ordered by class, then by path."""
-    labelled = zip(part.labels(classes), part.pictures, strict=True)
-    files = sorted((label, picture.path.split("/"), picture.path) for label, picture in labelled)
-    numbers = torch.tensor([label for label, _, _ in files], dtype=torch.int64)
-    _ensure_enough(part.place, classes, numbers, minimum)
-    pixels, readable, notes = read(
-        [Path(store.root, path) for _, _, path in files],
-        [store.name(path) for _, _, path in files],
-        partial(fitted, size=config.image_size),
-        config.skip_unreadable,
-        threads=cpus(),
-    )
-    labels, names = numbers[readable], [printable(files[i][2]) for i in readable]
-    _ensure_enough(part.place, classes, labels, minimum)
-    return stack(pixels, config.image_size), labels, names, [*part.inventory.lines(), *notes, *part.notes]
+def _names(listing: Listing, positions: Sequence[int]) -> list[str]:
+    """The paths of pictures below the data set's folder, or their files and rows."""
+    return [printable(listing.source.below(index)) for index in positions]
 
 
-def _ensure_enough(place: str, classes: Sequence[str], labels: Tensor, minimum: int) -> None:
-    """Raises ValueError for classes with fewer than `minimum` pictures."""
-    counts = zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True)
-    few = [f"{name} has {n}" for name, n in counts if n < minimum]
-    if few:
-        raise ValueError(f"{place}: every class needs at least {minimum} pictures, but {first_ten(few)}; add some")
+def _fitted(source: Any, size: int) -> bytes:
+    """The pixels of a picture. `source` is a file, its bytes, or the error of reading them, which is raised."""
+    if isinstance(source, Exception):
+        raise source
+    return fitted(source, size)
+
+
+@dataclass(frozen=True)
+class _Encoded(Sequence[Any]):
+    """The encoded pictures of Parquet files, of which few are in memory at a time."""
+
+    source: Rows
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.source.read([index])[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        for first in range(0, len(self), AT_ONCE):
+            yield from self.source.read(range(first, min(first + AT_ONCE, len(self))))

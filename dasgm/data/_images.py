@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from copy import copy
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class Data:
         label_numbers: the training and the test labels, on the CPU.
         digest: SHA-256 of all images and labels.
     """
+
+    streamed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -176,11 +179,19 @@ class Data:
         """A test image as uint8 [3, S, S], on the CPU."""
         return self.test_images[index].cpu()
 
-    def augment(self, x: Tensor, cutout: bool, probability: Number = lambda: 1.0) -> Tensor:
+    def augment(
+        self,
+        x: Tensor,
+        cutout: bool,
+        probability: Number = lambda: 1.0,
+        crop: bool = True,
+        flip: bool = True,
+    ) -> Tensor:
         """Crops and flips normalised images [n, 3, S, S], and if `cutout` cuts a square out of each with a probability,
         which may change between iterations.
         """
-        x = self.flip(self.crop(x))
+        x = self.crop(x) if crop else x
+        x = self.flip(x) if flip else x
         return self.cutout(x, probability) if cutout else x
 
     def crop(self, x: Tensor) -> Tensor:

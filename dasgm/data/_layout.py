@@ -22,7 +22,7 @@ PART_OF = {name: part for part, names in PARTS.items() for name in names}
 ALIKE = re.compile(rf"(?:^|[^a-z])(?:{'|'.join(PART_OF)})[a-z]?(?:[^a-z]|$)")  # seg_train, train2017, testA
 TINY_IMAGENET = "wnids.txt"
 NESTED = 4  # nested folders of the same name, as unpacked archives leave them
-RESULTS = ("run.json", "sweep.json")
+RESULTS = ("run.json", "sweep.json", "fit.json")
 
 
 class Layout:

@@ -63,6 +63,7 @@ class Listing:
         sizes: sizes of the files, in bytes.
         chosen: bool [N]: which pictures are used.
         notes: lines to be printed.
+        place: the folder or files, as messages name them.
     """
 
     source: Files | Rows
@@ -71,6 +72,7 @@ class Listing:
     sizes: np.ndarray
     chosen: np.ndarray
     notes: tuple[str, ...] = ()
+    place: str = ""
 
     def __len__(self) -> int:
         return int(self.chosen.sum())
@@ -116,7 +118,7 @@ def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tupl
     found = _shards.find(store, config)
     if not found.parts and (layout := Layout(store)).divided:
         return _in_folders(layout, skip_unreadable)
-    _ensure_no_class_folders(store, found)
+    ensure_no_class_folders(store, found)
     return _in_shards(store, found, skip_unreadable)
 
 
@@ -167,7 +169,7 @@ def _in_shards(store: Store, found: _shards.ShardSet, skip_unreadable: bool) -> 
     return _of_rows(train, classes), _of_rows(test, classes, found.notes(store, "train", tested))
 
 
-def _ensure_no_class_folders(store: Store, found: _shards.ShardSet) -> None:
+def ensure_no_class_folders(store: Store, found: _shards.ShardSet) -> None:
     """Raises ValueError where a part's folder has class folders and there are Parquet files too."""
     for folder in folders_in(scan(store)):
         if _shards.folder_part(folder.name) and folders_in(scan(store, folder.path)):

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dasgm.data._augmentation import Augmentation
 from dasgm.data._listing import Files, Listing, listings
 from dasgm.data._photographs import CHANGES, MEAN, STD, centred, cropped, decoded, jitter, normalised
 from dasgm.data._pictures import shorter_side
@@ -33,6 +34,7 @@ DRAWS = 2 * len(CHANGES)
 class Photographs:
     """A data set that is streamed: what is known without reading a picture."""
 
+    streamed: ClassVar[bool] = True
     train: Listing
     test: Listing
     image_size: int
@@ -46,6 +48,7 @@ class Photographs:
     """Whether a training draws as many pictures of each class."""
     noted: tuple[str, ...] = ()
     """More lines to be printed."""
+    augmentation: Augmentation = Augmentation()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,7 +135,7 @@ class Photographs:
     def reader(self, seed: int, epoch: int | None) -> BatchReader:
         """What reads the batches of an epoch of training, or with None those of the test."""
         listing = self.test if epoch is None else self.train
-        return BatchReader(listing, self.image_size, self.skip_unreadable, seed, epoch)
+        return BatchReader(listing, self.image_size, self.skip_unreadable, seed, epoch, self.augmentation)
 
     def describe(self) -> str:
         """One line with the number of classes, the size and the counts."""
@@ -142,18 +145,29 @@ class Photographs:
 
 def photographs(config: Config, data_dir: str | None) -> Photographs:
     """See `imagenet.Config.photographs`."""
-    if not find_spec("torchcodec"):
-        raise ValueError("imagenet is decoded by torchcodec, which is not installed: pip install 'torchcodec>=0.16'")
+    ensure_decoder("imagenet")
     if data_dir is None:
         raise ValueError("--dataset imagenet needs --data-dir: give a folder or a URI with train/ and val/, or Parquet")
     train, test = listings(data_dir, config.skip_unreadable, config.config)
-    if 0 < config.limit < len(train):
-        generator = torch.Generator().manual_seed(config.split_seed)
-        kept, _ = share(torch.from_numpy(train.labels), config.limit / len(train), generator)
-        chosen = np.zeros(len(train.labels), dtype=bool)
-        chosen[kept.numpy()] = True
-        train = replace(train, chosen=chosen)
-    return Photographs(train, test, config.image_size, config.skip_unreadable)
+    return Photographs(drawn(train, config.limit, config.split_seed), test, config.image_size, config.skip_unreadable)
+
+
+def ensure_decoder(what: str) -> None:
+    """ValueError where torchcodec is missing."""
+    if not find_spec("torchcodec"):
+        raise ValueError(f"{what} is decoded by torchcodec, which is not installed: pip install 'torchcodec>=0.16'")
+
+
+def drawn(listing: Listing, limit: int, seed: int) -> Listing:
+    """So many of the pictures in use, stratified; all of them where `limit` is 0 or more than there are."""
+    if not 0 < limit < len(listing):
+        return listing
+    there = listing.in_order()
+    generator = torch.Generator().manual_seed(seed)
+    kept, _ = share(torch.from_numpy(listing.labels[there]), limit / len(there), generator)
+    chosen = np.zeros(len(listing.labels), dtype=bool)
+    chosen[there[kept.numpy()]] = True
+    return replace(listing, chosen=chosen)
 
 
 class Batch(NamedTuple):
@@ -181,6 +195,7 @@ class BatchReader:
     skip: bool
     seed: int
     epoch: int | None
+    augmentation: Augmentation = Augmentation()
 
     def __call__(self, indices: np.ndarray) -> Batch:
         """Reads a batch.
@@ -218,7 +233,9 @@ class BatchReader:
                 return centred(decoded(encoded), self.size), torch.zeros(DRAWS)
             # 1 + drawn, because numpy gives (seed, epoch) and (seed, epoch, 0) the same stream
             random = np.random.default_rng((self.seed, self.epoch, 1 + drawn))
-            return cropped(encoded, self.size, random), jitter(random)
+            how = self.augmentation
+            square = cropped(encoded, self.size, random, how.crop, how.flip)
+            return how.by_policy(square, self.seed, self.epoch, drawn), jitter(random)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # decoders raise many types of errors
@@ -279,8 +296,9 @@ class Loader:
             ValueError: a picture cannot be read and is not to be skipped. The message names it.
         """
         order = self.data.order(self.seed, epoch)[: self.iterations * self.workers * self.batch_size]
+        colours = self.data.augmentation.colours(True)
         for batch in self._checked(epoch, order):
-            x = normalised(batch.pixels, self.device, batch.draws)
+            x = normalised(batch.pixels, self.device, batch.draws if colours else None)
             yield x, batch.labels.to(self.device, non_blocking=True)
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -68,8 +68,12 @@ def from_pillow(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def cropped(source: Path | bytes | None, size: int, random: np.random.Generator) -> Tensor:
+def cropped(
+    source: Path | bytes | None, size: int, random: np.random.Generator, crop: bool = True, flip: bool = True
+) -> Tensor:
     """A random crop for training, uint8 [3, size, size], of which half are mirrored. All draws come from `random`.
+
+    Without `crop` it is the evaluation's, without `flip` none is mirrored.
 
     A plain JPEG is decoded at half, a quarter or an eighth of its size where no pixel of the crop has to be invented
     then: libjpeg skips what would be averaged away.
@@ -77,8 +81,8 @@ def cropped(source: Path | bytes | None, size: int, random: np.random.Generator)
     Raises:
         Exception: whatever Pillow raises.
     """
-    crop = _crop(encoded(source), size, random)
-    return crop.flip(2) if random.random() < 0.5 else crop
+    square = _crop(encoded(source), size, random) if crop else centred(decoded(source), size)
+    return square.flip(2) if random.random() < 0.5 and flip else square
 
 
 def _crop(source: bytes, size: int, random: np.random.Generator) -> Tensor:

@@ -1,17 +1,22 @@
 """The user's own pictures: `class/*.jpg`, or `train/class/*.jpg` with `test/` and perhaps `val/` beside it.
 
-`_layout.py` decides which folders are parts, `_folders.py` which files are pictures.
+Also Parquet files of these parts, and lists (`path,label`) as CSV files. `_parts.py` says which pictures are learnt
+from and which are tested on, `_layout.py` which folders are parts, `_folders.py` which files are pictures.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from dasgm.data._base import DataConfig
+from dasgm.data._base import IN_MEMORY, YOUNGER, DataConfig
 
 if TYPE_CHECKING:
     from dasgm.data._images import Data
+    from dasgm.data._loader import Photographs
+
+
+MOST_PIXELS = 2 * 2**30  # bytes of all pictures that a training holds in memory
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,21 @@ class Config(DataConfig):
 
     skip_unreadable: bool = False
     """Leave out pictures that cannot be read, and say how many. Otherwise the first one ends the command."""
+    config: str = field(default="", metadata=YOUNGER)
+    """Configuration or folder below --data-dir to read, if the Parquet files there hold several data sets."""
+    streaming: Literal["auto", "on", "off"] = field(default="auto", metadata=YOUNGER)
+    """How a training reads the pictures: on decodes them anew for every epoch, as ImageNet's, off holds them in memory.
+    auto streams above 64 pixels, and where the pixels take more than 2 GiB (our choice). A search never streams."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.streaming not in ("auto", "on", "off"):
+            raise ValueError(f"data.streaming is {self.streaming!r}: choose 'auto', 'on' or 'off'")
+
+    def streams(self, pictures: int) -> bool:
+        """Whether a training streams so many pictures."""
+        large = self.image_size > IN_MEMORY or 3 * pictures * self.image_size**2 > MOST_PIXELS
+        return self.streaming == "on" or (self.streaming == "auto" and large)
 
     def load(self, data_dir: str | None, device: str = "cpu") -> Data:
         """Reads pictures of any size.
@@ -37,8 +57,12 @@ class Config(DataConfig):
 
         return load(self, data_dir, device)
 
-    def open(self, data_dir: str | None, device: str = "cpu") -> Data:
-        """As `load`. A `val/` that is not J_val is held out of the training."""
-        from dasgm.data._folder import load
+    def open(self, data_dir: str | None, device: str = "cpu") -> Data | Photographs:
+        """The same pictures for training a network: in memory, or as `streaming` says a list of them.
 
-        return load(self, data_dir, device, held=True)
+        Streamed pictures are resized so that the shorter side is 256/224 of `image_size`, as ImageNet's. A
+        `val/` that is not J_val is held out of the training.
+        """
+        from dasgm.data._folder import opened
+
+        return opened(self, data_dir, device)

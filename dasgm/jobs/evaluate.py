@@ -48,12 +48,13 @@ def everything(data: Data) -> torch.Tensor:
 
 def in_memory(data: Data, config: EvaluateConfig) -> Batches:
     """The whole training set to learn from, the test set to measure."""
-    return InMemory(data, everything(data), config.batch_size, config.seed, "evaluate")
+    J, how = everything(data), config.augmentation
+    return InMemory(data, J, config.batch_size, config.seed, "evaluate", augmentation=how)
 
 
 def torch_batches(data: Any, config: EvaluateConfig) -> Batches:
     """Batches of what this machine holds in memory, or reads by torch's DataLoader."""
-    if not config.data.streamed:
+    if not getattr(data, "streamed", False):
         return in_memory(data, config)
     from dasgm.data._loader import TorchLoader
 
@@ -67,7 +68,9 @@ def opened(config: EvaluateConfig, device: str) -> Any:
     Raises:
         ValueError: the files are missing or not as they should be, or the settings do not fit them.
     """
-    data = config.data.open(config.data_dir, device)
+    data: Any = config.data.open(config.data_dir, device)
+    if getattr(data, "streamed", False):
+        data = replace(data, augmentation=config.augmentation)
     if config.folds:
         if not config.fold:
             raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dasgm.bilevel import Draws, Iterations, Player, Tensors, draw, full_precision, grad, replay, seed_of
+from dasgm.data._augmentation import Augmentation
 from dasgm.data._split import balanced
 from dasgm.distributed import average, rank, world_size
 from dasgm.recipes import EvaluateConfig
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.designs.design import Design
 
+DARTS = Augmentation()
 MEASURED = 256  # images of a batch that is only measured
 TOP = 5
 
@@ -71,10 +73,20 @@ class InMemory:
         batch_size: of each worker.
         stream: names the random streams.
         held_out: indices of the training images that are measured; None: the test set.
+        augmentation: what changes the images that are learnt from.
     """
 
-    def __init__(self, data: Data, train: Tensor, batch_size: int, *stream: object, held_out: Tensor | None = None):
+    def __init__(
+        self,
+        data: Data,
+        train: Tensor,
+        batch_size: int,
+        *stream: object,
+        held_out: Tensor | None = None,
+        augmentation: Augmentation = DARTS,
+    ):
         self.data, self.train, self.batch_size, self.stream = data, train, batch_size, stream
+        self.augmentation = augmentation
         self.held_out = held_out
         self.unreadable: dict[str, None] = {}  # the data set reported them when it read them
         self.iterations = max(1, len(train) // (batch_size * world_size()))
@@ -86,6 +98,7 @@ class InMemory:
         order = self.train[self._places(epoch)]
         for i in range(self.iterations):
             self.place, self.order = (epoch, i), order
+            self.changed = self._changed()
             with self.draws.of_iteration():
                 batch = self._batch()
             yield batch
@@ -98,17 +111,45 @@ class InMemory:
         return torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        data = self.data
+        data, how = self.data, self.augmentation
         some = draw(self._indices, data.images.device)
         with replay(*self.stream, Place(self), rank()):
-            x = data.augment(data.to_classifier(data.raw(some)), cutout=True)
+            raw = data.raw(some) if self.changed is None else self.changed
+            x = data.augment(data.to_classifier(raw), cutout=True, crop=how.crop, flip=how.flip)
         return x, data.labels[some]
+
+    def _changed(self) -> Tensor | None:
+        """This worker's images in [-1, 1] as the policy and other colours make them; None: as they are.
+
+        What happens to an image depends on the stream, the epoch and the image alone, of a balanced epoch, in which an
+        image may come several times, on its place instead.
+        """
+        how, (epoch, _) = self.augmentation, self.place
+        if how == DARTS or (how.policy == "none" and not how.colours(False)):
+            return None
+        indices = self._indices().tolist()
+        keys: list[object] = list(indices)
+        if self.labels is not None:
+            keys = [f"place {self._first() + k}" for k in range(len(indices))]
+        pairs = zip(indices, keys, strict=True)
+        images = [how.by_policy(self.data.images[index], *self.stream, epoch, key) for index, key in pairs]
+        x = torch.stack(images).float()
+        if how.colours(False):
+            from dasgm.data._photographs import coloured, jitter
+
+            seeds = [seed_of(*self.stream, "colours", epoch, key) for key in keys]
+            x = coloured(x, torch.stack([jitter(np.random.default_rng(seed)) for seed in seeds]))
+        return x / 127.5 - 1
 
     def _indices(self) -> Tensor:
         """Of the training images of this worker's batch."""
-        _, i = self.place
-        start = (i * world_size() + rank()) * self.batch_size
+        start = self._first()
         return self.order[start : start + self.batch_size]
+
+    def _first(self) -> int:
+        """Where this worker's batch begins in the order of the epoch."""
+        _, i = self.place
+        return (i * world_size() + rank()) * self.batch_size
 
     def tested(self) -> np.ndarray:
         J = torch.arange(len(self.data.test_labels)) if self.held_out is None else self.held_out

@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
 Form = Literal["cifar", "imagenet"]
 SHRINKS: dict[Form, int] = {"cifar": 4, "imagenet": 32}  # by how much the last map is smaller than the image
+STEP = 4  # pixels: sizes are multiples of it
 
 
 def check_image_size(form: Form, *sizes: int) -> None:
     """Raises ValueError where a network of this form cannot take images of these heights and widths, in pixels."""
-    shrinks = SHRINKS[form]
     for size in sizes:
-        if size < shrinks or size % shrinks:
-            raise ValueError(f"image size {size}: a network of the {form} form needs a multiple of {shrinks} pixels")
+        if size < SHRINKS[form] or size % STEP:
+            raise ValueError(
+                f"image size {size}: a network of the {form} form needs a multiple of {STEP} pixels, at least "
+                f"{SHRINKS[form]}"
+            )
 
 
 class DerivedNetwork(nn.Module):
@@ -69,8 +72,9 @@ class Network(DerivedNetwork):
         genotype: both cells.
         channels: number of channels of the first cells, an even number. It doubles at each of the two reduction cells.
         cells: number of cells, at least 3.
-        form: `cifar` has a stem that keeps the size (H and W divisible by 4). `imagenet` has one that divides it by 8
-            (H and W divisible by 32), and its first cell counts as the one after a reduction (DARTS, Section 3.3).
+        form: `cifar` has a stem that keeps the size (H and W from 4). `imagenet` has one that divides it by 8 (H and W
+            from 32), and its first cell counts as the one after a reduction (DARTS, Section 3.3). H and W are multiples
+            of 4; maps of odd size are halved to the next whole number.
         auxiliary: whether there is a second head after the second reduction cell, for `forward_with_auxiliary`.
 
     Raises:

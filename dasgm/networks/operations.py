@@ -199,9 +199,10 @@ def halve(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class FactorizedReduce(nn.Module):
-    """Halves H and W, which are even, by two 1x1 convolutions of stride 2, one of them shifted by a pixel.
+    """Halves H and W by two 1x1 convolutions of stride 2, one of them shifted by a pixel.
 
-    Each gives half of the `channels`, an even number.
+    Each gives half of the `channels`, an even number. Where H or W is odd, the shifted one sees a line of zeros behind
+    the last, and the result is rounded up as that of the other operations.
     """
 
     def __init__(self, in_channels: int, channels: int, affine: bool) -> None:
@@ -216,7 +217,10 @@ class FactorizedReduce(nn.Module):
 
     def rectified(self, x: Tensor) -> Tensor:
         """The result where x has been through the ReLU already."""
-        return self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], 1))
+        shifted = x[:, :, 1:, 1:]
+        if x.shape[2] % 2 or x.shape[3] % 2:
+            shifted = F.pad(shifted, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        return self.norm(torch.cat([self.even(x), self.odd(shifted)], 1))
 
 
 def stem(in_channels: int, channels: int) -> nn.Sequential:

@@ -39,7 +39,7 @@ class SearchSpace(_base.SearchSpace):
     sizes = {"cifar": (20, 36), "imagenet": (14, 48)}
     smallest = 3
     auxiliary = True
-    recipes = {"": "cifar", "digits": "digits-small", "imagenet": "imagenet"}
+    recipes = {"": "cifar", "digits": "digits-small", "imagenet": "imagenet", "photographs": "photographs"}
     example = EXAMPLE
 
     @property

@@ -273,3 +273,28 @@ def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch,
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert says in line, line
     assert len(asked) == 1
+
+
+def test_a_sweeps_last_stage_on_its_own_pictures(tmp_path, photographs, monkeypatch, capsys):
+    asked: list[list[str]] = []
+    search_sweep(tmp_path / "found")
+    monkeypatch.setattr(sweep, "carry_out", lambda sweep: 0)
+    monkeypatch.setattr(evaluate, "main", lambda words: asked.append(words) or 0)
+    monkeypatch.setattr(connection, "cpus", lambda: 2)
+    monkeypatch.setattr("cluster.evaluations.cpus", lambda: 2)
+    words = ["--gan=none", f"--storage={tmp_path}", "--name=found", "--dataset=folder", f"--data-dir={photographs}"]
+    assert sweep.main([*words, "--then-train", "--train-set", "data.image-size=96", "batch-size=8"]) == 0
+    (found,) = asked
+    made = evaluate.asked(found)
+    assert [one.name for one in made.candidates] == ["t001"] and made.recipe == "photographs"
+    assert made.config.data.image_size == 96 and made.config.form == "imagenet"
+    assert made.config.data_dir == str(photographs)
+    for more, says in (
+        (["--train-set", "epochs=3"], "add --then-train"),
+        (["--then-train", "--then-imagenet=x"], "one"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            sweep.main([*words, *more])
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert says in line, line

@@ -237,7 +237,7 @@ SEARCH_SETTINGS = {
 SWEEP_OPTIONS = {
     "config", "num_trials", "max_concurrent", "workers_per_trial", "gpus_per_trial", "grace", "space", "storage",
     "name", "time_budget", "wait", "pretrain", "rank_by", "and_minimise", "at_most", "register", "then_imagenet",
-    "imagenet_set", "top", "dry_run",
+    "imagenet_set", "then_train", "train_set", "top", "dry_run",
 }  # fmt: skip
 PRETRAIN_SETTINGS = {
     "gan", "data", "search_discriminator", "batch_size", "seed", "data_dir", "device", "threads", "checkpoints",

@@ -18,6 +18,7 @@ import cluster.search as cluster_search
 from cluster import doctor, tracking
 from dasgm.cli import arguments as options
 from dasgm.cli import evaluate as evaluate_cli
+from dasgm.cli import fit as fit_cli
 from dasgm.cli import main as cli
 from dasgm.cli import pretrain as pretrain_cli
 from dasgm.cli import search as search_cli
@@ -88,6 +89,7 @@ def tyros() -> Iterator[tuple[str, Parser]]:
     for name in ("cifar", "imagenet"):
         for kind in (evaluate_cli.EvaluateOptions, cluster_evaluate.Options):
             yield "evaluate", of_tyro(options.flattened(kind, EvaluateConfig), kind(recipe(name).config))
+    yield "dasgm fit", of_tyro(fit_cli.FitOptions, fit_cli.FitOptions(config, recipe("photographs").config))
     yield "tuning/sweep.py", of_tyro(options.flattened(sweep.Options), sweep.Options(config))
     yield "tuning/reproduce.py", of_tyro(options.without_config(reproduce.Options), reproduce.Options())
 
@@ -142,6 +144,7 @@ def test_every_setting_of_the_mathematics_names_its_source(kind):
         (settings.parts_help(positional=False), settings.BEFORE),
         (settings.parts_help(pretrain=True), [flag for flag in settings.BEFORE if flag != "--method"]),
         (evaluate_cli.recipes_help(positional=True), evaluate_cli.BEFORE),
+        (fit_cli.ABOUT, fit_cli.BEFORE),
     ],
 )
 def test_what_stands_before_the_options_has_a_sentence(text, flags):
@@ -178,6 +181,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["evaluate", " "], "genotype ' ': expected a name"),
     (["measure", ""], "'' is no genotype"),
     (["predict"], "model, images"),
+    (["fit"], "name the folder with your pictures first, as in dasgm fit PICTURES"),
+    (["fit", "nowhere", "--device", "tpu"], "device 'tpu'"),
+    (["fit", "nowhere"], "nowhere: no such folder"),
     (["--dataset", "digits"], "a verb stands before all options"),
     (["sweep"], "dasgm-sweep"),
 ]

@@ -27,7 +27,7 @@ def marked(n: int = 50, tests: int = 23) -> Data:
     labels = [torch.arange(k) % 2 for k in (n, tests)]
     train, test = (shown[0].clone(), labels[0]), (shown[1] + 100, labels[1])
     data = Data("marked", ["a", "b"], train, test, DataConfig(image_size=16, holdout=0.2))
-    data.augment = lambda x, cutout: x  # type: ignore[method-assign]
+    data.augment = lambda x, cutout, **how: x  # type: ignore[method-assign]
     return data
 
 

@@ -294,6 +294,9 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
     assert chosen.name() == "found-cifar-cifar100-s0" and chosen.config.data.cutout == 16
     assert choose_training(["DARTS_V2", "digits-small"])[0].config == recipe("digits-small").config
     assert choose_training(["DARTS_V1"])[0].name() == "DARTS_V1-cifar-cifar10-s0"
+    for size, expected in (("64", "cifar"), ("68", "photographs"), ("224", "photographs")):
+        chosen, _ = choose_training(["DARTS_V2", "--dataset=folder", "--data-dir=x", f"--data.image-size={size}"])
+        assert chosen.recipe == expected and chosen.config.data_dir == str(Path("x").absolute())
 
 
 @pytest.mark.parametrize(
@@ -310,7 +313,7 @@ def test_a_runs_folder_brings_its_genotype_and_its_data(tmp_path):
         (["DARTS_V2", "--cells", "2"], "between 3 and 100"),
         (["DARTS_V2", "--dataset", "digits", "--channels", "3"], "even number"),
         (["DARTS_V2", "--dataset", "digits", "--batch-size", "2000"], "there are 1497"),
-        (["DARTS_V2", "--dataset", "digits", "--form", "imagenet"], "multiple of 32"),
+        (["DARTS_V2", "--dataset", "digits", "--form", "imagenet"], "at least 32"),
         (["DARTS_V2", "--dataset", "folder"], "needs --data-dir"),
     ],
 )

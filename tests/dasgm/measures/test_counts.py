@@ -315,7 +315,7 @@ def test_readable_without_json(capsys: Any) -> None:
         (["bigan"], "did you mean 'biggan'"),
         (["nowhere/genotype.json"], "nowhere/genotype.json"),
         (["DARTS_V2", "--image-size", "30"], "multiple of 4"),
-        (["DARTS_V2", "--form", "imagenet", "--image-size", "48"], "multiple of 32"),
+        (["DARTS_V2", "--form", "imagenet", "--image-size", "28"], "at least 32"),
         (["DARTS_V2", "--cells", "2"], "at least 3"),
         (["DARTS_V2", "--channels", "0"], "--channels 0"),
         (["DARTS_V2", "--dataset", "cifar11"], "did you mean 'cifar1"),

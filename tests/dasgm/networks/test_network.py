@@ -91,13 +91,25 @@ def test_the_first_input_is_halved_after_a_reduction_and_behind_the_imagenet_ste
     assert all(isinstance(cell.preprocess[1], ReLUConvBN) for cell in network.cells)
 
 
-@pytest.mark.parametrize(("form", "size"), [("cifar", 30), ("cifar", 0), ("imagenet", 48), ("imagenet", 16)])
+@pytest.mark.parametrize(("form", "size"), [("cifar", 30), ("cifar", 0), ("imagenet", 46), ("imagenet", 28)])
 def test_sizes_that_do_not_divide_are_refused(form: Any, size: int) -> None:
-    with pytest.raises(ValueError, match=f"image size {size}: .* {form} .* multiple of {4 if form == 'cifar' else 32}"):
+    least = 4 if form == "cifar" else 32
+    with pytest.raises(ValueError, match=f"image size {size}: .* {form} .* multiple of 4 pixels, at least {least}"):
         check_image_size(form, size)
     if size:
         with pytest.raises(ValueError, match=f"image size {size}"):
             Network(KNOWN["DARTS_V1"], 4, 3, 10, form=form)(torch.zeros(1, 3, 32, size))
+
+
+@pytest.mark.parametrize("size", [36, 100])
+def test_the_imagenet_form_takes_sizes_whose_maps_are_odd(size: int) -> None:
+    """100 -> 50 -> 25 -> 13 (stems and first cell) -> 7 -> 4; the shifted half sees zeros behind the last line."""
+    network = Network(KNOWN["DARTS_V1"], 4, 3, 10, form="imagenet").eval()
+    assert network(torch.randn(2, 3, size, size)).shape == (2, 10)
+    layer = FactorizedReduce(4, 8, affine=False).eval()
+    x, padded = torch.randn(2, 4, 5, 7), torch.zeros(2, 4, 6, 8)
+    padded[:, :, :5, :7] = x
+    assert torch.equal(layer(x), layer(padded))
 
 
 def test_networks_that_there_are_not() -> None:

@@ -1,0 +1,194 @@
+"""`dasgm fit`: from a folder of pictures to a model in one go, and on again after a kill in each stage."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from commands import finish, start
+from photographs import digit_pictures, write_folder
+from pictures import pictures
+from safetensors.torch import load_file
+
+import dasgm
+from dasgm.cli import fitting
+from dasgm.cli.main import main
+from dasgm.data import folder
+from dasgm.genotype import Genotype, space_of
+
+SMALL = (
+    *("--search.method.cells=3", "--search.method.channels=2", "--search.method.epochs=2"),
+    *("--training.cells=3", "--training.channels=2", "--image-size=32", "--search.image-size=16", "--device=cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    return write_folder(root, train=digit_pictures((14, 12, 12)), test=digit_pictures((4, 3, 4), 100))
+
+
+def weights(place: Path) -> dict[str, torch.Tensor]:
+    return load_file(place / "training" / "model.safetensors")
+
+
+def command(photos: Path, storage: Path, *more: str) -> list[str]:
+    return ["-m", "dasgm", "fit", str(photos), *SMALL, "--training.epochs=3", f"--storage={storage}", "--name=a", *more]
+
+
+def killed(words: list[str], sign: Path) -> None:
+    """The command, killed as soon as `sign` is there."""
+    process = start(*words)
+    while not sign.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    finish(process)
+    assert sign.exists()
+
+
+def test_a_model_in_one_go_and_the_same_bits_after_a_kill_in_each_stage(photos: Path, tmp_path: Path) -> None:
+    code, said, errors = finish(start(*command(photos, tmp_path / "whole")))
+    assert code == 0, errors
+    place = tmp_path / "whole" / "a"
+    assert (
+        said.index("search      fit-small")
+        < said.index("training    cifar-small: cifar form")
+        < said.index("search: 2 epochs")
+    )
+    for line in ("dasgm predict", "dasgm export", "dasgm.load"):
+        assert line in said
+    assert (place / "training" / "report.html").is_file() and (place / "search" / "report.html").is_file()
+    model = dasgm.load(place / "training")
+    assert model.classes == ("n00000001", "n00000002", "n00000003") and model.image_size == 32
+    assert model.about["result"]["error"] >= 0 and model.about["recipe"]["epochs"] == 3
+    assert model.about["genotype"] == json.loads((place / "search" / "genotype.json").read_text())
+
+    words = command(photos, tmp_path / "killed")
+    stages = tmp_path / "killed" / "a"
+    killed(words, stages / "search" / "metrics.jsonl")
+    killed(words, stages / "training" / "metrics.jsonl")
+    code, said, errors = finish(start(*words))
+    assert code == 0 and "going on" in said, errors
+    expected, found = weights(place), weights(stages)
+    assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_budget_chooses_the_epochs(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", str(photos), *SMALL[:2], *SMALL[3:], f"--storage={tmp_path}", "--dry-run"]
+    seconds = {}
+    for budget in (90, 200):
+        main([*words, f"--time-budget={budget}"])
+        said = capsys.readouterr().out
+        search, training = (int(n) for n in re.findall(r"about (\d+) s\b", said))
+        epochs = [int(n) for n in re.findall(r"(\d+) epochs", said)]
+        assert search <= 0.4 * budget + 1 and search + training <= budget + 1 and min(epochs) >= 1, said
+        seconds[budget] = search + training
+    assert seconds[90] < seconds[200] and not list(tmp_path.iterdir())
+
+
+def test_what_was_chosen_is_kept(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a few steps would take now, and for the found network by its multiply-adds."""
+    words = ["fit", str(photos), *SMALL[:2], *SMALL[3:], f"--storage={tmp_path}", "--name=a", "--time-budget=9999"]
+    config = replace(fitting.at_size("cifar-small", 32, 38), cells=3, channels=2)
+    most = fitting.work(fitting.costliest(space_of("darts")), config, 3)
+    plan = fitting.Plan(32, 1, 2, most, 3)
+    plan.save(tmp_path / "a")
+    main(words)
+    said = capsys.readouterr().out
+    found = Genotype.load(str(tmp_path / "a" / "search"))
+    epochs = json.loads((tmp_path / "a" / "training" / "config.json").read_text())["epochs"]
+    assert "measuring" not in said and "search: 1 epochs" in said and 2 <= epochs <= 4
+    assert epochs == fitting.with_training_epochs(config, found, plan).epochs
+    (tmp_path / "a" / "fit.json").write_text("{")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "use another --name" in capsys.readouterr().err
+
+
+def test_a_known_genotype_is_trained_on_streamed_pictures(photos: Path, tmp_path: Path) -> None:
+    words = ["fit", str(photos), "--genotype=DARTS_V2", "--image-size=68", "--device=cpu", f"--storage={tmp_path}"]
+    small = ["--training.cells=3", "--training.channels=2", "--training.epochs=2", "--training.augment=trivialaugment"]
+    ended = []
+    for name in ("a", "b"):
+        main([*words, *small, "--training.warmup-epochs=0", f"--name={name}"])
+        model = dasgm.load(tmp_path / name / "training")
+        about = model.about
+        assert (about["form"], about["resize"], about["recipe"]["augment"]) == ("imagenet", 78, "trivialaugment")
+        ended.append(weights(tmp_path / name))
+    assert not (tmp_path / "a" / "search").exists()
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+    (best, *_), *_ = model.predict([next(photos.rglob("*.JPEG"))])
+    assert best[0] in model.classes
+
+
+def test_a_found_network_gets_more_epochs_than_the_costliest() -> None:
+    space = space_of("darts")
+    most = fitting.costliest(space)
+    assert set(re.findall(r"\w+_\dx\d", most.to_json())) == {"sep_conv_5x5"}
+    config = fitting.at_size("photographs-small", 64, 400)
+    plan = fitting.Plan(64, 5, 10, fitting.work(most, config, 3), 3)
+    assert fitting.with_training_epochs(config, most, plan).epochs == 10
+    cheaper = fitting.with_training_epochs(config, Genotype.load("DARTS_V2"), plan).epochs
+    assert 10 < cheaper <= 20  # half of the time is the same for every network
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--time-budget=1"], "time-budget 1: "),
+        (["--image-size=50"], "image-size 50: expected a multiple of 4 from 32 to 320"),
+        (["--image-size=324"], "from 32 to 320"),
+        (["--training.data.image-size=64"], "dasgm fit takes it from --image-size"),
+        (["--genotype=DARTS_V2", "--search.batch-size=4"], "there is no search"),
+        (["--search-share=1"], "search-share 1.0: expected a number between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    photos: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", str(photos), "--device=cpu", f"--storage={tmp_path}", *more])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_make_no_data_set_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(name: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["fit", str(tmp_path / name), "--device=cpu", f"--storage={tmp_path / 'runs'}"])
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+
+    pictures(tmp_path / "one", {"a": 20})
+    assert "has one class folder" in said("one")
+    pictures(tmp_path / "empty" / "train", {"a": 20, "b": 20})
+    (tmp_path / "empty" / "test").mkdir()
+    assert "every class needs at least 2 pictures, but a has 0, b has 0" in said("empty")
+    shutil.rmtree(tmp_path / "empty" / "test")
+    pictures(tmp_path / "empty" / "test", {"a": 2, "b": 1})
+    assert "every class needs at least 2 pictures, but b has 1" in said("empty")
+    assert "no such folder" in said("nowhere")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_usual_choices(photos: Path) -> None:
+    from dasgm.data._parts import parts
+
+    found = parts(folder.Config(), str(photos))
+    assert fitting.photographs_size(found) == 32  # they have 36 to 40 pixels
+    space = space_of("darts")
+    assert fitting.usual_recipe(space, 64, gpu=False) == "cifar-small"
+    assert fitting.usual_recipe(space, 68, gpu=False) == "photographs-small"
+    assert fitting.usual_recipe(space, 224, gpu=True) == "photographs"
+    assert fitting.usual_recipe(space_of("nasbench201"), 224, gpu=True) == "nasbench201"
+    small, large = fitting.at_size("cifar-small", 32, 1000), fitting.at_size("photographs-small", 224, 1000)
+    assert small.form == "cifar" and small.data.limit == 0 and small.data.cutout == 8
+    assert large.form == "imagenet" and large.data.cutout == 0 and fitting.at_size("cifar", 32, 40).batch_size == 10
