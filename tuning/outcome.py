@@ -46,7 +46,7 @@ def show(sweep: Sweep) -> bool:
     for line in _by_cost(sweep, trials, ranked):
         say_now(line)
     if best and best.genotype:
-        say_now(f"best genotype by {sweep.plan.rank_by}, {best.title}: {best.folder / 'genotype.json'}")
+        say_now(f"best genotype, {best.title} (by {sweep.plan.rank_by}): {best.folder / 'genotype.json'}")
         for kind, line in best.genotype.lines().items():
             say_now(f"  {kind}: {line}")
         say_now(f"  train it: {shell_line(['dasgm', 'evaluate', best.folder])}")

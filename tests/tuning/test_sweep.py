@@ -59,6 +59,7 @@ def test_sweep_ends_with_a_ranking_and_says_no_more_than_it_should(swept):
     assert Run(swept.folder / "t002").about["reason"].startswith("rung 3: ")
     for part in ("rung 3: ", "best genotype, t00", "stage 1", "everything lies in", "mlflow ui", "viewStateShareKey="):
         assert part in swept.out, part
+    assert "ranked by proxy (--rank-by): " in swept.out and " (by proxy): " in swept.out
     for noise in ("Traceback", "WARN", "INFO", "ray::", "tensorboard"):
         assert noise not in swept.out, noise
     assert (swept.folder / "report.html").stat().st_size < 3e6
