@@ -133,7 +133,7 @@ def predictions(folder: Path) -> Predictions:
     """What `predictions.csv` of a run says. ValueError: it is not there, or not one of ours."""
     path = folder / FILE
     try:
-        head, *rows = csv.reader(StringIO(text(path, LARGEST), newline=""), strict=True)
+        head, *rows = filter(None, csv.reader(StringIO(text(path, LARGEST), newline=""), strict=True))
         if tuple(head[: len(COLUMNS)]) != COLUMNS:
             raise ValueError(f"its columns are {short(head)}, expected {', '.join(COLUMNS)}")
         found = {row[0]: (row[1], row[2]) for row in rows}
