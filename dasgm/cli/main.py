@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import dasgm
 from dasgm.cli import verbs
 from dasgm.cli.arguments import fail, unread
+from dasgm.cli.compare import compare
 from dasgm.cli.evaluate import evaluate
 from dasgm.cli.lookup import lookup
 from dasgm.cli.pretrain import pretrain
@@ -22,6 +23,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm search [PRESET]       search an architecture (one process; cluster/search.py: the same on many workers)
   dasgm pretrain [PRESET]     train the preset's GAN alone on J_2, for searches that begin with one or freeze it
   dasgm evaluate GENOTYPE     train its network from scratch: the test error, and the model as files
+  dasgm compare RUN RUN...    trained networks on the same test pictures: intervals, McNemar's test
   dasgm predict MODEL IMAGE   what a trained model says about pictures
   dasgm export MODEL          a trained model as a PyTorch program or as ONNX
   dasgm presets [NAME]        the paper's rows and small sizes: settings, published results, what was decided and why
@@ -40,6 +42,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "search": search,
     "pretrain": pretrain,
     "evaluate": evaluate,
+    "compare": compare,
     "predict": verbs.predict,
     "export": verbs.export,
     "presets": verbs.presets,

@@ -20,6 +20,7 @@ from tracked import START, client_of, runs_of
 from cluster import connection, evaluate, tracking
 from cluster.room import Workers
 from cluster.winners import named, of_sweep
+from dasgm.designs.design import read_design
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
 from dasgm.spaces.darts import KNOWN
@@ -30,7 +31,7 @@ from tuning import sweep
 def test_the_best_of_a_sweep_from_its_folder(tmp_path):
     search_sweep(tmp_path / "found")
     best = of_sweep("found", tmp_path, 2)
-    assert [(one.name, one.genotype) for one in best] == [("t001", KNOWN["PDARTS"]), ("t000", KNOWN["DARTS_V1"])]
+    assert [(one.name, one.design) for one in best] == [("t001", KNOWN["PDARTS"]), ("t000", KNOWN["DARTS_V1"])]
     key = f"found@{START:.3f}/t001"
     assert best[0].searched == {"sweep": "found", "trial": "t001", "run": key}
     assert best[0].source == str(tmp_path / "found" / "t001") and best[0].config["data"]["key"] == "digits"
@@ -60,11 +61,34 @@ def test_the_best_of_a_sweep_from_mlflow_where_its_folder_is_not(tmp_path, monke
     monkeypatch.undo()
     runs = runs_of(client_of(tmp_path))
     for one, other in zip(here, there, strict=True):
-        assert (one.name, one.genotype, one.config) == (other.name, other.genotype, other.config)
+        assert (one.name, one.design, one.config) == (other.name, other.design, other.config)
         assert other.searched == one.searched | {"mlflow_run": runs[one.name].info.run_id}
     for name, top, says in (("other", 1, "none of that name in MLflow"), ("found", 3, "ask for fewer")):
         with pytest.raises(ValueError, match=says):
             of_sweep(name, tmp_path, top)
+
+
+def test_known_networks_stand_beside_genotypes(tmp_path):
+    words = ["--dataset=digits", f"--storage={tmp_path}", "--cells=3"]
+    group = evaluate.asked(["DARTS_V2", "torchvision:resnet18", *words])
+    assert [one.name for one in group.evaluations] == ["DARTS_V2-s0", "torchvision-resnet18-s0"]
+    sent = group._payload(group.evaluations[1], 0)
+    assert read_design(sent["design"]) == group.candidates[1].design
+    about = Run(group.folder / "torchvision-resnet18-s0").about
+    assert about["network"] == "torchvision:resnet18" and "genotype" not in about
+    with pytest.raises(ValueError, match="--cells is given, but a known network has no such setting"):
+        evaluate.asked(["torchvision:resnet18", *words])
+
+
+def test_several_networks_are_compared_with_the_first(tmp_path):
+    values = {"a": (0.030, 0.034), "b": (0.028, 0.020), "c": (0.060, 0.061)}
+    for name, found in values.items():
+        for seed, error in enumerate(found):
+            evaluated(tmp_path, name, seed, error)
+    p, q = (ttest_ind(values["a"], values[name], equal_var=False).pvalue for name in "bc")
+    said = errors(read_trials(tmp_path), ["a", "b", "c"], 2).splitlines()[-1]
+    holm = max(2 * q, p)
+    assert q < p and f"b p = {p:.3g}, Holm's p = {holm:.3g}; c p = {q:.3g}, Holm's p = {2 * q:.3g}" in said
 
 
 def test_table_of_errors_and_welchs_test(tmp_path):

@@ -17,6 +17,7 @@ import cluster.pretrain as cluster_pretrain
 import cluster.search as cluster_search
 from cluster import doctor, tracking
 from dasgm.cli import arguments as options
+from dasgm.cli import compare as compare_cli
 from dasgm.cli import evaluate as evaluate_cli
 from dasgm.cli import main as cli
 from dasgm.cli import pretrain as pretrain_cli
@@ -94,6 +95,7 @@ def tyros() -> Iterator[tuple[str, Parser]]:
 def argparses(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Parser]]:
     for name in ("draw", "random", "presets", "measure", "runs", "predict", "export", "report"):
         yield f"dasgm {name}", of_argparse(getattr(verbs, name), monkeypatch)
+    yield "dasgm compare", of_argparse(compare_cli.compare, monkeypatch)
     yield "cluster/doctor.py", of_argparse(doctor.main, monkeypatch)
     yield "cluster.tracking", of_argparse(tracking.main, monkeypatch)
 

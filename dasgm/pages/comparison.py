@@ -1,0 +1,195 @@
+"""Trained networks on the same test pictures, side by side: intervals, McNemar's test, Holm's correction."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from dasgm.pages.tables import holm, mcnemar
+from dasgm.pages.view import RunView, read_run
+from dasgm.store.files import printable, reason, short, text
+from dasgm.store.records import read_json
+from dasgm.store.replica import here
+
+FILE, COLUMNS = "predictions.csv", ("picture", "true", "predicted", "probability")
+LARGEST = 2**28  # bytes of that file
+OF_NETWORKS = ("genotype", "network", "form", "cells", "channels", "auxiliary", "drop_path", "seed")
+"""Settings that may differ: they say which network it is, or are of its own kind."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run, and how it compares with the baseline."""
+
+    name: str
+    right: int
+    pictures: int
+    low: float
+    """Of the 95 % interval of its accuracy (Wilson's)."""
+    high: float
+    parameters: int | None
+    multiply_adds: int | None
+    won: int | None = None
+    """Number of pictures that it gets right and the baseline does not; None: it is the baseline."""
+    lost: int | None = None
+    """Number of pictures that the baseline gets right and it does not."""
+    p: float | None = None
+    """Of McNemar's test (`mcnemar`)."""
+    holm: float | None = None
+    """p adjusted for the number of comparisons."""
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.pictures
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the same test pictures; the first one is the baseline."""
+
+    rows: tuple[Compared, ...]
+    notes: tuple[str, ...]
+    """What else differs between the runs."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Accuracies are from 0 to 1."""
+        rows = [vars(row) | {"accuracy": row.accuracy} for row in self.rows]
+        return {"baseline": self.rows[0].name, "runs": rows, "notes": list(self.notes)}
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table's rows, the first one its head."""
+        head = ("run", "accuracy, % (95 %)", "parameters", "multiply-adds", "only it right")
+        found: list[tuple[str, ...]] = [(*head, "only the baseline right", "p", "Holm's p")]
+        for row in self.rows:
+            share = f"{100 * row.accuracy:.2f} ({100 * row.low:.2f} to {100 * row.high:.2f})"
+            counts = (row.parameters, row.multiply_adds, row.won, row.lost)
+            whole = ("-" if n is None else f"{n:,}" for n in counts)
+            tests = ("-" if p is None else f"{p:.3g}" for p in (row.p, row.holm))
+            found.append((row.name, share, *whole, *tests))
+        return found
+
+    def below(self) -> list[str]:
+        """What is said below the table."""
+        base, n = self.rows[0], len(self.rows) - 1
+        said = (
+            f"{base.pictures:,} test pictures; the baseline is {base.name}. p is that of McNemar's two-sided mid-p test"
+        )
+        several = f", and Holm's p is adjusted for {n} comparisons" if n > 1 else ""
+        return [f"{said} on the same pictures{several}. The intervals are Wilson's.", *self.notes]
+
+    def markdown(self) -> str:
+        head, *rows = self.cells()
+        lines = [head, ("---",) * len(head), *rows]
+        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n\n".join([table, *self.below()]) + "\n"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of its test pictures."""
+
+    true: dict[str, str]
+    predicted: dict[str, str]
+
+    @property
+    def right(self) -> set[str]:
+        return {picture for picture, label in self.true.items() if self.predicted[picture] == label}
+
+
+def compare(folders: Sequence[str | Path]) -> Comparison:
+    """Compare finished evaluations with the first of them.
+
+    Args:
+        folders: their folders, each with the predictions.csv of the run.
+
+    Raises:
+        ValueError: fewer than two, one that has no predictions, or ones that were measured on other pictures.
+    """
+    places = [here(folder) for folder in folders]
+    if len(places) < 2:
+        raise ValueError("name at least two runs: the first is the baseline of the others")
+    if len({place.resolve() for place in places}) < len(places):
+        raise ValueError("a run is named twice; name each one once")
+    said = [predictions(place) for place in places]
+    for place, one in zip(places[1:], said[1:], strict=True):
+        _ensure_same_pictures(places[0], said[0], place, one)
+    runs = [read_run(place) for place in places]
+    names, base = _names(places, runs), said[0].right
+    won = [len(one.right - base) for one in said[1:]]
+    lost = [len(base - one.right) for one in said[1:]]
+    p = [mcnemar(*pair) for pair in zip(won, lost, strict=True)]
+    tests: list[Any] = [{}] + [
+        dict(zip(("won", "lost", "p", "holm"), each, strict=True)) for each in zip(won, lost, p, holm(p), strict=True)
+    ]
+    rows = (_row(*each) for each in zip(names, said, runs, tests, strict=True))
+    return Comparison(tuple(rows), tuple(_notes(names, runs)))
+
+
+def predictions(folder: Path) -> Predictions:
+    """What `predictions.csv` of a run says. ValueError: it is not there, or not one of ours."""
+    path = folder / FILE
+    try:
+        head, *rows = filter(None, csv.reader(StringIO(text(path, LARGEST), newline=""), strict=True))
+        if tuple(head[: len(COLUMNS)]) != COLUMNS:
+            raise ValueError(f"its columns are {short(head)}, expected {', '.join(COLUMNS)}")
+        found = {row[0]: (row[1], row[2]) for row in rows}
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder}: there is no {FILE}; expected the folder of a finished evaluation, as dasgm evaluate leaves it"
+        ) from None
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise ValueError(f"{path}: not the predictions of a run ({reason(error)})") from None
+    if not found or len(found) < len(rows):
+        raise ValueError(f"{path}: {len(rows)} lines on {len(found)} pictures; expected a line for each picture")
+    return Predictions(
+        {name: true for name, (true, _) in found.items()}, {name: one for name, (_, one) in found.items()}
+    )
+
+
+def _ensure_same_pictures(first: Path, base: Predictions, place: Path, other: Predictions) -> None:
+    if other.true.keys() != base.true.keys():
+        odd = next(iter(other.true.keys() ^ base.true.keys()))
+        raise ValueError(
+            f"{place} was measured on other pictures than {first} ({len(other.true):,} and {len(base.true):,}; "
+            f"{short(odd)} is in one alone); compare runs on one data set"
+        )
+    if odd := next((picture for picture, label in base.true.items() if other.true[picture] != label), ""):
+        raise ValueError(
+            f"{place}: {short(odd)} is of class {short(other.true[odd])}, in {first} of {short(base.true[odd])}; "
+            "compare runs on one data set"
+        )
+
+
+def _row(name: str, said: Predictions, run: RunView, test: dict[str, Any]) -> Compared:
+    from scipy.stats import binomtest
+
+    right, pictures = len(said.right), len(said.true)
+    low, high = binomtest(right, pictures).proportion_ci(method="wilson")
+    sizes = [run.last(f"result/{name}") for name in ("parameters", "multiply_adds")]
+    counts = [None if size is None else int(size) for size in sizes]
+    return Compared(name, right, pictures, float(low), float(high), counts[0], counts[1], **test)
+
+
+def _names(places: Sequence[Path], runs: Sequence[RunView]) -> list[str]:
+    """By which the runs are called: their titles, or where two share one their folders."""
+    titles = [run.title for run in runs]
+    return titles if len(set(titles)) == len(titles) else [printable(str(place)) for place in places]
+
+
+def _notes(names: Sequence[str], runs: Sequence[RunView]) -> list[str]:
+    """In what the trainings differ besides the network."""
+    settings = [run.info.get("mathematics") or {} for run in runs]
+    notes = []
+    for name, run, mine in zip(names, runs, settings, strict=True):
+        odd = [key for key in {**settings[0], **mine} if settings[0].get(key) != mine.get(key)]
+        odd = ["training images" if key == "data" else key for key in odd if key not in OF_NETWORKS]
+        if odd:
+            notes.append(f"{name} and {names[0]} were not trained alike; they differ in: {', '.join(odd)}")
+        begun = read_json(run.folder / "model.json").get("weights")
+        if isinstance(begun, dict):
+            notes.append(f"{name} began from the weights of {short(begun.get('file'))}, not from random ones")
+    return notes
