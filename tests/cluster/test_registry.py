@@ -92,8 +92,9 @@ def test_a_version_is_the_network_without_pickle(run: Path, storage: Path, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
     folder = Path(download_artifacts("models:/digits@champion"))
     files = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    described = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "registered_model_meta"}
-    assert set(files) == described | {"model.onnx", "input_example.json", "serving_input_example.json"}
+    described = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
+    held = described | {"model.onnx", "input_example.json", "serving_input_example.json"}
+    assert set(files) - {"registered_model_meta"} == held, "a download may add where it came from"
     assert not [name for name, content in files.items() if content[:1] == b"\x80"], "a pickle begins so"
     needed = {line.partition("==")[0] for line in files["requirements.txt"].decode().split()}
     assert needed == {"mlflow", "onnx", "onnxruntime"}
