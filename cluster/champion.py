@@ -1,24 +1,15 @@
-"""Which version of a registered model is its champion. A test on the same test pictures decides, never a mere error.
-
-It reads the predictions.csv of trained models: a row for each test picture, with the columns `picture`, `true`,
-`predicted` and `probability`.
-"""
+"""Which version of a registered model is its champion. A test on the same test pictures decides, never a mere error."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.stats import binomtest
-
-from dasgm.pages.tables import holm
-from dasgm.store.files import short, text
+from dasgm.measures.answers import PREDICTIONS, answers, ensure_same_pictures, only_right
+from dasgm.pages.tables import holm, mcnemar
 
 ALIAS = "champion"
-PREDICTIONS = "predictions.csv"
-LARGEST = 2**28  # bytes of that file
 LEVEL = 0.05
 """A challenger needs a smaller p, adjusted for the number of challengers."""
 
@@ -46,7 +37,7 @@ class Duel:
     lost: int
     """The other way round."""
     p: float
-    """Of McNemar's two-sided exact test (Psychometrika 12, 1947): that `won` and `lost` differ by chance."""
+    """Of McNemar's test (`mcnemar`): that `won` and `lost` differ by chance."""
 
 
 def duel(challenger: Path | None, champion: Path | None) -> Duel:
@@ -55,29 +46,12 @@ def duel(challenger: Path | None, champion: Path | None) -> Duel:
     Raises:
         ValueError: a file is missing or malformed, or they are about different pictures.
     """
-    mine, its = _answers(challenger), _answers(champion)
-    if {name: true for name, (true, _) in mine.items()} != {name: true for name, (true, _) in its.items()}:
-        raise ValueError("they were measured on other test pictures")
-    right = [(mine[name][0] == mine[name][1], its[name][0] == its[name][1]) for name in mine]
-    won, lost = right.count((True, False)), right.count((False, True))
-    return Duel(won, lost, float(binomtest(won, won + lost).pvalue) if won + lost else 1.0)
-
-
-def _answers(path: Path | None) -> dict[str, tuple[str, str]]:
-    """For each picture its true and its predicted class."""
-    if path is None:
+    if challenger is None or champion is None:
         raise ValueError(f"one of them has no {PREDICTIONS}")
-    try:
-        rows = list(csv.DictReader(text(path, LARGEST).splitlines(keepends=True), strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path.name}: {error}") from None
-    for row in rows:
-        if None in (row.get("picture"), row.get("true"), row.get("predicted")):
-            raise ValueError(f"{path.name}: expected the columns picture, true and predicted, found {short(list(row))}")
-    found = {row["picture"]: (row["true"], row["predicted"]) for row in rows}
-    if not found or len(found) < len(rows):
-        raise ValueError(f"{path.name}: expected one row for each picture, found {len(rows)} for {len(found)}")
-    return found
+    mine, its = answers(challenger), answers(champion)
+    ensure_same_pictures(champion, its, challenger, mine)
+    won, lost = len(only_right(mine, its)), len(only_right(its, mine))
+    return Duel(won, lost, mcnemar(won, lost))
 
 
 def decide(model: str, champion: Contender | None, others: Sequence[Contender]) -> tuple[Contender, list[str]]:
@@ -108,7 +82,7 @@ def decide(model: str, champion: Contender | None, others: Sequence[Contender]) 
     adjusted = dict(zip(duels, holm([found.p for found in duels.values()]), strict=True))
     better = [one for one, found in duels.items() if found.won > found.lost and adjusted[one] < LEVEL]
     best = max(better or duels, key=lambda one: duels[one].won - duels[one].lost)
-    test = "McNemar's exact test" + (f", Holm's method over {len(duels)}" if len(duels) > 1 else "")
+    test = "McNemar's mid-p test" + (f", Holm's method over {len(duels)}" if len(duels) > 1 else "")
     said = (
         f"of the pictures that only one of them gets right, {best} has {duels[best].won} and {champion} has "
         f"{duels[best].lost}, p = {adjusted[best]:.2g} ({test})"

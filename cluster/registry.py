@@ -17,11 +17,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from cluster.champion import ALIAS, PREDICTIONS, Contender, decide
+from cluster.champion import ALIAS, Contender, decide
 from cluster.contents import identity, root_of
 from cluster.patience import told
 from cluster.stores import address, alone, ensure_known, ensure_model_name, one_line, store_of, without_password
 from cluster.writer import Writer, connect, points
+from dasgm.measures.answers import PREDICTIONS
 from dasgm.model import DESCRIPTION, WEIGHTS
 from dasgm.pages.view import registrations
 from dasgm.store.files import shell_line

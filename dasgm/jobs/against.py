@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dasgm.config import from_json
 from dasgm.jobs.evaluate import opened
-from dasgm.jobs.predictions import COLUMNS, PREDICTIONS, keep_pictures
+from dasgm.jobs.predictions import keep_pictures
+from dasgm.measures.answers import COLUMNS, Answers, answers, ensure_same_pictures, only_right
 from dasgm.recipes import EvaluateConfig
-from dasgm.store.files import reason, text, write_atomic
+from dasgm.store.files import write_atomic
 from dasgm.store.records import read_json
 
 AGAINST = "against.json"
 MOST = 12  # pictures of each kind
-
-
-class Said(NamedTuple):
-    """What a network says of a picture, and what it shows."""
-
-    true: str
-    predicted: str
-    probability: float
-
-    @property
-    def right(self) -> bool:
-        return self.predicted == self.true
-
-
-def predictions_of(run: Path) -> dict[str, Said]:
-    """What predictions.csv says of each picture, by its name. ValueError: there is none, or it is not one of ours."""
-    path = run / PREDICTIONS
-    try:
-        rows = list(csv.reader(StringIO(text(path), newline="")))
-        if tuple(rows[0][: len(COLUMNS)]) != COLUMNS:
-            raise ValueError(f"its first columns are not {', '.join(COLUMNS)}")
-        return {name: Said(true, predicted, float(p)) for name, true, predicted, p, *_ in rows[1:]}
-    except FileNotFoundError:
-        raise ValueError(
-            f"run {run}: there is no {PREDICTIONS}; an evaluation writes it when it has finished"
-        ) from None
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise ValueError(f"{path}: not the predictions of an evaluation ({reason(error)})") from None
 
 
 def against(run: Path, other: Path) -> None:
@@ -56,14 +27,9 @@ def against(run: Path, other: Path) -> None:
     Raises:
         ValueError: one has no predictions, both were not measured on the same pictures, or the data set is not there.
     """
-    ours, theirs = predictions_of(run), predictions_of(other)
-    if ours.keys() != theirs.keys() or any(ours[name].true != theirs[name].true for name in ours):
-        alike = len(ours.keys() & theirs.keys())
-        raise ValueError(
-            f"--against {other}: it was not measured on the same pictures ({len(ours):,} and {len(theirs):,}, of which "
-            f"{alike:,} have the same names); evaluate both on the same data set"
-        )
-    won, lost = _only_right(ours, theirs), _only_right(theirs, ours)
+    ours, theirs = answers(run), answers(other)
+    ensure_same_pictures(run, ours, other, theirs)
+    won, lost = _shown(ours, theirs), _shown(theirs, ours)
     both = sum(ours[name].right and theirs[name].right for name in ours)
     shown = [(name, *theirs[name]) for name in won[:MOST]] + [(name, *ours[name]) for name in lost[:MOST]]
     files = keep_pictures(run, "against", _pictures(run, [name for name, *_ in shown]))
@@ -74,10 +40,9 @@ def against(run: Path, other: Path) -> None:
     write_atomic(run / AGAINST, json.dumps(found | {"won": listed[:border], "lost": listed[border:]}, indent=1))
 
 
-def _only_right(ours: dict[str, Said], theirs: dict[str, Said]) -> list[str]:
+def _shown(ours: Answers, theirs: Answers) -> list[str]:
     """The pictures that we get right and they wrong, those first of which they are most confident."""
-    names = [name for name in ours if ours[name].right and not theirs[name].right]
-    return sorted(names, key=lambda name: -theirs[name].probability)
+    return sorted(only_right(ours, theirs), key=lambda name: -theirs[name].probability)
 
 
 def _pictures(run: Path, names: Sequence[str]) -> list[Any]:

@@ -18,10 +18,11 @@ import numpy as np
 from dasgm.config import to_json
 from dasgm.designs.design import Design
 from dasgm.jobs import evaluate
-from dasgm.jobs.predictions import METRICS, MOST_MISTAKES, PREDICTIONS, write_metrics
+from dasgm.jobs.predictions import METRICS, MOST_MISTAKES, write_metrics
 from dasgm.jobs.proxy import UNCONNECTED
 from dasgm.jobs.session import Hooks, OutOfTime, Row
 from dasgm.jobs.training import Batches
+from dasgm.measures.answers import PREDICTIONS
 from dasgm.measures.classification import figures, together
 from dasgm.pages.report import report
 from dasgm.recipes import EvaluateConfig

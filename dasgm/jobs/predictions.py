@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dasgm.distributed import average, gather, world_size
 from dasgm.jobs.training import Batches, Training
+from dasgm.measures.answers import COLUMNS, PREDICTIONS
 from dasgm.measures.classification import (
     FEW,
     Outcomes,
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from dasgm.data._images import Data
     from dasgm.data._loader import Photographs
 
-PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
-COLUMNS = ("picture", "true", "predicted", "probability")
+METRICS = "metrics.json"
 NAMES = tuple(one.name for one in fields(Outcomes))
 MOST_MISTAKES = 24  # pictures that are kept, the most confident mistakes first
 NOT_SET = "not set: no held-out pictures; --calibration 0.1 holds a tenth of the training pictures out"

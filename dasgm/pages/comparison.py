@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from dasgm.measures.answers import Answers, answers, ensure_same_pictures, only_right
+from dasgm.measures.intervals import wilson
 from dasgm.pages.tables import holm, mcnemar
 from dasgm.pages.view import RunView, read_run
-from dasgm.store.files import printable, reason, short, text
+from dasgm.store.files import printable, short
 from dasgm.store.records import read_json
 from dasgm.store.replica import here
 
-FILE, COLUMNS = "predictions.csv", ("picture", "true", "predicted", "probability")
-LARGEST = 2**28  # bytes of that file
 OF_NETWORKS = ("genotype", "network", "form", "cells", "channels", "auxiliary", "drop_path", "seed")
 """Settings that may differ: they say which network it is, or are of its own kind."""
 
@@ -88,18 +86,6 @@ class Comparison:
         return "\n\n".join([table, *self.below()]) + "\n"
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a run says of its test pictures."""
-
-    true: dict[str, str]
-    predicted: dict[str, str]
-
-    @property
-    def right(self) -> set[str]:
-        return {picture for picture, label in self.true.items() if self.predicted[picture] == label}
-
-
 def compare(folders: Sequence[str | Path]) -> Comparison:
     """Compare finished evaluations with the first of them.
 
@@ -114,13 +100,14 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
         raise ValueError("name at least two runs: the first is the baseline of the others")
     if len({place.resolve() for place in places}) < len(places):
         raise ValueError("a run is named twice; name each one once")
-    said = [predictions(place) for place in places]
-    for place, one in zip(places[1:], said[1:], strict=True):
-        _ensure_same_pictures(places[0], said[0], place, one)
+    said = [answers(place) for place in places]
+    base, *others = said
+    for place, one in zip(places[1:], others, strict=True):
+        ensure_same_pictures(places[0], base, place, one)
     runs = [read_run(place) for place in places]
-    names, base = _names(places, runs), said[0].right
-    won = [len(one.right - base) for one in said[1:]]
-    lost = [len(base - one.right) for one in said[1:]]
+    names = _names(places, runs)
+    won = [len(only_right(one, base)) for one in others]
+    lost = [len(only_right(base, one)) for one in others]
     p = [mcnemar(*pair) for pair in zip(won, lost, strict=True)]
     tests: list[Any] = [{}] + [
         dict(zip(("won", "lost", "p", "holm"), each, strict=True)) for each in zip(won, lost, p, holm(p), strict=True)
@@ -129,46 +116,9 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
     return Comparison(tuple(rows), tuple(_notes(names, runs)))
 
 
-def predictions(folder: Path) -> Predictions:
-    """What `predictions.csv` of a run says. ValueError: it is not there, or not one of ours."""
-    path = folder / FILE
-    try:
-        head, *rows = filter(None, csv.reader(StringIO(text(path, LARGEST), newline=""), strict=True))
-        if tuple(head[: len(COLUMNS)]) != COLUMNS:
-            raise ValueError(f"its columns are {short(head)}, expected {', '.join(COLUMNS)}")
-        found = {row[0]: (row[1], row[2]) for row in rows}
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder}: there is no {FILE}; expected the folder of a finished evaluation, as dasgm evaluate leaves it"
-        ) from None
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise ValueError(f"{path}: not the predictions of a run ({reason(error)})") from None
-    if not found or len(found) < len(rows):
-        raise ValueError(f"{path}: {len(rows)} lines on {len(found)} pictures; expected a line for each picture")
-    return Predictions(
-        {name: true for name, (true, _) in found.items()}, {name: one for name, (_, one) in found.items()}
-    )
-
-
-def _ensure_same_pictures(first: Path, base: Predictions, place: Path, other: Predictions) -> None:
-    if other.true.keys() != base.true.keys():
-        odd = next(iter(other.true.keys() ^ base.true.keys()))
-        raise ValueError(
-            f"{place} was measured on other pictures than {first} ({len(other.true):,} and {len(base.true):,}; "
-            f"{short(odd)} is in one alone); compare runs on one data set"
-        )
-    if odd := next((picture for picture, label in base.true.items() if other.true[picture] != label), ""):
-        raise ValueError(
-            f"{place}: {short(odd)} is of class {short(other.true[odd])}, in {first} of {short(base.true[odd])}; "
-            "compare runs on one data set"
-        )
-
-
-def _row(name: str, said: Predictions, run: RunView, test: dict[str, Any]) -> Compared:
-    from scipy.stats import binomtest
-
-    right, pictures = len(said.right), len(said.true)
-    low, high = binomtest(right, pictures).proportion_ci(method="wilson")
+def _row(name: str, said: Answers, run: RunView, test: dict[str, Any]) -> Compared:
+    right, pictures = sum(answer.right for answer in said.values()), len(said)
+    low, high = map(float, wilson(right, pictures))
     sizes = [run.last(f"result/{name}") for name in ("parameters", "multiply_adds")]
     counts = [None if size is None else int(size) for size in sizes]
     return Compared(name, right, pictures, float(low), float(high), counts[0], counts[1], **test)

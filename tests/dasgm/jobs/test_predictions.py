@@ -285,7 +285,7 @@ def test_pictures_that_one_of_two_gets_right_and_the_other_wrong(tmp_path):
     report(tmp_path / "one")
     assert "Right here, wrong in two" in (tmp_path / "one" / "report.html").read_text()
     (tmp_path / "two" / "predictions.csv").write_text("picture,true,predicted,probability\ntest/0,0,0,1\n")
-    with pytest.raises(ValueError, match="not measured on the same pictures"):
+    with pytest.raises(ValueError, match="was measured on other pictures"):
         against(tmp_path / "one", tmp_path / "two")
     (tmp_path / "two" / "predictions.csv").unlink()
     with pytest.raises(ValueError, match="there is no predictions.csv"):
