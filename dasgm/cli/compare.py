@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dasgm.cli.arguments import Parser
 from dasgm.store.files import printable
+
+if TYPE_CHECKING:
+    from dasgm.pages.comparison import Comparison
 
 
 def compare(argv: Sequence[str]) -> int:
@@ -35,6 +39,12 @@ def compare(argv: Sequence[str]) -> int:
     if asked.json:
         print(json.dumps(found.as_json()))
         return 0
+    show(found)
+    return 0
+
+
+def show(found: Comparison) -> None:
+    """Print the table and what is said below it."""
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -48,4 +58,3 @@ def compare(argv: Sequence[str]) -> int:
     console.print(table)
     for line in found.below():
         print(printable(line))
-    return 0

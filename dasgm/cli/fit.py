@@ -15,16 +15,19 @@ from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget
 from dasgm.config import SearchConfig
 from dasgm.data import folder
+from dasgm.designs.known import KnownNetwork, is_known
 from dasgm.genotype import Genotype
 from dasgm.given import Given, flags
 from dasgm.presets import PRESETS, preset, with_dataset
 from dasgm.recipes import RECIPES, EvaluateConfig
 from dasgm.store.bucket import lies_at
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line, write_atomic
 
 if TYPE_CHECKING:
     from dasgm.cli.fitting import Plan, Price
     from dasgm.data._parts import Parts
+    from dasgm.designs.design import Design
+    from dasgm.jobs.session import Row
 
 BEFORE = {
     "--genotype": "Genotype to train instead of a search: a file, a run's folder, its text, or a name (DARTS_V2).",
@@ -43,12 +46,23 @@ BEFORE = {
 OURS = ("data_dir", "device", "seed", "data.image_size", "data.config", "data.skip_unreadable")
 """Settings of both stages for which there is one option."""
 SEARCH, TRAINING = "search", "training"
+COMPARISON = "comparison.md"
 ABOUT = (
     "From a folder of pictures to a trained model: a search, then the training of the network that it finds. To "
     "continue, run the same command.\n- PICTURES: Folder with class/*.jpg, or train/ val/ test/ with such folders, or "
     "Parquet files, or CSV files (path,label).\n"
     + "\n".join(f"- {flag} VALUE: {sentence}" for flag, sentence in BEFORE.items())
 )
+
+
+def known_networks(names: Sequence[str]) -> tuple[KnownNetwork, ...]:
+    """The networks of --against. ValueError: one that is not known, or is named twice."""
+    for name in names:
+        if not is_known(name):
+            raise ValueError(f"against {name:.80}: expected a known network, such as torchvision:resnet18")
+        if names.count(name) > 1:
+            raise ValueError(f"against {name:.80}: it is named twice; name each network once")
+    return tuple(KnownNetwork.load(name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,9 @@ class FitOptions:
     takes the preset's and the recipe's numbers."""
     search_share: float = 0.4
     """Share of the time budget for the search, from 0 to 1 (our choice: 0.4). The training gets what is left."""
+    against: tuple[str, ...] = ()
+    """Known networks, as torchvision:resnet18 or timm:resnet18, that are trained on the same data by the same recipe
+    for as many epochs, and compared with the found one on the test pictures. They share the time of the training."""
     storage: Path = Path("runs")
     """Folder for all runs."""
     name: str = ""
@@ -75,6 +92,7 @@ class FitOptions:
         check_time_budget(self.time_budget)
         if not 0 < self.search_share < 1:
             raise ValueError(f"search-share {self.search_share}: expected a number between 0 and 1, such as 0.4")
+        known_networks(self.against)
 
 
 @dataclass(frozen=True)
@@ -185,6 +203,13 @@ def asked(argv: Sequence[str]) -> Asked:
 
 
 def fit(argv: Sequence[str]) -> int:
+    try:
+        return _fit(argv)
+    except ValueError as error:  # of a stage, which names its own option
+        raise ValueError(str(error).replace("--data.skip-unreadable", "--skip-unreadable")) from None
+
+
+def _fit(argv: Sequence[str]) -> int:
     begun = time.monotonic()
     given = asked(argv)
     from dasgm.cli import fitting
@@ -211,6 +236,11 @@ def fit(argv: Sequence[str]) -> int:
         return 0
     plan.save(place)
     carry_out(given, options, plan, place, called(["fit", *argv], "dasgm"))
+    if plan.against:
+        compared(place, plan.against)
+    print(
+        printable(f"  register  {shell_line(['python', '-m', 'cluster.tracking', place / TRAINING])} --register NAME")
+    )
     return 0
 
 
@@ -218,6 +248,9 @@ def ensure_same(plan: Plan, given: Asked, options: FitOptions, size: int, place:
     """ValueError where the command line names another size or number of epochs than a fit began with."""
     if bool(plan.search_epochs) == bool(given.genotype):
         raise ValueError(f"{place}: it began with{'out' * bool(plan.search_epochs)} --genotype; use another --name")
+    if options.against != plan.against:
+        was = " ".join(("--against", *plan.against)) if plan.against else "without --against"
+        raise ValueError(f"{place}: it began {'with ' * bool(plan.against)}{was}; use another --name")
     known, search, training = given.given, options.search.method.epochs, options.training.epochs
     for flag, is_told, here, there in (
         ("--image-size", "--image-size" in given.values, size, plan.image_size),
@@ -245,6 +278,7 @@ def chosen(given: Asked, options: FitOptions, size: int, found: Parts, begun: fl
         found.train.classes,
         budget,
         frozenset(name for name, is_told in told.items() if is_told),
+        known_networks(options.against),
     )
     print("\n".join(map(printable, told_price(given, options, price, len(found.train)))), flush=True)
     return price.plan
@@ -254,7 +288,7 @@ def told_price(given: Asked, options: FitOptions, price: Price, pictures: int) -
     """What was found and chosen, and what it costs, as lines to print."""
     from dasgm.cli import fitting
 
-    plan, e = price.plan, price.training
+    plan, (e, *others) = price.plan, price.trainings
     training = given.options(plan.image_size, pictures).training
     lines = [f"data        {e.data}", *(f"            {note}" for note in e.notes)]
     lines.append(f"device      {e.device}, peak memory {price.peak_memory / 2**30:.2f} GiB")
@@ -269,15 +303,27 @@ def told_price(given: Asked, options: FitOptions, price: Price, pictures: int) -
         f"training    {given.recipe(plan.image_size)}: {training.form} form at {plan.image_size} pixels, "
         f"{training.cells} cells of {training.channels} channels, batch {training.batch_size}",
         f"            {plan.training_epochs} epochs of about {e.epoch:.1f} s: "
-        f"{'about' if given.genotype else 'at most about'} {price.training_seconds:.0f} s",
+        f"{'about' if given.genotype else 'at most about'} {price.training_seconds:.0f} s"
+        + " with those of the known networks"
+        * bool(others),
     ]
+    for name, one in zip(plan.against, others, strict=True):
+        lines.append(f"against     {name}: {one.parameters:,} parameters, as many epochs of about {one.epoch:.1f} s")
     if plan.costliest:
-        lines.append("            a found network that takes less time is trained for more epochs")
+        lines.append(
+            "            a found network that takes less time is trained for more epochs"
+            + ", and the known ones are too" * bool(others)
+        )
     return [*lines, f"disk        {price.disk / 2**20:.0f} MiB of checkpoints"]
 
 
+def against(place: Path, name: str) -> Path:
+    """The folder of the training of a known network."""
+    return place / f"against-{name.replace(':', '-')}"
+
+
 def carry_out(given: Asked, options: FitOptions, plan: Plan, place: Path, command: str) -> None:
-    """The search and the training, each a run of its own; what is done already is not done again."""
+    """The search and the trainings, each a run of its own; what is done already is not done again."""
     from dasgm.cli import fitting
     from dasgm.jobs import evaluate
     from dasgm.jobs import search as job
@@ -285,8 +331,8 @@ def carry_out(given: Asked, options: FitOptions, plan: Plan, place: Path, comman
 
     with progress() as (say, watch):
 
-        def hooks(stage: str, **more: str) -> Hooks:
-            about = {"name": f"{place.name}-{stage}", "title": f"{place.name}: {stage}", "command": command}
+        def hooks(where: Path, title: str, **more: str) -> Hooks:
+            about = {"name": f"{place.name}-{where.name}", "title": f"{place.name}: {title}", "command": command}
             return Hooks(say=say, watch=watch, about=about | more, stoppable=True)
 
         genotype, where = given.genotype, place / SEARCH
@@ -294,12 +340,28 @@ def carry_out(given: Asked, options: FitOptions, plan: Plan, place: Path, comman
             config = fitting.with_epochs(options.search, plan.search_epochs)
             say(printable(f"search: {config.total_epochs} epochs, in {where}"))
             with ending("search", where, command, say):
-                job.main(config, where, hooks(SEARCH))
+                job.main(config, where, hooks(where, SEARCH))
             genotype = Genotype.load(str(where))
         training = fitting.with_training_epochs(options.training, genotype, plan)
-        about = {"genotype": given.values.get("--genotype") or str(where), "recipe": given.recipe(plan.image_size)}
-        where = place / TRAINING
-        say(printable(f"training: {training.epochs} epochs, in {where}"))
-        with ending("training", where, command, say, "every whole epoch"):
-            row = evaluate.main(genotype, training, where, hooks(TRAINING, **about))
-        say(trained_lines(row, where))
+
+        def train(design: Design, where: Path, title: str, source: str) -> Row:
+            about = {design.kind: source, "recipe": given.recipe(plan.image_size)}
+            say(printable(f"{title}: {training.epochs} epochs, in {where}"))
+            with ending("training", where, command, say, "every whole epoch"):
+                return evaluate.main(design, training, where, hooks(where, title, **about))
+
+        row = train(genotype, place / TRAINING, TRAINING, given.values.get("--genotype") or str(where))
+        for network in known_networks(plan.against):
+            train(network, against(place, str(network)), str(network), str(network))
+        say(trained_lines(row, place / TRAINING))
+
+
+def compared(place: Path, names: Sequence[str]) -> None:
+    """Compare the known networks with the found one, in print and as a file."""
+    from dasgm.cli.compare import show
+    from dasgm.pages.comparison import compare
+
+    found = compare([place / TRAINING, *(against(place, name) for name in names)])
+    write_atomic(place / COMPARISON, found.markdown())
+    show(found)
+    print(printable(f"  table     {place / COMPARISON}"))

@@ -20,6 +20,8 @@ from dasgm.data import folder
 from dasgm.data._base import IN_MEMORY
 from dasgm.data._parts import Parts
 from dasgm.data._pictures import open_picture, quiet
+from dasgm.designs.design import Design
+from dasgm.designs.known import KnownNetwork
 from dasgm.genotype import DEFAULT_SPACE, Genotype, space_of
 from dasgm.measures.counts import measure_genotype
 from dasgm.presets import with_dataset
@@ -49,6 +51,10 @@ class Plan:
     costliest: float
     """Multiply-adds of that network; 0: the epochs do not follow the found network's."""
     classes: int
+    against: tuple[str, ...] = ()
+    """Known networks that are trained for as many epochs."""
+    others: float = 0.0
+    """How often as long as that of the costliest network all their epochs take together."""
 
     def save(self, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -139,12 +145,13 @@ def with_training_epochs(config: EvaluateConfig, genotype: Genotype, plan: Plan)
     """The training of a network for as long as the plan says: more epochs where they take less time than planned.
 
     Half of an epoch's time is taken to follow the multiply-adds. It depends on the plan and the network alone, so that
-    a fit that goes on chooses the same.
+    a fit that goes on chooses the same. Known networks are trained for as many epochs.
     """
     if not plan.costliest:
         return replace(config, epochs=plan.training_epochs)
     share = min(1.0, work(genotype, config, plan.classes) / plan.costliest)
-    return replace(config, epochs=min(MOST, math.floor(plan.training_epochs * 2 / (1 + share))))
+    faster = (1 + plan.others) / ((1 + share) / 2 + plan.others)
+    return replace(config, epochs=min(MOST, math.floor(plan.training_epochs * faster)))
 
 
 class TooLittle(ValueError):
@@ -157,17 +164,23 @@ class Price:
 
     plan: Plan
     search: Estimate | None
-    training: TrainingEstimate
+    trainings: tuple[TrainingEstimate, ...]
+    """Of the found network, and of the known ones."""
     search_seconds: float
     training_seconds: float
+    """Of all trainings."""
+
+    @property
+    def stages(self) -> tuple[Estimate | TrainingEstimate, ...]:
+        return (*([self.search] if self.search else []), *self.trainings)
 
     @property
     def peak_memory(self) -> int:
-        return max(self.training.peak_memory, self.search.peak_memory if self.search else 0)
+        return max(stage.peak_memory for stage in self.stages)
 
     @property
     def disk(self) -> int:
-        return self.training.disk + (self.search.disk if self.search else 0)
+        return sum(stage.disk for stage in self.stages)
 
 
 @dataclass
@@ -214,14 +227,16 @@ def search_epochs(config: SearchConfig, budget: Budget, told: bool) -> tuple[Est
 
 
 def training_epochs(
-    genotype: Genotype, config: EvaluateConfig, budget: Budget, search: float, told: bool
-) -> tuple[TrainingEstimate, int, float]:
-    """The same of a training, after a search that takes so many seconds."""
+    designs: Sequence[Design], config: EvaluateConfig, budget: Budget, search: float, told: bool
+) -> tuple[tuple[TrainingEstimate, ...], int, float]:
+    """The same of the trainings of several networks, of which each has as many epochs, after a search of so long."""
     begun = time.monotonic()
-    found = estimate_training(genotype, config)
-    before, epoch = time.monotonic() - begun, SPARE * found.epoch + SAVING
+    found = tuple(estimate_training(design, config) for design in designs)
+    timed = sum(TIMED * one.step for one in found)  # which the trainings do not do again
+    before = max(0.0, time.monotonic() - begun - timed)
+    epoch = sum(SPARE * one.epoch + SAVING for one in found)
     there, epochs = budget.left - search, config.epochs
-    budget.ensure("training", there, before + epoch)
+    budget.ensure("training" if len(found) == 1 else "trainings", there, before + epoch)
     if not told and there < math.inf:
         epochs = min(MOST, math.floor((there - before) / epoch))
     return found, epochs, before + epochs * epoch
@@ -235,6 +250,7 @@ def priced(
     classes: Sequence[str],
     budget: Budget,
     told: frozenset[str],
+    against: Sequence[KnownNetwork] = (),
 ) -> Price:
     """Measure both stages and choose what was not told.
 
@@ -242,6 +258,7 @@ def priced(
         genotype: of the network that is trained; None: of that which `search` finds.
         training: the configuration of the training at a size.
         told: "search", "training": their epochs were; "size": the size was.
+        against: known networks that are trained beside it.
 
     Raises:
         ValueError: the budget is too small, or input that the stages would refuse.
@@ -254,7 +271,7 @@ def priced(
     while True:
         config, length = training(size), 1
         try:
-            found, length, trained = training_epochs(network, config, budget, seconds, "training" in told)
+            found, length, trained = training_epochs((network, *against), config, budget, seconds, "training" in told)
             if fixed or size == SMALLEST or length >= min(ENOUGH, config.epochs):
                 break
         except TooLittle:
@@ -264,4 +281,6 @@ def priced(
         size = max((s for s in SIZES if s < size and length * (size / s) ** 2 >= ENOUGH), default=SMALLEST)
     follows = genotype is None and budget.seconds is not None and "training" not in told
     most = work(network, config, len(classes)) if follows else 0.0
-    return Price(Plan(size, epochs, length, most, len(classes)), of_search, found, seconds, trained)
+    others = sum(one.epoch for one in found[1:]) / found[0].epoch if follows else 0.0
+    plan = Plan(size, epochs, length, most, len(classes), tuple(map(str, against)), others)
+    return Price(plan, of_search, found, seconds, trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -127,6 +128,49 @@ def test_a_known_genotype_is_trained_on_streamed_pictures(photos: Path, tmp_path
     assert best[0] in model.classes
 
 
+def test_known_networks_are_trained_beside_it_and_compared(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = "torchvision:mobilenet_v3_small"
+    words = ["fit", str(photos), "--genotype=DARTS_V2", *SMALL[3:-2], "--device=cpu", "--training.epochs=1"]
+    words += [f"--storage={tmp_path}", "--name=a", "--against", known]
+    main(words)
+    said, place = capsys.readouterr().out, tmp_path / "a"
+    assert f"against     {known}: " in said and f"register  python -m cluster.tracking {place / 'training'}" in said
+    other = place / "against-torchvision-mobilenet_v3_small"
+    settings = [json.loads((run / "config.json").read_text()) for run in (place / "training", other)]
+    unused = ("auxiliary", "drop_path", "compile")
+    alike = [{name: value for name, value in config.items() if name not in unused} for config in settings]
+    assert alike[0] == alike[1] and alike[0]["epochs"] == 1
+    table = (place / "comparison.md").read_text()
+    assert said.index(known) < said.index("the baseline is a: training") and "11 test pictures" in table
+    right = []  # of each picture, by the two runs
+    for run in (place / "training", other):
+        with (run / "predictions.csv").open() as file:
+            right.append({row["picture"]: row["true"] == row["predicted"] for row in csv.DictReader(file)})
+    won = sum(right[1][picture] and not mine for picture, mine in right[0].items())
+    lost = sum(mine and not right[1][picture] for picture, mine in right[0].items())
+    row = next(line for line in table.splitlines() if known in line)
+    assert [cell.strip() for cell in row.split("|")][5:7] == [str(won), str(lost)]
+    shutil.rmtree(other)
+    main(words)  # goes on: that network alone
+    assert "going on" in capsys.readouterr().out and (place / "comparison.md").read_text() == table
+    with pytest.raises(SystemExit):
+        main(words[:-2])
+    assert f"it began with --against {known}" in capsys.readouterr().err
+
+
+def test_time_that_known_networks_take_is_not_given_twice() -> None:
+    space = space_of("darts")
+    most, found = fitting.costliest(space), Genotype.load("DARTS_V2")
+    config = fitting.at_size("photographs-small", 64, 400)
+    plan = fitting.Plan(64, 5, 10, fitting.work(most, config, 3), 3)
+    beside = replace(plan, against=("torchvision:resnet18",), others=1.0)  # takes as long as the costliest
+    share = fitting.work(found, config, 3) / plan.costliest
+    epochs = fitting.with_training_epochs(config, found, beside).epochs
+    assert epochs * ((1 + share) / 2 + 1) <= 10 * 2 < (epochs + 1) * ((1 + share) / 2 + 1)
+
+
 def test_a_found_network_gets_more_epochs_than_the_costliest() -> None:
     space = space_of("darts")
     most = fitting.costliest(space)
@@ -146,6 +190,8 @@ def test_a_found_network_gets_more_epochs_than_the_costliest() -> None:
         (["--image-size=324"], "from 32 to 320"),
         (["--training.data.image-size=64"], "dasgm fit takes it from --image-size"),
         (["--genotype=DARTS_V2", "--search.batch-size=4"], "there is no search"),
+        (["--against", "torchvision:resnet81"], "is not known, did you mean 'resnet18'?"),
+        (["--against", "DARTS_V2"], "against DARTS_V2: expected a known network, such as torchvision:resnet18"),
         (["--search-share=1"], "search-share 1.0: expected a number between 0 and 1"),
     ],
 )
