@@ -103,7 +103,7 @@ def ticks(low: float, high: float, most: int = 6, whole: bool = False) -> list[f
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
@@ -118,7 +118,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def _tag(tag: str, *inside: object, look: str = "", **attributes: object) -> Markup:
+def tag(tag: str, *inside: object, look: str = "", **attributes: object) -> Markup:
     """An element, everything in it escaped; `look` is its class, and `_` in an attribute's name stands for `-`."""
     attributes = {"class": look} | attributes if look else attributes
     values = ((name, f"{value:.1f}" if isinstance(value, float) else value) for name, value in attributes.items())
@@ -126,8 +126,8 @@ def _tag(tag: str, *inside: object, look: str = "", **attributes: object) -> Mar
     return Markup("<{0}{1}>{2}</{0}>").format(tag, head, Markup("").join(map(escape, inside)))
 
 
-def _drawing(parts: Sequence[Markup], width: int, height: int, label: str) -> Markup:
-    return _tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=label)
+def drawing(parts: Sequence[Markup], width: int, height: int, label: str) -> Markup:
+    return tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=label)
 
 
 def line_chart(
@@ -144,7 +144,7 @@ def line_chart(
     left, right, top, bottom = 46, width - 14, 10, height - 34
     (first, last), (low, high) = _span([x for x, _ in points], 0), _span([y for _, y in points], 0.06)
     first, last = (first, last) if first < last else (first - 1, last + 1)
-    x_at, y_at = _scale(first, last, left, right), _scale(low, high, bottom, top)
+    x_at, y_at = scale(first, last, left, right), scale(low, high, bottom, top)
 
     def shown(y: float, digits: int = 4) -> str:
         return f"{100 * y:.{digits}g} %" if percent else f"{y:.{digits}g}"
@@ -153,26 +153,26 @@ def line_chart(
     # as many digits as tell neighbours apart; the range may be far narrower than its values are large
     digits = next((n for n in range(4, 9) if len({shown(y, n) for y in marks}) == len(marks)), 9)
     for y in marks:
-        parts.append(_tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
-        parts.append(_tag("text", shown(y, digits), look="end", x=left - 7, y=y_at(y), dy=".32em"))
+        parts.append(tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
+        parts.append(tag("text", shown(y, digits), look="end", x=left - 7, y=y_at(y), dy=".32em"))
     for x in ticks(first, last, 10, whole=True):
-        parts.append(_tag("text", f"{x:g}", look="mid", x=x_at(x), y=bottom + 17))
-    parts.append(_tag("text", "epoch", look="mid", x=(left + right) / 2, y=height - 3))
+        parts.append(tag("text", f"{x:g}", look="mid", x=x_at(x), y=bottom + 17))
+    parts.append(tag("text", "epoch", look="mid", x=(left + right) / 2, y=height - 3))
 
     looks = [_look(one, i) for i, (one, _) in enumerate(drawn)]
     lines = []
     for i, (one, finite) in enumerate(drawn):
         places = [(x_at(x), y_at(y)) for x, y in finite]
-        line = [_tag("title", one.name), _tag("path", d=_path(places))]
+        line = [tag("title", one.name), tag("path", d=_path(places))]
         for (x, y), (cx, cy) in zip(finite, places, strict=True) if len(points) <= MOST_POINTS else ():
-            line.append(_tag("circle", _tag("title", f"{one.name}, epoch {x:g}: {shown(y)}"), cx=cx, cy=cy, r=2))
+            line.append(tag("circle", tag("title", f"{one.name}, epoch {x:g}: {shown(y)}"), cx=cx, cy=cy, r=2))
         if one.cut:
-            line.append(_tag("text", "×", look="mid", x=places[-1][0], y=places[-1][1], dy=".32em"))
-        lines.append(_tag("g", *line, look=f"series {looks[i]}", data_series=i))
+            line.append(tag("text", "×", look="mid", x=places[-1][0], y=places[-1][1], dy=".32em"))
+        lines.append(tag("g", *line, look=f"series {looks[i]}", data_series=i))
     order = sorted(range(len(lines)), key=lambda i: (drawn[i][0].bold, not drawn[i][0].faint))  # the bold on top
-    legend = [_tag("li", _tag("i"), one.name, look=looks[i], data_series=i) for i, (one, _) in enumerate(drawn)]
-    picture = _drawing([*parts, *(lines[i] for i in order)], width, height, label)
-    return _tag("div", picture, _tag("ul", *legend, look="legend"), look="chart")
+    legend = [tag("li", tag("i"), one.name, look=looks[i], data_series=i) for i, (one, _) in enumerate(drawn)]
+    picture = drawing([*parts, *(lines[i] for i in order)], width, height, label)
+    return tag("div", picture, tag("ul", *legend, look="legend"), look="chart")
 
 
 def _look(one: Series, i: int) -> str:
@@ -200,33 +200,31 @@ def scatter_chart(
     left, right, top, bottom = 58, width - 14, 22, height - 36
     low, high = _span([y for _, y, _, _ in dots], 0.12)
     most = max(x for x, *_ in dots) * 1.08 or 1.0
-    x_at, y_at = _scale(0.0, most, left, right), _scale(low, high, bottom, top)
+    x_at, y_at = scale(0.0, most, left, right), scale(low, high, bottom, top)
 
     def shown(y: float) -> str:
         return f"{100 * y:.4g} %" if percent else f"{y:.5g}"
 
     parts = []
     for y in ticks(low, high, 5):
-        parts.append(_tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
-        parts.append(_tag("text", shown(y), look="end", x=left - 7, y=y_at(y), dy=".32em"))
+        parts.append(tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
+        parts.append(tag("text", shown(y), look="end", x=left - 7, y=y_at(y), dy=".32em"))
     for x in ticks(0.0, most, 8):
-        parts.append(_tag("text", shortened(x), look="mid", x=x_at(x), y=bottom + 17))
-    parts.append(_tag("text", title, look="mid", x=(left + right) / 2, y=height - 3))
+        parts.append(tag("text", shortened(x), look="mid", x=x_at(x), y=bottom + 17))
+    parts.append(tag("text", title, look="mid", x=(left + right) / 2, y=height - 3))
     front = sorted((x, y) for x, y, _, best in dots if best)
     steps = [(x_at(x), y_at(y)) for x, y in front[:1]]
     for x, y in front[1:]:
         steps += [(x_at(x), steps[-1][1]), (x_at(x), y_at(y))]
-    line = [_tag("path", d=_path([*steps, (right, steps[-1][1])]))] if steps else []
+    line = [tag("path", d=_path([*steps, (right, steps[-1][1])]))] if steps else []
     for x, y, name, best in sorted(dots, key=lambda dot: dot[3]):
-        hint = _tag("title", f"{name}: {shown(y)}, {shortened(x)} {title}")
-        parts.append(_tag("g", _tag("circle", hint, cx=x_at(x), cy=y_at(y), r=4 if best else 3),
+        hint = tag("title", f"{name}: {shown(y)}, {shortened(x)} {title}")
+        parts.append(tag("g", tag("circle", hint, cx=x_at(x), cy=y_at(y), r=4 if best else 3),
                           look="series k0" if best else "series faint"))  # fmt: skip
         if best:
             end = "end" if x_at(x) > left + 60 else ""  # the front rises, so above and left of a dot there is room
-            parts.append(_tag("text", name, look=end, x=x_at(x) + (-7 if end else 7), y=y_at(y) - 7))
-    return _tag(
-        "div", _drawing([_tag("g", *line, look="series k0 dashed"), *parts], width, height, label), look="chart"
-    )
+            parts.append(tag("text", name, look=end, x=x_at(x) + (-7 if end else 7), y=y_at(y) - 7))
+    return tag("div", drawing([tag("g", *line, look="series k0 dashed"), *parts], width, height, label), look="chart")
 
 
 def shortened(value: float) -> str:
@@ -267,43 +265,43 @@ def edge_chart(
     ]
     columns, rows = names[:-1], names[len(states) - len(inputs) :]
     parts = [
-        _tag("text", name, look="mid", x=left + ACROSS * i + WIDE / 2, y=top - 22) for i, name in enumerate(columns)
+        tag("text", name, look="mid", x=left + ACROSS * i + WIDE / 2, y=top - 22) for i, name in enumerate(columns)
     ]
     for edge, (node, source) in enumerate((i, j) for i, n in enumerate(inputs) for j in range(n)):
         if source == 0:
-            parts.append(_tag("text", rows[node], x=0, y=top + DOWN * node + HIGH / 2, dy=".32em"))
+            parts.append(tag("text", rows[node], x=0, y=top + DOWN * node + HIGH / 2, dy=".32em"))
         stack = _stack(epochs, [frame[edge] for frame in weights], chosen.get((node, source)))
-        parts.append(_tag("g", *stack, transform=f"translate({left + ACROSS * source} {top + DOWN * node})"))
+        parts.append(tag("g", *stack, transform=f"translate({left + ACROSS * source} {top + DOWN * node})"))
     used = {name for frame in weights for edge_weights in frame for name in edge_weights}
     for i, (short, place) in enumerate(OPERATIONS[name] for name in OPERATIONS if name in used):
         # the key stands in the empty corner
         x, y = left + ACROSS * (len(columns) - 2 + i // 4) + 16, top - 4 + 16 * (i % 4)
-        parts.append(_tag("rect", look=f"o{place}", x=x, y=y, width=11, height=11, rx=2))
-        parts.append(_tag("text", short, x=x + 17, y=y + 9))
+        parts.append(tag("rect", look=f"o{place}", x=x, y=y, width=11, height=11, rx=2))
+        parts.append(tag("text", short, x=x + 17, y=y + 9))
     width, height = left + ACROSS * (len(columns) - 1) + WIDE, top + DOWN * len(rows) - 22
-    return _tag("div", _drawing(parts, width, height, label), look="chart edges")
+    return tag("div", drawing(parts, width, height, label), look="chart edges")
 
 
 def _stack(epochs: Sequence[float], history: Sequence[Mapping[str, float]], chosen: str | None) -> list[Markup]:
     """One edge: its operations' shares stacked from the floor up, a name above, all last weights as the hover text."""
     if len(epochs) == 1:  # before the first step: level bands
         epochs, history = [0, 1], [history[0], history[0]]
-    x_at = _scale(epochs[0], epochs[-1], 0, WIDE)
+    x_at = scale(epochs[0], epochs[-1], 0, WIDE)
     names = [name for name in OPERATIONS if any(name in frame for frame in history)]
     sums = [[0.0, *accumulate(frame.get(name, 0.0) for name in names)] for frame in history]
     edges = [[(x_at(x), HIGH * (1 - at[i])) for x, at in zip(epochs, sums, strict=True)] for i in range(len(names) + 1)]
     areas = [
-        _tag("path", look=f"o{OPERATIONS[name][1]}", d=_path([*edges[i + 1], *reversed(edges[i])]) + "Z")
+        tag("path", look=f"o{OPERATIONS[name][1]}", d=_path([*edges[i + 1], *reversed(edges[i])]) + "Z")
         for i, name in enumerate(names)
     ]
     last = history[-1]
     ranked = sorted(last, key=lambda name: -last[name])
     kept = chosen if chosen is not None and chosen in last else ranked[0]
     return [
-        _tag("title", "\n".join(f"{name} {100 * last[name]:.1f} %" for name in ranked)),
+        tag("title", "\n".join(f"{name} {100 * last[name]:.1f} %" for name in ranked)),
         *areas,
-        _tag("rect", look="box chosen" if chosen else "box", x=0, y=0, width=WIDE, height=HIGH, rx=2),
-        _tag(
+        tag("rect", look="box chosen" if chosen else "box", x=0, y=0, width=WIDE, height=HIGH, rx=2),
+        tag(
             "text",
             f"{OPERATIONS[kept][0] if kept in OPERATIONS else kept} {100 * last[kept]:.0f} %",
             look="mid strong" if chosen else "mid",
@@ -311,100 +309,3 @@ def _stack(epochs: Sequence[float], history: Sequence[Mapping[str, float]], chos
             y=-4,
         ),
     ]
-
-
-MAPPED = 100  # classes of the largest heat map
-NUMBERED = 20  # classes up to which a heat map's cells have their numbers
-SHADES = 10  # of a larger one, whose cells have no hover texts: it may have thousands
-
-
-def heat_map(matrix: Sequence[Sequence[int]], names: Sequence[str], label: str) -> Markup:
-    """A confusion matrix: rows are the true classes, columns the predicted ones, shaded by their share of the row.
-
-    Empty of more than MAPPED classes. It has its own size, so the page lets it scroll where it is wider.
-    """
-    n = len(names)
-    if n > MAPPED:
-        return Markup("")
-    numbered = n <= NUMBERED
-    side = (46 if n <= 10 else 34) if numbered else 9
-    size, look = (6.4, "") if numbered else (4.5, " small")
-    shown = [name if len(name) <= 18 else name[:17] + "…" for name in names]
-    room = round(max(map(len, shown)) * size) + 10
-    left, top, across = room + 16, room + 20, side * n
-    parts = [_tag("text", "predicted", look="mid", x=left + across / 2, y=12)]
-    parts.append(_tag("text", "true", look="mid", transform=f"translate(11 {top + across / 2:.1f}) rotate(-90)"))
-    for i, name in enumerate(shown):
-        at = side * (i + 0.5)
-        turn = f"translate({left + at:.1f} {top - 6}) rotate(-90)"
-        parts.append(_tag("text", name, look="name" + look, transform=turn, dy=".32em"))
-        parts.append(_tag("text", name, look="end" + look, x=left - 6, y=top + at, dy=".32em"))
-    cells = [(i, j, count, count / sum(row)) for i, row in enumerate(matrix) for j, count in enumerate(row) if count]
-    inside = _numbers(cells, names, side) if numbered else _shades(cells, side)
-    inside.append(_tag("rect", look="frame", x=0, y=0, width=across, height=across))
-    parts.append(_tag("g", *inside, transform=f"translate({left} {top})"))
-    width, height = left + across + 2, top + across + 2
-    picture = _tag(
-        "svg", *parts, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=label
-    )
-    return _tag("div", picture, look="heat scroll")
-
-
-def _numbers(cells: Sequence[tuple[int, int, int, float]], names: Sequence[str], side: int) -> list[Markup]:
-    """Of cells (true, predicted, count, share of the row): each with its count and a hover text."""
-    drawn = []
-    for i, j, count, share in cells:
-        said = f"{names[i]} taken for {names[j]}: {count} ({100 * share:.1f} %)"
-        look, opacity = "right" if i == j else "wrong", f"{0.1 + 0.6 * share**0.5:.2f}"
-        box = _tag("rect", look=look, x=side * j, y=side * i, width=side, height=side, fill_opacity=opacity)
-        text = _tag("text", count, look="mid count", x=side * (j + 0.5), y=side * (i + 0.5), dy=".35em")
-        drawn.append(_tag("g", _tag("title", said), box, text))
-    return drawn
-
-
-def _shades(cells: Sequence[tuple[int, int, int, float]], side: int) -> list[Markup]:
-    """The same without numbers, one path for all cells of a shade."""
-    paths: dict[tuple[bool, int], list[str]] = {}
-    for i, j, _, share in cells:
-        shade = math.ceil(share**0.5 * SHADES)
-        paths.setdefault((i == j, shade), []).append(f"M{side * j} {side * i}h{side}v{side}h-{side}z")
-    return [
-        _tag("path", look="right" if right else "wrong", d="".join(d), fill_opacity=f"{0.1 + 0.9 * shade / SHADES:.2f}")
-        for (right, shade), d in sorted(paths.items())
-    ]
-
-
-def reliability_chart(bins: Sequence[Mapping[str, float]], label: str) -> Markup:
-    """Accuracy over confidence, bin by bin, against the diagonal of a calibrated network; below, the bins' counts.
-
-    `bins` are those of `measures.classification.reliability`.
-    """
-    left, right, top, bottom, floor = 46, 346, 10, 260, 302
-    x_at, y_at = _scale(0, 1, left, right), _scale(0, 1, bottom, top)
-    most = max((one["count"] for one in bins), default=0) or 1
-    parts = []
-    for mark in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        parts.append(_tag("path", look="grid", d=f"M{left} {y_at(mark):.1f}H{right}"))
-        parts.append(_tag("text", f"{100 * mark:.0f} %", look="end", x=left - 7, y=y_at(mark), dy=".32em"))
-        parts.append(_tag("text", f"{100 * mark:.0f} %", look="mid", x=x_at(mark), y=floor + 15))
-    for one in bins:
-        if not one["count"]:
-            continue
-        x, width = x_at(one["low"]) + 0.5, x_at(one["high"]) - x_at(one["low"]) - 1
-        sure, hit = one["confidence"], one["accuracy"]
-        said = f"confidence {100 * sure:.1f} %, accuracy {100 * hit:.1f} %; pictures: {one['count']:,}"
-        high, low = y_at(max(sure, hit)), y_at(min(sure, hit))
-        tall = (floor - bottom - 8) * one["count"] / most
-        parts.append(
-            _tag(
-                "g",
-                _tag("title", said),
-                _tag("rect", look="bar", x=x, y=low, width=width, height=bottom - low),
-                _tag("rect", look="gap", x=x, y=high, width=width, height=low - high),
-                _tag("path", look="hit", d=f"M{x:.1f} {y_at(hit):.1f}h{width:.1f}"),
-                _tag("rect", look="share", x=x, y=floor - tall, width=width, height=tall),
-            )
-        )
-    parts.append(_tag("path", look="ideal", d=f"M{x_at(0):.1f} {y_at(0):.1f}L{x_at(1):.1f} {y_at(1):.1f}"))
-    parts.append(_tag("text", "probability of the predicted class", look="mid", x=(left + right) / 2, y=floor + 32))
-    return _tag("div", _drawing(parts, 360, floor + 38, label), look="chart")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dasgm.measures.intervals import WIDE, enough
-from dasgm.pages.charts import MAPPED, heat_map, reliability_chart
+from dasgm.pages.confusion import MAPPED, heat_map, reliability_chart
 from dasgm.pages.pictures import embedded
 from dasgm.pages.view import Json, is_number
 from dasgm.store.records import read_json

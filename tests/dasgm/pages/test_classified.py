@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dasgm.measures.classification import figures, reliability
-from dasgm.pages.charts import heat_map, reliability_chart
+from dasgm.pages.confusion import heat_map, reliability_chart
 from dasgm.pages.report import report
 
 
