@@ -72,10 +72,10 @@ class FitOptions:
     search: SearchConfig
     training: EvaluateConfig
     time_budget: float | None = None
-    """Seconds within which the whole is to end: the numbers of epochs are chosen by what a few steps take here. None
-    takes the preset's and the recipe's numbers."""
+    """Seconds within which the whole is to end: the numbers of epochs are chosen by what a few steps take here, and
+    measuring these takes a part of it. None takes the preset's and the recipe's numbers."""
     search_share: float = 0.4
-    """Share of the time budget for the search, from 0 to 1 (our choice: 0.4). The training gets what is left."""
+    """Share of the search in what measuring leaves of the time budget, from 0 to 1 (our choice: 0.4)."""
     against: tuple[str, ...] = ()
     """Known networks, as torchvision:resnet18 or timm:resnet18, that are trained on the same data by the same recipe
     for as many epochs, and compared with the found one on the test pictures. They share the time of the training."""
@@ -346,7 +346,11 @@ def carry_out(given: Asked, options: FitOptions, plan: Plan, place: Path, comman
 
         def train(design: Design, where: Path, title: str, source: str) -> Row:
             about = {design.kind: source, "recipe": given.recipe(plan.image_size)}
-            say(printable(f"{title}: {training.epochs} epochs, in {where}"))
+            say(
+                printable(
+                    f"{title}: {training.epochs} epochs{fitting.shortened(options.training, training)}, in {where}"
+                )
+            )
             with ending("training", where, command, say, "every whole epoch"):
                 return evaluate.main(design, training, where, hooks(where, title, **about))
 

@@ -25,7 +25,7 @@ from dasgm.designs.known import KnownNetwork
 from dasgm.genotype import DEFAULT_SPACE, Genotype, space_of
 from dasgm.measures.counts import measure_genotype
 from dasgm.presets import with_dataset
-from dasgm.recipes import PHOTOGRAPHS, RECIPES, EvaluateConfig, recipe
+from dasgm.recipes import LAST, PHOTOGRAPHS, RECIPES, EvaluateConfig, recipe
 from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import plain, text, write_atomic
 
@@ -148,10 +148,25 @@ def with_training_epochs(config: EvaluateConfig, genotype: Genotype, plan: Plan)
     a fit that goes on chooses the same. Known networks are trained for as many epochs.
     """
     if not plan.costliest:
-        return replace(config, epochs=plan.training_epochs)
+        return lasting(config, plan.training_epochs)
     share = min(1.0, work(genotype, config, plan.classes) / plan.costliest)
     faster = (1 + plan.others) / ((1 + share) / 2 + plan.others)
-    return replace(config, epochs=min(MOST, math.floor(plan.training_epochs * faster)))
+    return lasting(config, min(MOST, math.floor(plan.training_epochs * faster)))
+
+
+def lasting(config: EvaluateConfig, epochs: int) -> EvaluateConfig:
+    """A training of so many epochs, of which at most half warm up. The linear schedule is the cosine one where it would
+    need more epochs.
+    """
+    warmup = min(config.warmup_epochs, epochs // 2)
+    schedule = config.lr_schedule if epochs > LAST else "cosine"
+    return replace(config, epochs=epochs, warmup_epochs=warmup, lr_schedule=schedule)
+
+
+def shortened(config: EvaluateConfig, training: EvaluateConfig) -> str:
+    """What `lasting` changed besides the number of epochs, for the log; "": nothing."""
+    same = (training.warmup_epochs, training.lr_schedule) == (config.warmup_epochs, config.lr_schedule)
+    return "" if same else f", of which {training.warmup_epochs} warm up, with the {training.lr_schedule} schedule"
 
 
 class TooLittle(ValueError):
@@ -197,7 +212,7 @@ class Budget:
         return math.inf if self.seconds is None else self.seconds - (time.monotonic() - self.begun)
 
     def of_search(self) -> float:
-        return self.left if self.seconds is None else self.left - self.seconds * (1 - self.share)
+        return self.left if self.seconds is None else self.left * self.share
 
     def ensure(self, what: str, there: float, needed: float) -> None:
         """TooLittle where a stage has less than one epoch."""

@@ -22,6 +22,7 @@ from dasgm.cli import fitting
 from dasgm.cli.main import main
 from dasgm.data import folder
 from dasgm.genotype import Genotype, space_of
+from dasgm.recipes import RECIPES
 
 SMALL = (
     *("--search.method.cells=3", "--search.method.channels=2", "--search.method.epochs=2"),
@@ -238,3 +239,16 @@ def test_the_usual_choices(photos: Path) -> None:
     small, large = fitting.at_size("cifar-small", 32, 1000), fitting.at_size("photographs-small", 224, 1000)
     assert small.form == "cifar" and small.data.limit == 0 and small.data.cutout == 8
     assert large.form == "imagenet" and large.data.cutout == 0 and fitting.at_size("cifar", 32, 40).batch_size == 10
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_shortened_to_any_number_of_epochs(name: str) -> None:
+    """Its own rules would refuse five epochs of warm-up in a training of two, and the linear schedule of five."""
+    config = RECIPES[name].config
+    for epochs in (1, 2, 5, 6, 30):
+        found = fitting.lasting(config, epochs)
+        assert found.epochs == epochs and found.warmup_epochs <= epochs / 2 and found.learning_rate(epochs - 1) > 0
+    assert fitting.lasting(config, config.epochs) == config
+    assert fitting.shortened(RECIPES["imagenet"].config, fitting.lasting(RECIPES["imagenet"].config, 4)) == (
+        ", of which 2 warm up, with the cosine schedule"
+    )
