@@ -17,6 +17,7 @@ from dasgm.data._listing import Files, Listing
 from dasgm.data._lists import LABELS
 from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
+from dasgm.data._tree import identity
 from dasgm.store.files import printable
 
 PATH = "path"
@@ -48,21 +49,15 @@ def read(store: Store, lists: dict[str, str], skip_unreadable: bool) -> tuple[di
     """The pictures that lists name, and lines to be printed.
 
     Raises:
-        ValueError: a picture is not there (and is not to be skipped), has two classes or is in two lists.
+        ValueError: a picture is not there (and is not to be skipped), has two classes or two paths, or is in two lists.
     """
-    entries = {part: _entries(store, path, skip_unreadable) for part, path in lists.items()}
-    seen: dict[str, str] = {}
-    for part, (labels, _) in entries.items():
-        if shared := [path for path in labels if path in seen]:
-            raise ValueError(
-                f"{store.name(lists[part])} and {store.name(lists[seen[shared[0]]])} both name {first_ten(shared)}: a "
-                "network must not be tested on the pictures that it is trained on; leave each in one of them"
-            )
-        seen |= dict.fromkeys(labels, part)
+    seen: dict[int | str, tuple[str, str]] = {}
+    entries = {part: _entries(store, path, skip_unreadable, seen) for part, path in lists.items()}
     classes = sorted(set(entries["train"][0].values()))
-    sizes = {entry.path: entry.size for entry in look(store, "").pictures}
+    pictures = look(store, "").pictures
+    sizes = {entry.path: entry.size for entry in pictures}
     notes = [f"{store.name(path)} says which pictures there are, and their classes" for path in lists.values()]
-    if others := len(sizes.keys() - seen.keys()):
+    if others := len({entry.identity or entry.path for entry in pictures} - seen.keys()):
         notes.append(f"{store.name('')}: {others:,} pictures are in no list, and are not used")
     return {part: _listed(store, lists[part], *found, classes, sizes) for part, found in entries.items()}, notes
 
@@ -98,13 +93,19 @@ def _listed(
     )
 
 
-def _entries(store: Store, place: str, skip_unreadable: bool) -> tuple[dict[str, str], list[str]]:
-    """The class of each picture of a list, by its path below the root, and the rows whose picture is not there."""
+def _entries(
+    store: Store, place: str, skip_unreadable: bool, seen: dict[int | str, tuple[str, str]]
+) -> tuple[dict[str, str], list[str]]:
+    """The class of each picture of a list, by its path below the root, and the rows whose picture is not there.
+
+    Args:
+        seen: the list and the path of each file so far, by its identity: a link gives one file two paths.
+    """
     header, *rows = _rows(store, place)
     columns = _columns([header])
     assert columns is not None
     found: dict[str, str] = {}
-    absent = []
+    absent, shared = [], list[tuple[str, str]]()
     for number, row in enumerate(rows, start=2):
         if len(row) <= max(columns) or not row[columns[1]].strip():
             raise ValueError(f"{store.name(place)} line {number}: expected {PATH} and label; complete or remove it")
@@ -112,11 +113,24 @@ def _entries(store: Store, place: str, skip_unreadable: bool) -> tuple[dict[str,
         path = store.beside(place, given.replace("\\", "/"))
         if path is None:
             absent.append(f"line {number} ({given!r:.80}: no such file below the folder)")
+            continue
+        other, first = seen.setdefault(identity(store, path), (place, path))
+        if other != place:
+            shared.append((other, path if path == first else f"{path}, there {first}"))
+        elif first != path:
+            raise ValueError(
+                f"{store.name(place)} line {number}: {given!r:.80} is the same file as {first!r:.80}; keep one"
+            )
         elif found.setdefault(path, name) != name:
             raise ValueError(
                 f"{store.name(place)} line {number}: {given!r:.80} has the classes {found[path]!r:.80} and "
                 f"{name!r:.80}; keep one"
             )
+    if shared:
+        raise ValueError(
+            f"{store.name(place)} and {store.name(shared[0][0])} both name {first_ten(path for _, path in shared)}: a "
+            "network must not be tested on the pictures that it is trained on; leave each in one of them"
+        )
     if absent and not skip_unreadable:
         raise ValueError(
             f"{store.name(place)}: {len(absent)} of {len(rows)} pictures cannot be read: {first_ten(absent)}; put them "

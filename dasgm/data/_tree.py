@@ -158,5 +158,10 @@ def _above(path: str) -> set[int]:
     return {_identity(os.stat(folder)) for folder in (Path(path), *Path(path).parents)}
 
 
+def identity(store: Store, path: str) -> int | str:
+    """What is the same for one file by two paths: `Entry.identity`, or the path where the filesystem has none."""
+    return path if store.local is None else _identity(os.stat(os.path.join(store.local, path)))
+
+
 def _identity(status: os.stat_result) -> int:
     return status.st_dev << 64 | status.st_ino

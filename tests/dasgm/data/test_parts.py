@@ -86,6 +86,14 @@ def test_a_list_that_is_wrong_is_refused(tmp_path: Path) -> None:
     refused(folder.Config(), tmp_path, "both list pictures of train")
     (tmp_path / "other.csv").rename(tmp_path / "test.csv")
     refused(folder.Config(), tmp_path, "both name all/x/00.png")
+    (tmp_path / "alias").symlink_to("all")
+    write("test.csv", ["alias/x/00.png,a"])
+    refused(folder.Config(), tmp_path, "both name alias/x/00.png, there all/x/00.png: a network must not be tested")
+    (tmp_path / "test.csv").unlink()
+    write("list.csv", [*rows, "alias/x/00.png,a"])
+    refused(folder.Config(), tmp_path, "list.csv line 24: 'alias/x/00.png' is the same file as 'all/x/00.png'")
+    write("list.csv", [row.replace("all", "alias") for row in rows])
+    assert any("2 pictures are in no list" in note for note in folder.Config().load(str(tmp_path)).notes)
 
 
 # what changes the pictures
