@@ -34,6 +34,8 @@ def load(config: Config, data_dir: str | None, device: str) -> Data:
 def opened(config: Config, data_dir: str | None, device: str) -> Data | Photographs:
     """The data set for a training; see `folder.Config.open`."""
     found = parts(config, data_dir)
+    if found.val is not None:
+        config = replace(config, holdout=0.0)  # a search's, whose J_val it was: no training learns from it
     streamed = config.streams(len(found.train) + len(found.test))
     return _streamed(config, found) if streamed else _in_memory(config, found, device, held=True)
 
@@ -56,7 +58,7 @@ def _streamed(config: Config, found: Parts) -> Photographs:
 
 
 def _in_memory(config: Config, found: Parts, device: str, held: bool = False) -> Data:
-    """With `held`, a val/ that is not J_val is read as what is held out of a training."""
+    """With `held`, which needs a `holdout` of 0, val/ is read as what is held out of a training."""
     images, labels, readable, notes = _read(found.everything, config, MINIMUM)
     names = _names(found.everything, readable)
     if found.apart:

@@ -60,8 +60,8 @@ class Config(DataConfig):
     def open(self, data_dir: str | None, device: str = "cpu") -> Data | Photographs:
         """The same pictures for training a network: in memory, or as `streaming` says a list of them.
 
-        Streamed pictures are resized so that the shorter side is 256/224 of `image_size`, as ImageNet's. A
-        `val/` that is not J_val is held out of the training.
+        Streamed pictures are resized so that the shorter side is 256/224 of `image_size`, as ImageNet's. `val/` is held
+        out of the training, whatever `holdout` says.
         """
         from dasgm.data._folder import opened
 

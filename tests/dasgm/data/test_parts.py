@@ -59,6 +59,16 @@ def test_without_a_test_part_search_and_training_set_the_same_sixth_aside(tmp_pa
     assert sum(memory.counts) == 47
 
 
+def test_a_training_holds_val_out_whatever_the_search_held_out(tmp_path: Path) -> None:
+    for part, n in (("train", 20), ("val", 3), ("test", 4)):
+        pictures(tmp_path / part, {"a": n, "b": n})
+    for streaming in ("off", "on"):
+        config = folder.Config(holdout=0.1, streaming=streaming)  # type: ignore[arg-type]
+        data, plain = config.open(str(tmp_path)), replace(config, holdout=0.0).open(str(tmp_path))
+        held = data.held_out()
+        assert held is not None and (data.counts, held.counts) == ((40, 8), (40, 6)) and data.digest == plain.digest
+
+
 def test_auto_streams_above_64_pixels_and_beyond_two_gib() -> None:
     assert not folder.Config(image_size=64).streams(100_000) and folder.Config(image_size=64).streams(200_000)
     assert folder.Config(image_size=68).streams(1) and not folder.Config(image_size=68, streaming="off").streams(10**9)
