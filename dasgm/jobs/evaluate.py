@@ -78,6 +78,8 @@ def opened(config: EvaluateConfig, device: str) -> Any:
             )
         data = data.fold(config.fold, config.folds, seed_of(config.data.split_seed, "folds"))
     if config.calibration:
+        if data.held_out() is not None:
+            raise ValueError(f"calibration {config.calibration}: val/ is held out already; leave --calibration out")
         data = data.apart(config.calibration, seed_of(config.data.split_seed, "calibration"))
     if config.balance == "sampling":
         data = data.balancing()

@@ -14,7 +14,9 @@ from pictures import pictures, refused
 from dasgm.data import folder
 from dasgm.data._augmentation import Augmentation
 from dasgm.data._loader import TorchLoader
+from dasgm.jobs.evaluate import opened
 from dasgm.jobs.training import InMemory
+from dasgm.recipes import EvaluateConfig
 
 
 def both_ways(root: Path, **settings: object) -> tuple[list[int], list[int]]:
@@ -67,6 +69,8 @@ def test_a_training_holds_val_out_whatever_the_search_held_out(tmp_path: Path) -
         data, plain = config.open(str(tmp_path)), replace(config, holdout=0.0).open(str(tmp_path))
         held = data.held_out()
         assert held is not None and (data.counts, held.counts) == ((40, 8), (40, 6)) and data.digest == plain.digest
+        with pytest.raises(ValueError, match=r"calibration 0.1: val/ is held out already; leave --calibration out"):
+            opened(EvaluateConfig(config, calibration=0.1, data_dir=str(tmp_path)), "cpu")
 
 
 def test_auto_streams_above_64_pixels_and_beyond_two_gib() -> None:
