@@ -27,7 +27,7 @@ class Config(DataConfig):
     """Leave out pictures that cannot be read, and say how many. Otherwise the first one ends the command."""
     config: str = field(default="", metadata=YOUNGER)
     """Configuration or folder below --data-dir to read, if the Parquet files there hold several data sets."""
-    streaming: Literal["auto", "on", "off"] = field(default="auto", metadata=YOUNGER)
+    streaming: Literal["auto", "on", "off"] = field(default="auto", metadata={"mathematics": False})  # the digest tells
     """How a training reads the pictures: on decodes them anew for every epoch, as ImageNet's, off holds them in memory.
     auto streams above 64 pixels, and where the pixels take more than 2 GiB (our choice). A search never streams."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import torch
 from photographs import CLASSES, digit_pictures, write_folder, write_shards
 from pictures import pictures, refused
 
+from dasgm.config import mathematics
 from dasgm.data import folder
 from dasgm.data._augmentation import Augmentation
 from dasgm.data._loader import TorchLoader
 from dasgm.jobs.evaluate import opened
 from dasgm.jobs.training import InMemory
 from dasgm.recipes import EvaluateConfig
+from dasgm.store.run import Run
 
 
 def both_ways(root: Path, **settings: object) -> tuple[list[int], list[int]]:
@@ -76,6 +79,18 @@ def test_a_training_holds_val_out_whatever_the_search_held_out(tmp_path: Path) -
 def test_auto_streams_above_64_pixels_and_beyond_two_gib() -> None:
     assert not folder.Config(image_size=64).streams(100_000) and folder.Config(image_size=64).streams(200_000)
     assert folder.Config(image_size=68).streams(1) and not folder.Config(image_size=68, streaming="off").streams(10**9)
+
+
+def test_a_training_begun_before_streaming_goes_on_in_memory_alone(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", {"a": 30, "b": 18})
+    config = folder.Config(image_size=96)
+    begun = mathematics(EvaluateConfig(config)) | {"data": config.load(str(tmp_path / "pictures")).digest}
+    Run(tmp_path / "run").begin({}, begun, {})  # as 0.2.0 wrote it
+    for streaming, says in (("off", ""), ("auto", "began with other images of this data set")):
+        now = replace(config, streaming=streaming)  # type: ignore[arg-type]
+        asked = mathematics(EvaluateConfig(now)) | {"data": now.open(str(tmp_path / "pictures")).digest}
+        with pytest.raises(ValueError, match=says) if says else nullcontext():
+            Run(tmp_path / "run").begin({}, asked, {})
 
 
 def test_a_list_that_is_wrong_is_refused(tmp_path: Path) -> None:
