@@ -38,8 +38,13 @@ ABOUT = (
 )
 
 
-def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Evaluations:
+def asked(
+    argv: Sequence[str], prog: str = "python cluster/evaluate.py", candidates: Sequence[Candidate] = ()
+) -> Evaluations:
     """The evaluations that a command line asks for.
+
+    Args:
+        candidates: those of a command line that names none.
 
     Raises:
         ValueError: it names no genotypes, or ones that do not exist.
@@ -49,7 +54,7 @@ def asked(argv: Sequence[str], prog: str = "python cluster/evaluate.py") -> Eval
     storage = local(values.get("--storage", "runs"))
     if {"-h", "--help"} & set(argv):
         sources = sources or ["DARTS_V2"]  # any
-    candidates = _candidates(values, sources, storage)
+    candidates = candidates or _candidates(values, sources, storage)
     searched = next((one.config for one in candidates if one.config), {})
     usual = candidates[0].design.recipes
     workers = _workers(values, searched, usual)

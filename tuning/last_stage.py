@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from cluster import evaluate
 from cluster.stores import ensure_known
+from cluster.winners import Candidate
 from dasgm.cli.again import part_of, script
+from dasgm.config import to_json
 from dasgm.plugins import key_of
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import shell_line
@@ -33,7 +35,8 @@ def settings(options: Options) -> list[str]:
     found = [*place, storage, *(f"--{word}" for word in given)]
     found += [f"--register={options.register}"] if options.register else []
     ensure_known()  # before ImageNet's files are listed, which takes minutes
-    evaluations = evaluate.asked(["DARTS_V2", *found])  # any genotype
+    any_found = Candidate("any", options.config.space.random(0), "", to_json(options.config))
+    evaluations = evaluate.asked(found, candidates=[any_found])
     evaluations.look_at_data(evaluations.workers())
     evaluations.look_at_registry()
     return found

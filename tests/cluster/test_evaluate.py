@@ -17,6 +17,7 @@ from evaluations import (
     search_sweep,
 )
 from mlflow import MlflowClient
+from pictures import pictures
 from scipy.stats import ttest_ind
 from tracked import START, client_of, experiment_of, runs_of
 
@@ -24,6 +25,7 @@ from cluster import connection, evaluate, tracking
 from cluster.room import Workers
 from cluster.winners import named, of_sweep
 from dasgm.designs.design import read_design
+from dasgm.genotype import space_of
 from dasgm.pages.tables import errors
 from dasgm.pages.view import read_trials
 from dasgm.spaces.darts import KNOWN
@@ -298,3 +300,19 @@ def test_a_sweeps_last_stage_on_its_own_pictures(tmp_path, photographs, monkeypa
             sweep.main([*words, *more])
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert says in line, line
+
+
+@pytest.mark.parametrize(("space", "recipe"), [("darts", "cifar"), ("nasbench201", "nasbench201")])
+def test_a_last_stage_is_looked_at_with_the_sweeps_data_and_space(tmp_path, monkeypatch, space, recipe):
+    made: list[evaluate.Evaluations] = []
+    pictures(tmp_path / "pictures", {"a": 30, "b": 30})
+    (tmp_path / "pictures" / "a" / "03.png").write_bytes(b"x")
+    look = evaluate.Evaluations.look_at_data
+    monkeypatch.setattr(evaluate.Evaluations, "look_at_data", lambda self, w: (made.append(self), look(self, w)))
+    words = [f"--search-space={space}", "--method=random", "--gan=none", "--dataset=folder", "--data.skip-unreadable"]
+    words += [f"--data-dir={tmp_path / 'pictures'}", f"--storage={tmp_path}", "--name=new"]
+    monkeypatch.setattr(sweep, "carry_out", lambda sweep: 3)  # nothing is swept
+    assert sweep.main([*words, "--then-train", "--train-set", "cells=5", "channels=4", "batch-size=8"]) == 3
+    (found,) = made
+    assert found.config.data.skip_unreadable and found.recipe == recipe
+    assert type(found.candidates[0].design.space) is type(space_of(space))
