@@ -46,7 +46,8 @@ class Options(OnWorkers, GroupOptions):
     cpus_per_worker: float = 1.0
     """Number of CPUs of each worker. Ray Data needs at least one CPU that no worker has."""
     loader: Literal["ray", "torch"] = "ray"
-    """Reader of photographs that are streamed (imagenet): Ray Data on all CPUs, or a DataLoader in each worker."""
+    """Reader of a data set that is always streamed (imagenet): Ray Data on all CPUs, or a DataLoader in each worker.
+    The pictures of a folder, if they are streamed, are read by the latter."""
     prefetch: int = 0
     """Number of batches that Ray Data prepares ahead for each worker, which bounds its memory.
     The default 0 is three batches for each CPU of the worker's share."""
@@ -66,6 +67,11 @@ class Options(OnWorkers, GroupOptions):
         if self.prefetch and self.loader == "torch":
             raise ValueError(
                 f"prefetch {self.prefetch}: only --loader ray prepares batches ahead; leave --prefetch out"
+            )
+        if self.prefetch and not self.over_ray:
+            raise ValueError(
+                f"prefetch {self.prefetch}: Ray Data reads data sets that are always streamed, such as imagenet, not "
+                f"{key_of(self.config.data)}; leave --prefetch out"
             )
 
     @property

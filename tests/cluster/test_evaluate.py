@@ -189,9 +189,12 @@ def test_workers_among_whom_the_recipes_batch_does_not_divide_are_given_their_ow
 def test_a_time_budget_is_more_than_nothing_and_batches_ahead_are_two(capsys):
     settings = {f"--time-budget={budget}": "more than 0" for budget in ("0", "-5", "nan")}
     settings |= {f"--prefetch={n}": "at least 2 batches" for n in (1, -3)}
-    for setting, says in (settings | {"--prefetch=4 --loader=torch": "only --loader ray"}).items():
+    settings |= {"--prefetch=4 --loader=torch": "only --loader ray"}
+    settings |= {"--prefetch=4 --dataset=folder --data.image-size=96": "always streamed, such as imagenet, not folder"}
+    for setting, says in settings.items():
+        data = [] if "--dataset" in setting else ["--dataset=digits"]
         with pytest.raises(SystemExit):
-            evaluate.asked(["DARTS_V2", "--dataset=digits", *setting.split()])
+            evaluate.asked(["DARTS_V2", *data, *setting.split()])
         assert says in capsys.readouterr().err
 
 
