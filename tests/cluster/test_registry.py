@@ -220,7 +220,12 @@ def test_before_anything_is_trained(
         (evaluate.main, nowhere, [*words, "--register=digits"], f"registry at {nowhere} does not answer: "),
         (evaluate.main, closed, [*words, "--register=a:b"], "register 'a:b': expected a name of"),
         (sweep.main, closed, [*swept, "--register=digits"], f"registry at {closed} does not answer: Connection ref"),
-        (sweep.main, closed, ["--gan=none", "--register=digits"], "no trained network; train the best with --then-train"),
+        (
+            sweep.main,
+            closed,
+            ["--gan=none", "--register=digits"],
+            "no trained network; train the best with --then-train",
+        ),
     ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with pytest.raises(SystemExit) as stopped:
