@@ -41,7 +41,7 @@ class KnownNetwork:
     """torchvision or timm."""
     name: str
     weights: str = ""
-    """File that it begins from; '': it is trained from scratch."""
+    """Name of the file that it begins from; '': it is trained from scratch."""
     sha256: str = ""
     """Of that file."""
     place: Path | None = field(default=None, compare=False)
@@ -88,9 +88,7 @@ class KnownNetwork:
         """
         if weights is None:
             if self.weights:
-                raise ValueError(
-                    f"{self} begins from {short(self.weights)}: give that file as --weights FILE"
-                )
+                raise ValueError(f"{self} begins from {short(self.weights)}: give that file as --weights FILE")
             return self
         path = Path(weights).expanduser().absolute()
         sha256 = _digest(path)
@@ -99,7 +97,7 @@ class KnownNetwork:
                 f"--weights {path}: not the file from which this {self} began, {short(self.weights)} (its sha256 is "
                 f"another); give that one, or begin anew with {self}"
             )
-        return replace(self, weights=str(path), sha256=sha256, place=path)
+        return replace(self, weights=path.name, sha256=sha256, place=path)
 
     @staticmethod
     def from_fields(fields: Mapping[str, Any]) -> KnownNetwork:
@@ -109,7 +107,7 @@ class KnownNetwork:
             raise ValueError(f"network {short(source)}: expected torchvision:NAME or timm:NAME")
         if not isinstance(begun, dict) or not all(isinstance(begun.get(key), str) for key in ("file", "sha256")):
             raise ValueError(f"weights {short(begun)}: expected a file and its sha256")
-        return replace(KnownNetwork.load(source), weights=begun["file"], sha256=begun["sha256"])
+        return replace(KnownNetwork.load(source), weights=Path(begun["file"]).name, sha256=begun["sha256"])
 
     @staticmethod
     def read(path: Path) -> KnownNetwork:
@@ -149,7 +147,7 @@ class KnownNetwork:
         if self.weights:
             fresh = self._begin(network, classes)
             of = f"; of random weights: {', '.join(fresh)}, for {classes} classes" if fresh else ""
-            said.append(printable(f"{self} begins from the weights of {self.weights}{of}"))
+            said.append(printable(f"{self} begins from the weights of {self.place}{of}"))
         if image_size < FEW:
             said.append(
                 f"{self} was made for images of {USUAL} pixels: at {image_size} its last maps are a pixel or so, which "
@@ -165,7 +163,7 @@ class KnownNetwork:
         return said
 
     def described(self, config: EvaluateConfig) -> dict[str, Any]:
-        return replace(self, weights=Path(self.weights).name).fields()  # the folders of this machine are nobody's else
+        return self.fields()
 
     def rebuilt(self, about: Mapping[str, Any], classes: int) -> nn.Module:
         from dasgm.bilevel import replay

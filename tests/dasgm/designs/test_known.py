@@ -240,6 +240,15 @@ def test_a_folder_does_not_choose_which_file_is_read(tmp_path):
     chosen.design.network(CONFIG, 10)
 
 
+def test_a_file_of_weights_may_move(tmp_path):
+    here, there = tmp_path / "w.safetensors", tmp_path / "elsewhere" / "w.safetensors"
+    save_file(models.shufflenet_v2_x0_5(num_classes=10).state_dict(), here)
+    written = begun(here).to_json()
+    there.parent.mkdir()
+    here.rename(there)
+    assert begun(there).to_json() == written and str(tmp_path) not in written  # a run's identity is its digest
+
+
 # timm
 
 
