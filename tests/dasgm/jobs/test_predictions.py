@@ -30,6 +30,7 @@ from dasgm.jobs.against import against
 from dasgm.jobs.evaluate import main, opened
 from dasgm.jobs.predictions import sizes
 from dasgm.jobs.training import Training
+from dasgm.measures.agreement import of_the_test
 from dasgm.pages.report import report
 from dasgm.recipes import EvaluateConfig
 from dasgm.spaces.darts import KNOWN
@@ -247,6 +248,9 @@ def test_each_picture_is_measured_once_over_all_folds_and_the_spread_is_given(tm
     for number in ("1", "2", "3"):
         its = [one for one in rows if one["fold"] == number]
         assert len(its) in (133, 134)
+        network = model.load(tmp_path / "run" / f"fold-{number}")  # an export's accuracy is measured on its own fold
+        seen = of_the_test(network, tmp_path / "run" / f"fold-{number}", None, opened, print)
+        assert [network.classes[label or 0] for _, label in seen] == [one["true"] for one in its]
         errors.append(1 - metrics.accuracy_score([one["true"] for one in its], [one["predicted"] for one in its]))
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     truth, predicted = ([one[name] for one in rows] for name in ("true", "predicted"))
