@@ -263,12 +263,27 @@ def test_each_picture_is_measured_once_over_all_folds_and_the_spread_is_given(tm
     assert f"error {1 - right.float().mean():.2%} on all pictures" in said and "over 3 folds" in said
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Folds" in page and "dasgm.load(" not in page
+    ensure_compared(tmp_path / "run", tmp_path / "right", rows)
     with pytest.raises(SystemExit):
         cli.main([word for word in [*words, "--name=run"] if word != "--folds=3"])
     assert "began with folds = 3" in capsys.readouterr().err
 
 
 # two networks
+
+
+def ensure_compared(run: Path, other: Path, rows: list[dict[str, str]]) -> None:
+    """`run`, of folds, beside one that differs in naming all training pictures rightly: they are of any fold."""
+    other.mkdir()
+    said = [one["true" if one["picture"].startswith("train/") else "predicted"] for one in rows]
+    lines = [f"{one['picture']},{one['true']},{name},1" for one, name in zip(rows, said, strict=True)]
+    (other / "predictions.csv").write_text("\n".join(["picture,true,predicted,probability", *lines]))
+    against(run, other)
+    data, lost = digits.Config(limit=100).load(None), json.loads((run / "against.json").read_text())["lost"]
+    assert len(lost) == 12 and len({one["fold"] for one in rows}) == 3
+    for one in lost:
+        shown = np.asarray(Image.open(run / one["file"]))
+        assert np.array_equal(shown, data.images[int(one["picture"].removeprefix("train/"))].permute(1, 2, 0).numpy())
 
 
 def test_pictures_that_one_of_two_gets_right_and_the_other_wrong(tmp_path):
