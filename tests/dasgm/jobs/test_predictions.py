@@ -82,7 +82,8 @@ def test_predictions_and_figures_are_those_of_the_saved_model(tmp_path):
     assert np.array_equal(shown, data.test_images[surest].permute(1, 2, 0).numpy())
     assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1] == row
     page = (tmp_path / "run" / "report.html").read_text()
-    for part in ("What is taken for what", "set on 24 held-out", f"test/{surest}", "95 % interval"):
+    unapplied = "give probabilities without it"
+    for part in ("What is taken for what", "set on 24 held-out", unapplied, f"test/{surest}", "95 % interval"):
         assert part in page, part
 
 
