@@ -67,7 +67,8 @@ class EvaluateConfig:
     the mean over its images. Either way all classes have the same weight in the mean over an epoch."""
     calibration: float = field(default=0.0, metadata=YOUNGER)
     """Share of the training images, drawn by class, that is held out, from 0 to below 1 (our choice: 0).
-    The temperature of the probabilities is set on them, and nothing else. With 0 no temperature is set."""
+    The temperature of the probabilities is set on them, and nothing else; dasgm predict gives probabilities without it.
+    With 0 no temperature is set."""
     folds: int = field(default=0, metadata=YOUNGER)
     """Number K of parts into which all images are divided by class, training and test images together (our choice: 0).
     K networks are trained, each on all parts but one, on which it is measured. 0: one network, measured on the test

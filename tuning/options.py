@@ -55,8 +55,8 @@ class Options(SweepOptions):
     """What is minimised besides: none, parameters, multiply_adds, or latency in ms (with --cost.kind latency).
     It is that of the network which `dasgm evaluate` trains by default. No search is stopped early then."""
     at_most: str = ""
-    """Largest cost of the winner that is told at the end, and of what --then-imagenet trains, as in params=1e6.
-    Several have commas between them: params=1e6,multiply_adds=1e8. By default there is no bound."""
+    """Largest cost of the winner that is told at the end, and of what --then-train or --then-imagenet trains, as in
+    params=1e6. Several have commas between them: params=1e6,multiply_adds=1e8. By default there is no bound."""
     then_imagenet: str = ""
     """Folder with ImageNet's files, on which the best genotypes are trained at the end, as by cluster/evaluate.py.
     By default none is."""

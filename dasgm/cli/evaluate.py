@@ -61,7 +61,7 @@ class EvaluateOptions:
     """Name of the run, by default <genotype>-<recipe>-<dataset>-s<seed>, with --folds K also -<K>folds.
     A run with this name is continued."""
     loader: Literal["torch"] = "torch"
-    """Reader of streamed photographs (imagenet): PyTorch's DataLoader.
+    """Reader of streamed photographs (of imagenet, or of a large folder): PyTorch's DataLoader.
     For Ray Data use cluster/evaluate.py."""
     time_budget: float | None = None
     """Seconds after which the training stops; the same command continues it. None sets no limit."""

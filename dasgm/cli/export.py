@@ -91,12 +91,14 @@ def export(argv: Sequence[str]) -> int:
 
 def _inputs(model: Model, folder: Path, asked: argparse.Namespace) -> Iterator[Any]:
     """What accuracy is measured on."""
+    from dasgm.jobs.evaluate import opened
     from dasgm.measures.agreement import named, of_the_test
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    found = named(model, asked.pictures, say) if asked.pictures else of_the_test(model, folder, asked.data_dir, say)
+    test = of_the_test(model, folder, asked.data_dir, opened, say)
+    found = named(model, asked.pictures, say) if asked.pictures else test
     if (first := next(found, None)) is None:  # before anything is written
         raise ValueError("--pictures: none of them can be read; expected some to measure the accuracy on")
     return chain([first], found)

@@ -26,7 +26,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="dasgm predict",
         description="Classify pictures: a line for each, with its most probable classes first. A picture that cannot "
-        "be read is named on standard error, and the exit code is then 2; the others are classified all the same.",
+        "be read is named on standard error, and the exit code is then 2; the others are classified all the same. "
+        "Probabilities are the softmax of the network's logits, without the temperature of metrics.json.",
     )
     parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
     parser.add_argument(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dasgm.bilevel.draws import Number, draw
 from dasgm.data._base import DataConfig
-from dasgm.data._split import folds, held_share, split
+from dasgm.data._split import SET_ASIDE, folds, held_share, split
 
 
 class Data:
@@ -138,6 +138,7 @@ class Data:
         part = folds(labels, of, seed) == number - 1
         places = [side.nonzero()[:, 0] for side in (~part, part)]
         found = copy(self)
+        found.notes = tuple(note for note in self.notes if SET_ASIDE not in note)
         found.label_numbers = labels[places[0]], labels[places[1]]
         found.labels, found.test_labels = (numbers.to(images.device) for numbers in found.label_numbers)
         found.images, found.test_images = (images[place.to(images.device)] for place in places)

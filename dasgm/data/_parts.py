@@ -22,7 +22,7 @@ from dasgm.data._labels import aligned, classes_of
 from dasgm.data._layout import Layout
 from dasgm.data._listing import Files, Listing, ensure_no_class_folders
 from dasgm.data._pictures import first_ten
-from dasgm.data._split import test_split
+from dasgm.data._split import SET_ASIDE, test_split
 from dasgm.data._store import Store
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _parts(store: Store, found: dict[str, Listing], notes: Sequence[str]) -> Par
     else:
         chosen = np.zeros(len(everything.labels), dtype=bool)
         chosen[test_split(torch.from_numpy(everything.labels))[0].numpy()] = True
-        line = f"no train/ with test/ in {store.name('')}: a sixth of each class is set aside as the test set"
+        line = f"no train/ with test/ in {store.name('')}: {SET_ASIDE}"
         test = replace(everything, chosen=chosen, notes=(line,))
         train = replace(everything, chosen=~chosen)
     if val := found.get("val"):

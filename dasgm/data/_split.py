@@ -8,6 +8,8 @@ from torch import Tensor
 
 from dasgm.data._base import DataConfig
 
+SET_ASIDE = "a sixth of each class is set aside as the test set"  # a note, untrue where there are folds
+
 
 def share(labels: Tensor, portion: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Indices of `portion` of the images and of the others, both ascending.

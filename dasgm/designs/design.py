@@ -87,13 +87,13 @@ def load_design(source: str | Path, weights: str | Path | None = None) -> Design
     """
     if is_known(source):
         return KnownNetwork.load(str(source), weights)
+    saved = here(source) / "network.json" if str(source).strip() and not _is_long(source) else None
+    if saved is not None and saved.is_file():
+        return KnownNetwork.read(saved).beginning(weights)
     if weights is not None:
         raise ValueError(
             f"--weights {weights}: only a known network begins from weights, as in torchvision:resnet18; leave it out"
         )
-    saved = here(source) / "network.json" if str(source).strip() and not _is_long(source) else None
-    if saved is not None and saved.is_file():
-        return KnownNetwork.read(saved)
     return Genotype.load(source)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,11 @@ class KnownNetwork:
     """torchvision or timm."""
     name: str
     weights: str = ""
-    """File that it begins from; '': it is trained from scratch."""
+    """Name of the file that it begins from; '': it is trained from scratch."""
     sha256: str = ""
     """Of that file."""
+    place: Path | None = field(default=None, compare=False)
+    """Where that file lies. No record says it, so that a run's folder from others does not choose what is read."""
 
     kind = "network"
     unused = ("form", "cells", "channels", "auxiliary", "drop_path", "compile")
@@ -75,11 +78,26 @@ class KnownNetwork:
                 f"{library}:{short(name, 200)} {why}{nearest(name, list(known))}; {library}'s own function "
                 "list_models() lists the names"
             )
-        found = KnownNetwork(library, name)
+        return KnownNetwork(library, name).beginning(weights)
+
+    def beginning(self, weights: str | Path | None) -> KnownNetwork:
+        """The same network, beginning from a file of weights.
+
+        Raises:
+            ValueError: there is no such file, or a record says that the network begins from another one.
+        """
         if weights is None:
-            return found
+            if self.weights:
+                raise ValueError(f"{self} begins from {short(self.weights)}: give that file as --weights FILE")
+            return self
         path = Path(weights).expanduser().absolute()
-        return replace(found, weights=str(path), sha256=_digest(path))
+        sha256 = _digest(path)
+        if self.sha256 not in ("", sha256):
+            raise ValueError(
+                f"--weights {path}: not the file from which this {self} began, {short(self.weights)} (its sha256 is "
+                f"another); give that one, or begin anew with {self}"
+            )
+        return replace(self, weights=path.name, sha256=sha256, place=path)
 
     @staticmethod
     def from_fields(fields: Mapping[str, Any]) -> KnownNetwork:
@@ -89,7 +107,7 @@ class KnownNetwork:
             raise ValueError(f"network {short(source)}: expected torchvision:NAME or timm:NAME")
         if not isinstance(begun, dict) or not all(isinstance(begun.get(key), str) for key in ("file", "sha256")):
             raise ValueError(f"weights {short(begun)}: expected a file and its sha256")
-        return replace(KnownNetwork.load(source), weights=begun["file"], sha256=begun["sha256"])
+        return replace(KnownNetwork.load(source), weights=Path(begun["file"]).name, sha256=begun["sha256"])
 
     @staticmethod
     def read(path: Path) -> KnownNetwork:
@@ -129,7 +147,7 @@ class KnownNetwork:
         if self.weights:
             fresh = self._begin(network, classes)
             of = f"; of random weights: {', '.join(fresh)}, for {classes} classes" if fresh else ""
-            said.append(printable(f"{self} begins from the weights of {self.weights}{of}"))
+            said.append(printable(f"{self} begins from the weights of {self.place}{of}"))
         if image_size < FEW:
             said.append(
                 f"{self} was made for images of {USUAL} pixels: at {image_size} its last maps are a pixel or so, which "
@@ -145,7 +163,7 @@ class KnownNetwork:
         return said
 
     def described(self, config: EvaluateConfig) -> dict[str, Any]:
-        return replace(self, weights=Path(self.weights).name).fields()  # the folders of this machine are nobody's else
+        return self.fields()
 
     def rebuilt(self, about: Mapping[str, Any], classes: int) -> nn.Module:
         from dasgm.bilevel import replay
@@ -163,8 +181,8 @@ class KnownNetwork:
         """Load the file's weights. Returns the names of those that stay random: a head for other classes."""
         from dasgm.designs.libraries import begin
 
-        path = Path(self.weights)
-        if _digest(path) != self.sha256:
+        path = self.place or self.beginning(None).place
+        if path is None or _digest(path) != self.sha256:
             raise ValueError(f"--weights {path}: the file has changed since the run began; use another --name")
         try:
             return begin(network, path, classes)
@@ -200,6 +218,8 @@ def _others(library: str) -> list[str]:
 
 def _digest(path: Path) -> str:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or /dev/zero would be read for ever
+            raise ValueError(f"--weights {path}: not a regular file; expected a local file of weights")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

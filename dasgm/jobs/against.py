@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,15 @@ def _shown(ours: Answers, theirs: Answers) -> list[str]:
 
 
 def _pictures(run: Path, names: Sequence[str]) -> list[Any]:
-    """The test pictures of these names, as uint8 [3, S, S]."""
+    """The test pictures of these names, as uint8 [3, S, S]. Of a run of folds each is a test picture of one fold."""
     if not names:
         return []
     config = from_json(read_json(run / "config.json"), EvaluateConfig)
-    data = opened(config, "cpu")
-    places = {data.test_name(i): i for i in data.tested()}
-    if missing := [name for name in names if name not in places]:
+    found, wanted = dict[str, Any](), set(names)
+    for fold in range(1, config.folds + 1) if config.folds and not config.fold else (config.fold,):
+        data = opened(replace(config, fold=fold), "cpu")
+        places = {name: i for i in data.tested() if (name := data.test_name(i)) in wanted}
+        found |= {name: data.test_picture(i) for name, i in places.items()}
+    if missing := [name for name in names if name not in found]:
         raise ValueError(f"run {run}: {missing[0]} is no test picture of its data set any more; has it changed?")
-    return [data.test_picture(places[name]) for name in names]
+    return [found[name] for name in names]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,12 +99,19 @@ def named(model: Model, names: Iterable[str], say: Callable[[str], None]) -> Ite
             yield x, model.classes.index(folder) if folder in model.classes else None
 
 
-def of_the_test(model: Model, folder: Path, data_dir: str | None, say: Callable[[str], None]) -> Iterator[Labelled]:
-    """At most 1,000 of the test pictures of the data set that the model was trained on.
+def of_the_test(
+    model: Model,
+    folder: Path,
+    data_dir: str | None,
+    opened: Callable[[EvaluateConfig, str], Any],
+    say: Callable[[str], None],
+) -> Iterator[Labelled]:
+    """At most 1,000 of the test pictures that the model was measured on: of a fold, the fold's.
 
     Args:
         folder: of the run, whose config.json tells where the data set lies.
         data_dir: where it lies, if not there.
+        opened: opens it as the training did, on a device: `dasgm.jobs.evaluate.opened`.
         say: is told which pictures are left out because they cannot be read.
 
     Raises:
@@ -111,7 +119,7 @@ def of_the_test(model: Model, folder: Path, data_dir: str | None, say: Callable[
     """
     try:
         config = from_json(model.about.get("recipe"), EvaluateConfig)
-        data = config.data.open(data_dir or _place(folder))
+        data = opened(replace(config, data_dir=data_dir or _place(folder)), "cpu")
         if data.classes != model.classes:
             raise ValueError("the data set that is found has other classes than the model")
     except (ValueError, OSError) as error:

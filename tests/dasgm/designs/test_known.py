@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,37 @@ def test_weights_that_are_none(tmp_path):
     (tmp_path / "list.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="has changed"):
         design.network(CONFIG, 10)
+
+
+@pytest.mark.timeout(30)
+def test_a_folder_does_not_choose_which_file_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    run = tmp_path / "run"
+    run.mkdir()
+    for odd in ("/dev/zero", str(tmp_path / "pipe")):
+        (run / "network.json").write_text(json.dumps({"network": SMALL, "weights": {"file": odd, "sha256": "0" * 64}}))
+        with pytest.raises(ValueError, match="give that file as --weights FILE"):
+            choose_training([str(run)])
+        with pytest.raises(ValueError, match="--weights FILE"):
+            KnownNetwork.read(run / "network.json").network(CONFIG, 10)
+        with pytest.raises(ValueError, match="not a regular file"):
+            load_design(run, odd)
+    save_file(models.shufflenet_v2_x0_5(num_classes=10).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="not the file from which"):
+        load_design(run, tmp_path / "w.safetensors")
+    begun(tmp_path / "w.safetensors").save(run / "network.json")
+    chosen, _ = choose_training([str(run), "--weights", str(tmp_path / "w.safetensors")])
+    assert chosen.design == begun(tmp_path / "w.safetensors")
+    chosen.design.network(CONFIG, 10)
+
+
+def test_a_file_of_weights_may_move(tmp_path):
+    here, there = tmp_path / "w.safetensors", tmp_path / "elsewhere" / "w.safetensors"
+    save_file(models.shufflenet_v2_x0_5(num_classes=10).state_dict(), here)
+    written = begun(here).to_json()
+    there.parent.mkdir()
+    here.rename(there)
+    assert begun(there).to_json() == written and str(tmp_path) not in written  # a run's identity is its digest
 
 
 # timm

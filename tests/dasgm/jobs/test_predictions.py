@@ -30,6 +30,7 @@ from dasgm.jobs.against import against
 from dasgm.jobs.evaluate import main, opened
 from dasgm.jobs.predictions import sizes
 from dasgm.jobs.training import Training
+from dasgm.measures.agreement import of_the_test
 from dasgm.pages.report import report
 from dasgm.recipes import EvaluateConfig
 from dasgm.spaces.darts import KNOWN
@@ -81,7 +82,8 @@ def test_predictions_and_figures_are_those_of_the_saved_model(tmp_path):
     assert np.array_equal(shown, data.test_images[surest].permute(1, 2, 0).numpy())
     assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1] == row
     page = (tmp_path / "run" / "report.html").read_text()
-    for part in ("What is taken for what", "set on 24 held-out", f"test/{surest}", "95 % interval"):
+    unapplied = "give probabilities without it"
+    for part in ("What is taken for what", "set on 24 held-out", unapplied, f"test/{surest}", "95 % interval"):
         assert part in page, part
 
 
@@ -247,6 +249,9 @@ def test_each_picture_is_measured_once_over_all_folds_and_the_spread_is_given(tm
     for number in ("1", "2", "3"):
         its = [one for one in rows if one["fold"] == number]
         assert len(its) in (133, 134)
+        network = model.load(tmp_path / "run" / f"fold-{number}")  # an export's accuracy is measured on its own fold
+        seen = of_the_test(network, tmp_path / "run" / f"fold-{number}", None, opened, print)
+        assert [network.classes[label or 0] for _, label in seen] == [one["true"] for one in its]
         errors.append(1 - metrics.accuracy_score([one["true"] for one in its], [one["predicted"] for one in its]))
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     truth, predicted = ([one[name] for one in rows] for name in ("true", "predicted"))
@@ -259,12 +264,27 @@ def test_each_picture_is_measured_once_over_all_folds_and_the_spread_is_given(tm
     assert f"error {1 - right.float().mean():.2%} on all pictures" in said and "over 3 folds" in said
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Folds" in page and "dasgm.load(" not in page
+    ensure_compared(tmp_path / "run", tmp_path / "right", rows)
     with pytest.raises(SystemExit):
         cli.main([word for word in [*words, "--name=run"] if word != "--folds=3"])
     assert "began with folds = 3" in capsys.readouterr().err
 
 
 # two networks
+
+
+def ensure_compared(run: Path, other: Path, rows: list[dict[str, str]]) -> None:
+    """`run`, of folds, beside one that differs in naming all training pictures rightly: they are of any fold."""
+    other.mkdir()
+    said = [one["true" if one["picture"].startswith("train/") else "predicted"] for one in rows]
+    lines = [f"{one['picture']},{one['true']},{name},1" for one, name in zip(rows, said, strict=True)]
+    (other / "predictions.csv").write_text("\n".join(["picture,true,predicted,probability", *lines]))
+    against(run, other)
+    data, lost = digits.Config(limit=100).load(None), json.loads((run / "against.json").read_text())["lost"]
+    assert len(lost) == 12 and len({one["fold"] for one in rows}) == 3
+    for one in lost:
+        shown = np.asarray(Image.open(run / one["file"]))
+        assert np.array_equal(shown, data.images[int(one["picture"].removeprefix("train/"))].permute(1, 2, 0).numpy())
 
 
 def test_pictures_that_one_of_two_gets_right_and_the_other_wrong(tmp_path):
