@@ -46,8 +46,8 @@ class Options(OnWorkers, GroupOptions):
     cpus_per_worker: float = 1.0
     """Number of CPUs of each worker. Ray Data needs at least one CPU that no worker has."""
     loader: Literal["ray", "torch"] = "ray"
-    """Reader of streamed photographs of imagenet: Ray Data on all CPUs, or a DataLoader in each worker. Those of a large
-    folder are read by a DataLoader."""
+    """Reader of streamed photographs of imagenet: Ray Data on all CPUs, or a DataLoader in each worker.
+    Those of a large folder are read by a DataLoader."""
     prefetch: int = 0
     """Number of batches that Ray Data prepares ahead for each worker, which bounds its memory.
     The default 0 is three batches for each CPU of the worker's share."""
