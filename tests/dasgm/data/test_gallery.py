@@ -131,6 +131,6 @@ def test_what_one_cannot_read_none_can_and_all_say_the_same(
         names = [recipe.listing.source.name(i) for i in range(len(files))]
         assert wrong == [f"{name} ({reason})" for name, reason in zip(names, said.values(), strict=True)]
     for network in (model(SIZE), model(shorter_side(SIZE))):
-        monkeypatch.setattr(dasgm, "load", lambda path, network=network: network)
+        monkeypatch.setattr(dasgm, "load", lambda path, device, network=network: network)
         assert cli.main(["predict", "run", *map(str, paths)]) == 2
         assert capsys.readouterr().err.splitlines() == [f"error: {path}: {reason}" for path, reason in said.items()]

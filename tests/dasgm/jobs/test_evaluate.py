@@ -80,8 +80,8 @@ def test_recipes_are_the_papers():
 def test_flags_are_a_promise():
     """A new setting of every evaluation is a decision, not a side effect."""
     names = """data form cells channels epochs batch_size lr lr_schedule warmup_epochs momentum nesterov
-        weight_decay clip auxiliary drop_path label_smoothing balance calibration folds fold precision seed
-        channels_last cuda_graph compile data_dir device threads checkpoints"""
+        weight_decay clip auxiliary drop_path label_smoothing balance calibration folds fold precision crop
+        flip colour augment seed channels_last cuda_graph compile data_dir device threads checkpoints"""
     assert [f.name for f in fields(EvaluateConfig)] == names.split()
     placed = {f.name for f in fields(EvaluateConfig) if not f.metadata.get("mathematics", True)}
     assert placed == {"channels_last", "cuda_graph", "compile", "data_dir", "device", "threads", "checkpoints"}

@@ -161,7 +161,7 @@ def test_what_it_finished_is_read(runs: Path) -> None:
         whole, trials = contents.content_of_sweep(runs / name)
         assert whole.ended and trials[trial].best
     (best,) = winners.of_sweep("sweep", runs, 1)
-    assert best.name == "t000" and json.loads(best.genotype.to_json()) == read_json(runs / "sweep/t000/genotype.json")
+    assert best.name == "t000" and json.loads(best.design.to_json()) == read_json(runs / "sweep/t000/genotype.json")
 
 
 def test_its_genotype_is_trained_and_its_network_predicts(runs: Path) -> None:
