@@ -10,6 +10,7 @@ from formulas import (
     windows,
 )
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dasgm.genotype import PRIMITIVES
 from dasgm.networks.operations import DepthwiseConv, operation, pool, pooled
@@ -31,7 +32,7 @@ def by_hand(name: str, layers: nn.Module, x: Tensor, stride: int) -> Tensor:
         if stride == 1:
             return x
         even, odd = (w[:, :, 0, 0] for w in weights)
-        r = x.relu()
+        r = F.pad(x.relu(), (0, x.shape[3] % 2, 0, x.shape[2] % 2))
         halves = (torch.einsum("dc,nchw->ndhw", m, r[:, :, k::2, k::2]) for m, k in ((even, 0), (odd, 1)))
         return norm(torch.cat(list(halves), 1), next(norms))
     kernel, dilation = int(name[-1]), 2 if name.startswith("dil") else 1
@@ -47,8 +48,6 @@ def by_hand(name: str, layers: nn.Module, x: Tensor, stride: int) -> Tensor:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_operations_follow_their_definition(name: str, stride: int, size: int, form: str) -> None:
-    if size == 7 and stride == 2 and name == "skip_connect":
-        pytest.skip("FactorizedReduce needs an even size")
     layers = operation(name, 4, stride, affine=form != "search").train(form != "eval")
     disturb(layers)
     x = torch.randn(3, 4, size, size, requires_grad=True)
