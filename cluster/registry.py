@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -46,11 +45,10 @@ PORT = 5001
 
 def ensure_installed(name: str) -> None:
     """ValueError where `name` is none for a model, or a package is missing that exports one: one line."""
-    from dasgm.export import NEEDED
+    from dasgm import export
 
     ensure_model_name(name)
-    if missing := [package for package in NEEDED if find_spec(package) is None]:
-        raise ValueError(f"register {name} needs {', '.join(missing)}: pip install 'dasgm[export]'")
+    export.ensure_installed(f"register {name}")
 
 
 def ensure_possible(name: str, storage: Path) -> None:

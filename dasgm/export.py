@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import logging
 import os
@@ -11,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,8 +75,14 @@ def ensure_possible(format: Format, precision: Precision = "float32") -> None:
     """ValueError where a package is missing, or the format has no such precision."""
     if format == "pt2" and precision != "float32":
         raise ValueError(f"--precision {precision}: a pt2 has float32 alone; choose --format onnx")
-    if format == "onnx" and (missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]):
-        raise ValueError(f"--format onnx needs {', '.join(missing)}: pip install 'dasgm[export]'")
+    if format == "onnx":
+        ensure_installed("--format onnx")
+
+
+def ensure_installed(what: str) -> None:
+    """ValueError, which begins with `what`, where a package that ONNX needs is missing."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ValueError(f"{what} needs {', '.join(missing)}: pip install 'dasgm[export]'")
 
 
 def opened(path: Path) -> Run:

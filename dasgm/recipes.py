@@ -192,6 +192,16 @@ IMAGENET = EvaluateConfig(
     drop_path=0.0,
     label_smoothing=0.1,
 )
+IMAGENET_SMALL = replace(
+    IMAGENET,
+    data=imagenet.Config(image_size=64),
+    cells=5,
+    channels=8,
+    epochs=10,
+    batch_size=32,
+    lr=0.05,
+    warmup_epochs=1,
+)
 
 NASBENCH201 = EvaluateConfig(
     data=cifar10.Config(),
@@ -284,30 +294,11 @@ RECIPES: dict[str, Recipe] = {
         ),
     ),
     "photographs-small": Recipe(
-        replace(
-            IMAGENET,
-            data=folder.Config(image_size=224),
-            cells=5,
-            channels=8,
-            epochs=30,
-            batch_size=32,
-            lr=0.05,
-            lr_schedule="cosine",
-            warmup_epochs=1,
-        ),
+        replace(IMAGENET_SMALL, data=folder.Config(image_size=224), epochs=30, lr_schedule="cosine"),
         "the same for a CPU: 5 cells of 8 channels, 30 epochs, batch 32",
     ),
     "imagenet-small": Recipe(
-        replace(
-            IMAGENET,
-            data=imagenet.Config(image_size=64),
-            cells=5,
-            channels=8,
-            epochs=10,
-            batch_size=32,
-            lr=0.05,
-            warmup_epochs=1,
-        ),
+        IMAGENET_SMALL,
         "the ImageNet form on pictures of 64 pixels, 5 cells of 8 channels, 10 epochs",
     ),
 }

@@ -27,6 +27,7 @@ from dasgm.store.replica import NO_RUNS, ensure_writable
 
 LONGEST = 1500  # characters of an error: a file's words may be in it
 TAKEN = (*NO_RUNS, "mlartifacts", "mlflow.db")  # what lies in runs, and beside them
+TRAINED = "Trained model: an evaluation's folder, its model.json or its model.safetensors."
 KINDS = {"int": "a whole number", "float": "a number", "INT": "a whole number", "FLOAT": "a number", "{None}": "None"}
 """What an option takes, by the names that Python and tyro have for it."""
 UNBROKEN: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}

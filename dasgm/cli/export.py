@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dasgm.cli.arguments import Parser
+from dasgm.cli.arguments import TRAINED, Parser
 from dasgm.store.files import printable, write_atomic
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def _parser() -> Parser:
         "the network's to 1e-4. pt2: torch.export.load(FILE).module()(images); onnx: input images, output logits, and "
         "beside it a script that classifies pictures with onnxruntime, NumPy and Pillow alone.",
     )
-    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
+    parser.add_argument("model", help=TRAINED)
     parser.add_argument(
         "--format",
         choices=("pt2", "onnx"),

@@ -17,7 +17,7 @@ import numpy as np
 from dasgm.cli.estimate import TIMED, Estimate, TrainingEstimate, estimate, estimate_training
 from dasgm.config import SearchConfig, from_json
 from dasgm.data import folder
-from dasgm.data._base import IN_MEMORY
+from dasgm.data._base import IN_MEMORY, STEP
 from dasgm.data._parts import Parts
 from dasgm.data._pictures import open_picture, quiet
 from dasgm.designs.design import Design
@@ -25,12 +25,12 @@ from dasgm.designs.known import KnownNetwork
 from dasgm.genotype import DEFAULT_SPACE, Genotype, space_of
 from dasgm.measures.counts import measure_genotype
 from dasgm.presets import with_dataset
-from dasgm.recipes import LAST, PHOTOGRAPHS, RECIPES, EvaluateConfig, recipe
+from dasgm.recipes import LAST, PHOTOGRAPHS, RECIPES, EvaluateConfig, on, recipe
 from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import plain, text, write_atomic
 
 SIZES = (32, 64, 96, 128, 160, 192, 224)  # pixels per side that are chosen from
-SMALLEST, LARGEST, STEP = 32, 320, 4
+SMALLEST, LARGEST = 32, 320
 LOOKED_AT = 50  # pictures whose sizes are read
 ENOUGH = 10  # epochs of training that a chosen size leaves time for
 MOST = 600  # epochs of training that a time budget is filled with (DARTS's for CIFAR)
@@ -105,9 +105,9 @@ def usual_recipe(space: SearchSpace, size: int, gpu: bool) -> str:
 def at_size(name: str, size: int, pictures: int) -> EvaluateConfig:
     """A recipe on so many training pictures of a folder, all of them, at this size."""
     config = with_dataset(recipe(name).config, "folder")
-    streamed = folder.Config(image_size=size).streams(pictures)
-    cutout = 0 if streamed else config.data.cutout * size // config.data.image_size
-    data = replace(config.data, image_size=size, cutout=cutout, limit=0)
+    data = replace(on(config, replace(config.data, image_size=size)).data, limit=0)
+    if folder.Config(image_size=size).streams(pictures):
+        data = replace(data, cutout=0)
     return replace(config, data=data, batch_size=fitting_batch(config.batch_size, pictures))
 
 

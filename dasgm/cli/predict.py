@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dasgm.cli.arguments import Parser
+from dasgm.cli.arguments import TRAINED, Parser
 from dasgm.store.files import printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _parser() -> Parser:
         "be read is named on standard error, and the exit code is then 2; the others are classified all the same. "
         "Probabilities are the softmax of the network's logits, without the temperature of metrics.json.",
     )
-    parser.add_argument("model", help="Trained model: an evaluation's folder, its model.json or its model.safetensors.")
+    parser.add_argument("model", help=TRAINED)
     parser.add_argument(
         "images",
         nargs="+",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel.draws import Number, draw
+from dasgm.data._base import STEP
 from dasgm.genotype import Edge
 from dasgm.networks.operations import (
     FactorizedReduce,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Form = Literal["cifar", "imagenet"]
 SHRINKS: dict[Form, int] = {"cifar": 4, "imagenet": 32}  # by how much the last map is smaller than the image
-STEP = 4  # pixels: sizes are multiples of it
 
 
 def check_image_size(form: Form, *sizes: int) -> None:

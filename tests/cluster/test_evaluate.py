@@ -254,17 +254,23 @@ def test_dry_run_counts_all(tmp_path, monkeypatch, capsys):
     assert "4 evaluations, " in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
-def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch, capsys):
+@pytest.fixture
+def last_stages(tmp_path, monkeypatch):
+    """The command lines that the sweep `found`, whose searches have ended, passes on."""
     asked: list[list[str]] = []
     search_sweep(tmp_path / "found")
     monkeypatch.setattr(sweep, "carry_out", lambda sweep: 0)
     monkeypatch.setattr(evaluate, "main", lambda words: asked.append(words) or 0)
     monkeypatch.setattr(connection, "cpus", lambda: 2)
     monkeypatch.setattr("cluster.evaluations.cpus", lambda: 2)
+    return asked
+
+
+def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, last_stages, capsys):
     words = ["--gan=none", f"--storage={tmp_path}", "--name=found", "--top=2", "--then-imagenet"]
     settings = ["--imagenet-set", "recipe=imagenet-small", "workers=2", "cpus-per-worker=0.5", "batch-size=8"]
     assert sweep.main([*words, str(photographs), *settings]) == 0
-    (found,) = asked
+    (found,) = last_stages
     assert [one.name for one in evaluate.asked(found).candidates] == ["t001", "t000"]
     assert evaluate.asked(found).workers() == Workers(2, cpus=0.5)
     capsys.readouterr()
@@ -277,19 +283,13 @@ def test_a_sweeps_last_stage_is_that_command(tmp_path, photographs, monkeypatch,
             sweep.main([*words, str(place), *more])
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert says in line, line
-    assert len(asked) == 1
+    assert len(last_stages) == 1
 
 
-def test_a_sweeps_last_stage_on_its_own_pictures(tmp_path, photographs, monkeypatch, capsys):
-    asked: list[list[str]] = []
-    search_sweep(tmp_path / "found")
-    monkeypatch.setattr(sweep, "carry_out", lambda sweep: 0)
-    monkeypatch.setattr(evaluate, "main", lambda words: asked.append(words) or 0)
-    monkeypatch.setattr(connection, "cpus", lambda: 2)
-    monkeypatch.setattr("cluster.evaluations.cpus", lambda: 2)
+def test_a_sweeps_last_stage_on_its_own_pictures(tmp_path, photographs, last_stages, capsys):
     words = ["--gan=none", f"--storage={tmp_path}", "--name=found", "--dataset=folder", f"--data-dir={photographs}"]
     assert sweep.main([*words, "--then-train", "--train-set", "data.image-size=96", "batch-size=8"]) == 0
-    (found,) = asked
+    (found,) = last_stages
     made = evaluate.asked(found)
     assert [one.name for one in made.candidates] == ["t001"] and made.recipe == "photographs"
     assert made.config.data.image_size == 96 and made.config.form == "imagenet"

@@ -177,7 +177,7 @@ def test_refused_in_one_line(
         (line,) = capfd.readouterr().err.splitlines()
         assert says in line, line
     with monkeypatch.context() as patched:
-        patched.setattr(registry, "find_spec", lambda name: None if name == "onnxruntime" else name)
+        patched.setattr("dasgm.export.find_spec", lambda name: None if name == "onnxruntime" else name)
         assert tracking.main([str(run), "--register", "digits"]) == 2
         assert "register digits needs onnxruntime: pip install 'dasgm[export]'" in capfd.readouterr().err
     client = client_of(storage)
