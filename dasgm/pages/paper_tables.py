@@ -32,7 +32,8 @@ COSTS = (
 TESTED = (
     "p is of Welch's two-sided t-test, and Holm's p is adjusted for the comparisons of the table. Differences are in "
     "percentage points, below 0 where the first row has the smaller error; g is Hedges' effect size. Rows are compared "
-    "only at one budget. The paper does not say which t-test it used."
+    "only at one budget, and not tested where one has fewer than two values, or neither any spread. The paper does not "
+    "say which t-test it used."
 )
 ROWS_OF_TABLE_2 = "The commands for rows of Table 2 that are missing stand there."
 
@@ -319,7 +320,7 @@ def _tested(test: Comparison) -> list[Cell]:
         return NOTHING if math.isnan(value) else format(value, form)
 
     interval = "" if math.isnan(test.low) else f"{100 * test.low:+.2f} to {100 * test.high:+.2f}"
-    few = "" if not math.isnan(test.p) else "too few values, or without any spread"
+    few = "" if not math.isnan(test.p) else "cannot be tested"
     return [
         Cell(written(100 * test.difference, "+.2f"), interval),
         Cell(written(test.effect, "+.2f")),

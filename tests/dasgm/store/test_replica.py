@@ -155,6 +155,7 @@ def test_all_runs_of_a_storage_are_found(machine, capsys):
 def test_the_papers_results_lie_in_the_storage(server, machine, capsys):
     with Run("s3://bucket/r21/s/t000") as run:
         searched(run.folder, "darts-1st", 0, 0.75)
+        run.note(state="finished")
     machine("b")
     assert cli.main(["report", "s3://bucket/r21", "--paper"]) == 0
     assert capsys.readouterr().out.split() == [f"s3://bucket/r21/paper.{kind}" for kind in ("html", "md")]
