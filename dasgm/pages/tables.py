@@ -108,11 +108,13 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float:
     NaN of fewer than two values, and where neither varies: seeds that all end in one cell leave nothing to estimate
     the spread from.
     """
-    from scipy.stats import ttest_ind
+    from scipy.stats import ttest_ind_from_stats
 
     if min(len(one), len(other)) < 2 or len(set(one)) == len(set(other)) == 1:
         return math.nan
-    return float(ttest_ind(one, other, equal_var=False).pvalue)
+    # of the values themselves it warns where one row has no spread
+    moments = [value for row in (one, other) for value in (statistics.fmean(row), statistics.stdev(row), len(row))]
+    return float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
 def mcnemar(one: int, other: int) -> float:
@@ -217,13 +219,15 @@ def comparisons(pairs: Sequence[Pair]) -> list[Comparison]:
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float, float]:
     """The last four entries of a Comparison."""
-    from scipy.stats import ttest_ind
+    from scipy.stats import t
 
     difference = statistics.fmean(one) - statistics.fmean(other) if one and other else math.nan
     if math.isnan(g := effect(one, other)):
         return difference, math.nan, math.nan, math.nan
-    interval = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    return difference, float(interval.low), float(interval.high), g
+    first, second = (statistics.variance(row) / len(row) for row in (one, other))
+    freedom = (first + second) ** 2 / (first**2 / (len(one) - 1) + second**2 / (len(other) - 1))
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(first + second)
+    return difference, difference - half, difference + half, g
 
 
 def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[dict[str, Comparison]]:
