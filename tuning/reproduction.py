@@ -22,6 +22,7 @@ from dasgm.cli.again import part_of
 from dasgm.cli.settings import Chosen
 from dasgm.config import SearchConfig, to_json
 from dasgm.data.imagenet import Config as ImageNet
+from dasgm.pages.paper import NAMES
 from dasgm.pages.view import read_trials
 from dasgm.presets import preset
 from dasgm.store.bucket import lies_at
@@ -29,7 +30,7 @@ from dasgm.store.files import first_line
 from dasgm.store.records import read_record
 from dasgm.store.replica import here
 from tuning.results import IMAGENET, Part, Searches, Trainings
-from tuning.rows import Options, Table
+from tuning.rows import Options, Table, write_paper
 
 if TYPE_CHECKING:
     from tuning.price import Price, Prices
@@ -228,10 +229,10 @@ class Reproduction:
                 break
             say_now(f"part {number} of {len(parts)}: {part}")
             code = self._do(part)
-            self.write_page()
             if code == 130:
                 return code
             worst = max(worst, code)
+        say_now(f"the paper's results, with what is missing: {self.storage / NAMES[0]}")
         say_now(f"everything lies in {lies_at(self.storage)}; to continue or extend: {self.command}")
         return worst
 
@@ -254,10 +255,11 @@ class Reproduction:
         if not runs_left(group):
             say_now(f"done before: {group.total} {group.many} in {lies_at(group.folder)}")
             return 0
-        return carry_out(group)
-
-    def write_page(self) -> None:
-        """The page of the paper's results, from all runs of the storage."""
+        try:
+            return carry_out(group)
+        finally:
+            if isinstance(part, Trainings):  # searches write the page themselves
+                write_paper(self.options.storage)
 
 
 def runs_left(group: Table | Evaluations) -> int:

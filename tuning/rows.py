@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,17 @@ from cluster.patience import say_now
 from cluster.room import Workers
 from dasgm.cli.settings import Chosen, absolute
 from dasgm.config import SearchConfig, override, settings
+from dasgm.jobs.paper import of_runs, paper
+from dasgm.pages.gather import read
+from dasgm.pages.paper import NAMES
 from dasgm.pages.tables import baselines, markdown, rows, truths
 from dasgm.presets import row_config, with_dataset
-from dasgm.store.files import write_atomic
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import gist, write_atomic
 from dasgm.store.records import digest
 from tuning.budgets import BUDGETS, PAPER, Budget
 from tuning.options import SweepOptions
+from tuning.paper_page import PaperPage
 from tuning.plan import Plan, ensure_alike
 from tuning.results import CIFAR, IMAGENET, Result, result
 from tuning.sweep import Sweep, ensure_ranked, for_a_sweep
@@ -279,6 +284,31 @@ class Table(Sweep):
             if config.freeze_gan:
                 self.configs[name] = pretrained_first(config, options.storage, workers, self.command)
 
+    def work(self, workers: Workers, slots: int, kick: Callable[[], None]) -> None:
+        """As a sweep's; the page of the paper's results is written anew after each search."""
+        storage = self.folder.parent
+
+        def look() -> None:
+            kick()
+            page.look()
+
+        shown = lies_at(self.options.storage)
+        with PaperPage(self.folder, lambda: of_runs(read(storage), shown, storage)) as page:
+            super().work(workers, slots, look)
+
+    def write_pages(self) -> None:
+        """As a sweep's, and the page of the paper's results of all that lies in the storage."""
+        super().write_pages()
+        write_paper(self.options.storage)
+
+
+def write_paper(storage: Path) -> None:
+    """The page of the paper's results of a storage."""
+    try:
+        paper(lies_at(storage))
+    except (ValueError, OSError) as error:  # the searches are safe
+        say_now(f"the page of the paper's results is not written: {gist(error)}")
+
 
 def show(sweep: Sweep, options: Options) -> None:
     """Print the table of the rows, and write it beside them."""
@@ -300,3 +330,4 @@ def show(sweep: Sweep, options: Options) -> None:
     )
     print(f"\n{table}")
     say_now(f"this table is in {path}")
+    say_now(f"the paper's results, with what is missing: {sweep.folder.parent / NAMES[0]}")
