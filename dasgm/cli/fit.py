@@ -125,7 +125,7 @@ def chosen(given: Asked, options: FitOptions, size: int, found: Parts, begun: fl
     (e, _), *_ = price.trainings
     told |= set(map(printable, (e.data, *e.notes)))
     lines = [*told_price(given, options, price, len(found.train))]
-    lines.append(f"in all      {price.total(budget.gone, budget.seconds)}")
+    lines.append(f"in all      {price.total(budget.measured, budget.seconds)}")
     print("\n".join(map(printable, lines)), flush=True)
     return price.plan
 

@@ -81,9 +81,9 @@ class Price:
     def disk(self) -> int:
         return sum(stage.disk for stage, _ in self.stages)
 
-    def total(self, measured: float, budget: float | None) -> str:
-        """The sum of all stages after measuring took so long."""
-        seconds = [math.ceil(measured), *(span.seconds for _, span in self.stages)]
+    def total(self, measured: int, budget: float | None) -> str:
+        """The sum of all stages after measuring took so many seconds."""
+        seconds = [measured, *(span.seconds for _, span in self.stages)]
         parts = " + ".join([f"{seconds[0]} s measured", *(f"{n} s" for n in seconds[1:])])
         within = "" if budget is None else f", of {budget:g}" if sum(seconds) <= budget else f", more than {budget:g}"
         return f"{parts} = {sum(seconds):,} s{within}"
@@ -97,6 +97,8 @@ class Budget:
     share: float
     """Of the search."""
     begun: float
+    measured: int = 0
+    """Seconds that measuring took, once it has ended."""
 
     @property
     def gone(self) -> float:
@@ -201,7 +203,10 @@ def training_spans(
         before = max(0.0, time.monotonic() - begun - TIMED * one.step)  # the timed steps are not done again
         found.append((one, math.ceil(before), rounded_up(SPARE * one.epoch + SAVING)))
     before, epoch = sum(before for _, before, _ in found), sum(epoch for *_, epoch in found)
-    there, epochs = budget.left - search, config.epochs
+    before += len(found) - 1  # each is rounded up
+    budget.measured = math.ceil(budget.gone)
+    there = math.inf if budget.seconds is None else math.floor(budget.seconds) - budget.measured - search
+    epochs = config.epochs
     budget.ensure(TRAINING if len(found) == 1 else "trainings", there, before + epoch)
     if not told and there < math.inf:
         epochs = min(MOST, math.floor((there - before) / epoch))
