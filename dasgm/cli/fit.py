@@ -214,6 +214,7 @@ def _fit(argv: Sequence[str]) -> int:
     given = asked(argv)
     from dasgm.cli import fitting
     from dasgm.data._parts import parts
+    from dasgm.pages.report import report
 
     if {"-h", "--help"} & set(given.rest):
         given.options(224, 1000)
@@ -238,6 +239,7 @@ def _fit(argv: Sequence[str]) -> int:
     carry_out(given, options, plan, place, called(["fit", *argv], "dasgm"))
     if plan.against:
         compared(place, plan.against)
+    report(place)  # once more, as the pages now know of each other
     print(
         printable(f"  register  {shell_line(['python', '-m', 'cluster.tracking', place / TRAINING])} --register NAME")
     )
