@@ -40,6 +40,7 @@ def _fit(argv: Sequence[str]) -> int:
     given = asked(argv)
     from dasgm.cli import fitting
     from dasgm.data._parts import parts
+    from dasgm.pages.report import report
 
     if {"-h", "--help"} & set(given.rest):
         given.options(224, 1000)
@@ -64,7 +65,8 @@ def _fit(argv: Sequence[str]) -> int:
     training = carry_out(given, options, plan, place, called(["fit", *argv], "dasgm"), told)
     if plan.against:
         compared(place, plan.against)
-    else:
+    report(place)  # once more, as the pages now know of each other
+    if not plan.against:
         for line in beside(given.recipe(plan.image_size), training, place):
             print(printable(line))
     print(

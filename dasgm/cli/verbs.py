@@ -127,8 +127,8 @@ def runs(argv: Sequence[str]) -> int:
 
 
 def report(argv: Sequence[str]) -> int:
-    parser = Parser(prog="dasgm report", description="Write the result page of a run or a sweep.")
-    parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
+    parser = Parser(prog="dasgm report", description="Write the result page of a run, a fit or a sweep.")
+    parser.add_argument("folder", type=Path, help="Folder of a run, a fit or a sweep, in which report.html is written.")
     parser.add_argument(
         "--against",
         type=Path,

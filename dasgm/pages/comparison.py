@@ -15,6 +15,8 @@ from dasgm.store.files import printable, short
 from dasgm.store.records import read_json
 from dasgm.store.replica import here
 
+FIT = "fit.json"  # in the folder of a fit, whose runs are the folders below
+SURE = 0.05  # largest p at which a network is called better or worse
 OF_NETWORKS = ("genotype", "network", "form", "cells", "channels", "auxiliary", "drop_path", "seed")
 """Settings that may differ: they say which network it is, or are of its own kind."""
 
@@ -43,6 +45,13 @@ class Compared:
     @property
     def accuracy(self) -> float:
         return self.right / self.pictures
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is better than the baseline, by `holm`; of the baseline itself ''."""
+        if self.holm is None:
+            return ""
+        return "not told apart" if self.holm >= SURE else "better" if (self.won or 0) > (self.lost or 0) else "worse"
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,18 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
     ]
     rows = (_row(*each) for each in zip(names, said, runs, tests, strict=True))
     return Comparison(tuple(rows), tuple(_notes(names, runs)))
+
+
+def of_fit(folder: Path) -> Comparison | None:
+    """The comparison of the fit that a run is part of, the found network first; None before all are trained."""
+    place = folder.resolve().parent
+    known = sorted(place.glob("against-*"))
+    if not known or not (place / FIT).exists():
+        return None
+    try:
+        return compare([place / "training", *known])
+    except ValueError:
+        return None
 
 
 def _row(name: str, said: Answers, run: RunView, test: dict[str, Any]) -> Compared:

@@ -135,13 +135,13 @@ def markdown(found: Sequence[Placed], objective: str) -> str:
 
 def content(runs: Sequence[RunView], objective: str, second: str) -> Json:
     """What a sweep's page shows of the front; {} before a search has finished, and where there is no `second`."""
-    from dasgm.pages.charts import scatter_chart
+    from dasgm.pages.charts import fitted, scatter_chart
 
     title = SECOND.get(kind_of(second), "")
     found = placed(runs, objective, second) if title else []
     dots = [(one.cost, one.value, one.ranked.run.title, one.front) for one in found]
     share = any(score.metric == objective and score.share for score in SCORES.values())
-    chart = scatter_chart(dots, title, f"{objective} against {title}", percent=share)
+    chart = fitted(scatter_chart, dots, title, f"{objective} against {title}", percent=share)
     return (
         {"chart": chart, "table": [(one, written(one)) for one in found if one.front], "title": title} if dots else {}
     )
