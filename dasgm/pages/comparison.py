@@ -149,7 +149,7 @@ def _notes(names: Sequence[str], runs: Sequence[RunView]) -> list[str]:
     notes = []
     for name, run, mine in zip(names, runs, settings, strict=True):
         odd = [key for key in {**settings[0], **mine} if settings[0].get(key) != mine.get(key)]
-        odd = ["training images" if key == "data" else key for key in odd if key not in OF_NETWORKS]
+        odd = ["training or held-out images" if key == "data" else key for key in odd if key not in OF_NETWORKS]
         if odd:
             notes.append(f"{name} and {names[0]} were not trained alike; they differ in: {', '.join(odd)}")
         begun = read_json(run.folder / "model.json").get("weights")
