@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -132,6 +133,12 @@ class Asked:
         return f"fit-{Path(self.pictures).expanduser().absolute().name or 'pictures'}-s{self.seed}"
 
     @property
+    def model_name(self) -> str:
+        """Of the registered model that the fits of a folder of pictures are versions of, as MLflow takes it."""
+        name = Path(self.pictures).expanduser().absolute().name
+        return re.sub(r"[^\w.-]+", "-", name[:200]).strip("-.") or "pictures"
+
+    @property
     def data(self) -> folder.Config:
         """How the pictures are listed."""
         return folder.Config(skip_unreadable="skip_unreadable" in self.given, config=self.values.get("--config", ""))
@@ -238,9 +245,8 @@ def _fit(argv: Sequence[str]) -> int:
     carry_out(given, options, plan, place, called(["fit", *argv], "dasgm"))
     if plan.against:
         compared(place, plan.against)
-    print(
-        printable(f"  register  {shell_line(['python', '-m', 'cluster.tracking', place / TRAINING])} --register NAME")
-    )
+    words = ["python", "-m", "cluster.tracking", place / TRAINING, "--register", given.model_name]
+    print(printable(f"  register  {shell_line(words)}"))
     return 0
 
 

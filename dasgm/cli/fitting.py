@@ -28,6 +28,7 @@ from dasgm.presets import with_dataset
 from dasgm.recipes import LAST, PHOTOGRAPHS, RECIPES, EvaluateConfig, on, recipe
 from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import plain, text, write_atomic
+from dasgm.store.records import PLAN
 
 SIZES = (32, 64, 96, 128, 160, 192, 224)  # pixels per side that are chosen from
 SMALLEST, LARGEST = 32, 320
@@ -36,7 +37,6 @@ ENOUGH = 10  # epochs of training that a chosen size leaves time for
 MOST = 600  # epochs of training that a time budget is filled with (DARTS's for CIFAR)
 SPARE = 1.25  # what is estimated, times this: validation, checkpoints, a machine that has other things to do
 PAGE, SAVING = 1.5, 0.2  # seconds an epoch of a search for its pictures and its page, and of a training
-PLAN = "fit.json"
 
 
 @dataclass(frozen=True)
