@@ -14,7 +14,7 @@ from typing import Any
 
 from dasgm.store import legacy
 from dasgm.store.files import LARGEST, text, version
-from dasgm.store.records import ENDED, ENDS, FORMAT, read_metrics, read_record
+from dasgm.store.records import ENDED, ENDS, FORMAT, PLAN, read_metrics, read_record
 
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
@@ -23,7 +23,10 @@ PICTURES = ("cells", "samples", "nearest")  # pictures/cells-003.png is epoch 3'
 
 
 def identity(folder: Path) -> str:
-    """The tag `dasgm.run` of a folder in MLflow: NAME@started for a sweep or a lone run, with /TRIAL for a trial."""
+    """The tag `dasgm.run` of a folder in MLflow: NAME@started for a sweep or a lone run, with /TRIAL for a trial.
+
+    NAME is the folder's, of a run in a fit's folder that of `name_of`.
+    """
     root = root_of(folder)
     return _name(root, record_of(root)) + (f"/{folder.name}" if folder != root else "")
 
@@ -177,7 +180,22 @@ def record_of(folder: Path, **defaults: Any) -> dict[str, Any]:
 
 
 def _name(folder: Path, record: dict[str, Any]) -> str:
-    return f"{folder.name}@{record['started']:.3f}"  # `started` is the first start, even if the run was resumed
+    return f"{name_of(folder)}@{record['started']:.3f}"  # `started` is the first start, even if the run was resumed
+
+
+def name_of(folder: Path) -> str:
+    """What a run is called: as its folder, in a fit's folder with that one's name before it (fit-pets-s0-training)."""
+    return f"{folder.parent.name}-{folder.name}" if _in_fit(folder) else folder.name
+
+
+def storage_of(folder: Path) -> Path:
+    """The folder of all runs, to which MLflow's database belongs: above a run, a sweep, or the fit that a run is of."""
+    root = root_of(folder)
+    return root.parent.parent if _in_fit(root) else root.parent
+
+
+def _in_fit(folder: Path) -> bool:
+    return (folder.parent / PLAN).is_file()
 
 
 def root_of(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,6 +123,12 @@ class Asked:
     def name(self) -> str:
         """Of the folder, by default."""
         return f"fit-{Path(self.pictures).expanduser().absolute().name or 'pictures'}-s{self.seed}"
+
+    @property
+    def model_name(self) -> str:
+        """Of the registered model that the fits of a folder of pictures are versions of, as MLflow takes it."""
+        name = Path(self.pictures).expanduser().absolute().name
+        return re.sub(r"[^\w.-]+", "-", name[:200]).strip("-.") or "pictures"
 
     @property
     def data(self) -> folder.Config:

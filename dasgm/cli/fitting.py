@@ -22,13 +22,13 @@ from dasgm.presets import with_dataset
 from dasgm.recipes import LAST, PHOTOGRAPHS, RECIPES, EvaluateConfig, on, recipe
 from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import plain, text, write_atomic
+from dasgm.store.records import PLAN
 
 SIZES = (32, 64, 96, 128, 160, 192, 224)  # pixels per side that are chosen from
 SMALLEST, LARGEST = 32, 320
 LOOKED_AT = 50  # pictures whose sizes are read
 ENOUGH = 10  # epochs of training that a chosen size leaves time for
 MOST = 600  # epochs of training that a time budget is filled with (DARTS's for CIFAR)
-PLAN = "fit.json"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Data:
         divided: whether a search learns from J_1 and J_2 apart; otherwise a training does from all.
         balanced: whether a training draws as many images of each class.
         label_numbers: the training and the test labels, on the CPU.
-        digest: SHA-256 of all images and labels.
+        digest: SHA-256 of all images and labels, those of `held` too.
     """
 
     streamed: ClassVar[bool] = False
@@ -66,7 +66,7 @@ class Data:
         self.name, self.classes, self.flips, self.notes = name, tuple(classes), flips, tuple(notes)
         self.image_size, self.cutout_length = config.image_size, config.cutout
         self.J1, self.J2, self.Jval = split(train[1], config, held_out)
-        self.digest = _digest(*train, *test)
+        self.digest = _digest(*train, *test, *(held or ()))
         self.measured = mean is None or std is None
         if mean is None or std is None:
             mean, std = _statistics(train[0], torch.cat([self.J1, self.J2]))

@@ -74,8 +74,9 @@ class Photographs:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of both listings, which identifies the data of a run."""
-        return hashlib.sha256(f"{self.train.digest} {self.test.digest}".encode()).hexdigest()
+        """SHA-256 of all listings, which identifies the data of a run."""
+        listings = (self.train, self.test, *(() if self.held is None else (self.held,)))
+        return hashlib.sha256(" ".join(each.digest for each in listings).encode()).hexdigest()
 
     def class_counts(self) -> tuple[Tensor, Tensor]:
         """Numbers of pictures of each class to train on and to test on: int64 [classes]."""

@@ -22,6 +22,7 @@ OTHERS = {  # compared by their digests
     "data": "other images of this data set",
     **{"genotype": "another genotype", "network": "another network or other weights"},
 }
+PLAN = "fit.json"  # in the folder of a fit, which holds those of its search and its trainings
 ENDED = ("finished", "stopped", "failed")  # states of a run that is not continued
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),

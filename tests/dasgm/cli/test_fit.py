@@ -214,7 +214,10 @@ def test_known_networks_are_trained_beside_it_and_compared(
     words += [f"--storage={tmp_path}", "--name=a", "--against", known]
     main(words)
     said, place = capsys.readouterr().out, tmp_path / "a"
-    assert f"against     {known}: " in said and f"register  python -m cluster.tracking {place / 'training'}" in said
+    assert (
+        f"against     {known}: " in said
+        and f"  register  python -m cluster.tracking {place / 'training'} --register {photos.name}\n" in said
+    )
     other = place / "against-torchvision-mobilenet_v3_small"
     settings = [json.loads((run / "config.json").read_text()) for run in (place / "training", other)]
     unused = ("auxiliary", "drop_path", "compile")

@@ -60,7 +60,7 @@ def test_table_by_hand(write, tmp_path, capsys):
     # Wilson's interval of 9 of 10: 0.596 to 0.982 (Newcombe 1998's method 3)
     assert (round(first.low, 3), round(first.high, 3)) == (0.596, 0.982)
     assert first.parameters == 1000 and first.multiply_adds == 5000
-    assert found.notes == ("bad and base were not trained alike; they differ in: epochs, training images",)
+    assert found.notes == ("bad and base were not trained alike; they differ in: epochs, training or held-out images",)
     assert cli.main(["compare", str(base), str(good), str(bad), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["baseline"] == "base" and printed["runs"][2]["accuracy"] == 0.5
