@@ -224,7 +224,7 @@ def test_classes_of_unequal_size_are_told_with_the_option_that_balances_them(tmp
     pictures(tmp_path, {"a": 60, "b": 12})
     config = replace(TINY, data=folder.Config(image_size=16), data_dir=str(tmp_path))
     told = ["\n".join(opened(replace(config, balance=how), "cpu").notes) for how in ("none", "loss")]
-    assert "a has 5.0 times" in told[0] and "unequal" not in told[1]
+    assert "a has 5.0 times as many" in told[0] and "times as many" not in told[1]
     assert all("a: 50 + 10, b: 10 + 2" in notes and "a 60, b 12" not in notes for notes in told)  # once
 
 
