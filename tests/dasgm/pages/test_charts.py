@@ -84,8 +84,10 @@ def test_stacked_areas_fill_the_box_in_proportion() -> None:
 
 def test_names_of_near_dots_on_a_front_do_not_lie_on_each_other() -> None:
     dots = [(1.50e6, 0.80, "t003", True), (1.52e6, 0.801, "t004", True), (4e6, 0.9, "t000", True)]
-    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", scatter_chart(dots, "parameters", "x"), re.DOTALL)[0])
-    at = {one.text: (one.get("class"), float(one.get("x")), float(one.get("y"))) for one in svg.iter("text")}
+    svg = re.search(r"<svg.*</svg>", scatter_chart(dots, "parameters", "x"), re.DOTALL)
+    assert svg
+    texts = ElementTree.fromstring(svg[0]).iter("text")
+    at = {one.text: (one.get("class"), float(one.get("x", "")), float(one.get("y", ""))) for one in texts}
     assert {"t000", "t003", "t004"} <= set(at)
     assert at["t003"][0] == "end" and at["t004"][0] is None and at["t004"][2] - at["t003"][2] > 11
 

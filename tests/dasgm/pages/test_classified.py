@@ -59,7 +59,9 @@ def test_heat_map_of_more_classes_is_a_picture_with_a_point_for_each_pair():
     matrix = np.zeros((101, 101), int)
     matrix[3, 3], matrix[3, 5], matrix[7, 0] = 3, 1, 2
     chart = heat_map(matrix.tolist(), [*map(str, range(101))], "x")
-    data = base64.b64decode(re.search(r"base64,([^\"]*)", chart)[1])
+    found = re.search(r"base64,([^\"]*)", chart)
+    assert found
+    data = base64.b64decode(found[1])
     seen = np.asarray(Image.open(BytesIO(data)).convert("RGBA")).astype(int)
     red, _, blue, dark = np.moveaxis(seen, 2, 0)
     assert np.array_equal(dark > 0, matrix > 0) and dark[3, 5] < dark[3, 3] < dark[7, 0] == 255
