@@ -75,8 +75,7 @@ class Photographs:
     @property
     def digest(self) -> str:
         """SHA-256 of all listings, which identifies the data of a run."""
-        listings = (self.train, self.test, *(() if self.held is None else (self.held,)))
-        return hashlib.sha256(" ".join(each.digest for each in listings).encode()).hexdigest()
+        return hashlib.sha256(" ".join(p.digest for p in (self.train, self.test, self.held) if p).encode()).hexdigest()
 
     def class_counts(self) -> tuple[Tensor, Tensor]:
         """Numbers of pictures of each class to train on and to test on: int64 [classes]."""
