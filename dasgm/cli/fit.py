@@ -245,8 +245,8 @@ def _fit(argv: Sequence[str]) -> int:
     carry_out(given, options, plan, place, called(["fit", *argv], "dasgm"))
     if plan.against:
         compared(place, plan.against)
-    words = ["python", "-m", "cluster.tracking", place / TRAINING, "--register", given.model_name]
-    print(printable(f"  register  {shell_line(words)}"))
+    register = shell_line(["python", "-m", "cluster.tracking", place / TRAINING, "--register", given.model_name])
+    print(printable(f"  register  {register}"))
     return 0
 
 
