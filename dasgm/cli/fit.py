@@ -69,8 +69,8 @@ def _fit(argv: Sequence[str]) -> int:
     if not plan.against:
         for line in beside(given.recipe(plan.image_size), training, place):
             print(printable(line))
-    words = ["python", "-m", "cluster.tracking", place / TRAINING, "--register", given.model_name]
-    print(printable(f"  register  {shell_line(words)}"))
+    register = shell_line(["python", "-m", "cluster.tracking", place / TRAINING, "--register", given.model_name])
+    print(printable(f"  register  {register}"))
     return 0
 
 
