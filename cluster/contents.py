@@ -73,7 +73,10 @@ def content_of_run(folder: Path, sweep: str = "", **defaults: Any) -> Content:
     return Content(
         key=f"{sweep}/{folder.name}" if sweep else _name(folder, record),
         record=record,
-        tags=tags | {name: record.get(name) or "" for name in ("device", "published", "truth")} | _protocols(record),
+        tags=tags
+        | {name: record.get(name) or "" for name in ("device", "published", "truth")}
+        | {"workers": str(record["workers"]) if record.get("workers") else ""}
+        | _protocols(record),
         lines=read_metrics(folder),
         pages=pages,
         pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdecimal()),

@@ -5,6 +5,7 @@ shall hold, cluster/writer.py writes it; here is when that is done, and by whom.
 
     python -m cluster.tracking RUN...                    sends run or sweep folders and prints where to look at them
     python -m cluster.tracking RUN... --register NAME    also registers the trained networks (cluster/registry.py)
+    python -m cluster.tracking --paper EXPERIMENT        writes the paper's results from MLflow (cluster/paper.py)
 """
 
 from __future__ import annotations
@@ -221,11 +222,21 @@ def _register(folders: Sequence[Path], options: argparse.Namespace) -> None:
     print(*map(printable, lines), sep="\n")
 
 
+def _write_paper(options: argparse.Namespace) -> int:
+    """Write the page of the paper's results. ValueError: one line."""
+    if options.folders or options.register is not None or options.experiment is not None:
+        raise ValueError("--paper sends nothing: leave runs, --experiment and --register out")
+    from cluster.paper import paper
+
+    print(*(printable(str(path)) for path in paper(options.paper, options.uri, options.output or Path("."))), sep="\n")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
     parser.add_argument(
         "folders",
-        nargs="+",
+        nargs="*",
         metavar="RUN",
         help="Run or sweep to send: a folder, or an address such as s3://BUCKET/PREFIX/NAME.",
     )
@@ -241,9 +252,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="Model in MLflow's registry that gets a version of each trained network (default: none is registered).",
     )
+    parser.add_argument(
+        "--paper",
+        metavar="EXPERIMENT",
+        help="MLflow's experiment of whose runs every table and figure of the paper is written, as by dasgm report "
+        "--paper, instead of sending runs. Without --uri its store is $MLFLOW_TRACKING_URI, else runs/mlflow.db.",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="Folder that gets paper.html and paper.md of --paper (default: the current one)."
+    )
     options = parser.parse_args(arguments)
     try:
         ensure_known(options.uri)
+        if options.paper is not None:
+            return _write_paper(options)
+        if not options.folders or options.output:
+            raise ValueError("name the runs to send, or with --paper the experiment whose results are written")
         if options.register is not None:
             from cluster.registry import ensure_installed
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,17 @@ from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
 from dasgm.cli.settings import Chosen, absolute
 from dasgm.config import SearchConfig, override, settings
+from dasgm.jobs.paper import of_runs as paper_of
+from dasgm.jobs.paper import paper
+from dasgm.pages.gather import read
+from dasgm.pages.paper import NAMES
 from dasgm.pages.tables import TABLES, baselines, markdown, rows, truths
 from dasgm.presets import row_config, small, with_dataset
-from dasgm.store.files import write_atomic
+from dasgm.store.bucket import lies_at
+from dasgm.store.files import gist, write_atomic
 from dasgm.store.records import digest
 from tuning.options import SweepOptions
+from tuning.paper_page import PaperPage
 from tuning.plan import Plan, ensure_alike
 from tuning.sweep import Sweep, ensure_ranked, for_a_sweep
 
@@ -178,6 +184,30 @@ class Table(Sweep):
             if config.freeze_gan:
                 self.configs[name] = pretrained_first(config, options.storage, workers, self.command)
 
+    def work(self, workers: Workers, slots: int, kick: Callable[[], None]) -> None:
+        """As a sweep's; the page of the paper's results is written anew after each search."""
+        storage = self.folder.parent
+
+        def look() -> None:
+            kick()
+            page.look()
+
+        with PaperPage(self.folder, lambda: paper_of(read(storage), self.storage, storage)) as page:
+            super().work(workers, slots, look)
+
+    def write_pages(self) -> None:
+        """As a sweep's, and the page of the paper's results of all that lies in the storage."""
+        super().write_pages()
+        try:
+            paper(self.storage)
+        except (ValueError, OSError) as error:  # the searches are safe
+            say_now(f"the page of the paper's results is not written: {gist(error)}")
+
+    @property
+    def storage(self) -> str:
+        """Where the sweep lies, as commands name it."""
+        return lies_at(self.options.storage)
+
 
 def main(argv: list[str] | None = None) -> int:
     """The command; exit codes as the sweep's."""
@@ -222,6 +252,7 @@ def _show(sweep: Sweep, options: Options) -> None:
     )
     print(f"\n{table}")
     say_now(f"this table is in {path}")
+    say_now(f"the paper's results, with what is missing: {sweep.folder.parent / NAMES[0]}")
 
 
 if __name__ == "__main__":

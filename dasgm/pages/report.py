@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from dasgm.measures.scores import FIRST, SCORES, Score, name_of
@@ -91,15 +91,20 @@ def report(folder: str | Path) -> Path:
         raise ValueError(
             f"{folder}: no results found; expected the folder of a run (with run.json) or of a sweep (with sweep.json)"
         )
+    page = template_named(template).render(content, written=datetime.now().timestamp())
+    target = folder / "report.html"
+    write_atomic(target, page.encode("utf-8", "replace"))
+    return target
+
+
+def template_named(name: str) -> Template:
+    """A template of this folder, which escapes what it is given, with the filters and the style of all pages."""
     environment = Environment(
         loader=PackageLoader("dasgm.pages", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     filters = (percent, scored, number, moment, duration, breakable, command, per_row, charts.shortened)
     environment.filters.update({one.__name__: one for one in filters})
-    page = environment.get_template(template).render(content, style=charts.STYLE, written=datetime.now().timestamp())
-    target = folder / "report.html"
-    write_atomic(target, page.encode("utf-8", "replace"))
-    return target
+    return environment.get_template(name, globals={"style": charts.STYLE})
 
 
 def _sweep(folder: Path) -> Json:
@@ -207,7 +212,7 @@ def _common(
         "dataset": info.get("dataset") or settings.get("data.key"),
         "elapsed": ended - started if is_number(started) and is_number(ended) else None,
         "panels": _panels(best) if best else [],
-        "cells": _cells(best) if best else [],
+        "cells": cells(best) if best else [],
         "about_cells": Markup(best.space.about) if best else "",
         "alphas": _alphas(best) if best else [],
         "genotype": best.genotype.to_json() if best and best.genotype else None,
@@ -300,7 +305,7 @@ def _truth(run: RunView) -> Json:
     return {"chart": chart, "last": last, "table": run.info.get("truth")} if chart else {}
 
 
-def _cells(run: RunView) -> list[tuple[str, Markup]]:
+def cells(run: RunView) -> list[tuple[str, Markup]]:
     """The cells as SVG; [] without a genotype, or without what draws it (pygraphviz)."""
     if run.genotype is None:
         return []

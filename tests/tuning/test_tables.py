@@ -176,7 +176,7 @@ def test_holm_counts_the_comparisons_of_all_tables_that_make_one():
     found = compared([one, one], baselines(names))
     assert list(found[0]) == ["dasgm-darts", "dasgm-darts:contragan"] and found[0] == found[1]
     p = welch((0.50, 0.51), (0.54, 0.55))
-    assert found[0]["dasgm-darts"] == (pytest.approx(p), pytest.approx(4 * p))
+    assert found[0]["dasgm-darts"][:2] == (pytest.approx(p), pytest.approx(4 * p))
 
 
 @pytest.mark.parametrize(
