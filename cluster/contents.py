@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dasgm.pages.plots import paths
 from dasgm.store import legacy
 from dasgm.store.files import LARGEST, text, version
 from dasgm.store.records import ENDED, ENDS, FORMAT, PLAN, read_metrics, read_record
@@ -42,6 +43,7 @@ class Content:
     texts: dict[str, str] = field(default_factory=dict)  # artifact's name -> its text
     pages: list[Path] = field(default_factory=list)  # files that are artifacts as they are
     pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # key, step, PNG
+    plots: list[Path] = field(default_factory=list)  # Plotly's figures as JSON
     files: list[Path] = field(default_factory=list)  # of a trained network
     versions: list[tuple[int, int]] = field(default_factory=list)  # of what it was read from
 
@@ -114,6 +116,7 @@ def content_of_sweep(
         tags,
         texts={"config.json": config},
         pages=_pages(folder, record, "table.md", "front.md", "front.svg"),
+        plots=[path for path in paths(folder) if path.stat().st_size <= LARGEST],
     ), trials
 
 

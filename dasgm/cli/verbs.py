@@ -134,8 +134,8 @@ def report(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "folder",
-        help="Folder of a run, a fit or a sweep, in which report.html is written. With --paper the folder that holds the "
-        "runs, or its address such as s3://BUCKET/PREFIX, in which paper.html and paper.md are written.",
+        help="Folder of a run, a fit or a sweep, in which report.html is written. With --paper the folder that holds "
+        "the runs, or its address such as s3://BUCKET/PREFIX, in which paper.html and paper.md are written.",
     )
     parser.add_argument(
         "--against",

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from dasgm.measures.scores import FIRST, SCORES, Score, name_of
 from dasgm.measures.truth import DATASETS
-from dasgm.pages import charts, comparison, front
+from dasgm.pages import charts, comparison, front, plots
 from dasgm.pages.classified import classified, compared
 from dasgm.pages.pictures import embedded
 from dasgm.pages.view import (
@@ -129,6 +129,7 @@ def _sweep(folder: Path) -> Json:
         )
         for run in runs[:LARGEST_SWEEP]
     ]
+    drawn, second = plots.plots(folder), front.metric(str(info.get("and_minimise") or "parameters"))
     return _common(folder, info, config, folder.parent, best, painter) | {
         "kind": "sweep",
         "state": str(info.get("state") or "unknown"),
@@ -145,7 +146,10 @@ def _sweep(folder: Path) -> Json:
         "links": {run.folder: f"{quote(run.folder.name)}/report.html" for run in runs if _has_page(run.folder)},
         "truths": {name: DATASETS[name] for run in runs for name in run.truth},
         "curves": charts.fitted(charts.line_chart, lines, "accuracy of each trial over epochs", percent=True),
-        "front": front.content(runs, score.metric, front.metric(str(info.get("and_minimise") or ""))),
+        "front": front.content(runs, score.metric, second),
+        "plots": drawn,
+        "library": plots.library() if any(one.figure for one in drawn) else "",
+        "redraw": shell_line(["python", "-m", "tuning.pictures", str(folder.resolve())]),
         "hidden": max(0, len(runs) - LARGEST_SWEEP),
         "cost": sum(costs) if costs else None,
     }
