@@ -12,10 +12,9 @@ from dasgm.measures.intervals import wilson
 from dasgm.pages.tables import holm, mcnemar
 from dasgm.pages.view import RunView, read_run
 from dasgm.store.files import printable, short
-from dasgm.store.records import read_json
+from dasgm.store.records import PLAN, read_json
 from dasgm.store.replica import here
 
-FIT = "fit.json"  # in the folder of a fit, whose runs are the folders below
 SURE = 0.05  # largest p at which a network is called better or worse
 OF_NETWORKS = ("genotype", "network", "form", "cells", "channels", "auxiliary", "drop_path", "seed")
 """Settings that may differ: they say which network it is, or are of its own kind."""
@@ -142,7 +141,7 @@ def of_fit(folder: Path) -> Comparison | None:
     """The comparison of the fit that a run is part of, the found network first; None before all are trained."""
     place = folder.resolve().parent
     known = sorted(place.glob("against-*"))
-    if not known or not (place / FIT).exists():
+    if not known or not (place / PLAN).exists():
         return None
     try:
         return compare([place / "training", *known])

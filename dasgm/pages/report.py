@@ -35,7 +35,7 @@ from dasgm.pages.view import (
 )
 from dasgm.pages.words import breakable, command, duration, moment, number, per_row, percent, scored
 from dasgm.store.files import shell_line, write_atomic
-from dasgm.store.records import read_json, read_record
+from dasgm.store.records import PLAN, read_json, read_record
 
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
 LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
@@ -75,7 +75,7 @@ def report(folder: str | Path) -> Path:
     Of the folder of a fit, the pages of all its runs are written, and the path is that of the trained network's.
     """
     folder, template = Path(folder), "report.html.jinja"
-    if (folder / comparison.FIT).exists() and (runs := [path.parent for path in sorted(folder.glob("*/run.json"))]):
+    if (folder / PLAN).exists() and (runs := [path.parent for path in sorted(folder.glob("*/run.json"))]):
         return [report(run) for run in runs][-1]  # `training` is the last by name
     if read_record(folder / "sweep.json").get("kind") == "evaluations":
         raise ValueError(
@@ -240,7 +240,7 @@ def _common(
 def _parts(folder: Path) -> list[tuple[str, str]]:
     """Names and pages of the runs of the fit that a run is part of, its own without a page; [] where it is of none."""
     place, name = folder.resolve().parent, folder.resolve().name
-    runs = read_trials(place) if (place / comparison.FIT).exists() else []
+    runs = read_trials(place) if (place / PLAN).exists() else []
     runs.sort(key=lambda run: began if is_number(began := run.info.get("started")) else math.inf)
     return [
         (run.title.rpartition(": ")[2], "" if run.folder.name == name else f"../{quote(run.folder.name)}/report.html")
