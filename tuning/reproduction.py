@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster import evaluate
@@ -71,7 +72,7 @@ class Reproduction:
         options, missing = self.options, dict[str, str]()
         for dataset in self.result.datasets:
             config = next(iter(self._configs[dataset].values()))
-            missing[dataset] = _why_not(lambda config=config: config.data.load(config.data_dir, "cpu"))
+            missing[dataset] = _why_not(partial(config.data.load, config.data_dir, "cpu"))
         if self.result.trained == IMAGENET:
             missing[IMAGENET] = _why_not(lambda: ImageNet().photographs(options.place(IMAGENET)))
         found = [part for part in self.planned if not any(missing.get(data) for data in _read_by(part))]
@@ -207,7 +208,7 @@ class Reproduction:
             table = self.searches(part)
             left = runs_left(table)
             return prices.of_searches(table, left) if left else None
-        group, said = self.trainings(part), ()
+        group, said = self.trainings(part), tuple[str, ...]()
         if part.of is not None and (group is None or group.total < (part.top or part.of.seeds)):
             from dasgm.cli.fitting import costliest
 
