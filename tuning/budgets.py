@@ -44,7 +44,9 @@ def _shorter(config: SearchConfig) -> SearchConfig:
     """The paper's networks on 10,000 pictures, for two fifths of the epochs: a fourteenth of its iterations."""
     method, epochs = config.method, max(1, 2 * config.method.epochs // 5)
     start = method.arch_start_epoch * epochs // max(1, method.epochs)
-    changed = replace(config, method=replace(method.shortened(epochs), arch_start_epoch=start))
+    every = config.fidelity_every * epochs // max(1, method.epochs)
+    shorter = replace(method.shortened(epochs), arch_start_epoch=start)
+    changed = replace(config, method=shorter, fidelity_every=every)
     gan = {"gan.pretrain_iterations": 10_000} if config.gan is not None else {}
     found: SearchConfig = override(changed, {"data.limit": 10_000, **gan})
     return found
