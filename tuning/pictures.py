@@ -219,8 +219,8 @@ def objectives(folder: Path) -> list[Objective]:
         raise ValueError(f"study {path}: it cannot be read ({first_line(error)[:200]})") from None
     for trial in trials:
         trial.user_attrs = {}  # the changes of the configuration, which hover texts would repeat
-    names = (str(record.get("objective") or FIRST), str(record.get("and_minimise") or "second objective"))
-    names = names[: len(kept.directions)]
+    both = (str(record.get("objective") or FIRST), str(record.get("and_minimise") or "second objective"))
+    names = both[: len(kept.directions)]
     study = _study(kept.directions, trials, names)
     return [Objective(study, names, place) for place in range(len(names))]
 

@@ -71,7 +71,8 @@ def _plot(path: Path) -> Plot:
     try:
         found = plain(text(path, MOST))
         data, layout = _sound(found)
-        about = layout.get("meta") if isinstance(layout.get("meta"), dict) else {}
+        meta = layout.get("meta")
+        about = meta if isinstance(meta, dict) else {}
         one = Plot(path.stem, str(about.get("title") or path.stem)[:200], str(about.get("note") or "")[:2000])
         if not data:
             return one
