@@ -25,12 +25,14 @@ from cluster.contents import (
     content_of_sweep,
     identity,
     root_of,
+    storage_of,
 )
 from cluster.stores import EXPERIMENT, address, alone, ensure_known, one_line, store_of
 from cluster.writer import Writer
 from dasgm.cli.arguments import Parser
 from dasgm.pages.view import mlflow_ui
 from dasgm.store.files import printable, shell_line
+from dasgm.store.records import PLAN
 from dasgm.store.replica import here
 
 CHARTS = "&compareRunsMode=CHART"
@@ -63,9 +65,9 @@ def sync(
     with alone(root):
         if not (root / "sweep.json").is_file():
             search = content_of_run(root)
-            store = Writer(uri, experiment, root.parent, search.key)
+            store = Writer(uri, experiment, storage_of(root), search.key)
             return store.run_link(store.send(search))
-        store = Writer(uri, experiment, root.parent, identity(root))
+        store = Writer(uri, experiment, storage_of(root), identity(root))
         known = {} if known is None else known
         for name in [name for name, trial in known.items() if trial.key not in store.runs]:
             del known[name]  # a new database
@@ -98,7 +100,7 @@ def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: s
     runs = []
     for folder in (Path(folder).resolve() for folder in folders):
         key = identity(folder)
-        store = Writer(uri, experiment, root_of(folder).parent, key)
+        store = Writer(uri, experiment, storage_of(folder), key)
         if key not in store.runs:
             raise ValueError(f"{folder} is not in MLflow yet: `python -m cluster.tracking {folder}` sends it")
         runs.append(store.runs[key].info)
@@ -147,13 +149,13 @@ class MlflowSync:
         self._wake.set()
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
-        where = store_of(self.uri, root_of(self.folder).parent)
+        where = store_of(self.uri, storage_of(self.folder))
         to = f"--uri {shell_line([where])} " if where.startswith("http") else ""
         later = f"`python -m cluster.tracking {to}{shell_line([self.folder])}` sends what is missing"
         return f"MLflow at {where}: {error}; {later}" if error else ""
 
     def _run(self) -> None:
-        failed, where = 0, store_of(self.uri, root_of(self.folder).parent)
+        failed, where = 0, store_of(self.uri, storage_of(self.folder))
         while True:
             self._wake.wait()
             self._wake.clear()
@@ -191,13 +193,15 @@ def _send(place: str, options: argparse.Namespace) -> Path:
     try:
         folder = fetched(place)
         if (link := sync(folder, options.uri, options.experiment)) is None:
+            if (folder / PLAN).is_file():
+                raise ValueError(f"it holds the runs of a fit: name one of them, such as {Path(place) / 'training'}")
             raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
     except Exception as error:
         named = f"{place}: " if folder else ""  # an address that is refused may hold a password
         if folder and not isinstance(error, ValueError):
-            named = f"MLflow at {store_of(options.uri, root_of(folder).parent)}: "
+            named = f"MLflow at {store_of(options.uri, storage_of(folder))}: "
         raise ValueError(f"{named}{one_line(error)}") from None
-    print(f"{place}: {address(link, root_of(folder).parent, options.uri)}")
+    print(f"{place}: {address(link, storage_of(folder), options.uri)}")
     return folder
 
 
@@ -274,8 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2
-    for command in sorted({ui_command(root_of(folder).parent, options.uri) for folder in folders} - {""}):
-        print(f"served by: {command}")
+    for command in sorted({ui_command(storage_of(folder), options.uri) for folder in folders} - {""}):
+        print(f"start this to open these pages: {command}")
     return 0
 
 

@@ -130,12 +130,12 @@ def runs(argv: Sequence[str]) -> int:
 def report(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="dasgm report",
-        description="Write the result page of a run or a sweep, or with --paper that of the paper's results.",
+        description="Write the result page of a run, a fit or a sweep, or with --paper that of the paper's results.",
     )
     parser.add_argument(
         "folder",
-        help="Folder of a run or of a sweep, in which report.html is written. With --paper the folder that holds the "
-        "runs, or its address such as s3://BUCKET/PREFIX, in which paper.html and paper.md are written.",
+        help="Folder of a run, a fit or a sweep, in which report.html is written. With --paper the folder that holds "
+        "the runs, or its address such as s3://BUCKET/PREFIX, in which paper.html and paper.md are written.",
     )
     parser.add_argument(
         "--against",

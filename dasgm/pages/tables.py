@@ -16,23 +16,6 @@ from dasgm.pages.view import RunView
 from dasgm.plugins import nearest
 from dasgm.presets import row_config, without_gan
 
-TABLES: dict[str, tuple[str, ...]] = {
-    "2": (
-        "dasgm-darts",
-        *(f"dasgm-darts-val{n}" for n in (30, 50, 70)),
-        "darts-1st",
-        "darts-2nd",
-        "dasgm-pdarts",
-        *(f"dasgm-pdarts-val{n}" for n in (30, 50, 70)),
-        "pdarts",
-        "dasgm-pcdarts",
-        *(f"dasgm-pcdarts-val{n}" for n in (30, 50, 70)),
-        "pcdarts",
-    ),
-    "4": ("dasgm-darts", "dasgm-darts:stylegan2ada", "dasgm-darts:contragan"),
-    "6": ("dasgm-darts", "darts-2nd", "dasgm-pdarts", "pdarts", "dasgm-pcdarts", "pcdarts"),
-}
-"""The rows of the paper's tables: a preset, or preset:GAN."""
 DARTS = ("darts-1st", "darts-2nd", "nasbench201-darts-1st", "nasbench201-darts-2nd")
 """Rows with which plain rows of other methods are compared, where search space and order are the same."""
 COMPARED = (
