@@ -19,17 +19,18 @@ from cluster.group import carry_out
 from cluster.handover import HELP, hand_over
 from cluster.patience import say_now
 from cluster.room import Workers
+from dasgm.api.choices import SearchChoice
+from dasgm.api.places import absolute
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
-from dasgm.cli.settings import Chosen, absolute
 from dasgm.config import SearchConfig, override, settings
 from dasgm.pages.tables import TABLES, baselines, markdown, rows, truths
 from dasgm.presets import row_config, small, with_dataset
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest
 from tuning.options import SweepOptions
-from tuning.plan import Plan, ensure_alike
-from tuning.sweep import Sweep, ensure_ranked, for_a_sweep
+from tuning.plan import Plan, ensure_alike, ensure_ranked, for_a_sweep
+from tuning.sweep import Sweep
 
 ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
 EXAMPLES = "".join(f"\n- {example}" for example in _EXAMPLES.splitlines())
@@ -76,7 +77,7 @@ class Options(SweepOptions):
         config = small(config) if self.small else config
         config = with_dataset(config, self.dataset) if self.dataset else config
         config = for_a_sweep(config, self.small)
-        data_dir, truth = (absolute(str(path)) if path else None for path in (self.data_dir, self.truth))
+        data_dir, truth = (absolute(path) if path else None for path in (self.data_dir, self.truth))
         return replace(config, data_dir=data_dir, truth=truth)
 
     def configs(self) -> dict[str, SearchConfig]:
@@ -164,7 +165,7 @@ def _everything(config: SearchConfig, base: SearchConfig) -> dict[str, Any]:
 class Table(Sweep):
     """A sweep over rows, each with its own configuration."""
 
-    def __init__(self, chosen: Chosen, options: Options, configs: dict[str, SearchConfig], command: str):
+    def __init__(self, chosen: SearchChoice, options: Options, configs: dict[str, SearchConfig], command: str):
         super().__init__(chosen, options, options.plan(configs), command)
         self.configs = configs
 
@@ -192,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         first = max(configs.values(), key=lambda config: config.freeze_gan)
         size = "-small" if options.small else ""
         name = f"table{options.table}{size}" if options.table else f"rows{size}"
-        chosen = Chosen(name, first, [])
+        chosen = SearchChoice(name, first)
     except ValueError as error:
         fail(error)
     options = replace(options, name=options.name or f"{name}-{chosen.dataset}", config=first)

@@ -16,17 +16,16 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+from dasgm.api.places import ensure_name
 from dasgm.config import SearchConfig
 from dasgm.plugins import nearest
 from dasgm.store.bucket import local
 from dasgm.store.files import cut, gist, printable
-from dasgm.store.replica import NO_RUNS, ensure_writable
+from dasgm.store.replica import ensure_writable
 
 LONGEST = 1500  # characters of an error: a file's words may be in it
-TAKEN = (*NO_RUNS, "mlartifacts", "mlflow.db")  # what lies in runs, and beside them
 TRAINED = "Trained model: an evaluation's folder, its model.json or its model.safetensors."
 KINDS = {"int": "a whole number", "float": "a number", "INT": "a whole number", "FLOAT": "a number", "{None}": "None"}
 """What an option takes, by the names that Python and tyro have for it."""
@@ -120,7 +119,7 @@ def parse(
         if unknown:
             raise ValueError(_unknown(unknown, [*_flags(default), *before], prog))
         if name := getattr(found, "name", ""):
-            _ensure_name(name)
+            ensure_name(name)
         if not found.dry_run:
             ensure_writable(found.storage)
         return found
@@ -234,13 +233,6 @@ def _flags(value: Any, prefix: str = "") -> Iterator[str]:
             yield from _flags(inner, f"{prefix}{one.name}.")
         else:
             yield f"--{prefix}{one.name}".replace("_", "-")
-
-
-def _ensure_name(name: str) -> None:
-    """ValueError where it would not be a folder of its own below the storage."""
-    parts = Path(name).parts
-    if Path(name).is_absolute() or any(part.startswith(".") or part in TAKEN for part in parts):
-        raise ValueError(f"name {name!r}: expected the name of a folder in --storage, other than {', '.join(TAKEN)}")
 
 
 def flattened(options: type, kind: type = SearchConfig) -> type:

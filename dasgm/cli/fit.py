@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dasgm.api.places import absolute, check_time_budget
 from dasgm.cli.again import called
 from dasgm.cli.arguments import parse, take
 from dasgm.cli.evaluate import trained_lines
 from dasgm.cli.progress import ending, progress
-from dasgm.cli.settings import absolute, check_time_budget
 from dasgm.config import SearchConfig
 from dasgm.data import folder
 from dasgm.designs.known import KnownNetwork, is_known
