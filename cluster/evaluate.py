@@ -16,9 +16,10 @@ from cluster.evaluations import Evaluations, Options
 from cluster.group import carry_out
 from cluster.handover import HELP, hand_over
 from cluster.winners import Candidate, named, of_sweep
+from dasgm.api.choices import choose_recipe
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse, take
-from dasgm.cli.evaluate import OF_WHAT, SOURCES, configured, recipes_help, size_of
+from dasgm.cli.evaluate import OF_WHAT, SOURCES, as_arguments, recipes_help, size_of
 from dasgm.designs.design import ensure_effect
 from dasgm.given import flags
 from dasgm.pages.front import bounds
@@ -59,7 +60,8 @@ def asked(
     usual = candidates[0].design.recipes
     workers = _workers(values, searched, usual)
     ensure_effect(flags(rest), [one.design for one in candidates])
-    recipe, config = configured(values, searched, usual, 1 if _names_batch_size(rest) else workers)
+    sharing = 1 if _names_batch_size(rest) else workers
+    recipe, config = choose_recipe(searched, usual, **as_arguments(values), workers=sharing)
     words = [*rest, f"--storage={storage}", f"--workers={workers}"]
     kind, about = flattened(Options, EvaluateConfig), ABOUT + recipes_help()
     options: Options = parse(kind, words, Options(config), prog, about, BEFORE, "[GENOTYPE...]")
@@ -88,7 +90,7 @@ def _workers(values: Mapping[str, str], searched: dict[str, Any], usual: Mapping
     """
     if given := values.get("--workers"):
         return _whole("--workers", given)
-    _, config = configured(dict(values), searched, usual)
+    _, config = choose_recipe(searched, usual, **as_arguments(values))
     if not config.data.streamed:
         return 1
     return IMAGENET_WORKERS if connection.joined() else min(IMAGENET_WORKERS, max(1, connection.visible_gpus()))

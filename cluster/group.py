@@ -164,21 +164,36 @@ class Group(ABC):
 
     # ---------------------------------------------------------------- the runs
 
+    def make(self) -> bool:
+        """Do what is left; return whether every run came to its end.
+
+        Raises:
+            ValueError, OSError: what cannot be used, or written.
+            connection.Failed: Ray failed to do something.
+        """
+        say_now(self.headline)
+        with _full_disk_named(self):
+            ensure_known()
+            workers = self.check()
+            with Run(self.folder) as run:
+                run.latest(depth=1)
+                self.begin()
+                return self.run(workers)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time budget is used up."""
+        budget = self.options.time_budget
+        return budget is not None and time.monotonic() - self.begun >= budget
+
     def carry_out(self) -> int:
         """Do what is left, and show what came of it; the exit code, see the function `carry_out`."""
-        say_now(self.headline)
-        ensure_known()
-        workers = self.check()
-        with Run(self.folder) as run:
-            run.latest(depth=1)
-            self.begin()
-            complete = self.run(workers)
+        complete = self.make()
         succeeded = self.show()
         if complete:
             return 0 if succeeded else 1
         say_now(f"not every {self.one} came to its end. To continue: {self.command}")
-        budget = self.options.time_budget
-        if budget is not None and time.monotonic() - self.begun >= budget:
+        if self.out_of_time:
             return 0
         if self.interrupted:
             return 130
@@ -234,11 +249,10 @@ def carry_out(group: Group) -> int:
     """
 
     def job() -> int:
-        with _full_disk_named(group):
-            if not group.options.dry_run:
-                return group.carry_out()
-            group.dry_run()
-            return 0
+        if not group.options.dry_run:
+            return group.carry_out()
+        group.dry_run()
+        return 0
 
     return ended(job, group.folder, group.command)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasgm.cli.settings import check_time_budget
+from dasgm.api.places import check_time_budget
 
 
 @dataclass(frozen=True, kw_only=True)

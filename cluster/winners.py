@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cluster.stores import EXPERIMENT, one_line, set_environment, store_of
-from dasgm.cli.evaluate import run_of
+from dasgm.api.places import run_of
 from dasgm.designs.design import Design, load_design
 from dasgm.genotype import LARGEST, Genotype, genotype_text, name_of
 from dasgm.measures.scores import FIRST

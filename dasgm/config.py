@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -305,10 +306,9 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for arg in args:
-            try:
+            with suppress(ValueError):
                 return _typed(value, arg, path)
-            except ValueError:
-                continue
+        return _typed(value, args[0], path)  # its error
     elif origin is Literal:
         if value in args:
             return value

@@ -71,7 +71,8 @@ class Graph:
         return not reached.isdisjoint(self.output or (len(self.states) - 1,))
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Say it where it does not mix with a command's output."""
     print(line, file=sys.stderr)
 
 
@@ -200,7 +201,7 @@ class Genotype:
         return space_of(having[0] if having else DEFAULT_SPACE).parse(written, say)
 
     @staticmethod
-    def load(source: str | Path, say: Callable[[str], None] = _to_stderr) -> Genotype:
+    def load(source: str | Path, say: Callable[[str], None] = to_stderr) -> Genotype:
         """Loads a genotype by its built-in name, from a file, from the folder of a run, or from its text.
 
         Args:

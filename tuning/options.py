@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from cluster.options import GroupOptions, OnCluster
-from dasgm.given import NOTHING, Given, flags
+from dasgm.given import NOTHING, Given
 from dasgm.measures.scores import RankBy
 from dasgm.pages.front import bounds, metric
 from tuning import spaces
@@ -109,14 +108,13 @@ class Options(SweepOptions):
         score = self.rank_by or base.space.ranked_by
         return Plan(self.num_trials, space, compared, identity, given=given, rank_by=score, second=second)
 
-    def look_at_grace(self, words: Sequence[str]) -> None:
-        """Say so if a given --grace has no effect. ValueError: it is beyond the last epoch."""
-        config, given = self.config, "grace" in flags(words)
-        if given and self.and_minimise != "none":
+    def look_at_grace(self) -> str:
+        """A line if a given --grace has no effect, else ''. ValueError: it is beyond the last epoch."""
+        config = self.config
+        if self.and_minimise != "none":
             raise ValueError(f"grace {self.grace}: with --and-minimise no search is stopped early; leave --grace out")
-        if given and self.grace > config.total_epochs:
+        if self.grace > config.total_epochs:
             raise ValueError(f"grace {self.grace}: expected at most {config.total_epochs}, the epochs of a search")
-        if given and len(config.stages) > 1:
-            print(
-                f"grace {self.grace} has no effect: searches of several stages are compared at the ends of the stages"
-            )
+        if len(config.stages) == 1:
+            return ""
+        return f"grace {self.grace} has no effect: searches of several stages are compared at the ends of the stages"

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from dasgm.config import SearchConfig, settings
+from dasgm.config import SearchConfig, override, settings
 from dasgm.given import NOTHING, Given
 from dasgm.measures.scores import FIRST, SCORES, name_of
 from dasgm.methods._base import Stage
@@ -86,6 +86,19 @@ def ensure_alike(rank_by: str, one: SearchConfig, other: SearchConfig, where: st
                 f"{where}{path} is {now.get(path)!r}, elsewhere in this sweep {before.get(path)!r}, and {rank_by} "
                 "compares networks of one size on the same images: give all searches the same, or use --rank-by proxy"
             )
+
+
+def ensure_ranked(config: SearchConfig, where: str = "") -> None:
+    """ValueError where a search would end without a score."""
+    if not config.proxy.epochs:
+        raise ValueError(f"{where}proxy.epochs 0: expected at least 1, without it no score ranks the searches")
+
+
+def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
+    """Set aside a tenth of the data as J_val, and add a proxy with its scores, unless there are such."""
+    if holdout and not config.data.holdout:
+        config = override(config, {"data.holdout": 0.1})
+    return config if config.proxy.epochs else override(config, {"proxy.epochs": 15})
 
 
 def rungs(stages: Sequence[Stage], grace: int, factor: int = 2, early_ends: bool = False) -> list[int]:

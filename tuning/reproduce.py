@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from cluster.group import carry_out
 from cluster.handover import HELP, hand_over
+from dasgm.api.choices import SearchChoice
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, parse, without_config
-from dasgm.cli.settings import Chosen
 from tuning.rows import Options, Table, show
 
 ABOUT, _, _EXAMPLES = (__doc__ or "").partition("\n\n")
@@ -50,7 +50,7 @@ def _of_rows(options: Options, command: str) -> Table:
     # one with a frozen GAN, if any, so that its pre-training is checked
     first = max(configs.values(), key=lambda config: config.freeze_gan)
     name = f"rows{options.size.rows}"
-    chosen = Chosen(name, first, [])
+    chosen = SearchChoice(name, first)
     options = replace(options, name=options.name or f"{name}-{chosen.dataset}", config=first)
     return Table(chosen, options, configs, command)
 

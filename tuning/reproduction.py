@@ -19,8 +19,8 @@ from cluster.group import carry_out
 from cluster.patience import say_now
 from cluster.stores import ensure_known
 from cluster.winners import Candidate, of_sweep
+from dasgm.api.choices import SearchChoice
 from dasgm.cli.again import part_of
-from dasgm.cli.settings import Chosen
 from dasgm.config import SearchConfig, to_json
 from dasgm.data.imagenet import Config as ImageNet
 from dasgm.pages.paper import NAMES
@@ -125,7 +125,7 @@ class Reproduction:
         name = part.name(self.options.label)
         options = replace(options, name=name, config=config, time_budget=self._time_left())
         published = "" if ":" in part.row else preset(part.row).published
-        return Table(Chosen(part.row, config, [], published), options, {part.row: config}, self.command)
+        return Table(SearchChoice(part.row, config, published), options, {part.row: config}, self.command)
 
     def trainings(self, part: Trainings) -> Evaluations | None:
         """The evaluations of a part; None: there is nothing to train yet."""

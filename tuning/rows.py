@@ -11,7 +11,8 @@ from typing import Any, Literal
 from cluster.driver import pretrained_first
 from cluster.patience import say_now
 from cluster.room import Workers
-from dasgm.cli.settings import Chosen, absolute
+from dasgm.api.choices import SearchChoice
+from dasgm.api.places import absolute
 from dasgm.config import SearchConfig, override, settings
 from dasgm.jobs.paper import of_runs, paper
 from dasgm.pages.gather import read
@@ -24,9 +25,9 @@ from dasgm.store.records import digest
 from tuning.budgets import BUDGETS, PAPER, Budget
 from tuning.options import SweepOptions
 from tuning.paper_page import PaperPage
-from tuning.plan import Plan, ensure_alike
+from tuning.plan import Plan, ensure_alike, ensure_ranked, for_a_sweep
 from tuning.results import CIFAR, IMAGENET, Result, result
-from tuning.sweep import Sweep, ensure_ranked, for_a_sweep
+from tuning.sweep import Sweep
 
 SEEDS = 4  # of the rows of --rows (paper: 4)
 
@@ -143,8 +144,8 @@ class Options(SweepOptions):
         if dataset == IMAGENET and self.imagenet:
             return absolute(self.imagenet)
         if self.data_dir and self.what and dataset in (*CIFAR, IMAGENET) and (self.data_dir / dataset).is_dir():
-            return absolute(str(self.data_dir / dataset))
-        return absolute(str(self.data_dir)) if self.data_dir and dataset != IMAGENET else None
+            return absolute(self.data_dir / dataset)
+        return absolute(self.data_dir) if self.data_dir and dataset != IMAGENET else None
 
     def searching(self, names: tuple[str, ...], dataset: str, seeds: int) -> Options:
         """The options of a sweep over some rows of a table or a figure on a data set."""
@@ -162,13 +163,13 @@ class Options(SweepOptions):
         config = self.size.search(row_config(name))
         config = with_dataset(config, self.dataset) if self.dataset else config
         config = for_a_sweep(config, self.size.holdout)
-        data_dir, truth = (absolute(str(path)) if path else None for path in (self.data_dir, self.truth))
+        data_dir, truth = (absolute(path) if path else None for path in (self.data_dir, self.truth))
         return self.weighed(replace(config, data_dir=data_dir, truth=truth))
 
     def weighed(self, config: SearchConfig) -> SearchConfig:
         """A search with the file of Inception's weights, if it measures FID and IS."""
         given = self.inception_weights and config.fidelity_every
-        return replace(config, inception_weights=absolute(str(self.inception_weights))) if given else config
+        return replace(config, inception_weights=absolute(self.inception_weights)) if given else config
 
     def configs(self) -> dict[str, SearchConfig]:
         """The configuration of each row.
@@ -264,7 +265,7 @@ def _everything(config: SearchConfig, base: SearchConfig) -> dict[str, Any]:
 class Table(Sweep):
     """A sweep over rows, each with its own configuration."""
 
-    def __init__(self, chosen: Chosen, options: Options, configs: dict[str, SearchConfig], command: str):
+    def __init__(self, chosen: SearchChoice, options: Options, configs: dict[str, SearchConfig], command: str):
         super().__init__(chosen, options, options.plan(configs), command)
         self.configs = configs
 

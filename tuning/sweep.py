@@ -21,12 +21,14 @@ from cluster.group import Group, carry_out
 from cluster.handover import HELP, hand_over
 from cluster.patience import say_now, told
 from cluster.room import Workers, driver
+from dasgm.api.choices import SearchChoice, placed
 from dasgm.cli import again
 from dasgm.cli.arguments import fail, flattened, parse
 from dasgm.cli.catalogue import show_config
-from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
-from dasgm.config import SearchConfig, mathematics, override, to_json
+from dasgm.cli.settings import BEFORE, choose, parts_help
+from dasgm.config import SearchConfig, mathematics, to_json
 from dasgm.cpus import cpus
+from dasgm.given import flags
 from dasgm.measures.scores import SCORES
 from dasgm.store.bucket import lies_at, local
 from dasgm.store.files import shell_line
@@ -35,7 +37,7 @@ from dasgm.store.replica import discard
 from tuning import spaces
 from tuning.options import Options, SweepOptions
 from tuning.outcome import own_pictures, show
-from tuning.plan import METRIC, Plan
+from tuning.plan import METRIC, Plan, ensure_ranked, for_a_sweep
 
 if TYPE_CHECKING:
     import optuna
@@ -46,7 +48,7 @@ class Sweep(Group):
 
     what, one, many = "sweep", "search", "searches"
 
-    def __init__(self, chosen: Chosen, options: SweepOptions, plan: Plan, command: str):
+    def __init__(self, chosen: SearchChoice, options: SweepOptions, plan: Plan, command: str):
         super().__init__(options, chosen.name(), command)
         self.base, self.preset, self.plan = chosen.config, chosen.preset, plan
         self.given = plan.given
@@ -347,7 +349,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(flattened(Options), chosen.rest, Options(chosen.config), shell_line(program), about, BEFORE)
     try:
         ensure_ranked(options.config)
-        options.look_at_grace(chosen.rest)
+        if "grace" in flags(chosen.rest) and (line := options.look_at_grace()):
+            print(line)
         last = last_stage_of(options)
     except (ValueError, OSError) as error:
         fail(error)
@@ -376,19 +379,6 @@ def last_stage_of(options: Options) -> list[str]:
     from tuning import last_stage  # with what it trains, seconds to import
 
     return last_stage.settings(options)
-
-
-def ensure_ranked(config: SearchConfig, where: str = "") -> None:
-    """ValueError where a search would end without a score."""
-    if not config.proxy.epochs:
-        raise ValueError(f"{where}proxy.epochs 0: expected at least 1, without it no score ranks the searches")
-
-
-def for_a_sweep(config: SearchConfig, holdout: bool = True) -> SearchConfig:
-    """Set aside a tenth of the data as J_val, and add a proxy with its scores, unless there are such."""
-    if holdout and not config.data.holdout:
-        config = override(config, {"data.holdout": 0.1})
-    return config if config.proxy.epochs else override(config, {"proxy.epochs": 15})
 
 
 if __name__ == "__main__":

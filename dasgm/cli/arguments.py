@@ -16,18 +16,17 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+from dasgm.api.places import ensure_name
 from dasgm.config import SearchConfig
 from dasgm.options import flag, option
 from dasgm.plugins import closest, nearest
 from dasgm.store.bucket import local
 from dasgm.store.files import cut, gist, printable
-from dasgm.store.replica import NO_RUNS, ensure_writable
+from dasgm.store.replica import ensure_writable
 
 LONGEST = 1500  # characters of an error: a file's words may be in it
-TAKEN = (*NO_RUNS, "mlartifacts", "mlflow.db")  # what lies in runs, and beside them
 TRAINED = "Trained model: an evaluation's folder, its model.json or its model.safetensors."
 KINDS = {"int": "a whole number", "float": "a number", "INT": "a whole number", "FLOAT": "a number", "{None}": "None"}
 """What an option takes, by the names that Python and tyro have for it."""
@@ -124,7 +123,7 @@ def parse(
             known = [one for one in (*_flags(default), *before) if not refused(one)]
             raise ValueError(_unknown(unknown, known, prog))
         if name := getattr(found, "name", ""):
-            _ensure_name(name)
+            ensure_name(name)
         if not found.dry_run:
             ensure_writable(found.storage)
         return found
@@ -260,13 +259,6 @@ def options_between(usual: Any, config: Any, without: Sequence[str] = (), prefix
         elif new != old:
             words += [flag(f"{prefix}{name}"), *([] if new is True else [str(new)])]
     return words
-
-
-def _ensure_name(name: str) -> None:
-    """ValueError where it would not be a folder of its own below the storage."""
-    parts = Path(name).parts
-    if Path(name).is_absolute() or any(part.startswith(".") or part in TAKEN for part in parts):
-        raise ValueError(f"name {name!r}: expected the name of a folder in --storage, other than {', '.join(TAKEN)}")
 
 
 def flattened(options: type, kind: type = SearchConfig) -> type:

@@ -9,47 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dasgm import recipes
+from dasgm.api import choices
+from dasgm.api.choices import TrainingChoice
+from dasgm.api.evaluations import run_training
+from dasgm.api.places import check_time_budget
 from dasgm.cli.again import called
 from dasgm.cli.arguments import ensure_once, fail, flattened, options_between, parse, take
-from dasgm.cli.progress import ending, progress
-from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
-from dasgm.config import from_json
-from dasgm.data._base import IN_MEMORY, DataConfig
-from dasgm.designs.design import Design, ensure_effect, load_design
+from dasgm.cli.progress import on_terminal
+from dasgm.designs.design import ensure_effect
 from dasgm.designs.known import KnownNetwork
-from dasgm.genotype import genotype_text, name_of
 from dasgm.given import flags
-from dasgm.plugins import key_of, keys, plugin
-from dasgm.presets import with_dataset
-from dasgm.recipes import PHOTOGRAPHS, EvaluateConfig
+from dasgm.plugins import key_of, keys
+from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
-from dasgm.store.records import read_json
-from dasgm.store.replica import here
-from dasgm.store.run import state_of
-
-
-@dataclass(frozen=True)
-class TrainingChoice:
-    """What stands before the settings of an evaluation: GENOTYPE, RECIPE, --dataset, --data-dir, --weights."""
-
-    design: Design
-    source: str
-    """What it is called: a name, a file or a run's folder."""
-    recipe: str
-    config: EvaluateConfig
-    weights: str = ""
-    """File of weights that a known network begins from."""
-
-    def name(self) -> str:
-        """The run's name by default: <genotype>-<recipe>-<dataset>-s<seed>."""
-        run = run_of(self.source)
-        sweep = f"{run.parent.name}-" if (run.parent / "sweep.json").is_file() else ""
-        stem = sweep + run.absolute().name if run.is_dir() else run.stem.replace(":", "-")
-        config, begun = self.config, [f"from-{Path(self.weights).stem}"] if self.weights else []
-        folds = [f"{config.folds}folds"] * bool(config.folds) + [f"fold{config.fold}"] * bool(config.fold)
-        parts = dict.fromkeys((stem or "genotype", *begun, self.recipe, key_of(config.data), f"s{config.seed}"))
-        return "-".join([*parts, *folds])
 
 
 @dataclass(frozen=True)
@@ -107,16 +80,13 @@ def choose_training(argv: Sequence[str]) -> tuple[TrainingChoice, list[str]]:
     values, first, rest = take(argv, (*BEFORE, "--weights"), 2)
     if not first:
         raise ValueError(f"name a genotype: {SOURCES}")
-    given, weights = first[0], values.pop("--weights", "")
-    design = load_design(given, weights or None)
-    source = name_of(given) if genotype_text(given) else str(here(given))
+    weights = values.pop("--weights", None)
     if len(first) > 1:
         ensure_once("--recipe", values, first[1])
         values["--recipe"] = first[1]
-    ran = {} if genotype_text(given) else read_json(run_of(source) / "config.json")
-    recipe, config = configured(values | size_of(rest), ran, design.recipes)
-    ensure_effect(flags(rest), [design])
-    return TrainingChoice(design, source, recipe, config, weights), rest
+    chosen = choices.choose_training(first[0], **as_arguments(values | size_of(rest)), weights=weights)
+    ensure_effect(flags(rest), [chosen.design])
+    return chosen, rest
 
 
 def size_of(words: Sequence[str]) -> dict[str, str]:
@@ -124,42 +94,11 @@ def size_of(words: Sequence[str]) -> dict[str, str]:
     return take(words, (SIZE,), 0)[0]
 
 
-def configured(
-    values: dict[str, str], ran: dict[str, Any], usual: Mapping[str, str], workers: int = 1
-) -> tuple[str, EvaluateConfig]:
-    """The recipe's name and the configuration that --recipe, --dataset and --data-dir choose.
-
-    Args:
-        ran: config.json of the search that gave the genotype; its data set is the default. {}: there is none.
-        usual: the recipes of the design (`Design.recipes`).
-    """
-    searched = _data(ran)
-    key = values.get("--dataset") or (key_of(searched) if searched else "")
+def as_arguments(values: Mapping[str, str]) -> dict[str, Any]:
+    """What stands before the settings, and the size, as arguments of `choose_recipe`."""
     size = values.get(SIZE, "")
-    pixels = int(size) if size.isdecimal() else searched.image_size if searched else 0
-    large = key == "folder" and pixels > IN_MEMORY
-    named = values.get("--recipe") or usual.get(PHOTOGRAPHS if large else key, usual[""])
-    config = recipes.per_worker(recipes.recipe(named).config, workers)
-    place = values.get("--data-dir")
-    if searched and key == key_of(searched):
-        lay = ran.get("data_dir")
-        config, place = recipes.on(config, searched), place or (lay if isinstance(lay, str) else None)
-    elif key:
-        config = with_dataset(config, key)
-    ensure_meant(config.data, values.get("--data-dir"))
-    return named, replace(config, data_dir=place if place and "://" in place else absolute(place))
-
-
-def run_of(source: str) -> Path:
-    """The folder of the run that a genotype is of, if it is of one."""
-    path = Path(source)
-    return path.parent if path.name == "genotype.json" else path
-
-
-def _data(config: dict[str, Any]) -> DataConfig | None:
-    """The data set of a run's config.json."""
-    data = config.get("data")
-    return from_json(data, plugin("data", str(data.get("key"))), "data.") if isinstance(data, dict) else None
+    found: dict[str, Any] = {flag[2:].replace("-", "_"): values.get(flag) for flag in BEFORE}
+    return found | {"image_size": int(size) if size.isdecimal() else None}
 
 
 def evaluate_options(argv: Sequence[str]) -> tuple[TrainingChoice, EvaluateOptions]:
@@ -180,36 +119,20 @@ def evaluate_options(argv: Sequence[str]) -> tuple[TrainingChoice, EvaluateOptio
 
 def evaluate(argv: Sequence[str]) -> int:
     chosen, options = evaluate_options(argv)
-    config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = called(["evaluate", *argv], "dasgm")
-    found = recipes.recipe(chosen.recipe)
-    what = f"{lies_at(chosen.source)} by the recipe {chosen.recipe} on {key_of(config.data)}"
-    print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
-    run = run_of(chosen.source)
-    if (run / "run.json").is_file() and (state := state_of(run)) != "finished":
-        print(printable(f"the run {run} is {state}: its architecture so far is used"))
+    name = options.name or chosen.name()
+    print("\n".join(chosen.lines(options.storage / name)), flush=True)
     if options.dry_run:
         from dasgm.cli.catalogue import show_config
         from dasgm.cli.estimate import describe_training
 
-        show_config(config)
-        for choice in found.choices:
+        show_config(chosen.config)
+        for choice in recipes.recipe(chosen.recipe).choices:
             print(f"  - {choice}")
-        print(describe_training(chosen.design, config))
+        print(describe_training(chosen.design, chosen.config))
         return 0
-    from dasgm.jobs import evaluate as one
-    from dasgm.jobs import folds as several
-    from dasgm.jobs.session import Hooks
-
-    main = several.main if config.folds and not config.fold else one.main
-
-    about = {"name": folder.name, "title": folder.name, "command": command}
-    about |= {"recipe": chosen.recipe, chosen.design.kind: lies_at(chosen.source)}
-    with progress() as (say, watch):
-        with ending("training", folder, command, say, "every whole epoch"):
-            hooks = Hooks(say=say, watch=watch, about=about, stoppable=True, time_budget=options.time_budget)
-            row = main(chosen.design, config, folder, hooks)
-        say(trained_lines(row, folder))
+    with on_terminal(called(["evaluate", *argv], "dasgm")) as caller:
+        found = run_training(chosen, options.storage, name, options.time_budget, caller)
+        caller.say(trained_lines(found.metrics, found.folder))
     return 0
 
 
@@ -218,12 +141,12 @@ def training_line(network: str, recipe: str, config: EvaluateConfig, folder: Pat
     design = KnownNetwork.load(network)
     first = {"--recipe": recipe, "--dataset": key_of(config.data)}
     first |= {"--data-dir": config.data_dir} if config.data_dir else {}
-    usual = configured(first, {}, design.recipes)[1]
+    usual = choices.choose_recipe({}, design.recipes, **as_arguments(first))[1]
     words = [*itertools.chain(*first.items()), *options_between(usual, config, design.unused)]
     return shell_line(["dasgm", "evaluate", network, *words, "--storage", folder.parent, "--name", folder.name])
 
 
-def trained_lines(row: dict[str, Any], folder: Path) -> str:
+def trained_lines(row: Mapping[str, Any], folder: Path) -> str:
     """What a training came to, and how its model is used."""
     five = f", top-5 {row['result/top5_error']:.2%}" if "result/top5_error" in row else ""
     cost = (

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dasgm.api.places import absolute
 from dasgm.cli.again import called
 from dasgm.cli.evaluate import trained_lines, training_line
 from dasgm.cli.fit_options import Asked, FitOptions, asked, known_networks
 from dasgm.cli.progress import ending, progress
-from dasgm.cli.settings import absolute
 from dasgm.cli.stages import SEARCH, TRAINING, part_of_fit
 from dasgm.genotype import Genotype
 from dasgm.recipes import EvaluateConfig

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dasgm.api.places import absolute, check_time_budget
 from dasgm.cli.arguments import parse, take
-from dasgm.cli.settings import absolute, check_time_budget
 from dasgm.cli.stages import COMMON, SEARCH, TRAINING, spelling
 from dasgm.config import SearchConfig
 from dasgm.data import _base, folder

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 
 import dasgm
+from dasgm import _version as dasgm_version
 from dasgm.cli import verbs
 from dasgm.cli.arguments import fail, unread
 from dasgm.cli.compare import compare
@@ -39,6 +41,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm runs                  the runs in a folder: state, epochs, accuracy, disk
   dasgm report FOLDER         write the result page of a run or a sweep again; --paper: every result of the paper
 
+  dasgm --version             its version and commit, and those of PyTorch and Python
   dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
 """
 
@@ -70,6 +73,19 @@ def _no_verb(word: str) -> str:
     return f"verb {word!r} is not known{nearest(word, list(VERBS))}; there are: {verbs}"
 
 
+def version() -> str:
+    """The versions of dasgm, with its commit, of PyTorch and of Python. Imports no torch."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        torch = installed("torch")
+    except PackageNotFoundError:
+        torch = "is not installed"
+    commit = dasgm_version.commit() or "not known"
+    return f"dasgm {dasgm.__version__} (commit {commit}), torch {torch}, Python {platform.python_version()}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`dasgm VERB ...`; the exit code: 0 done, 1 the search failed, 2 the user's mistake, 130 stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -78,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0 if words else 2
     if words[0] == "--version":
-        print(dasgm.__version__)
+        print(version())
         return 0
     verb = VERBS.get(words[0])
     if verb is None:

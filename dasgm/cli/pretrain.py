@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dasgm.api.choices import placed
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, flattened, parse
-from dasgm.cli.progress import ending, progress
-from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
+from dasgm.cli.progress import on_terminal
+from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help
 from dasgm.config import PretrainConfig, override
 from dasgm.plugins import key_of
 from dasgm.store.bucket import lies_at
@@ -54,7 +55,6 @@ def pretrain_options(
 def pretrain(argv: Sequence[str]) -> int:
     chosen, options = pretrain_options(argv, "dasgm pretrain")
     config, folder = options.config, options.storage / (options.name or options.config.name)
-    command = called(["pretrain", *argv], "dasgm")
     what = f"{key_of(config.gan)} on {key_of(config.data)}"
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
@@ -65,13 +65,11 @@ def pretrain(argv: Sequence[str]) -> int:
         print(describe_pretraining(config))
         return 0
     from dasgm.jobs.pretrain import main
-    from dasgm.jobs.session import Hooks
 
-    about = {"name": folder.name, "title": folder.name, "command": command}
-    with progress() as (say, watch):
-        with ending("pre-training", folder, command, say):
-            main(config, folder, Hooks(say=say, watch=watch, about=about, stoppable=True))
-        say(pretrained_line(folder))
+    with on_terminal(called(["pretrain", *argv], "dasgm")) as caller:
+        with caller.ending("pre-training", folder):
+            main(config, folder, caller.hooks(folder))
+        caller.say(pretrained_line(folder))
     return 0
 
 

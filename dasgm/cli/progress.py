@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from dasgm.api.callers import Caller, progress, rich_bar
 from dasgm.cli.arguments import fail
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
 
 
 @contextmanager
@@ -35,22 +31,14 @@ def ending(
 
 
 @contextmanager
-def progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int, int], None]]]:
-    """(say, watch): a bar under the lines on a terminal, lines alone elsewhere."""
-    from rich.console import Console
+def on_terminal(command: str) -> Iterator[Caller]:
+    """The caller of a run that `command` continues: it is shown what happens, and the command ends with the run."""
+    with progress() as (say, watch):
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        yield lambda line: print(line, flush=True), lambda *_: None
-        return
-    with _bar(console) as bar:
-        task = bar.add_task("search", total=None)
+        def framed(what: str, folder: Path, saved: str = "everything") -> AbstractContextManager[None]:
+            return ending(what, folder, command, say, saved)
 
-        def watch(epoch: int, epochs: int, iteration: int, iterations: int) -> None:
-            done, total = (epoch - 1) * iterations + iteration, epochs * iterations
-            bar.update(task, completed=done, total=total, description=f"epoch {epoch}/{epochs}")
-
-        yield lambda line: console.print(line, markup=False), watch
+        yield Caller(command, say, watch, framed)
 
 
 @contextmanager
@@ -64,7 +52,7 @@ def listing(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Call
 
     out, error = (Console(stderr=stderr, highlight=False, soft_wrap=True) for stderr in (False, True))
     console, shown = (out if out.is_terminal else error), out.is_terminal or error.is_terminal
-    with _bar(
+    with rich_bar(
         console, transient=True, disable=not shown, redirect_stdout=False, redirect_stderr=error.is_terminal
     ) as bar:
         task = bar.add_task(what, total=total)
@@ -76,15 +64,3 @@ def listing(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Call
                 print(line, flush=True)
 
         yield write, lambda: bar.advance(task)
-
-
-def _bar(console: Console, **options: Any) -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, **options)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dasgm.api.choices import placed
+from dasgm.api.searches import loading, run_search
 from dasgm.cli.again import called
 from dasgm.cli.arguments import fail, flattened, parse
-from dasgm.cli.progress import ending, progress
-from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help, placed
-from dasgm.config import PretrainConfig
+from dasgm.cli.progress import on_terminal
+from dasgm.cli.settings import BEFORE, Chosen, choose, parts_help
 from dasgm.measures.truth import DATASETS
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
@@ -45,37 +46,22 @@ def search_options(argv: Sequence[str], prog: str, options: type = SearchOptions
 
 def search(argv: Sequence[str]) -> int:
     chosen, options = search_options(argv, "dasgm search")
-    config, folder = chosen.config, options.storage / (options.name or chosen.name())
-    command = called(["search", *argv], "dasgm")
-    print(printable(f"{chosen.preset} on {chosen.dataset}: loading; the run's folder is {lies_at(folder)}"), flush=True)
+    name = options.name or chosen.name()
+    print(loading(chosen, options.storage / name), flush=True)
     if options.dry_run:
         from dasgm.cli.catalogue import show_config
         from dasgm.cli.estimate import describe
 
-        show_config(config)
-        print(describe(config, pretrain=options.pretrain))
+        show_config(chosen.config)
+        print(describe(chosen.config, pretrain=options.pretrain))
         return 0
-    from dasgm.jobs import pretrain
-    from dasgm.jobs import search as job
-    from dasgm.jobs.session import Hooks
-
-    about = {"name": folder.name, "title": folder.name, "command": command, "published": chosen.published}
-    with progress() as (say, watch):
-        if options.pretrain:
-
-            def first(wanted: PretrainConfig, place: Path) -> None:
-                named = {"name": place.name, "title": place.name, "command": command}
-                with ending("pre-training", place, command, say):
-                    pretrain.main(wanted, place, Hooks(say=say, watch=watch, about=named, stoppable=True))
-
-            config = pretrain.of_search(config, options.storage, first, say)
-        with ending("search", folder, command, say):
-            row = job.main(config, folder, Hooks(say=say, watch=watch, about=about, stoppable=True))
-        say(result_line(row, folder))
+    with on_terminal(called(["search", *argv], "dasgm")) as caller:
+        found = run_search(chosen, options.storage, name, options.pretrain, caller)
+        caller.say(result_line(found.metrics, found.folder))
     return 0
 
 
-def result_line(row: dict[str, Any], folder: Path) -> str:
+def result_line(row: Mapping[str, Any], folder: Path) -> str:
     """What a search came to, by its last row, and where it lies."""
     scores = ""
     if "best/proxy" in row:

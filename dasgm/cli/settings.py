@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
+from dasgm.api.choices import SearchChoice, choose_search
 from dasgm.cli.arguments import ensure_once, take
-from dasgm.config import SearchConfig
-from dasgm.data._base import DataConfig
-from dasgm.given import NOTHING, Given, after, ensure_effect, on_command_line
-from dasgm.plugins import key_of, keys
-from dasgm.presets import PRESETS, preset, with_dataset, with_gan, with_method
+from dasgm.given import ensure_effect, on_command_line
+from dasgm.plugins import keys
+from dasgm.presets import PRESETS
 
-PARTS = {"--gan": "gan", "--method": "method", "--dataset": "data"}
-
-
-BEFORE = (*PARTS, "--preset", "--data-dir")
-
-
-def check_time_budget(seconds: float | None) -> None:
-    """ValueError where it is not more than nothing."""
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"time-budget {seconds}: expected seconds, more than 0")
+BEFORE = ("--gan", "--method", "--dataset", "--preset", "--data-dir")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Chosen(SearchChoice):
     """What stands before the settings on a command line: PRESET, --gan, --method, --dataset, --data-dir."""
 
-    preset: str
-    config: SearchConfig
-    rest: list[str]
-    published: str = ""
-    given: Given = NOTHING
-    """Settings that the command line or the user's own preset files name, even if they name the default."""
-
-    @property
-    def dataset(self) -> str:
-        return key_of(self.config.data)
-
-    def name(self) -> str:
-        """The run's name by default: <preset>-<dataset>-s<seed>."""
-        return f"{Path(self.preset).stem}-{self.dataset}-s{self.config.seed}"
+    rest: list[str] = field(default_factory=list)
+    """The words after it."""
 
 
 def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = True) -> Chosen:
@@ -56,34 +31,10 @@ def choose(argv: Sequence[str], default: str = "quickstart", positional: bool = 
     values, first, rest = take(argv, BEFORE, int(positional))
     ensure_once("--preset", values, next(iter(first), None))
     named = values.pop("--preset", None) or next(iter(first), None)
-    data_dir = values.pop("--data-dir", None)
-    parts = {PARTS[flag]: value for flag, value in values.items()}
-    found = preset(named or default)
-    config = found.config
-    if "data" in parts:
-        config = with_dataset(config, parts["data"])
-    if "gan" in parts:
-        config = with_gan(config, parts["gan"])
-    if "method" in parts:
-        config = with_method(config, parts["method"])
-    ensure_meant(config.data, data_dir)
-    given = after(found.given, found.config, config, parts) | on_command_line(rest, config)
-    ensure_effect(given, config)
-    return Chosen(named or default, replace(config, data_dir=absolute(data_dir)), rest, found.published, given)
-
-
-def ensure_meant(data: DataConfig, data_dir: str | None) -> None:
-    """ValueError where a folder is named and the data set is one that needs none."""
-    if data_dir and data.packaged:
-        raise ValueError(
-            f"--data-dir {data_dir}: {key_of(data)} come with dasgm, so the folder would not be read; leave it out, or "
-            "name what it holds, as in --dataset folder"
-        )
-
-
-def absolute(path: str | None) -> str | None:
-    """Workers may stand in other folders; an address is one anywhere."""
-    return os.path.abspath(os.path.expanduser(path)) if path and "://" not in path else path
+    found = choose_search(named or default, **{flag[2:].replace("-", "_"): value for flag, value in values.items()})
+    given = found.given | on_command_line(rest, found.config)
+    ensure_effect(given, found.config)
+    return Chosen(found.preset, found.config, found.published, given, rest)
 
 
 def parts_help(positional: bool = True, pretrain: bool = False) -> str:
@@ -104,9 +55,3 @@ def parts_help(positional: bool = True, pretrain: bool = False) -> str:
         f"\n- --gan NAME: {gan}{method}"
         "\n\nThese are read before all other options, which are listed below with the defaults that they choose."
     )
-
-
-def placed(config: Any) -> Any:
-    """With the places of its files as seen from anywhere."""
-    names = [name for name in ("gan_checkpoint", "inception_weights", "truth") if hasattr(config, name)]
-    return replace(config, **{name: absolute(getattr(config, name)) for name in names})

@@ -6,12 +6,12 @@ Free of torch until a network is built.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dasgm.designs.known import KnownNetwork, is_known
-from dasgm.genotype import Genotype
+from dasgm.genotype import Genotype, to_stderr
 from dasgm.methods._base import MOST_CELLS, WIDEST
 from dasgm.store.files import plain, short
 from dasgm.store.replica import here
@@ -76,11 +76,14 @@ class Design(Protocol):
         """The network of such entries, without auxiliary head. Its weights are any."""
 
 
-def load_design(source: str | Path, weights: str | Path | None = None) -> Design:
+def load_design(
+    source: str | Path, weights: str | Path | None = None, say: Callable[[str], None] = to_stderr
+) -> Design:
     """What `source` names: torchvision:NAME, timm:NAME, the folder of a run of one, or whatever `Genotype.load` takes.
 
     Args:
         weights: file of weights that a known network begins from.
+        say: see `Genotype.load`.
 
     Raises:
         ValueError: there is no such thing. The message suggests the nearest name.
@@ -94,7 +97,7 @@ def load_design(source: str | Path, weights: str | Path | None = None) -> Design
         raise ValueError(
             f"--weights {weights}: only a known network begins from weights, as in torchvision:resnet18; leave it out"
         )
-    return Genotype.load(source)
+    return Genotype.load(source, say)
 
 
 def _is_long(source: str | Path) -> bool:

@@ -62,6 +62,8 @@ class Hooks:
     """Whether Ctrl-C and SIGTERM save and stop (a lone process)."""
     time_budget: float | None = None
     """Seconds after which a stoppable run stops as by Ctrl-C."""
+    goes_on: bool = False
+    """Whether the process is a program of the user's, which a second Ctrl-C does not end (KeyboardInterrupt)."""
     patience: float = 0.0
     """Seconds to wait for a folder that another process holds: a lost machine's claim expires only after a while."""
 
@@ -279,6 +281,8 @@ def _stopping(hooks: Hooks) -> Iterator[list[int]]:
 
     def ask(number: int, _: Any) -> None:
         if any(asked):
+            if hooks.goes_on:
+                raise KeyboardInterrupt
             os._exit(130)  # checkpoints are renamed into place: nothing is half-written
         asked.append(number)
         hooks.say("stopping after this step; once more ends at once")
