@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]  # generated.py, and this checkout'
 import generated  # noqa: E402
 
 project = "dasgm"
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "cluster/*.md", "docs/**.md"]
 highlight_language = "none"
@@ -30,6 +30,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]  # names in signatures: torch's, and ty
 default_role = "code"  # docstrings write `name` as Markdown does
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # torch's are not of this project
 myst_heading_anchors = 4
 myst_fence_as_directive = ["math"]  # GitHub's fence of a formula
 html_theme = "furo"

@@ -239,7 +239,7 @@ def test_before_anything_is_trained(
 @pytest.mark.timeout(900)
 def test_the_guides_lines_serve_a_picture(run: Path, storage: Path) -> None:
     """`mlflow models serve` for real, by the commands and the code of docs/howto/models.md."""
-    section = (ROOT / "docs" / "howto" / "models.md").read_text().partition("### From a trained model to a server")[2]
+    section = (ROOT / "docs" / "howto" / "models.md").read_text().partition("## From a trained model to a server")[2]
     blocks = re.findall(r"```(?:sh|python)\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     send, serve, prepare, curl, ask = (block.replace("runs/mine", shlex.quote(str(run))) for block in blocks)
     with socket.create_server(("127.0.0.1", 0)) as free:
