@@ -24,6 +24,7 @@ project = "dasgm"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "cluster/*.md", "docs/**.md"]
+exclude_patterns = [".venv", "build", "runs"]
 highlight_language = "none"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # names in signatures: torch's, and types for checkers alone
