@@ -17,6 +17,7 @@ import pytest
 from commands import ROOT, TINY, environment_with
 from photographs import encoded
 from PIL import Image
+from trained import digits_run  # noqa: F401
 from truths import rows, write_csv
 
 from dasgm.store.records import read_lines
@@ -87,7 +88,7 @@ def digits(folder: Path, kind: str, counts: tuple[int, int]) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, digits_run: Path) -> Path:
+def place(tmp_path: Path, digits_run: Path) -> Path:  # noqa: F811
     """A user's folder: the commands, what they name, and a trained network as runs/NAME."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "dasgm"
