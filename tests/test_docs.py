@@ -8,8 +8,7 @@ from pathlib import Path
 
 from commands import ROOT
 
-SKIPPED = {".git", ".venv", "build", "dist", "runs", "tests"}
-PAGES = [page for page in ROOT.rglob("*.md") if not SKIPPED & {*page.relative_to(ROOT).parts}]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "cluster").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
 CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
 
