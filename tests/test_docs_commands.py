@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -131,10 +130,14 @@ def unexplained(storage: Path) -> None:
     runs = [path.parent for path in storage.rglob("run.json")]
     keys = {key for run in runs for row in read_lines(run / "metrics.jsonl") for key in row}
     assert runs and not {key for key in keys if f"`{key}`" not in metrics}
-    patterns = [re.sub(r"[A-Z]{2,}", "*", word) for word in re.findall(r"`([^`\s]+)`", files)]
-    patterns += ["[0-9]*.safetensors", "best"]
-    names = {str(path.relative_to(run)) for run in runs for path in run.rglob("*") if path.is_file()}
-    odd = {name for name in names if not any(fnmatch(part, p) for p in patterns for part in (name, Path(name).name))}
+    patterns = [re.sub(r"[A-Z]{2,}", "*", word) for word in re.findall(r"`(\.?[\w./-]*\w)`", files)]
+    patterns = [pattern for pattern in patterns if pattern[0] != "*"] + ["[0-9]*-*.safetensors"]
+    odd = [
+        path
+        for run in runs
+        for path in run.rglob("*")
+        if path.is_file() and not any(path.match(pattern) for pattern in patterns)
+    ]
     assert not odd
 
 
