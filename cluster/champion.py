@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasgm.measures.answers import PREDICTIONS, answers, ensure_same_pictures, only_right
-from dasgm.pages.tables import holm, mcnemar
+from dasgm.measures.answers import PREDICTIONS, answers, ensure_same_pictures
+from dasgm.pages.comparison import Duel, duel
+from dasgm.pages.tables import holm
 
 ALIAS = "champion"
 LEVEL = 0.05
@@ -28,19 +29,7 @@ class Contender:
         return f"version {self.version} ({self.run})"
 
 
-@dataclass(frozen=True)
-class Duel:
-    """Two models on the same test pictures."""
-
-    won: int
-    """Number of pictures that the challenger gets right and the champion gets wrong."""
-    lost: int
-    """The other way round."""
-    p: float
-    """Of McNemar's test (`mcnemar`): that `won` and `lost` differ by chance."""
-
-
-def duel(challenger: Path | None, champion: Path | None) -> Duel:
+def challenge(challenger: Path | None, champion: Path | None) -> Duel:
     """Compare the predictions of two models.
 
     Raises:
@@ -50,8 +39,7 @@ def duel(challenger: Path | None, champion: Path | None) -> Duel:
         raise ValueError(f"one of them has no {PREDICTIONS}")
     mine, its = answers(challenger), answers(champion)
     ensure_same_pictures(champion, its, challenger, mine)
-    won, lost = len(only_right(mine, its)), len(only_right(its, mine))
-    return Duel(won, lost, mcnemar(won, lost))
+    return duel(mine, its)
 
 
 def decide(model: str, champion: Contender | None, others: Sequence[Contender]) -> tuple[Contender, list[str]]:
@@ -74,7 +62,7 @@ def decide(model: str, champion: Contender | None, others: Sequence[Contender]) 
         if one.version == champion.version:
             continue
         try:
-            duels[one] = duel(one.predictions, champion.predictions)
+            duels[one] = challenge(one.predictions, champion.predictions)
         except (ValueError, OSError) as error:
             lines.append(f"{one} cannot be compared with the {ALIAS}, {champion}: {error}")
     if not duels:

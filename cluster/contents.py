@@ -12,9 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dasgm.pages.plots import paths
 from dasgm.store import legacy
 from dasgm.store.files import LARGEST, text, version
-from dasgm.store.records import ENDED, ENDS, FORMAT, read_metrics, read_record
+from dasgm.store.records import ENDED, ENDS, FORMAT, PLAN, read_metrics, read_record
 
 STATUS = {"waiting": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "stopped": "FINISHED"}
 STATUS |= {"failed": "FAILED", "interrupted": "KILLED"}
@@ -23,7 +24,10 @@ PICTURES = ("cells", "samples", "nearest")  # pictures/cells-003.png is epoch 3'
 
 
 def identity(folder: Path) -> str:
-    """The tag `dasgm.run` of a folder in MLflow: NAME@started for a sweep or a lone run, with /TRIAL for a trial."""
+    """The tag `dasgm.run` of a folder in MLflow: NAME@started for a sweep or a lone run, with /TRIAL for a trial.
+
+    NAME is the folder's, of a run in a fit's folder that of `name_of`.
+    """
     root = root_of(folder)
     return _name(root, record_of(root)) + (f"/{folder.name}" if folder != root else "")
 
@@ -39,6 +43,7 @@ class Content:
     texts: dict[str, str] = field(default_factory=dict)  # artifact's name -> its text
     pages: list[Path] = field(default_factory=list)  # files that are artifacts as they are
     pictures: list[tuple[str, int, Path]] = field(default_factory=list)  # key, step, PNG
+    plots: list[Path] = field(default_factory=list)  # Plotly's figures as JSON
     files: list[Path] = field(default_factory=list)  # of a trained network
     versions: list[tuple[int, int]] = field(default_factory=list)  # of what it was read from
 
@@ -70,7 +75,10 @@ def content_of_run(folder: Path, sweep: str = "", **defaults: Any) -> Content:
     return Content(
         key=f"{sweep}/{folder.name}" if sweep else _name(folder, record),
         record=record,
-        tags=tags | {name: record.get(name) or "" for name in ("device", "published", "truth")} | _protocols(record),
+        tags=tags
+        | {name: record.get(name) or "" for name in ("device", "published", "truth")}
+        | {"workers": str(record["workers"]) if record.get("workers") else ""}
+        | _protocols(record),
         lines=read_metrics(folder),
         pages=pages,
         pictures=sorted((key, int(step), path) for key, step, path in pictures if key in PICTURES and step.isdecimal()),
@@ -108,6 +116,7 @@ def content_of_sweep(
         tags,
         texts={"config.json": config},
         pages=_pages(folder, record, "table.md", "front.md", "front.svg"),
+        plots=[path for path in paths(folder) if path.stat().st_size <= LARGEST],
     ), trials
 
 
@@ -177,7 +186,22 @@ def record_of(folder: Path, **defaults: Any) -> dict[str, Any]:
 
 
 def _name(folder: Path, record: dict[str, Any]) -> str:
-    return f"{folder.name}@{record['started']:.3f}"  # `started` is the first start, even if the run was resumed
+    return f"{name_of(folder)}@{record['started']:.3f}"  # `started` is the first start, even if the run was resumed
+
+
+def name_of(folder: Path) -> str:
+    """What a run is called: as its folder, in a fit's folder with that one's name before it (fit-pets-s0-training)."""
+    return f"{folder.parent.name}-{folder.name}" if _in_fit(folder) else folder.name
+
+
+def storage_of(folder: Path) -> Path:
+    """The folder of all runs, to which MLflow's database belongs: above a run, a sweep, or the fit that a run is of."""
+    root = root_of(folder)
+    return root.parent.parent if _in_fit(root) else root.parent
+
+
+def _in_fit(folder: Path) -> bool:
+    return (folder.parent / PLAN).is_file()
 
 
 def root_of(folder: Path) -> Path:

@@ -116,6 +116,8 @@ class Evaluations(Group):
         self.evaluations = [  # seed by seed: if it is cut short, what there is can be compared
             Evaluation(one, replace(self.config, seed=seed)) for seed in seeds for one in candidates
         ]
+        self.about: dict[str, Any] = {}
+        """More entries of each run.json and of the folder's record."""
         self._said: dict[str, int] = {}
         """By evaluation, the number of its lines that were printed."""
 
@@ -214,6 +216,7 @@ class Evaluations(Group):
             "seeds": self.options.seeds,
             "config": to_json(self.config),
             "objective": "result/error",
+            **self.about,
         }
 
     # ------------------------------------------------------------------------------------------------ while they run
@@ -267,6 +270,7 @@ class Evaluations(Group):
         folder = self.folder / one.name
         self._said.setdefault(one.name, len(Run(folder).said()))
         about: dict[str, Any] = {"name": one.name, "title": one.name, "command": self.command, "recipe": self.recipe}
+        about |= self.about
         about |= {one.candidate.design.kind: one.candidate.source, "searched": one.candidate.searched}
         about["parameters"] = {"row": one.candidate.name, "seed": one.config.seed}
         begun: dict[str, Any] = {"state": "waiting", "reason": "", "fatal": "", "asked": time.time(), "ended": None}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from cluster.champion import ALIAS, Contender, decide
-from cluster.contents import identity, root_of
+from cluster.contents import identity, name_of, root_of, storage_of
 from cluster.patience import told
 from cluster.stores import address, alone, ensure_known, ensure_model_name, one_line, store_of, without_password
 from cluster.writer import Writer, connect, points
@@ -127,11 +127,16 @@ def register(folders: Sequence[Path], name: str, uri: str | None = None, experim
         Lines for the user: the versions, the champion, and how to serve it.
 
     Raises:
-        ValueError: a run is not in MLflow, or its network cannot be exported.
+        ValueError: the runs belong to several stores, one is not in MLflow, or its network cannot be exported.
         Exception: MLflow's own, if the store cannot be written.
     """
     ensure_model_name(name)
-    storage = root_of(folders[0]).parent
+    storage, *others = dict.fromkeys(map(storage_of, folders))
+    if others and len({store_of(uri, each) for each in (storage, *others)}) > 1:
+        raise ValueError(
+            f"{storage} and {others[0]} each have an MLflow database of their own; register the runs of one at a time, "
+            "or name one store for both by --uri"
+        )
     store = store_of(uri, storage)
     found = [_registered(folder, name, uri, experiment) for folder in folders]
     lines = []
@@ -139,11 +144,13 @@ def register(folders: Sequence[Path], name: str, uri: str | None = None, experim
         link = without_password(address(f"/#/models/{quote(name)}/versions/{one.version.version}", storage, uri))
         _note(one, without_password(store), link)
         state = "is" if one.new else "was already"
-        lines.append(f"{one.run.name} {state} version {one.version.version} of {name}: {link}")
+        lines.append(f"{name_of(one.run)} {state} version {one.version.version} of {name}: {link}")
     lines += _crown(connect(store), name, found)
     serve = ["mlflow", "models", "serve", "-m", f"models:/{name}@{ALIAS}", "--env-manager", "local"]
     words = shell_line([*serve, "--host", "127.0.0.1", "--port", str(PORT)])
-    return [*lines, f"serve the {ALIAS}: MLFLOW_TRACKING_URI={shell_line([without_password(store)])} {words}"]
+    place = without_password(store)
+    lines.append(f"the registry with all versions of {name} is MLflow at {place}")
+    return [*lines, f"serve the {ALIAS}: MLFLOW_TRACKING_URI={shell_line([place])} {words}"]
 
 
 def _note(one: Registered, store: str, link: str) -> None:
@@ -164,7 +171,7 @@ def _note(one: Registered, store: str, link: str) -> None:
 def _registered(folder: Path, name: str, uri: str | None, experiment: str | None) -> Registered:
     """The version of a run's network, made if need be."""
     key = identity(folder)
-    writer = Writer(uri, experiment, root_of(folder).parent, key)
+    writer = Writer(uri, experiment, storage_of(folder), key)
     run, client = writer.runs.get(key), writer.client
     if run is None or run.info.lifecycle_stage == "deleted":
         what = "was deleted in MLflow: restore it there" if run else "is not in MLflow yet: send it first"

@@ -22,6 +22,7 @@ ENVIRONMENT = {  # set unless the user has: with its defaults MLflow waits 4 to 
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is raised as well, and said once
 }
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` serves a database

@@ -5,6 +5,7 @@ shall hold, cluster/writer.py writes it; here is when that is done, and by whom.
 
     python -m cluster.tracking RUN...                    sends run or sweep folders and prints where to look at them
     python -m cluster.tracking RUN... --register NAME    also registers the trained networks (cluster/registry.py)
+    python -m cluster.tracking --paper EXPERIMENT        writes the paper's results from MLflow (cluster/paper.py)
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from cluster.contents import (
     content_of_sweep,
     identity,
     root_of,
+    storage_of,
 )
 from cluster.stores import EXPERIMENT, address, alone, ensure_known, one_line, store_of
 from cluster.writer import Writer
 from dasgm.cli.arguments import Parser
 from dasgm.pages.view import mlflow_ui
 from dasgm.store.files import printable, shell_line
+from dasgm.store.records import PLAN
 from dasgm.store.replica import here
 
 CHARTS = "&compareRunsMode=CHART"
@@ -62,9 +65,9 @@ def sync(
     with alone(root):
         if not (root / "sweep.json").is_file():
             search = content_of_run(root)
-            store = Writer(uri, experiment, root.parent, search.key)
+            store = Writer(uri, experiment, storage_of(root), search.key)
             return store.run_link(store.send(search))
-        store = Writer(uri, experiment, root.parent, identity(root))
+        store = Writer(uri, experiment, storage_of(root), identity(root))
         known = {} if known is None else known
         for name in [name for name, trial in known.items() if trial.key not in store.runs]:
             del known[name]  # a new database
@@ -97,7 +100,7 @@ def compare(folders: Sequence[str | Path], uri: str | None = None, experiment: s
     runs = []
     for folder in (Path(folder).resolve() for folder in folders):
         key = identity(folder)
-        store = Writer(uri, experiment, root_of(folder).parent, key)
+        store = Writer(uri, experiment, storage_of(folder), key)
         if key not in store.runs:
             raise ValueError(f"{folder} is not in MLflow yet: `python -m cluster.tracking {folder}` sends it")
         runs.append(store.runs[key].info)
@@ -146,13 +149,13 @@ class MlflowSync:
         self._wake.set()
         self._thread.join(timeout)
         error = f"no answer within {timeout:g} s" if self._thread.is_alive() else self.error
-        where = store_of(self.uri, root_of(self.folder).parent)
+        where = store_of(self.uri, storage_of(self.folder))
         to = f"--uri {shell_line([where])} " if where.startswith("http") else ""
         later = f"`python -m cluster.tracking {to}{shell_line([self.folder])}` sends what is missing"
         return f"MLflow at {where}: {error}; {later}" if error else ""
 
     def _run(self) -> None:
-        failed, where = 0, store_of(self.uri, root_of(self.folder).parent)
+        failed, where = 0, store_of(self.uri, storage_of(self.folder))
         while True:
             self._wake.wait()
             self._wake.clear()
@@ -190,13 +193,15 @@ def _send(place: str, options: argparse.Namespace) -> Path:
     try:
         folder = fetched(place)
         if (link := sync(folder, options.uri, options.experiment)) is None:
+            if (folder / PLAN).is_file():
+                raise ValueError(f"it holds the runs of a fit: name one of them, such as {Path(place) / 'training'}")
             raise ValueError("it has neither run.json nor sweep.json: name the folder of a search or of a sweep")
     except Exception as error:
         named = f"{place}: " if folder else ""  # an address that is refused may hold a password
         if folder and not isinstance(error, ValueError):
-            named = f"MLflow at {store_of(options.uri, root_of(folder).parent)}: "
+            named = f"MLflow at {store_of(options.uri, storage_of(folder))}: "
         raise ValueError(f"{named}{one_line(error)}") from None
-    print(f"{place}: {address(link, root_of(folder).parent, options.uri)}")
+    print(f"{place}: {address(link, storage_of(folder), options.uri)}")
     return folder
 
 
@@ -217,11 +222,21 @@ def _register(folders: Sequence[Path], options: argparse.Namespace) -> None:
     print(*map(printable, lines), sep="\n")
 
 
+def _write_paper(options: argparse.Namespace) -> int:
+    """Write the page of the paper's results. ValueError: one line."""
+    if options.folders or options.register is not None or options.experiment is not None:
+        raise ValueError("--paper sends nothing: leave runs, --experiment and --register out")
+    from cluster.paper import paper
+
+    print(*(printable(str(path)) for path in paper(options.paper, options.uri, options.output or Path("."))), sep="\n")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m cluster.tracking", description="Sends run folders to MLflow.")
     parser.add_argument(
         "folders",
-        nargs="+",
+        nargs="*",
         metavar="RUN",
         help="Run or sweep to send: a folder, or an address such as s3://BUCKET/PREFIX/NAME.",
     )
@@ -237,9 +252,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="Model in MLflow's registry that gets a version of each trained network (default: none is registered).",
     )
+    parser.add_argument(
+        "--paper",
+        metavar="EXPERIMENT",
+        help="MLflow's experiment of whose runs every table and figure of the paper is written, as by dasgm report "
+        "--paper, instead of sending runs. Without --uri its store is $MLFLOW_TRACKING_URI, else runs/mlflow.db.",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="Folder that gets paper.html and paper.md of --paper (default: the current one)."
+    )
     options = parser.parse_args(arguments)
     try:
         ensure_known(options.uri)
+        if options.paper is not None:
+            return _write_paper(options)
+        if not options.folders or options.output:
+            raise ValueError("name the runs to send, or with --paper the experiment whose results are written")
         if options.register is not None:
             from cluster.registry import ensure_installed
 
@@ -250,8 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2
-    for command in sorted({ui_command(root_of(folder).parent, options.uri) for folder in folders} - {""}):
-        print(f"served by: {command}")
+    for command in sorted({ui_command(storage_of(folder), options.uri) for folder in folders} - {""}):
+        print(f"start this to open these pages: {command}")
     return 0
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LOAD = """    import dasgm, mlflow
     model = dasgm.load(mlflow.artifacts.download_artifacts("runs:/{}/model"))"""
+MOST_CURVES = 50  # trials; of more, the chart of MLflow's view draws the best
 TRAINING = "workflowType=machine_learning"  # without it MLflow opens its pages for language models
 
 
@@ -137,7 +138,7 @@ class Writer:
                 self.client.log_text(run_id, string, name)
                 sent[name] = checksum
         self._send_pictures(run_id, content.pictures, sent)
-        for place, paths in ((None, content.pages), ("model", content.files)):
+        for place, paths in ((None, content.pages), ("model", content.files), ("pictures", content.plots)):
             for path in paths:
                 if sent.get(path.name) != (written := _milliseconds(path.stat().st_mtime)):
                     self.client.log_artifact(run_id, str(path), place)
@@ -217,11 +218,7 @@ class Writer:
             metrics = [objective, "result/top5_error", *(f"result/{name}" for name in ("parameters", "multiply_adds"))]
             metrics += ["speed/images_per_s", "cost/gpu_hours"]
         metrics += seconds
-        charts: list[dict[str, Any]] = [  # a trial that lacks a parameter is not drawn: hence the second one
-            {"type": "PARALLEL", "selectedParams": names, "selectedMetrics": [*seconds, objective], "showAllRuns": True}
-            for names in ([common, every] if common != every else [every])
-        ] + [{"type": "IMAGE", "imageKeys": [key], "step": 0} for key in PICTURES]
-        shared = {"metricSectionId": "sweep", "deleted": False, "isGenerated": False, "runsCountToCompare": 10}
+        curve = "test/error" if error else "val/accuracy"
         view = {
             "searchFilter": f"tags.mlflow.parentRunId = '{parent}'",
             "orderByKey": f"metrics.`{objective}`",
@@ -230,9 +227,8 @@ class Writer:
                 *(f"params.`{p}`" for p in every),
                 "tags.`state`",
             ],
-            "compareRunCharts": [chart | shared | {"uuid": f"sweep-{i}"} for i, chart in enumerate(charts)],
-            "compareRunSections": [{"uuid": "sweep", "name": "sweep", "display": True, "isReordered": False}],
-            "isAccordionReordered": True,  # else sections are sorted by name
+            **_charts(common, every, [*seconds, objective], curve),
+            "runsHiddenMode": "SHOW_ALL" if len(trials) <= MOST_CURVES else "FIRST_20_RUNS",
         }
         view |= {"orderByAsc": error, "startTime": "ALL", "lifecycleFilter": "Active"}
         view |= {"modelVersionFilter": "All Runs", "datasetsFilter": []}
@@ -241,6 +237,42 @@ class Writer:
         if self.experiment.tags.get(name) != value:
             self.client.set_experiment_tag(self.number, name, value)
         return f"/#/experiments/{self.number}/runs?{TRAINING}&viewStateShareKey={parent}"
+
+
+def _charts(common: list[str], every: list[str], metrics: list[str], curve: str) -> dict[str, Any]:
+    """The charts of a view, as MLflow's page keeps them: two of its whole width, and a section that opens by a click.
+
+    Args:
+        common, every: parameters that all trials have, and all there are.
+        metrics: the other axes of the parallel coordinates.
+        curve: the metric of the learning curves.
+    """
+
+    def parallel(names: list[str]) -> dict[str, Any]:
+        return {"type": "PARALLEL", "selectedParams": names, "selectedMetrics": metrics, "showAllRuns": True}
+
+    line: dict[str, Any] = {"type": "LINE", "metricKey": curve, "selectedMetricKeys": [curve], "xAxisKey": "step"}
+    line |= {"lineSmoothness": 0, "xAxisScaleType": "linear", "scaleType": "linear", "yAxisKey": "metric", "range": {}}
+    line |= {"useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "yAxisExpressions": []}
+    more = [parallel(every)] if common and common != every else []  # where a trial that lacks a parameter is not drawn
+    charts = {
+        "sweep": [parallel(common or every), line],
+        "more": [*more, *({"type": "IMAGE", "imageKeys": [key], "step": 0} for key in PICTURES)],
+    }
+    shared = {"deleted": False, "isGenerated": False, "runsCountToCompare": MOST_CURVES}
+    large, small = {"display": True, "columns": 1, "cardHeight": 380}, {"display": False}
+    return {
+        "compareRunCharts": [
+            chart | shared | {"uuid": f"{section}-{i}", "metricSectionId": section}
+            for section, its in charts.items()
+            for i, chart in enumerate(its)
+        ],
+        "compareRunSections": [
+            {"uuid": section, "name": section, "isReordered": False} | look
+            for section, look in (("sweep", large), ("more", small))
+        ],
+        "isAccordionReordered": True,  # else sections are sorted by name
+    }
 
 
 def points(line: dict[str, Any]) -> Iterator[tuple[str, float, int, int]]:

@@ -19,7 +19,7 @@ SCRIPTS = ("tuning/sweep.py", "tuning/reproduce.py", "cluster/search.py", "clust
 COMMANDS = {
     **{f"dasgm {verb}": ["-m", "dasgm", verb] for verb in VERBS},
     **{f"python {script}": [script] for script in (*SCRIPTS, "cluster/doctor.py")},
-    **{f"python -m {module}": ["-m", module] for module in ("cluster.tracking", "benchmarks")},
+    **{f"python -m {module}": ["-m", module] for module in ("tuning.pictures", "cluster.tracking", "benchmarks")},
 }
 """What a user types, and the same for Python."""
 BASIS = "dasgm-darts"

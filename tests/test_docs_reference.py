@@ -10,6 +10,8 @@ from importlib import import_module
 
 from commands import ROOT
 
+from dasgm.options import flag
+
 PACKAGES = ("dasgm", "cluster", "tuning")
 REFERENCE = ROOT / "docs" / "reference"
 METRIC = re.compile(r"(arch|best|cost|gan|grad|loss|result|speed|test|train|truth|val)/[a-z0-9_]*[a-z0-9]")
@@ -28,10 +30,20 @@ def texts(*packages: str) -> set[str]:
     for tree in trees(*packages):
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
-                found.add("".join(str(part.value) if isinstance(part, ast.Constant) else VALUE for part in node.values))
+                found.add("".join(map(text_of, node.values)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
     return found
+
+
+def text_of(part: ast.expr) -> str:
+    """A part of an f-string; `option("data_dir")` (dasgm/options.py) is what a command with one configuration says."""
+    match part:
+        case ast.Constant(value):
+            return str(value)
+        case ast.FormattedValue(ast.Call(ast.Name("option"), [ast.Constant(str(setting))])):
+            return flag(setting)
+    return VALUE
 
 
 def first_cells(page: str) -> list[str]:

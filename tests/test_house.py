@@ -9,7 +9,7 @@ import pytest
 from commands import ROOT
 from layout import circle, files, functions, imports, rooms
 
-PARTS_OF_A_SWEEP = ("trials", "halving", "callbacks", "table", "asking", "plan", "spaces", "last_stage")
+PARTS_OF_A_SWEEP = ("trials", "halving", "callbacks", "table", "asking", "plan", "spaces", "pictures", "last_stage")
 
 MOST_AT_THE_TOP = 16  # modules of dasgm besides __init__ and __main__
 MOST_LINES_OF_A_FILE = 400

@@ -292,12 +292,9 @@ class Sweep(Group):
         return len(outcomes) >= self.total and all(outcomes)
 
     def write_pages(self) -> None:
-        from dasgm.pages import front
-        from dasgm.pages.report import report
+        from tuning.pictures import write_pages
 
-        if self.plan.second:
-            front.write(self.folder, *self.plan.objectives)
-        report(self.folder)
+        write_pages(self.folder, *self.plan.objectives)
 
     def show(self) -> bool:
         return show(self)

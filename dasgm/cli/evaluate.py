@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any, Literal
 
 from dasgm import recipes
 from dasgm.cli.again import called
-from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take
+from dasgm.cli.arguments import ensure_once, fail, flattened, options_between, parse, take
 from dasgm.cli.progress import ending, progress
 from dasgm.cli.settings import absolute, check_time_budget, ensure_meant
 from dasgm.config import from_json
 from dasgm.data._base import IN_MEMORY, DataConfig
 from dasgm.designs.design import Design, ensure_effect, load_design
+from dasgm.designs.known import KnownNetwork
 from dasgm.genotype import genotype_text, name_of
 from dasgm.given import flags
 from dasgm.plugins import key_of, keys, plugin
@@ -209,6 +211,16 @@ def evaluate(argv: Sequence[str]) -> int:
             row = main(chosen.design, config, folder, hooks)
         say(trained_lines(row, folder))
     return 0
+
+
+def training_line(network: str, recipe: str, config: EvaluateConfig, folder: Path) -> str:
+    """The command, for a shell, that trains a known network as `config` says, which began with `recipe`."""
+    design = KnownNetwork.load(network)
+    first = {"--recipe": recipe, "--dataset": key_of(config.data)}
+    first |= {"--data-dir": config.data_dir} if config.data_dir else {}
+    usual = configured(first, {}, design.recipes)[1]
+    words = [*itertools.chain(*first.items()), *options_between(usual, config, design.unused)]
+    return shell_line(["dasgm", "evaluate", network, *words, "--storage", folder.parent, "--name", folder.name])
 
 
 def trained_lines(row: dict[str, Any], folder: Path) -> str:

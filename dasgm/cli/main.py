@@ -37,7 +37,7 @@ dasgm: differentiable architecture search with a generative model
   dasgm measure NAME          parameters and multiply-adds of a genotype, a preset's supernet, a GAN
   dasgm lookup GENOTYPE       how accurate a cell of NAS-Bench-201 truly is, from your table of all cells
   dasgm runs                  the runs in a folder: state, epochs, accuracy, disk
-  dasgm report FOLDER         write the result page of a run or a sweep again
+  dasgm report FOLDER         write the result page of a run or a sweep again; --paper: every result of the paper
 
   dasgm VERB --help           more on each;   a sweep of searches: python tuning/sweep.py
 """

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dasgm.cli.arguments import Parser
-from dasgm.store.files import printable
+from dasgm.store.files import printable, shell_line
+
+if TYPE_CHECKING:
+    from dasgm.measures.latency import Latency
 
 
 def _measure_parser() -> Parser:
@@ -85,14 +89,14 @@ def _add_latency(parser: Parser) -> None:
     parser.add_argument(
         "--threads",
         type=int,
-        help="With --latency, number of CPU threads (default: all CPUs that this process may use).",
+        help="With --latency, number of CPU threads (default: as many as PyTorch uses, which OMP_NUM_THREADS limits).",
     )
     parser.add_argument(
         "--onnx",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="With --latency, ONNX files of dasgm export that onnxruntime runs beside it (default: none).",
+        help="With --latency, ONNX files of dasgm export that are measured too (default: those beside the model).",
     )
 
 
@@ -139,16 +143,17 @@ def _latency(asked: dict[str, Any]) -> int:
             raise ValueError(f"--{flag.replace('_', '-')} {about[flag]}: expected at least 1")
     import json
 
+    import torch
     from rich.console import Console
 
     import dasgm
-    from dasgm.cpus import cpus
     from dasgm.device import hardware
     from dasgm.measures import latency
 
     model = dasgm.load(about["name"])
-    sizes = {"batch_size": about["batch_size"] or 1, "threads": about["threads"] or cpus()}
-    times = [latency.of_onnx(path, **sizes) for path in about["onnx"] or ()]
+    sizes = {"batch_size": about["batch_size"] or 1, "threads": about["threads"] or torch.get_num_threads()}
+    named = about["onnx"]
+    times = _of_exports(about["name"], **sizes) if named is None else [latency.of_onnx(path, **sizes) for path in named]
     rows = [each.to_json() for each in (latency.of_model(model, **sizes), *times)]
     processor = hardware("cpu").removeprefix("cpu (").removesuffix(")")
     if about["json"]:
@@ -158,6 +163,25 @@ def _latency(asked: dict[str, Any]) -> int:
         console.width = max(console.width, 120)  # a narrow terminal folds the table's lines
         console.print(_latency_table(rows, processor, **sizes))
     return 0
+
+
+def _of_exports(model: str, batch_size: int, threads: int) -> list[Latency]:
+    """Those of the ONNX files beside a model. What is not measured is said, and how it would be."""
+    from dasgm.measures.latency import of_onnx
+    from dasgm.store.replica import here
+
+    place = here(model)
+    found: list[Latency] = []
+    files = sorted((place if place.is_dir() else place.parent).glob("model*.onnx"))
+    for path in files:
+        try:
+            found.append(of_onnx(path, batch_size, threads))
+        except ValueError as error:
+            print(printable(f"{path.name} is not measured: {error}"), file=sys.stderr)
+    if not files:
+        command = shell_line(["dasgm", "export", model, "--format", "onnx"])
+        print(printable(f"`{command}` writes an ONNX file, which is then measured too"), file=sys.stderr)
+    return found
 
 
 def _latency_table(rows: list[dict[str, Any]], processor: str, batch_size: int, threads: int) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dasgm.cli.arguments import Parser
 from dasgm.genotype import DEFAULT_SPACE
+from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
 from dasgm.store.replica import here, refresh
 
@@ -127,8 +128,15 @@ def runs(argv: Sequence[str]) -> int:
 
 
 def report(argv: Sequence[str]) -> int:
-    parser = Parser(prog="dasgm report", description="Write the result page of a run or a sweep.")
-    parser.add_argument("folder", type=Path, help="Folder of a run or of a sweep, in which report.html is written.")
+    parser = Parser(
+        prog="dasgm report",
+        description="Write the result page of a run, a fit or a sweep, or with --paper that of the paper's results.",
+    )
+    parser.add_argument(
+        "folder",
+        help="Folder of a run, a fit or a sweep, in which report.html is written. With --paper the folder that holds "
+        "the runs, or its address such as s3://BUCKET/PREFIX, in which paper.html and paper.md are written.",
+    )
     parser.add_argument(
         "--against",
         type=Path,
@@ -137,12 +145,26 @@ def report(argv: Sequence[str]) -> int:
         "of both networks gets right and the other wrong (paper, Figure 5). By default it shows those of the last "
         "comparison, if there was one.",
     )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="Write every table and figure of the paper from the runs in the folder: what was measured, at which "
+        "budget, beside the paper's figures, and for what was not run the command that makes it.",
+    )
     options = parser.parse_args(list(argv))
+    if options.paper:
+        if options.against:
+            raise ValueError("--paper with --against: leave one of the two out; --paper compares by itself")
+        from dasgm.jobs.paper import paper
+
+        print(*(printable(lies_at(path)) for path in paper(options.folder)), sep="\n")
+        return 0
     from dasgm.pages.report import report
 
+    folder = Path(options.folder)
     if options.against:
         from dasgm.jobs.against import against
 
-        against(options.folder, options.against)
-    print(printable(str(report(options.folder))))
+        against(folder, options.against)
+    print(printable(str(report(folder))))
     return 0

@@ -9,11 +9,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from markupsafe import Markup, escape
 
 COLOURS = 8  # after these the lines are dashed, then the colours begin again
 LARGEST = 1e30  # beyond it a loss has diverged and would flatten every other line
+WIDE_CHART, NARROW_CHART = (820, 320), (360, 250)  # a drawing's units, which are about pixels where it is shown
 MOST_POINTS = 1500  # in one chart with a hover text each; beyond, the lines alone carry their names
 
 WIDE, HIGH, ACROSS, DOWN = 91, 44, 99, 70  # of one edge's area, and from one to the next
@@ -64,11 +66,13 @@ RULES = Markup(
 .legend li{display:flex;align-items:center;gap:.4rem;color:var(--soft);cursor:default}
 .legend li.bold{color:var(--ink);font-weight:600} .legend i{width:1rem;border-top:3px solid var(--c)}
 .legend .dashed i{border-top-style:dashed}
-.edges text{font-size:10px} .chart.edges text.strong{fill:var(--ink);font-weight:650}
+.edges svg{overflow:hidden} .edges text{font-size:10px} .chart.edges text.strong{fill:var(--ink);font-weight:650}
 .edges .box{fill:none;stroke:var(--line)} .edges .chosen{stroke:var(--ink);stroke-width:1.6}
-.heat svg{display:block} .heat text{font:11px var(--sans);fill:var(--soft)} 
+.heat svg,.heat img{display:block;width:100%;height:auto} .heat text{font:12px var(--sans);fill:var(--soft)}
+.heat img{image-rendering:pixelated;border:1px solid var(--line)}
 .heat .end{text-anchor:end} .heat .mid{text-anchor:middle}
-.heat .small{font-size:7.5px} .heat .count{font-size:10.5px;fill:var(--ink)} .heat .frame{fill:none;stroke:var(--line)}
+.heat .small{font-size:8px} .heat .count{font-size:12px;fill:var(--ink)} .heat .large{font-size:18px}
+.heat .frame{fill:none;stroke:var(--line)}
 .heat .right{fill:var(--k0)} .heat .wrong{fill:var(--k6)}
 .chart .bar{fill:var(--k0);fill-opacity:.7} .chart .gap{fill:var(--k6);fill-opacity:.35}
 .chart .share{fill:var(--faint)}
@@ -155,7 +159,7 @@ def line_chart(
     for y in marks:
         parts.append(tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
         parts.append(tag("text", shown(y, digits), look="end", x=left - 7, y=y_at(y), dy=".32em"))
-    for x in ticks(first, last, 10, whole=True):
+    for x in ticks(first, last, 10 if width > NARROW_CHART[0] else 6, whole=True):
         parts.append(tag("text", f"{x:g}", look="mid", x=x_at(x), y=bottom + 17))
     parts.append(tag("text", "epoch", look="mid", x=(left + right) / 2, y=height - 3))
 
@@ -173,6 +177,19 @@ def line_chart(
     legend = [tag("li", tag("i"), one.name, look=looks[i], data_series=i) for i, (one, _) in enumerate(drawn)]
     picture = drawing([*parts, *(lines[i] for i in order)], width, height, label)
     return tag("div", picture, tag("ul", *legend, look="legend"), look="chart")
+
+
+def fitted(draw: Callable[..., Markup], *given: Any, width: int = WIDE_CHART[0], **options: Any) -> Markup:
+    """A chart drawn twice: for a wide place, and for a telephone, so that its labels are as large there.
+
+    Args:
+        draw: `line_chart` or `scatter_chart`, which takes `given` and `options`.
+        width: of the wide drawing; it is as high as is usual for that.
+    """
+    high = WIDE_CHART[1] if width == WIDE_CHART[0] else NARROW_CHART[1]
+    sizes = {"wide": (width, high), "narrow": NARROW_CHART}
+    drawn = {look: draw(*given, width=wide, height=tall, **options) for look, (wide, tall) in sizes.items()}
+    return Markup("").join(tag("div", chart, look=look) for look, chart in drawn.items() if chart)
 
 
 def _look(one: Series, i: int) -> str:
@@ -209,7 +226,7 @@ def scatter_chart(
     for y in ticks(low, high, 5):
         parts.append(tag("path", look="grid", d=f"M{left} {y_at(y):.1f}H{right}"))
         parts.append(tag("text", shown(y), look="end", x=left - 7, y=y_at(y), dy=".32em"))
-    for x in ticks(0.0, most, 8):
+    for x in ticks(0.0, most, 8 if width > NARROW_CHART[0] else 4):
         parts.append(tag("text", shortened(x), look="mid", x=x_at(x), y=bottom + 17))
     parts.append(tag("text", title, look="mid", x=(left + right) / 2, y=height - 3))
     front = sorted((x, y) for x, y, _, best in dots if best)
@@ -221,10 +238,25 @@ def scatter_chart(
         hint = tag("title", f"{name}: {shown(y)}, {shortened(x)} {title}")
         parts.append(tag("g", tag("circle", hint, cx=x_at(x), cy=y_at(y), r=4 if best else 3),
                           look="series k0" if best else "series faint"))  # fmt: skip
-        if best:
-            end = "end" if x_at(x) > left + 60 else ""  # the front rises, so above and left of a dot there is room
-            parts.append(tag("text", name, look=end, x=x_at(x) + (-7 if end else 7), y=y_at(y) - 7))
+    names = [(x_at(x), y_at(y), name) for x, y, name, best in sorted(dots) if best]
+    parts += _names(names, left, right)
     return tag("div", drawing([tag("g", *line, look="series k0 dashed"), *parts], width, height, label), look="chart")
+
+
+def _names(dots: Sequence[tuple[float, float, str]], left: float, right: float) -> list[Markup]:
+    """The names of dots (x, y, name) at places where none lies on another; one without room is left to the hover."""
+    drawn: list[Markup] = []
+    taken: list[tuple[float, float, float]] = []  # of each name: from where to where, and its base line
+    for x, y, name in dots:
+        wide = 6.2 * len(name)
+        # the front rises, so above and left of a dot there is room, then below and right
+        for look, start, base in (("end", x - 7 - wide, y - 7), ("", x + 7, y + 14), ("", x + 7, y - 7)):
+            free = all(abs(base - other) >= 11 or start > to or start + wide < since for since, to, other in taken)
+            if free and start >= left - 40 and start + wide <= right + 14:
+                taken.append((start, start + wide, base))
+                drawn.append(tag("text", name, look=look, x=start + wide if look else start, y=base))
+                break
+    return drawn
 
 
 def shortened(value: float) -> str:
@@ -279,7 +311,7 @@ def edge_chart(
         parts.append(tag("rect", look=f"o{place}", x=x, y=y, width=11, height=11, rx=2))
         parts.append(tag("text", short, x=x + 17, y=y + 9))
     width, height = left + ACROSS * (len(columns) - 1) + WIDE, top + DOWN * len(rows) - 22
-    return tag("div", drawing(parts, width, height, label), look="chart edges")
+    return tag("div", drawing(parts, width, height, label), look="chart edges scroll")
 
 
 def _stack(epochs: Sequence[float], history: Sequence[Mapping[str, float]], chosen: str | None) -> list[Markup]:

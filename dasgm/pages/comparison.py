@@ -12,11 +12,30 @@ from dasgm.measures.intervals import wilson
 from dasgm.pages.tables import holm, mcnemar
 from dasgm.pages.view import RunView, read_run
 from dasgm.store.files import printable, short
-from dasgm.store.records import read_json
+from dasgm.store.records import PLAN, read_json
 from dasgm.store.replica import here
 
+SURE = 0.05  # largest p at which a network is called better or worse
 OF_NETWORKS = ("genotype", "network", "form", "cells", "channels", "auxiliary", "drop_path", "seed")
 """Settings that may differ: they say which network it is, or are of its own kind."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two networks on the same test pictures."""
+
+    won: int
+    """Number of pictures that the one gets right and the other does not."""
+    lost: int
+    """The other way round."""
+    p: float
+    """Of McNemar's test (`mcnemar`): that `won` and `lost` differ by chance."""
+
+
+def duel(one: Answers, other: Answers) -> Duel:
+    """Compare the answers of two networks on the same pictures (`ensure_same_pictures`)."""
+    won, lost = len(only_right(one, other)), len(only_right(other, one))
+    return Duel(won, lost, mcnemar(won, lost))
 
 
 @dataclass(frozen=True)
@@ -32,17 +51,22 @@ class Compared:
     parameters: int | None
     multiply_adds: int | None
     won: int | None = None
-    """Number of pictures that it gets right and the baseline does not; None: it is the baseline."""
+    """See `Duel`, here with the baseline; None: it is the baseline."""
     lost: int | None = None
-    """Number of pictures that the baseline gets right and it does not."""
     p: float | None = None
-    """Of McNemar's test (`mcnemar`)."""
     holm: float | None = None
     """p adjusted for the number of comparisons."""
 
     @property
     def accuracy(self) -> float:
         return self.right / self.pictures
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is better than the baseline, by `holm`; of the baseline itself ''."""
+        if self.holm is None:
+            return ""
+        return "not told apart" if self.holm >= SURE else "better" if (self.won or 0) > (self.lost or 0) else "worse"
 
 
 @dataclass(frozen=True)
@@ -106,14 +130,23 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
         ensure_same_pictures(places[0], base, place, one)
     runs = [read_run(place) for place in places]
     names = _names(places, runs)
-    won = [len(only_right(one, base)) for one in others]
-    lost = [len(only_right(base, one)) for one in others]
-    p = [mcnemar(*pair) for pair in zip(won, lost, strict=True)]
-    tests: list[Any] = [{}] + [
-        dict(zip(("won", "lost", "p", "holm"), each, strict=True)) for each in zip(won, lost, p, holm(p), strict=True)
-    ]
+    duels = [duel(one, base) for one in others]
+    adjusted = holm([found.p for found in duels])
+    tests = [{}, *(vars(found) | {"holm": p} for found, p in zip(duels, adjusted, strict=True))]
     rows = (_row(*each) for each in zip(names, said, runs, tests, strict=True))
     return Comparison(tuple(rows), tuple(_notes(names, runs)))
+
+
+def of_fit(folder: Path) -> Comparison | None:
+    """The comparison of the fit that a run is part of, the found network first; None before all are trained."""
+    place = folder.resolve().parent
+    known = sorted(place.glob("against-*"))
+    if not known or not (place / PLAN).exists():
+        return None
+    try:
+        return compare([place / "training", *known])
+    except ValueError:
+        return None
 
 
 def _row(name: str, said: Answers, run: RunView, test: dict[str, Any]) -> Compared:
@@ -136,7 +169,7 @@ def _notes(names: Sequence[str], runs: Sequence[RunView]) -> list[str]:
     notes = []
     for name, run, mine in zip(names, runs, settings, strict=True):
         odd = [key for key in {**settings[0], **mine} if settings[0].get(key) != mine.get(key)]
-        odd = ["training images" if key == "data" else key for key in odd if key not in OF_NETWORKS]
+        odd = ["training or held-out images" if key == "data" else key for key in odd if key not in OF_NETWORKS]
         if odd:
             notes.append(f"{name} and {names[0]} were not trained alike; they differ in: {', '.join(odd)}")
         begun = read_json(run.folder / "model.json").get("weights")

@@ -134,21 +134,23 @@ def markdown(found: Sequence[Placed], objective: str) -> str:
 
 
 def content(runs: Sequence[RunView], objective: str, second: str) -> Json:
-    """What a sweep's page shows of the front; {} before a search has finished, and where there is no `second`."""
-    from dasgm.pages.charts import scatter_chart
+    """What a sweep's page shows of the front; {} before two searches with a `second` have finished."""
+    from dasgm.pages.charts import fitted, scatter_chart
 
     title = SECOND.get(kind_of(second), "")
     found = placed(runs, objective, second) if title else []
     dots = [(one.cost, one.value, one.ranked.run.title, one.front) for one in found]
     share = any(score.metric == objective and score.share for score in SCORES.values())
-    chart = scatter_chart(dots, title, f"{objective} against {title}", percent=share)
+    chart = fitted(scatter_chart, dots, title, f"{objective} against {title}", percent=share)
     return (
-        {"chart": chart, "table": [(one, written(one)) for one in found if one.front], "title": title} if dots else {}
+        {"chart": chart, "table": [(one, written(one)) for one in found if one.front], "title": title}
+        if len(dots) > 1
+        else {}
     )
 
 
 def write(folder: Path, objective: str, second: str) -> None:
-    """Write front.md and front.svg into a sweep's folder, once a search has finished."""
+    """Write front.md and front.svg into a sweep's folder, once two searches have finished."""
     from dasgm.pages.charts import alone
 
     runs = read_trials(folder)

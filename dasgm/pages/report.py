@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from dasgm.measures.scores import FIRST, SCORES, Score, name_of
 from dasgm.measures.truth import DATASETS
-from dasgm.pages import charts, front
+from dasgm.pages import charts, comparison, front, plots
 from dasgm.pages.classified import classified, compared
 from dasgm.pages.pictures import embedded
 from dasgm.pages.view import (
@@ -33,9 +33,9 @@ from dasgm.pages.view import (
     read_trials,
     registrations,
 )
-from dasgm.pages.words import breakable, duration, moment, number, percent, scored
+from dasgm.pages.words import breakable, command, duration, moment, number, per_row, percent, scored
 from dasgm.store.files import shell_line, write_atomic
-from dasgm.store.records import read_json, read_record
+from dasgm.store.records import PLAN, read_json, read_record
 
 MOST_FRAMES = 60  # epochs drawn in the alphas' chart
 LARGEST_SWEEP = 60  # trials with a line each; of a larger sweep the page draws the best
@@ -55,6 +55,13 @@ PANELS: tuple[tuple[str, dict[str, str], bool], ...] = (  # title, metric -> nam
     ),
     ("Norm of B's gradient", {"grad/B": "B (Eq. 7)"}, False),
 )
+USES = (  # of a trained network: name, verb and arguments of a command
+    ("predict", "predict", "PICTURE.jpg"),
+    ("export", "export", "--format", "onnx"),
+    ("latency", "measure", "--latency"),
+    ("compare", "compare", "OTHER_RUN"),
+    ("differ", "report", "--against", "OTHER_RUN"),
+)
 FIDELITY = {  # metric -> title; each chart has its protocol below it
     "gan/fid": "FID",
     "gan/is": "Inception score",
@@ -63,8 +70,13 @@ FIDELITY = {  # metric -> title; each chart has its protocol below it
 
 
 def report(folder: str | Path) -> Path:
-    """Write `report.html` into a run folder or a sweep folder and return its path; ValueError if it is neither."""
+    """Write `report.html` into a run folder or a sweep folder and return its path; ValueError if it is neither.
+
+    Of the folder of a fit, the pages of all its runs are written, and the path is that of the trained network's.
+    """
     folder, template = Path(folder), "report.html.jinja"
+    if (folder / PLAN).exists() and (runs := [path.parent for path in sorted(folder.glob("*/run.json"))]):
+        return [report(run) for run in runs][-1]  # `training` is the last by name
     if read_record(folder / "sweep.json").get("kind") == "evaluations":
         raise ValueError(
             f"{folder}: a group of evaluations has no page; open table.md, or the report.html of one evaluation"
@@ -79,15 +91,20 @@ def report(folder: str | Path) -> Path:
         raise ValueError(
             f"{folder}: no results found; expected the folder of a run (with run.json) or of a sweep (with sweep.json)"
         )
-    environment = Environment(
-        loader=PackageLoader("dasgm.pages", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    filters = {"percent": percent, "scored": scored, "number": number, "moment": moment}
-    environment.filters.update(filters, duration=duration, breakable=breakable)
-    page = environment.get_template(template).render(content, style=charts.STYLE, written=datetime.now().timestamp())
+    page = template_named(template).render(content, written=datetime.now().timestamp())
     target = folder / "report.html"
     write_atomic(target, page.encode("utf-8", "replace"))
     return target
+
+
+def template_named(name: str) -> Template:
+    """A template of this folder, which escapes what it is given, with the filters and the style of all pages."""
+    environment = Environment(
+        loader=PackageLoader("dasgm.pages", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    filters = (percent, scored, number, moment, duration, breakable, command, per_row, charts.shortened)
+    environment.filters.update({one.__name__: one for one in filters})
+    return environment.get_template(name, globals={"style": charts.STYLE})
 
 
 def _sweep(folder: Path) -> Json:
@@ -112,6 +129,7 @@ def _sweep(folder: Path) -> Json:
         )
         for run in runs[:LARGEST_SWEEP]
     ]
+    drawn, second = plots.plots(folder), front.metric(str(info.get("and_minimise") or "parameters"))
     return _common(folder, info, config, folder.parent, best, painter) | {
         "kind": "sweep",
         "state": str(info.get("state") or "unknown"),
@@ -127,8 +145,11 @@ def _sweep(folder: Path) -> Json:
         "states": ", ".join(f"{states[state]} {state}" for state in (*STATES, "unknown") if states[state]),
         "links": {run.folder: f"{quote(run.folder.name)}/report.html" for run in runs if _has_page(run.folder)},
         "truths": {name: DATASETS[name] for run in runs for name in run.truth},
-        "curves": charts.line_chart(lines, "accuracy of each trial", percent=True, width=820, height=330),
-        "front": front.content(runs, score.metric, front.metric(str(info.get("and_minimise") or ""))),
+        "curves": charts.fitted(charts.line_chart, lines, "accuracy of each trial over epochs", percent=True),
+        "front": front.content(runs, score.metric, second),
+        "plots": drawn,
+        "library": plots.library() if any(one.figure for one in drawn) else "",
+        "redraw": shell_line(["python", "-m", "tuning.pictures", str(folder.resolve())]),
         "hidden": max(0, len(runs) - LARGEST_SWEEP),
         "cost": sum(costs) if costs else None,
     }
@@ -149,7 +170,7 @@ def _run(folder: Path) -> Json:
         "sweep": sweep,
         "table": ranking([run]),
         "proxied": dict(flat(run.config)).get("proxy.epochs", "0") != "0",
-        "curves": charts.line_chart([line], "accuracy", percent=True, width=820, height=300),
+        "curves": charts.fitted(charts.line_chart, [line], "accuracy over epochs", percent=True),
         "cost": run.last("cost/gpu_hours"),
     }
 
@@ -158,6 +179,7 @@ def _evaluation(folder: Path) -> Json:
     """Of a network trained from scratch."""
     run = read_run(folder)
     test, train = (charts.Series(k, run.curve(f"{k}/error"), bold=k == "test") for k in ("test", "train"))
+    loss = charts.Series("training loss", run.curve("loss/train"))
     rows = [row for row in run.metrics if row.get("phase") == "result"]
     result = {k.removeprefix("result/"): v for k, v in rows[-1].items() if k.startswith("result/")} if rows else {}
     storage = folder.parent.parent if (folder.parent / "sweep.json").exists() else folder.parent
@@ -167,14 +189,13 @@ def _evaluation(folder: Path) -> Json:
         "name": run.title,
         "result": result if {"error", "parameters", "multiply_adds"} <= set(result) else {},
         "epochs": run.config.get("epochs", "?"),
-        "curves": charts.line_chart([test, train], "error", percent=True, width=480, height=250),
-        "loss": charts.line_chart(
-            [charts.Series("training loss", run.curve("loss/train"))], "training loss", width=480, height=250
-        ),
+        "curves": charts.fitted(charts.line_chart, [test, train], "error over epochs", percent=True, width=480),
+        "loss": charts.fitted(charts.line_chart, [loss], "training loss over epochs", width=480),
         "classified": classified(folder),
+        "known": comparison.of_fit(folder),
         "against": compared(folder),
         "cost": run.last("cost/gpu_hours"),
-        "predict": shell_line(["dasgm", "predict", str(folder.resolve()), "PICTURE.jpg"]),
+        **{name: shell_line(["dasgm", verb, str(folder.resolve()), *more]) for name, verb, *more in USES},
         "registered": registrations(run.info),
     }
 
@@ -195,7 +216,7 @@ def _common(
         "dataset": info.get("dataset") or settings.get("data.key"),
         "elapsed": ended - started if is_number(started) and is_number(ended) else None,
         "panels": _panels(best) if best else [],
-        "cells": _cells(best) if best else [],
+        "cells": cells(best) if best else [],
         "about_cells": Markup(best.space.about) if best else "",
         "alphas": _alphas(best) if best else [],
         "genotype": best.genotype.to_json() if best and best.genotype else None,
@@ -208,11 +229,24 @@ def _common(
         "config": flat(config),
         "data_notes": info.get("data_notes") or (best.info.get("data_notes") if best else None) or [],
         "path": str(folder.resolve()),
+        "parts": _parts(folder),
         "evaluate": shell_line(["dasgm", "evaluate", genotype.parent]),
         "draw": shell_line(["dasgm", "draw", genotype]),
         "mlflow": mlflow_ui(f"sqlite:///{store}") if store.exists() else None,
         "track": shell_line(["python", "-m", "cluster.tracking", str(folder.resolve())]),
     }
+
+
+def _parts(folder: Path) -> list[tuple[str, str]]:
+    """Names and pages of the runs of the fit that a run is part of, its own without a page; [] where it is of none."""
+    place, name = folder.resolve().parent, folder.resolve().name
+    runs = read_trials(place) if (place / PLAN).exists() else []
+    runs.sort(key=lambda run: began if is_number(began := run.info.get("started")) else math.inf)
+    return [
+        (run.title.rpartition(": ")[2], "" if run.folder.name == name else f"../{quote(run.folder.name)}/report.html")
+        for run in runs
+        if run.folder.name == name or _has_page(run.folder)
+    ]
 
 
 def _others(score: Score, runs: Sequence[RunView]) -> list[Score]:
@@ -271,11 +305,11 @@ def _truth(run: RunView) -> Json:
         (DATASETS[name], accuracy, run.last(f"truth/rank_{name}"), run.last(f"truth/regret_{name}"))
         for name, accuracy in run.truth.items()
     ]
-    chart = charts.line_chart(lines, "true accuracy", percent=True, width=820, height=300)
+    chart = charts.fitted(charts.line_chart, lines, "true accuracy over epochs", percent=True)
     return {"chart": chart, "last": last, "table": run.info.get("truth")} if chart else {}
 
 
-def _cells(run: RunView) -> list[tuple[str, Markup]]:
+def cells(run: RunView) -> list[tuple[str, Markup]]:
     """The cells as SVG; [] without a genotype, or without what draws it (pygraphviz)."""
     if run.genotype is None:
         return []

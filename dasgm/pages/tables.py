@@ -16,23 +16,6 @@ from dasgm.pages.view import RunView
 from dasgm.plugins import nearest
 from dasgm.presets import row_config, without_gan
 
-TABLES: dict[str, tuple[str, ...]] = {
-    "2": (
-        "dasgm-darts",
-        *(f"dasgm-darts-val{n}" for n in (30, 50, 70)),
-        "darts-1st",
-        "darts-2nd",
-        "dasgm-pdarts",
-        *(f"dasgm-pdarts-val{n}" for n in (30, 50, 70)),
-        "pdarts",
-        "dasgm-pcdarts",
-        *(f"dasgm-pcdarts-val{n}" for n in (30, 50, 70)),
-        "pcdarts",
-    ),
-    "4": ("dasgm-darts", "dasgm-darts:stylegan2ada", "dasgm-darts:contragan"),
-    "6": ("dasgm-darts", "darts-2nd", "dasgm-pdarts", "pdarts", "dasgm-pcdarts", "pcdarts"),
-}
-"""The rows of the paper's tables: a preset, or preset:GAN."""
 DARTS = ("darts-1st", "darts-2nd", "nasbench201-darts-1st", "nasbench201-darts-2nd")
 """Rows with which plain rows of other methods are compared, where search space and order are the same."""
 COMPARED = (
@@ -177,15 +160,53 @@ def baselines(names: Sequence[str], against: str = "") -> dict[str, str]:
 
 
 class Comparison(NamedTuple):
-    """Of the values of a row with those of another one."""
+    """Of the values of a row with those of another one; NaN where there are too few."""
 
-    p: float
+    p: float = math.nan
     """Of Welch's test."""
-    holm: float
+    holm: float = math.nan
     """p adjusted for all comparisons of the table."""
+    difference: float = math.nan
+    """Of the means."""
+    low: float = math.nan
+    """Of the 95 % interval of the difference, by Welch's test."""
+    high: float = math.nan
+    effect: float = math.nan
+    """Hedges' g, see `effect`."""
 
 
-NOT_COMPARED = Comparison(math.nan, math.nan)
+NOT_COMPARED = Comparison()
+Pair = tuple[Sequence[float], Sequence[float]]
+
+
+def effect(one: Sequence[float], other: Sequence[float]) -> float:
+    """Hedges' g: the difference of the means over the pooled standard deviation, times 1 - 3 / (4 (n + m) - 9), which
+    makes up for small samples (Hedges, Journal of Educational Statistics 6, 1981). NaN as `welch`.
+    """
+    n, m = len(one), len(other)
+    if min(n, m) < 2 or len(set(one)) == len(set(other)) == 1:
+        return math.nan
+    pooled = ((n - 1) * statistics.variance(one) + (m - 1) * statistics.variance(other)) / (n + m - 2)
+    return (statistics.fmean(one) - statistics.fmean(other)) / math.sqrt(pooled) * (1 - 3 / (4 * (n + m) - 9))
+
+
+def comparisons(pairs: Sequence[Pair]) -> list[Comparison]:
+    """Of the values of each pair, the first ones with the others; Holm's p is adjusted for all that can be tested."""
+    raw = [welch(*pair) for pair in pairs]
+    tested = [place for place, p in enumerate(raw) if not math.isnan(p)]
+    adjusted = dict(zip(tested, holm([raw[place] for place in tested]), strict=True))
+    return [Comparison(p, adjusted.get(i, math.nan), *_apart(*pairs[i])) for i, p in enumerate(raw)]
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float, float]:
+    """The last four entries of a Comparison."""
+    from scipy.stats import ttest_ind
+
+    difference = statistics.fmean(one) - statistics.fmean(other) if one and other else math.nan
+    if math.isnan(g := effect(one, other)):
+        return difference, math.nan, math.nan, math.nan
+    interval = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    return difference, float(interval.low), float(interval.high), g
 
 
 def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[dict[str, Comparison]]:
@@ -195,12 +216,12 @@ def compared(tables: Sequence[Sequence[Row]], base: Mapping[str, str]) -> list[d
         base: as `baselines` gives it.
     """
     by_name = [{row.name: row for row in found} for found in tables]
-    raw = [{name: welch(its[name].values, its[other].values) for name, other in base.items()} for its in by_name]
-    tested = [(place, name) for place, ps in enumerate(raw) for name, p in ps.items() if not math.isnan(p)]
-    adjusted = holm([raw[place][name] for place, name in tested])
+    places = [(place, name, other) for place in range(len(tables)) for name, other in base.items()]
     found: list[dict[str, Comparison]] = [{} for _ in tables]
-    for (place, name), value in zip(tested, adjusted, strict=True):
-        found[place][name] = Comparison(raw[place][name], value)
+    tests = comparisons([(by_name[i][name].values, by_name[i][other].values) for i, name, other in places])
+    for (place, name, _), test in zip(places, tests, strict=True):
+        if not math.isnan(test.p):
+            found[place][name] = test
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from markupsafe import Markup
@@ -48,5 +49,19 @@ def moment(seconds: object) -> str:
 
 
 def breakable(name: str) -> Markup:
-    """A parameter's name that may wrap after its underscores."""
-    return Markup("_<wbr>").join(name.split("_"))
+    """A name that may wrap after its underscores, hyphens, slashes, colons and dots."""
+    return Markup("<wbr>").join(re.split(r"(?<=[-_/:.])(?=.)", name))
+
+
+def command(line: str) -> Markup:
+    """A command line that does not wrap after the hyphens of an option."""
+    words = re.split(r"(?<!\S)(--?[a-z][\w.-]*)", line)
+    return Markup("").join(
+        Markup('<span class="flag">{}</span>').format(w) if i % 2 else w for i, w in enumerate(words)
+    )
+
+
+def per_row(count: int, most: int) -> int:
+    """How many of some things stand in a row where `most` fit, so that the last row is nearly as full as the others."""
+    rows = max(1, -(-count // most))
+    return max(1, -(-count // rows))

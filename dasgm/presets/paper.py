@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dasgm.config import SearchConfig
@@ -10,6 +9,7 @@ from dasgm.data import cifar10
 from dasgm.gans import biggan
 from dasgm.given import NOTHING, Given
 from dasgm.methods import darts, pcdarts, pdarts
+from dasgm.presets.published import errors
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,15 @@ PDARTS = (
     "A's rate 6e-4 and its gradient clipped at 5, as its code; at most 2 skip connections, as its authors advise",
 )
 PCDARTS = ("architecture steps from epoch 15 on, A's rate 6e-4, W's rate down to 0: PC-DARTS's",)
-DARTS_ERRORS = ("2.70 ± 0.08", "17.14 ± 0.10", "2.85 ± 0.08", "18.49 ± 0.27", "2.75 ± 0.02", "18.40 ± 0.27",
-                "3.28 ± 0.05", "18.79 ± 0.21", "2.76 ± 0.09", "20.58 ± 0.44")  # fmt: skip
-PDARTS_ERRORS = ("2.56 ± 0.04", "16.82 ± 0.03", "3.01 ± 0.06", "18.98 ± 0.16", "2.94 ± 0.03", "17.28 ± 0.23",
-                 "3.03 ± 0.05", "18.74 ± 0.13", "2.50", "17.49")  # fmt: skip
-PCDARTS_ERRORS = ("2.52 ± 0.04", "17.42 ± 0.11", "3.43 ± 0.12", "18.19 ± 0.31", "3.13 ± 0.05", "17.90 ± 0.12",
-                  "2.74 ± 0.08", "18.16 ± 0.29", "2.57 ± 0.07", "17.96 ± 0.15")  # fmt: skip
-
-
-def _published(errors: Sequence[str]) -> str:
-    return f"CIFAR-10 {errors[0]}, CIFAR-100 {errors[1]} (Table 2)"
 
 
 def _rows(
-    names: tuple[str, str, str], dasgm: SearchConfig, errors: Sequence[str], own: tuple[str, ...], suffix: str = ""
+    names: tuple[str, str, str], dasgm: SearchConfig, own: tuple[str, ...], suffix: str = ""
 ) -> dict[str, Preset]:
     """The five rows of one method: DASGM end to end, with 30, 50 and 70 % Val, and the plain method.
 
     Args:
         names: of the method in the paper, in the presets with DASGM, in the plain one.
-        errors: of CIFAR-10 and CIFAR-100, row by row.
         own: choices that the method brings.
     """
     title, key, plain = names
@@ -91,23 +80,23 @@ def _rows(
         f"dasgm-{key}{suffix}": Preset(
             dasgm,
             f"DASGM+{title}: end-to-end BigGAN",
-            _published(errors[:2]),
+            errors(f"dasgm-{key}"),
             (*own, *ALWAYS, *GENERATED, *END_TO_END, *searched),
         )
     }
     frozen = (*FROZEN, SECOND_ORDER) if dasgm.order == "second" else FROZEN
-    for i, percent in enumerate((30, 50, 70), 1):
+    for percent in (30, 50, 70):
         rows[f"dasgm-{key}-val{percent}{suffix}"] = Preset(
             replace(dasgm, val_portion=percent / 100, freeze_gan=True, search_discriminator=False),
             f"DASGM+{title}+{percent}% Val: pre-trained, frozen BigGAN",
-            _published(errors[2 * i : 2 * i + 2]),
+            errors(f"dasgm-{key}-val{percent}"),
             (*own, *ALWAYS, *GENERATED, *frozen),
         )
     order = ", second order" if dasgm.order == "second" else ""
     rows[f"{plain}{suffix}"] = Preset(
         replace(dasgm, gan=None, search_discriminator=False),
         f"{title}{order}: J_3 is J_2",
-        _published(errors[8:]),
+        errors(plain),
         (*own, *ALWAYS),
     )
     return rows
@@ -115,36 +104,32 @@ def _rows(
 
 BATCH_64 = "batch 64, as the paper has for all methods"
 PAPER: dict[str, Preset] = {
-    **_rows(("DARTS", "darts", "darts-2nd"), DASGM_DARTS, DARTS_ERRORS, ()),
+    **_rows(("DARTS", "darts", "darts-2nd"), DASGM_DARTS, ()),
     "darts-1st": Preset(
         replace(DASGM_DARTS, gan=None, search_discriminator=False, order="first"),
         "DARTS, first order: J_3 is J_2",
-        "CIFAR-10 3.00 ± 0.14, CIFAR-100 20.52 ± 0.31 (Table 2)",
+        errors("darts-1st"),
         ALWAYS,
     ),
     **_rows(
         ("P-DARTS", "pdarts", "pdarts"),
         DASGM_PDARTS,
-        PDARTS_ERRORS,
         (f"{BATCH_64}; P-DARTS's own is 96 (-upstream)", *PDARTS),
     ),
     **_rows(
         ("PC-DARTS", "pcdarts", "pcdarts"),
         DASGM_PCDARTS,
-        PCDARTS_ERRORS,
         (f"{BATCH_64}, and DARTS's rate 0.025; PC-DARTS's own 0.1 goes with its 256 (-upstream)", *PCDARTS),
     ),
     **_rows(
         ("P-DARTS", "pdarts", "pdarts"),
         replace(DASGM_PDARTS, batch_size=96, data=CONTIGUOUS),
-        PDARTS_ERRORS,
         ("batch 96 and the split by index, as P-DARTS's code; the paper says 64", *PDARTS),
         "-upstream",
     ),
     **_rows(
         ("PC-DARTS", "pcdarts", "pcdarts"),
         replace(DASGM_PCDARTS, batch_size=256, classifier_lr=0.1, data=CONTIGUOUS),
-        PCDARTS_ERRORS,
         ("batch 256, rate 0.1 and the split by index, as PC-DARTS's code; the paper says 64 for all", *PCDARTS),
         "-upstream",
     ),

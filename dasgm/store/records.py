@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dasgm.options import option
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import contents, plain, shown, text, write_atomic
 
@@ -21,6 +22,7 @@ OTHERS = {  # compared by their digests
     "data": "other images of this data set",
     **{"genotype": "another genotype", "network": "another network or other weights"},
 }
+PLAN = "fit.json"  # in the folder of a fit, which holds those of its search and its trainings
 ENDED = ("finished", "stopped", "failed")  # states of a run that is not continued
 ENTRIES: dict[str, Any] = {  # of run.json and sweep.json: what each is
     **dict.fromkeys(("name", "title", "state", "reason", "command", "kind", "device", "objective", "preset"), str),
@@ -124,9 +126,9 @@ def ensure_same(what: str, begun: dict[str, Any], asked: dict[str, Any]) -> None
         digests = begun.get(key), asked.get(key)
         old, new = (f"a pre-trained GAN ({one[:8]})" if one else "a GAN of its own" for one in digests)
         remedy = (
-            "give the --gan-checkpoint that it began with"
+            f"give the {option('gan_checkpoint')} that it began with"
             if digests[0]
-            else "leave --gan-checkpoint and --pretrain out"
+            else f"leave {option('gan_checkpoint')} and --pretrain out"
         )
         raise ValueError(
             f"{what} began with {old}, but this command asks for {new}; choose another --name, or {remedy}"

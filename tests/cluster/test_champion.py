@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from predicted import predictions
 
-from cluster.champion import Contender, Duel, decide, duel
+from cluster.champion import Contender, challenge, decide
+from dasgm.pages.comparison import Duel
 
 
 def test_mcnemars_test_is_that_of_a_fair_coin(tmp_path: Path) -> None:
     champion = predictions(tmp_path / "a", "0" * 8 + "1" + "1" * 20 + "0" * 3)
     challenger = predictions(tmp_path / "b", "1" * 8 + "0" + "1" * 20 + "0" * 3)
     # of 9 tosses, 0 or 1 tails, or 0 or 1 heads: 2 (1 + 9) / 2^9, less half of what was seen on both sides, 9 / 2^9
-    assert duel(challenger, champion) == Duel(8, 1, pytest.approx(11 / 512))
-    assert duel(champion, challenger) == Duel(1, 8, pytest.approx(11 / 512))
-    assert duel(champion, champion) == Duel(0, 0, 1.0)
+    assert challenge(challenger, champion) == Duel(8, 1, pytest.approx(11 / 512))
+    assert challenge(champion, challenger) == Duel(1, 8, pytest.approx(11 / 512))
+    assert challenge(champion, champion) == Duel(0, 0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, text: str, says: str) -
     good = predictions(tmp_path / "good", "1", ["0.png"])
     (tmp_path / "odd").write_text(text)
     with pytest.raises(ValueError, match=says):
-        duel(tmp_path / "odd", good)
+        challenge(tmp_path / "odd", good)
 
 
 def test_the_first_becomes_champion_and_only_one_that_is_better_takes_over(tmp_path: Path) -> None:

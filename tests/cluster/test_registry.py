@@ -162,6 +162,43 @@ def test_champion_is_who_is_better_and_one_killed_half_way_leaves_no_second_mode
     assert len(client.search_model_versions("name = 'digits'")) == 2
 
 
+def test_two_fits_share_the_registry_beside_them(
+    made: Path, storage: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (storage / name / "training" for name in ("fit-pets-s0", "fit-pets-s1"))
+    for number, run in enumerate((first, second)):
+        shutil.copytree(made, run)
+        (run.parent / "fit.json").write_text("{}")
+        amend(run / "run.json", title=f"{run.parent.name}: training")
+        predictions(run / "predictions.csv", "0" * 8 + "1" * 9 if number == 0 else "1" * 17)
+    monkeypatch.chdir(storage.parent)
+    for run, name in ((first, "pets"), (second, "pets"), (second, "animals")):
+        assert tracking.main([str(run.relative_to(storage.parent)), "--register", name]) == 0
+    out, err = capfd.readouterr()
+    assert "Downloading" not in err and not [*storage.glob("*/mlflow.db"), *storage.glob("*/mlartifacts")]
+    for line in ("fit-pets-s0-training is version 1 of pets", "fit-pets-s1-training is version 2 of pets"):
+        assert f"{line}: http://127.0.0.1:5000/#/models/pets/versions/" in out
+    assert "version 2 (fit-pets-s1-training) has 8 and version 1 (fit-pets-s0-training) has 0, p = 0.0039" in out, (
+        "2^-8"
+    )
+    assert f"the registry with all versions of pets is MLflow at sqlite:///{storage}/mlflow.db" in out
+    client = client_of(storage)
+    ids = {name: run.info.run_id for name, run in runs_of(client).items()}
+    assert set(ids) == {"fit-pets-s0: training", "fit-pets-s1: training"}
+    found = {(v.name, int(v.version)): v.run_id for v in client.search_model_versions()}
+    a, b = ids["fit-pets-s0: training"], ids["fit-pets-s1: training"]
+    assert found == {("pets", 1): a, ("pets", 2): b, ("animals", 1): b}
+
+    other = Path(shutil.copytree(made, storage.parent / "elsewhere" / "mine"))
+    for words, says in (
+        ([str(first.parent)], "it holds the runs of a fit: name one of them, such as"),
+        ([str(first), str(other), "--register", "pets"], "each have an MLflow database of their own"),
+    ):
+        assert tracking.main(words) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert says in line
+
+
 def test_refused_in_one_line(
     run: Path, storage: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,10 +278,11 @@ def test_the_guides_lines_serve_a_picture(run: Path, storage: Path) -> None:
     """`mlflow models serve` for real, by the commands and the code of docs/howto/models.md."""
     section = (ROOT / "docs" / "howto" / "models.md").read_text().partition("## From a trained model to a server")[2]
     blocks = re.findall(r"```(?:sh|python)\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
-    send, serve, prepare, curl, ask = (block.replace("runs/mine", shlex.quote(str(run))) for block in blocks)
+    send, *blocks = (block.replace("runs/fit-pets-s0/training", shlex.quote(str(run))) for block in blocks)
+    serve, script, ask, curl = (block.replace("$PWD/runs", f"'{storage}'") for block in blocks)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    serve, curl, ask = (block.replace("5001", str(port)) for block in (serve, curl, ask))
+    serve, script, curl = (block.replace("5001", str(port)) for block in (serve, script, curl))
     place = storage / "elsewhere"
     place.mkdir()
     data, model = CONFIG.data.load(), dasgm.load(run)
@@ -252,10 +290,9 @@ def test_the_guides_lines_serve_a_picture(run: Path, storage: Path) -> None:
     ours = environment_with(
         PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         PYTHONPATH="",  # neither the server nor who asks it needs dasgm
-        RUNS=str(storage),
         MLFLOW_DISABLE_TELEMETRY="true",
     )
-    uri = f"sqlite:///{storage}/mlflow.db"
+    (place / "ask.py").write_text(script)
 
     def do(*words: str, **more: str) -> str:
         return subprocess.run(words, cwd=place, env=ours | more, check=True, capture_output=True, text=True).stdout
@@ -268,13 +305,13 @@ def test_the_guides_lines_serve_a_picture(run: Path, storage: Path) -> None:
         )
     try:
         until(lambda: _answers(f"http://127.0.0.1:{port}/ping", server, log), 0.2)
-        do(sys.executable, "-c", prepare, MLFLOW_TRACKING_URI=uri)
+        said = do("bash", "-c", ask)
         answer = json.loads(do("bash", "-c", curl))
         with torch.no_grad():
             expected = model(model.preprocess(place / "cat.jpg")[None]).numpy()
         np.testing.assert_allclose(answer["predictions"]["logits"], expected, rtol=1e-3, atol=1e-3)
         ((name, probability),) = model.predict([place / "cat.jpg"], top=1)[0]
-        assert do(sys.executable, "-c", ask, MLFLOW_TRACKING_URI=uri) == f"{name} {probability:.1%}\n"
+        assert said == f"{name} {probability:.1%}\n"
         for odd in ({"images": [[[[0.0]]]]}, {"pictures": [1.0]}, [[1.0, 2.0]]):
             request = urllib.request.Request(
                 f"http://127.0.0.1:{port}/invocations",

@@ -98,10 +98,8 @@ def test_a_sweep_is_a_parent_with_its_trials_and_a_ranked_view(storage: Path) ->
     )
     assert [f.path for f in client.list_artifacts(parent.info.run_id)] == ["config.json", "report.html"]
 
-    key = str(link).partition("viewStateShareKey=")[2]
-    kind, _, blob = experiment_of(client).tags[f"mlflow.sharedViewState.{key}"].partition(";")
-    view = json.loads(zlib.decompress(base64.b64decode(blob)))
-    assert kind == "deflate" and view["orderByKey"] == "metrics.`best/proxy`" and not view["orderByAsc"]
+    view = view_of(client, link)
+    assert view["orderByKey"] == "metrics.`best/proxy`" and not view["orderByAsc"]
     assert {f"params.`{name}`" for name in ("gan", "classifier_lr", "val_portion")} < set(view["selectedColumns"])
     ranked = client.search_runs(
         [experiment_of(client).experiment_id], view["searchFilter"], order_by=[view["orderByKey"] + " DESC"]
@@ -112,6 +110,31 @@ def test_a_sweep_is_a_parent_with_its_trials_and_a_ranked_view(storage: Path) ->
     assert all(runs[name].info.run_id in compared for name in ("t000", "t001 biggan v50"))
     with pytest.raises(ValueError, match="is not in MLflow yet"):
         tracking.compare([write_run(folder / "t003", 1)])
+
+
+def view_of(client: MlflowClient, link: str | None) -> dict[str, Any]:
+    """The shared view that a sweep's link opens."""
+    key = str(link).partition("viewStateShareKey=")[2]
+    kind, _, blob = experiment_of(client).tags[f"mlflow.sharedViewState.{key}"].partition(";")
+    assert kind == "deflate"
+    return json.loads(zlib.decompress(base64.b64decode(blob)))
+
+
+def test_a_sweeps_charts_are_two_large_ones_and_its_figures_are_artifacts(storage: Path) -> None:
+    folder = write_sweep(storage / "s")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "history.json").write_text('{"data": [], "layout": {}}')
+    link, client = tracking.sync(folder), client_of(storage)
+    view = view_of(client, link)
+    (large, small), charts = view["compareRunSections"], view["compareRunCharts"]
+    assert (large["display"], large["columns"], small["display"]) == (True, 1, False)
+    two = [chart for chart in charts if chart["metricSectionId"] == large["uuid"]]
+    assert [chart["type"] for chart in two] == ["PARALLEL", "LINE"]
+    assert set(two[0]["selectedParams"]) == {"gan", "classifier_lr", "arch_lr"}
+    assert two[0]["selectedMetrics"] == ["best/proxy"]
+    assert two[1]["selectedMetricKeys"] == ["val/accuracy"] and view["runsHiddenMode"] == "SHOW_ALL"
+    parent = runs_of(client)["s"].info.run_id
+    assert [f.path for f in client.list_artifacts(parent, "pictures")] == ["pictures/history.json"]
 
 
 def test_who_sends_again_and_again_reads_only_what_changed(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,10 @@ def test_the_command_prints_where_to_look(storage: Path, capfd: pytest.CaptureFi
     assert tracking.main([str(sweep), str(sweep / "t001")]) == 0
     first, second, serve = capfd.readouterr().out.splitlines()
     assert "http://127.0.0.1:5000/#/experiments/1/runs?workflowType" in first and "/#/experiments/1/runs/" in second
-    assert serve == f"served by: {tracking.ui_command(storage)}" and f"'sqlite:///{storage}/mlflow.db'" in serve
+    assert (
+        serve == f"start this to open these pages: {tracking.ui_command(storage)}"
+        and f"'sqlite:///{storage}/mlflow.db'" in serve
+    )
 
 
 def test_the_command_takes_addresses(

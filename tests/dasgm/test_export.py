@@ -279,8 +279,8 @@ def test_the_script_sees_what_the_network_was_measured_on(resize, tmp_path):
 def test_the_guides_lines_are_the_scripts(resize, tmp_path):
     """Of a transparent picture, whose sides are not whole after resizing, and line by line."""
     network, guide = model(resize), (ROOT / "docs" / "howto" / "models.md").read_text()
-    start = guide.index('image = Image.open("cat.jpg")')
-    seeing = guide[start : guide.index("with open", start)]
+    start = guide.index("image = Image.open(sys.argv[1])")
+    seeing = guide[start : guide.index("request = ", start)]
     source = export.script(network)
     for line in source[source.index("    image = Image.open(path)\n") : source.index("    logits =")].splitlines()[1:]:
         assert line.strip() in seeing
@@ -288,7 +288,7 @@ def test_the_guides_lines_are_the_scripts(resize, tmp_path):
     Image.fromarray(pixels).resize((91, 67), Image.Resampling.BICUBIC).save(tmp_path / "cat.png")
     about = {"mean": network.mean, "std": network.std}
     scope = {"size": 32, "resize": resize, "about": about, "np": np, "Image": Image, "ImageOps": ImageOps}
-    exec(seeing.replace("cat.jpg", str(tmp_path / "cat.png")), scope)
+    exec(seeing.replace("sys.argv[1]", repr(str(tmp_path / "cat.png"))), scope)
     off = np.abs(scope["x"].transpose(2, 0, 1) - network.preprocess(tmp_path / "cat.png").numpy()).max()
     assert off <= 1.01 / 255
 

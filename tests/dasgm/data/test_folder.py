@@ -21,7 +21,7 @@ def test_folder_of_classes(tmp_path: Path) -> None:
     data = folder.Config(holdout=0.1).load(str(tmp_path))
     assert data.classes == ("cat", "dog") and data.images.shape == (35, 3, 32, 32) and len(data.test_labels) == 7
     assert sorted(data.test_labels.bincount().tolist()) == [2, 5] and len(data.Jval) == 4
-    assert "cat 12, dog 30" in data.notes[0] and "sixth" in data.notes[1]
+    assert "cat 12, dog 30" in data.notes[0] and "ignored" in data.notes[1] and "sixth" in data.notes[2]
     notes = data.fold(1, 3, 0).notes  # where no such set is held out, and all else stays true
     assert notes == tuple(note for note in data.notes if "sixth" not in note) and len(notes) == len(data.notes) - 1
     source = np.asarray(Image.open(tmp_path / "cat" / "00.png").resize((64, 32), Image.Resampling.BILINEAR))[:, 16:48]

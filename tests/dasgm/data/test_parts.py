@@ -67,13 +67,16 @@ def test_without_a_test_part_search_and_training_set_the_same_sixth_aside(tmp_pa
 def test_a_training_holds_val_out_whatever_the_search_held_out(tmp_path: Path) -> None:
     for part, n in (("train", 20), ("val", 3), ("test", 4)):
         pictures(tmp_path / part, {"a": n, "b": n})
-    for streaming in ("off", "on"):
-        config = folder.Config(holdout=0.1, streaming=streaming)  # type: ignore[arg-type]
+    configs = [folder.Config(holdout=0.1, streaming=streaming) for streaming in ("off", "on")]  # type: ignore[arg-type]
+    for config in configs:
         data, plain = config.open(str(tmp_path)), replace(config, holdout=0.0).open(str(tmp_path))
         held = data.held_out()
         assert held is not None and (data.counts, held.counts) == ((40, 8), (40, 6)) and data.digest == plain.digest
         with pytest.raises(ValueError, match=r"calibration 0.1: val/ is held out already; leave --calibration out"):
             opened(EvaluateConfig(config, calibration=0.1, data_dir=str(tmp_path)), "cpu")
+    before = {config.open(str(tmp_path)).digest for config in configs}
+    (tmp_path / "val" / "a" / "00.png").unlink()
+    assert not before & {config.open(str(tmp_path)).digest for config in configs}, "other pictures are other data"
 
 
 def test_auto_streams_above_64_pixels_and_beyond_two_gib() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import pytest
@@ -31,13 +32,18 @@ def test_quartiles_are_of_the_calls_after_the_warm_up(monkeypatch):
     assert found.to_json()["picture_ms"] == {"lower_quartile": 1.0, "median": 1.5, "upper_quartile": 2.0}
 
 
-def test_a_model_and_its_exports_are_timed(digits_run, tmp_path, capsys):
+def pooling(path):
+    """An ONNX file of that shape: batches of images in, logits out."""
     onnx = pytest.importorskip("onnx")
     make, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     values = [make("images", kind, ["n", 3, 16, 16])], [make("logits", kind, ["n", 3, 1, 1])]
     graph = onnx.helper.make_graph([onnx.helper.make_node("GlobalAveragePool", ["images"], ["logits"])], "m", *values)
     opset = onnx.helper.make_opsetid("", 20)
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "m.onnx")
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+
+
+def test_a_model_and_its_exports_are_timed(digits_run, tmp_path, capsys):
+    pooling(tmp_path / "m.onnx")
     threads = torch.get_num_threads()
     words = ["measure", str(digits_run), "--latency", "--batch-size", "4", "--threads", "1", "--onnx"]
     assert cli.main([*words, str(tmp_path / "m.onnx"), "--json"]) == 0
@@ -57,6 +63,28 @@ def test_the_table_names_processor_threads_and_batch(digits_run, monkeypatch, ca
     assert cli.main(["measure", str(digits_run), "--latency", "--threads", "1"]) == 0
     said = capsys.readouterr().out
     assert "1 thread, 1 picture a batch" in said and f"PyTorch {torch.__version__}" in said and "median" in said
+
+
+def test_what_lies_beside_the_model_is_timed_with_as_many_threads_as_torch(digits_run, tmp_path, monkeypatch, capsys):
+    for name in ("WARM_UP", "LEAST", "SECONDS"):
+        monkeypatch.setattr(latency, name, {"WARM_UP": (1, 0.0), "LEAST": 2, "SECONDS": 0.0}[name])
+    run = shutil.copytree(digits_run, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
+    words, before = ["measure", str(run), "--latency", "--json"], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            cli.main(words)
+            out, err = capsys.readouterr()
+            assert json.loads(out)["threads"] == threads and f"`dasgm export {run} --format onnx` writes" in err
+    finally:
+        torch.set_num_threads(before)
+    pooling(run / "model.onnx")
+    (run / "model.int8.onnx").write_bytes(b"none")
+    cli.main(words)
+    out, err = capsys.readouterr()
+    assert [row["program"].partition(", ")[2] for row in json.loads(out)["latency"]] == ["", "model.onnx"]
+    (line,) = err.splitlines()
+    assert line.startswith("model.int8.onnx is not measured: --onnx ")
 
 
 def test_refusals(digits_run, tmp_path, capsys):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dasgm.pages import charts
-from dasgm.pages.charts import Series, line_chart, ticks
+from dasgm.pages.charts import Series, line_chart, scatter_chart, ticks
 from dasgm.pages.report import MOST_FRAMES, duration, percent
 from dasgm.pages.view import flat
 from dasgm.spaces.darts import SearchSpace
@@ -80,3 +80,20 @@ def test_stacked_areas_fill_the_box_in_proportion() -> None:
         assert [(max(ys) - min(ys)) / height for ys in spans] == pytest.approx([0.25, 0.75], abs=0.01)
         assert min(min(ys) for ys in spans) == pytest.approx(top, abs=0.1)
     assert MOST_FRAMES >= 50
+
+
+def test_names_of_near_dots_on_a_front_do_not_lie_on_each_other() -> None:
+    dots = [(1.50e6, 0.80, "t003", True), (1.52e6, 0.801, "t004", True), (4e6, 0.9, "t000", True)]
+    svg = re.search(r"<svg.*</svg>", scatter_chart(dots, "parameters", "x"), re.DOTALL)
+    assert svg
+    texts = ElementTree.fromstring(svg[0]).iter("text")
+    at = {one.text: (one.get("class"), float(one.get("x", "")), float(one.get("y", ""))) for one in texts}
+    assert {"t000", "t003", "t004"} <= set(at)
+    assert at["t003"][0] == "end" and at["t004"][0] is None and at["t004"][2] - at["t003"][2] > 11
+
+
+def test_a_chart_is_drawn_for_a_wide_place_and_for_a_telephone() -> None:
+    chart = charts.fitted(line_chart, [Series("a", [(1, 0.5), (2, 0.6)])], "x", percent=True)
+    assert re.findall(r'<div class="(wide|narrow)">', chart) == ["wide", "narrow"]
+    assert re.findall(r'viewBox="0 0 (\d+) ', chart) == ["820", "360"]
+    assert charts.fitted(line_chart, [], "x") == ""

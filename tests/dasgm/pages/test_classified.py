@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from dasgm.measures.classification import figures, reliability
-from dasgm.pages.confusion import heat_map, reliability_chart
+from dasgm.pages.confusion import heat_map, reliability_chart, side_of
 from dasgm.pages.report import report
+from dasgm.pages.words import breakable, command, per_row
 
 
 def drawing(chart: str) -> ElementTree.Element:
@@ -43,13 +47,47 @@ def test_heat_map_has_a_cell_for_each_pair_that_occurs_darker_the_larger_its_sha
     assert [number for _, number in cells.values()] == ["8", "2", "5", "5", "1"]
 
 
-def test_heat_map_of_a_hundred_classes_is_small_and_of_more_there_is_none():
+def test_heat_map_of_a_hundred_classes_is_small():
     full = np.random.default_rng(0).integers(0, 9, (100, 100)).tolist()
     chart = heat_map(full, [f"class {i}" for i in range(100)], "x")
     drawn = drawing(chart)
     marks = sum(path.get("d", "").count("M") for path in drawn.iter("path"))
     assert marks == sum(n > 0 for row in full for n in row) and len(chart) < 400_000
-    assert heat_map([[1] * 101] * 101, [*map(str, range(101))], "x") == ""
+
+
+def test_heat_map_of_more_classes_is_a_picture_with_a_point_for_each_pair():
+    matrix = np.zeros((101, 101), int)
+    matrix[3, 3], matrix[3, 5], matrix[7, 0] = 3, 1, 2
+    chart = heat_map(matrix.tolist(), [*map(str, range(101))], "x")
+    found = re.search(r"base64,([^\"]*)", chart)
+    assert found
+    data = base64.b64decode(found[1])
+    seen = np.asarray(Image.open(BytesIO(data)).convert("RGBA")).astype(int)
+    red, _, blue, dark = np.moveaxis(seen, 2, 0)
+    assert np.array_equal(dark > 0, matrix > 0) and dark[3, 5] < dark[3, 3] < dark[7, 0] == 255
+    assert (red > blue)[matrix > 0].tolist() == [False, True, True]
+
+
+def test_matrices_of_2_to_1000_classes_have_a_size_to_look_at():
+    assert all(200 <= n * side_of(n) <= 1000 for n in range(2, 1001))
+
+
+def test_names_wrap_between_their_words_only():
+    assert breakable("n037_medicine-chest/a.jpg") == Markup(
+        "n037_<wbr>medicine-<wbr>chest/<wbr>a.<wbr>jpg"
+    ) and breakable("<b>_") == Markup("&lt;b&gt;_")
+
+
+def test_an_option_of_a_command_does_not_wrap():
+    line = "dasgm fit a-b --image-size 32 --name <x>"
+    flag = '<span class="flag">{}</span>'
+    assert command(line) == f"dasgm fit a-b {flag.format('--image-size')} 32 {flag.format('--name')} &lt;x&gt;"
+
+
+def test_no_row_of_tiles_ends_with_a_lone_one():
+    for most in (4, 6):
+        for count in range(2, 10):
+            assert 1 < per_row(count, most) <= most and count % per_row(count, most) != 1
 
 
 def test_reliability_chart_marks_the_accuracy_of_each_bin():
@@ -94,7 +132,8 @@ def test_a_page_of_a_thousand_classes_has_at_most_three_megabytes(tmp_path):
     evaluated(tmp_path, 1000, 24, 224)  # noise, which compresses worst
     page = report(tmp_path).read_text()
     assert len(page) < 3_000_000 and page.count("<img") >= 24 and "n00000999 &lt;class&gt; 999" in page
-    assert "it is drawn for up to 100" in page
+    assert "Each of the 1,000 classes is a line of points" in page
+    assert page.count("<table") == len(re.findall(r'<div class="scroll[^>]*><table', page)) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import binomtest
 
 from dasgm.cli import main as cli
-from dasgm.pages.comparison import compare
+from dasgm.pages.comparison import compare, of_fit
+from dasgm.pages.report import report
 from dasgm.pages.tables import mcnemar
 
 
@@ -59,7 +60,7 @@ def test_table_by_hand(write, tmp_path, capsys):
     # Wilson's interval of 9 of 10: 0.596 to 0.982 (Newcombe 1998's method 3)
     assert (round(first.low, 3), round(first.high, 3)) == (0.596, 0.982)
     assert first.parameters == 1000 and first.multiply_adds == 5000
-    assert found.notes == ("bad and base were not trained alike; they differ in: epochs, training images",)
+    assert found.notes == ("bad and base were not trained alike; they differ in: epochs, training or held-out images",)
     assert cli.main(["compare", str(base), str(good), str(bad), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["baseline"] == "base" and printed["runs"][2]["accuracy"] == 0.5
@@ -89,3 +90,18 @@ def test_runs_that_cannot_be_compared(write, tmp_path, capsys):
         with pytest.raises(ValueError, match=says) as caught:
             compare(folders)
         assert "\n" not in str(caught.value)
+
+
+def test_the_page_of_a_fit_compares_its_network_with_the_known_ones(write, tmp_path):
+    found, other = write("training", "aaaaabbbbb"), write("against-other", "aaaaabbbba")
+    assert of_fit(found) is None  # no fit
+    (tmp_path / "fit.json").write_text("{}")
+    assert [row.verdict for row in of_fit(other).rows] == ["", "not told apart"]
+    write("against-wrong", "bbbbbaaaaa")  # 10 of 10: p is 2 / 2^10 - 1 / 2^10
+    assert [row.verdict for row in of_fit(found).rows] == ["", "not told apart", "worse"]
+    assert report(tmp_path) == found / "report.html"
+    report(tmp_path)  # which pages there are is known now
+    text = (found / "report.html").read_text()
+    assert "Against known networks" in text and "worse" in text and "../against-wrong/report.html" in text
+    (tmp_path / "against-wrong/predictions.csv").unlink()
+    assert of_fit(found) is None

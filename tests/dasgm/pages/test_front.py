@@ -71,9 +71,10 @@ def test_its_picture_and_table_are_there(tmp_path: Path) -> None:
     assert float(best.get("cx")) > float(cheap.get("cx")) and float(best.get("cy")) < float(cheap.get("cy"))
 
 
-def test_a_sweep_of_one_objective_has_no_front(tmp_path: Path) -> None:
-    folder = swept(tmp_path / "s", [(0.9, 4.2e6)])
-    assert 'id="front"' not in report(folder).read_text()
+def test_a_sweep_of_one_objective_shows_it_against_the_parameters(tmp_path: Path) -> None:
+    page = Page(report(swept(tmp_path / "s", [(0.9, 4.2e6), (0.8, 1.1e6), (0.7, 2e6)])))
+    assert [row.split("|")[:2] for row in page.rows[-2:]] == [["t001", "1,100,000"], ["t000", "4,200,000"]]
+    assert 'id="front"' not in report(swept(tmp_path / "one", [(0.9, 4.2e6)])).read_text()
 
 
 def test_the_best_within_bounds(tmp_path: Path) -> None:

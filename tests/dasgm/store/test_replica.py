@@ -14,6 +14,7 @@ from commands import start, wait_for
 from outcomes import rows_of
 from patience import until
 from replicas import SEARCH, files, work
+from reproduced import searched
 
 from cluster import room
 from cluster.room import Workers
@@ -149,6 +150,18 @@ def test_all_runs_of_a_storage_are_found(machine, capsys):
     assert [p.name for p in runs(here("s3://bucket/r13", depth=2))] == ["x", "t000"]
     assert cli.main(["runs", "--storage", "s3://bucket/r13"]) == 0
     assert "s3://bucket/r13" in capsys.readouterr().out
+
+
+def test_the_papers_results_lie_in_the_storage(server, machine, capsys):
+    with Run("s3://bucket/r21/s/t000") as run:
+        searched(run.folder, "darts-1st", 0, 0.75)
+    machine("b")
+    assert cli.main(["report", "s3://bucket/r21", "--paper"]) == 0
+    assert capsys.readouterr().out.split() == [f"s3://bucket/r21/paper.{kind}" for kind in ("html", "md")]
+    text = server.read("r21/paper.md").decode()
+    assert "1 run in s3://bucket/r21." in text and "| DARTS-1st | not trained | 3.00 ± 0.14 | 25.00 (n = 1" in text
+    assert "--name darts-1st-cifar10 --storage s3://bucket/r21" in text
+    assert server.read("r21/paper.html").decode().count("<svg") == 1
 
 
 def test_made_once_for_all_machines(server, machine):
