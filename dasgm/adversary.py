@@ -51,7 +51,7 @@ class Adversary:
             frozen=frozen,
         )
         self.E = Player(gan.discriminator, gan.discriminator_optimizer, frozen=frozen)
-        # no weight decay: B's gradient is smaller than a decay of 1e-3 would be (docs/algorithm.md has the scale)
+        # no weight decay: B's gradient is smaller than a decay of 1e-3 (docs/explanation/algorithm.md has the scale)
         self.B = Player(
             gan.architecture,
             lambda p: torch.optim.Adam(p, arch_lr, (0.5, 0.999), maximize=True),

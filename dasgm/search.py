@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dasgm.methods._cost import Costs
     from dasgm.pretrained import Pretrained
 
-RADIUS_W, RADIUS_G, RADIUS_A = 0.01, 0.1, 0.3  # of the central differences, see docs/algorithm.md
+RADIUS_W, RADIUS_G, RADIUS_A = 0.01, 0.1, 0.3  # of the central differences, see docs/explanation/algorithm.md
 
 
 class SearchFailed(Exception):
@@ -304,7 +304,7 @@ class Search:
         per worker, with batch statistics. Nothing is changed.
 
         Above some value the derived network is bad although the supernet is good (Zela et al. 2020, arXiv 1909.09656).
-        It is found by central differences of the gradient, also with exact hypergradients (docs/algorithm.md).
+        It is found by central differences of the gradient, whatever `hypergradient` is (docs/explanation/algorithm.md).
         """
         data, A, W = self.data, self.A, self.W.fixed
         i = self.batch(data.J2, "hessian", self.iteration)

@@ -74,7 +74,7 @@ def test_the_tests_that_a_page_names_are_there() -> None:
         for path in (ROOT / "tests").rglob("test_*.py")
     }
     missing, seen, file = [], 0, ""
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         for named, name in re.findall(r"`(test_\w+\.py)?::([\w.]*)", page.read_text()):
             file, seen = named or file, seen + 1
             first, *others = (part.strip("_") for part in name.split("..."))

@@ -3,7 +3,7 @@
     response(v) = (d new parameters / d gradient)^T v = C (D v)
 
 D is the Jacobian of the optimiser, which is diagonal, and C that of the gradient clipping, which is symmetric. The two
-do not commute. docs/algorithm.md has the formulas.
+do not commute. docs/explanation/algorithm.md has the formulas.
 
 A network has hundreds of small tensors, so what is done to each of them alike is done in one call (`torch._foreach_*`),
 or on one long vector. No number is read back, so a GPU is never waited for.

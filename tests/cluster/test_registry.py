@@ -275,8 +275,8 @@ def test_before_anything_is_trained(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_guides_lines_serve_a_picture(run: Path, storage: Path) -> None:
-    """`mlflow models serve` for real, by the commands and the code of docs/guide.md."""
-    section = (ROOT / "docs" / "guide.md").read_text().partition("### From a trained model to a server")[2]
+    """`mlflow models serve` for real, by the commands and the code of docs/howto/models.md."""
+    section = (ROOT / "docs" / "howto" / "models.md").read_text().partition("## From a trained model to a server")[2]
     blocks = re.findall(r"```(?:sh|python)\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     send, *blocks = (block.replace("runs/fit-pets-s0/training", shlex.quote(str(run))) for block in blocks)
     serve, script, ask, curl = (block.replace("$PWD/runs", f"'{storage}'") for block in blocks)

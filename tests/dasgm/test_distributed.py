@@ -1,4 +1,4 @@
-"""Two and four real processes against one (docs/algorithm.md, "Several workers"): gradients of W, G, E, A and B."""
+"""Two and four real processes against one (docs/explanation/algorithm.md, "Several workers"): all gradients."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ def test_the_script_sees_what_the_network_was_measured_on(resize, tmp_path):
 @pytest.mark.parametrize("resize", [32, 37], ids=["whole", "centre"])
 def test_the_guides_lines_are_the_scripts(resize, tmp_path):
     """Of a transparent picture, whose sides are not whole after resizing, and line by line."""
-    network, guide = model(resize), (ROOT / "docs" / "guide.md").read_text()
+    network, guide = model(resize), (ROOT / "docs" / "howto" / "models.md").read_text()
     start = guide.index("image = Image.open(sys.argv[1])")
     seeing = guide[start : guide.index("request = ", start)]
     source = export.script(network)

@@ -1,4 +1,4 @@
-"""docs/extending.md: its files, installed as the page says, pass the conformance suites and make a search."""
+"""docs/howto/extending.md: its files, installed as the page says, pass the conformance suites and make a search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dasgm import plugins
 from dasgm.gans import biggan
 from dasgm.store.records import read_json, read_lines
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGE = (ROOT / "docs" / "howto" / "extending.md").read_text()
 FILES = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 
 

@@ -1,4 +1,4 @@
-"""`Search.step` against differentiation through the whole iteration, and what must hold of it (docs/algorithm.md)."""
+"""`Search.step` against differentiation through the iteration, and its invariants (docs/explanation/algorithm.md)."""
 
 from __future__ import annotations
 
