@@ -16,6 +16,7 @@ from dasgm.gans._base import GanConfig
 from dasgm.genotype import DEFAULT_SPACE, space_of
 from dasgm.methods._base import MOST_CELLS, WIDEST, MethodConfig, Stage
 from dasgm.methods._cost import CostConfig
+from dasgm.options import option
 from dasgm.plugins import key_of, nearest, plugin
 from dasgm.spaces._base import SearchSpace
 from dasgm.store.files import short
@@ -172,7 +173,7 @@ class SearchConfig:
         if (spaces := self.method.spaces) and self.search_space not in spaces:
             raise ValueError(
                 f"search-space {self.search_space}: {key_of(self.method)} is not defined for it; expected another "
-                f"--method, or --search-space {' or '.join(spaces)}"
+                f"{option('method')}, or {option('search_space')} {' or '.join(spaces)}"
             )
         if self.cost.kind != "none" and not self.total_epochs:
             raise ValueError(
@@ -251,7 +252,7 @@ class PretrainConfig:
     def of(cls, config: SearchConfig) -> PretrainConfig:
         """The pre-training that a search can begin with. ValueError where it has no GAN."""
         if config.gan is None:
-            raise ValueError("there is no GAN to pre-train: choose one with --gan, such as --gan biggan")
+            raise ValueError(f"there is no GAN to pre-train: choose one with {option('gan')}, such as biggan")
         own = {"gan", "search_discriminator", "seed"}
         settings = {f.name: getattr(config, f.name) for f in fields(cls) if f.name not in own}
         return cls(config.gan, search_discriminator=config.searches_discriminator, **settings)

@@ -9,6 +9,8 @@ import platform
 
 import torch
 
+from dasgm.options import option
+
 SIGNS = (
     *("out of memory", "not enough memory", "an't allocate memory", "annot allocate memory", "bad_alloc"),
     *("_ALLOC_FAILED", "_ALLOCATION_FAILED"),  # CUBLAS_STATUS_, CUDNN_STATUS_, CUFFT_, ...
@@ -29,7 +31,7 @@ def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if there["cuda"] else "cpu"
     if not there.get(kind, False):
-        raise ValueError(f"device {name!r:.60}: PyTorch finds no such device here; use --device cpu")
+        raise ValueError(f"device {name!r:.60}: PyTorch finds no such device here; use {option('device')} cpu")
     if kind == "cuda" and index:
         if int(index) >= (count := torch.cuda.device_count()):
             found = "one GPU here, cuda:0" if count == 1 else f"{count} GPUs here, cuda:0 to cuda:{count - 1}"
@@ -42,7 +44,8 @@ def ensure_bfloat16(device: str) -> None:
     """ValueError where a GPU does not compute in bfloat16. PyTorch would emulate some operations and lack others."""
     if device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
-            f"precision bfloat16: {hardware(device)} does not compute in it; choose --precision auto or float32"
+            f"precision bfloat16: {hardware(device)} does not compute in it; choose "
+            f"{option('precision')} auto or float32"
         )
 
 

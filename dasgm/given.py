@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dasgm.config import PARTS, settings
+from dasgm.options import option
 from dasgm.plugins import key_of
 
 Given = frozenset[str]
@@ -42,5 +43,5 @@ def ensure_effect(given: Given, config: Any) -> None:
     if config.gan is None and "val_portion" in given:
         raise ValueError(
             "val-portion is given, but there is no GAN: without one, J_3 has real images only; leave val-portion out, "
-            "or choose a GAN, such as --gan biggan"
+            f"or choose a GAN, such as {option('gan')} biggan"
         )

@@ -40,9 +40,14 @@ def _modules(folder: str) -> dict[str, str]:
     return registered | {name: f"{package.__name__}.{name}" for name in files}
 
 
+def closest(name: str, known: list[str]) -> list[str]:
+    """The name among `known` that is most alike, [] if none is."""
+    return difflib.get_close_matches(name, known, 1, 0.5)
+
+
 def nearest(name: str, known: list[str]) -> str:
     """', did you mean X?' or ''."""
-    close = difflib.get_close_matches(name, known, 1, 0.5)
+    close = closest(name, known)
     return f", did you mean {close[0]!r}?" if close else ""
 
 

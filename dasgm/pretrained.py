@@ -21,6 +21,7 @@ from torch import Tensor
 from dasgm.adversary import Adversary
 from dasgm.bilevel import replay, seed_of
 from dasgm.config import GanConfig, PretrainConfig, SearchConfig, override, to_json
+from dasgm.options import option
 from dasgm.plugins import key_of
 from dasgm.store.files import write_atomic
 from dasgm.store.records import digest, read_json
@@ -33,10 +34,6 @@ FORMAT = 1
 WEIGHTS, ABOUT = "gan.safetensors", "gan.json"
 SETTLING = 50  # passes of the averaged generator: its running statistics then keep 0.9^50 = 0.5 % of the live one's
 REQUIRED = {"sha256", "gan", "discriminator", "data", "classes", "data_digest", "J2_digest", "iterations"}
-NEEDED = (
-    "freeze-gan needs a pre-trained GAN: name its folder with --gan-checkpoint (`dasgm pretrain` with the same preset "
-    "makes one), or let --pretrain run that first"
-)
 SPLIT = ("split", "split_seed", "weight_portion", "holdout", "limit")
 Tensors = dict[str, Tensor]
 
@@ -189,11 +186,16 @@ def chosen(config: SearchConfig, data: Data) -> Pretrained | None:
     if config.gan is None:
         if config.freeze_gan or config.gan_checkpoint:
             asked = "freeze-gan" if config.freeze_gan else "gan-checkpoint"
-            raise ValueError(f"{asked} with gan none: there is no GAN; choose one with --gan, or leave it out")
+            raise ValueError(
+                f"{asked} with gan none: there is no GAN; choose one with {option('gan')}, or leave it out"
+            )
         return None
     if config.gan_checkpoint is None:
         if config.freeze_gan:
-            raise ValueError(NEEDED)
+            raise ValueError(
+                f"freeze-gan needs a pre-trained GAN: name its folder with {option('gan_checkpoint')} (`dasgm "
+                "pretrain` with the same preset makes one), or let `dasgm search` run that first, with --pretrain"
+            )
         return None
     found = read(config.gan_checkpoint)
     for told, there, asked, mend in _compared(found, config, data):
@@ -208,21 +210,21 @@ def _compared(found: Pretrained, config: SearchConfig, data: Data) -> Iterator[t
     assert gan is not None
     anew = "or pre-train with this search's settings (dasgm pretrain)"
     there = about["data"]
-    yield "its GAN is", about["gan"]["key"], key_of(gan), f"use --gan {about['gan']['key']}, {anew}"
+    yield "its GAN is", about["gan"]["key"], key_of(gan), f"use that one ({option('gan')}), {anew}"
     yield "its data set is", there["key"], here["key"], f"use --dataset {there['key']}, {anew}"
     names, ours = list(map(str, about["classes"])), list(data.classes)
     yield "its classes are", _brief(names, ours), _brief(ours, names), f"use its data, {anew}"
     size = there["image_size"]
-    yield "its image size is", size, here["image_size"], f"use --data.image-size {size}, {anew}"
+    yield "its image size is", size, here["image_size"], f"use {option('data.image_size')} {size}, {anew}"
     for name in SPLIT:
-        flag = f"--data.{name.replace('_', '-')} {there[name]}"
+        flag = f"{option(f'data.{name}')} {there[name]}"
         yield f"it has seen another J_2: its data.{name} is", there[name], here[name], f"use {flag}, {anew}"
     images, J2 = about["data_digest"], digest(data.J2.tolist())
     yield "its images are those of", images[:8], data.digest[:8], f"use the files that it was pre-trained on, {anew}"
     yield "it has seen another J_2:", about["J2_digest"][:8], J2[:8], f"use its split, {anew}"
     if not config.freeze_gan:  # a frozen GAN's discriminator is not used
         asked = "relaxed" if config.searches_discriminator else "stock"
-        flag = "--search-discriminator" if found.relaxed else "--no-search-discriminator"
+        flag = option("search_discriminator" if found.relaxed else "no_search_discriminator")
         yield "its discriminator is", about["discriminator"], asked, f"use {flag}, {anew}"
     yield from _shapes(found, gan, data, anew)
 
@@ -250,7 +252,7 @@ def _shapes(found: Pretrained, gan: GanConfig, data: Data, anew: str) -> Iterato
     old, new = found.about["gan"], to_json(gan)
     for setting in (name for name in new if name in old and old[name] != new[name]):
         if shapes(override(gan, {setting: old[setting]})) != ours:
-            flag = f"--gan.{setting.replace('_', '-')} {old[setting]}"
+            flag = f"{option(f'gan.{setting}')} {old[setting]}"
             yield f"its gan.{setting} is", old[setting], new[setting], f"use {flag}, {anew}"
     name = differing[0]
     yield f"its {name} is", theirs.get(name), ours.get(name), anew.removeprefix("or ")

@@ -14,6 +14,7 @@ from dasgm.data import cifar10, digits, folder, imagenet
 from dasgm.data._augmentation import Augmentation
 from dasgm.data._base import YOUNGER, DataConfig
 from dasgm.methods._base import MOST_CELLS, WIDEST
+from dasgm.options import option
 from dasgm.plugins import nearest
 
 MOST_FOLDS = 100
@@ -138,14 +139,17 @@ class EvaluateConfig:
             raise ValueError("drop-path 1.0: expected a number below 1")
         if self.lr_schedule == "linear" and self.epochs <= LAST:
             raise ValueError(
-                f"epochs {self.epochs}: the linear schedule needs at least {LAST + 1}; choose --lr-schedule cosine"
+                f"epochs {self.epochs}: the linear schedule needs at least {LAST + 1}; choose {option('lr_schedule')} "
+                "cosine"
             )
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup-epochs {self.warmup_epochs}: expected at most the number of epochs, {self.epochs}"
             )
         if self.compile and self.cuda_graph != "off":
-            raise ValueError("compile: a compiled network is not recorded as a CUDA graph; choose --cuda-graph off")
+            raise ValueError(
+                f"compile: a compiled network is not recorded as a CUDA graph; choose {option('cuda_graph')} off"
+            )
         _check_placement(self)
 
     @property
@@ -316,7 +320,7 @@ def per_worker(config: EvaluateConfig, workers: int) -> EvaluateConfig:
     if config.batch_size % workers:
         raise ValueError(
             f"a batch of {config.batch_size} images cannot be shared equally by {workers} workers: "
-            "choose another number of --workers, or set the --batch-size of each worker"
+            f"choose another number of --workers, or set the {option('batch_size')} of each worker"
         )
     return replace(config, batch_size=config.batch_size // workers)
 

@@ -20,6 +20,7 @@ from dasgm.bilevel.player import Player
 from dasgm.bilevel.response import Tensors
 from dasgm.device import is_out_of_memory
 from dasgm.distributed import world_size
+from dasgm.options import option
 
 Mode = Literal["off", "on", "auto"]
 CLOSE = 0.25
@@ -147,7 +148,7 @@ def ensure_graph(mode: Mode, device: str, workers: int) -> None:
 
 
 def refusal(why: str) -> ValueError:
-    return ValueError(f"cuda-graph on: {why}; use --cuda-graph auto or off")
+    return ValueError(f"cuda-graph on: {why}; use {option('cuda_graph')} auto or off")
 
 
 class Graph:

@@ -13,14 +13,15 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, NoReturn
 
 from dasgm.api.places import ensure_name
 from dasgm.config import SearchConfig
-from dasgm.plugins import nearest
+from dasgm.options import flag, option
+from dasgm.plugins import closest, nearest
 from dasgm.store.bucket import local
 from dasgm.store.files import cut, gist, printable
 from dasgm.store.replica import ensure_writable
@@ -103,6 +104,7 @@ def parse(
     description: str,
     before: Sequence[str] = (),
     places: str = "",
+    refused: Callable[[str], object] = lambda option: False,
 ) -> Any:
     """Arguments to a value of `kind`.
 
@@ -111,13 +113,15 @@ def parse(
     Args:
         before: options that were taken out of the arguments, to be suggested for misspelt ones.
         places: words that may stand before all options, as --help shows them.
+        refused: whether the command refuses an option of a setting of `default`, so that it is never suggested.
     """
     try:
         values, _, argv = take(argv, ("--storage",), 0)
         argv = [*argv, *(f"--storage={local(value)}" for value in values.values())]
         found, unknown = _parsed(kind, argv, default, f"{prog} {places}".strip(), description)
         if unknown:
-            raise ValueError(_unknown(unknown, [*_flags(default), *before], prog))
+            known = [one for one in (*_flags(default), *before) if not refused(one)]
+            raise ValueError(_unknown(unknown, known, prog))
         if name := getattr(found, "name", ""):
             ensure_name(name)
         if not found.dry_run:
@@ -188,7 +192,11 @@ def _in_a_line(box: str) -> str:
             return f"{flag} {odd[2]}: expected {' or '.join(known)}"
         if odd := re.fullmatch(r"Could not find valid parse for arguments: \[(.*)\]", why):
             return f"{flag} {odd[1]}: expected values like those of its default, which --help shows"
-        return f"{flag}: {why}" if flag.startswith("-") else why
+        stage = flag.partition(".")[
+            0
+        ]  # the field of a command with several configurations, in lower case as all fields
+        within = f"{stage}." if stage.islower() and stage != "config" else ""
+        return f"{flag}: {why}" if flag.startswith("-") else f"{within}{why}"
     if found := re.fullmatch(r"invalid choice '(.*)' for argument '([^']*)'. Expected one of \((.*)\)\.", said):
         value, flag, choices = found.groups()
         known = re.findall(r"'([^']*)'", choices)
@@ -209,18 +217,22 @@ def _unknown(words: Sequence[str], flags: Sequence[str], prog: str) -> str:
         first = next((flag for flag in ("--preset", "--recipe") if flag in flags), None)
         hint = f"if it is a {first[2:]}, write {first} {word}; " if first else ""
         return f"{words[0]!r} stands where an option is expected; {hint}{prog} --help shows what comes first"
-    if word.startswith("--gan.") and not any(flag.startswith("--gan.") for flag in flags):
-        return f"{word}: there is no GAN, so no such option; choose one with --gan"
+    if ".gan." in f".{word[2:]}" and not any(".gan." in f".{flag[2:]}" for flag in flags):
+        return f"{word}: there is no GAN, so no such option; choose one with {option('gan')}"
     return f"{word} is not an option{_near(word, flags)}; {prog} --help lists all"
 
 
 def _near(word: str, flags: Sequence[str]) -> str:
-    """', did you mean X?' or '': a part's option without its part, else the most alike."""
-    name = word.lstrip("-")
-    if same := [flag for flag in flags if flag.rpartition(".")[2] == name]:
-        return f", did you mean {' or '.join(same)}?"
-    found = nearest(name, [flag.lstrip("-") for flag in flags])
-    return found.replace("mean '", "mean '--")
+    """', did you mean X?' or '': the options of the part that is named, else of any, whose last word is this one; if
+    there are none, the most alike."""
+    *parts, name = word.lstrip("-").split(".")
+    paths = [flag.lstrip("-").split(".") for flag in flags]
+    paths = [path for path in paths if set(parts) <= set(path[:-1])] or paths
+    found = [path for path in paths if path[-1] == name]
+    if not found and (alike := closest(name, [path[-1] for path in paths])):
+        paths = [path for path in paths if path[-1] == alike[0]]
+        found = [path for path in paths if len(path) == min(map(len, paths))]
+    return f", did you mean {' or '.join('--' + '.'.join(path) for path in found)}?" if found else ""
 
 
 def _flags(value: Any, prefix: str = "") -> Iterator[str]:
@@ -233,6 +245,20 @@ def _flags(value: Any, prefix: str = "") -> Iterator[str]:
             yield from _flags(inner, f"{prefix}{one.name}.")
         else:
             yield f"--{prefix}{one.name}".replace("_", "-")
+
+
+def options_between(usual: Any, config: Any, without: Sequence[str] = (), prefix: str = "") -> list[str]:
+    """The words of a command line that turn `usual` into `config`, but for the settings `without`."""
+    words: list[str] = []
+    for name in (one.name for one in fields(config) if one.name not in without):
+        old, new = getattr(usual, name), getattr(config, name)
+        if is_dataclass(new):
+            words += options_between(old, new, prefix=f"{prefix}{name}.")
+        elif new is False and old is not False:
+            words.append(flag(f"{prefix}no_{name}"))
+        elif new != old:
+            words += [flag(f"{prefix}{name}"), *([] if new is True else [str(new)])]
+    return words
 
 
 def flattened(options: type, kind: type = SearchConfig) -> type:

@@ -27,9 +27,12 @@ from dasgm.jobs.warmup import WarmUp
 from dasgm.pretrained import chosen
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import Search
-from dasgm.store.files import printable
+from dasgm.store.files import counted, printable
 
 TIMED = 3  # iterations, after those that are not counted
+Watch = Callable[[str], None]
+"""Is told what is measured, again before each step of it. What it raises ends the measuring."""
+LOADING = "reading the pictures"
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,22 @@ class Estimate:
         return (self.iterations * self.seconds_per_iteration + sum(self.other_seconds.values())) / 3600
 
 
-def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> Estimate:
+def silent(what: str) -> None:
+    """A `Watch` that does nothing."""
+
+
+def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False, watch: Watch = silent) -> Estimate:
     """Load the data, build the networks, take a few steps of one worker; nothing is written.
 
     Args:
         pretrain: the GAN will be a pre-trained one, which is not there yet.
+        watch: is told what is measured.
 
     Raises:
         ValueError: input that the search itself would refuse.
     """
     device = _device(config)
+    watch(LOADING)
     data = config.data.load(config.data_dir, device)
     fits(config, data, workers)
     pretrained = None if pretrain else chosen(config, data)
@@ -81,18 +90,19 @@ def estimate(config: SearchConfig, workers: int = 1, pretrain: bool = False) -> 
                 search.left = left
                 search.schedule()
                 here = epochs * max(1, search.batches // workers)
-                iterations, search_seconds = iterations + here, search_seconds + here * _timed(search.iterate, device)
+                one = _timed(search.iterate, device, watch, "a few iterations")
+                iterations, search_seconds = iterations + here, search_seconds + here * one
     other = {}
     if config.gan is not None and config.gan.warmup and not (pretrain or pretrained):
         few = replace(config, gan=replace(config.gan, warmup=1))
         warmed = Search(few, data)
-        one = _timed(lambda: WarmUp(warmed, None).train(), device)
+        one = _timed(lambda: WarmUp(warmed, None).train(), device, watch, "the GAN's warm-up")
         other["warm-up"] = one * config.gan.warmup
     state = _size(search.state_dict())
     disk = state * (config.checkpoints + 1)
     if config.proxy.epochs:
         proxy = Proxy(search.genotype(), data, replace(config.proxy, epochs=1), seed=0)
-        one = _timed(lambda: _train(proxy), device, 1)
+        one = _timed(lambda: _train(proxy), device, watch, "an epoch of the proxy", 1)
         other["proxy"] = one * config.proxy.epochs / workers
         disk += state + _size(proxy.state())  # its checkpoint has the search's state too
     return Estimate(
@@ -152,15 +162,19 @@ def _train(proxy: Proxy) -> None:
     proxy.accuracy()
 
 
-def _timed(step: Callable[[], Any], device: str, times: int = TIMED) -> float:
+def _timed(
+    step: Callable[[], Any], device: str, watch: Watch = silent, what: str = "a few steps", times: int = TIMED
+) -> float:
     """Seconds of one call, after two that are not counted (unless it is long): a GPU's first one makes its draws one by
     one, and in the second one a CUDA graph is recorded."""
     uncounted = 2 if device.startswith("cuda") else 1
     for _ in range(uncounted if times > 1 else 0):
+        watch(what)
         step()
     _wait(device)
     begun = time.monotonic()
     for _ in range(times):
+        watch(what)
         step()
     _wait(device)
     return (time.monotonic() - begun) / times
@@ -207,7 +221,6 @@ class TrainingEstimate:
 
     device: str
     data: str
-    trained_on: int
     parameters: int
     """With the auxiliary head, if there is one."""
     auxiliary: bool
@@ -235,28 +248,31 @@ class TrainingEstimate:
         return self.epochs * self.epoch / 3600
 
 
-def estimate_training(design: Design, config: EvaluateConfig, workers: int = 1) -> TrainingEstimate:
+def estimate_training(
+    design: Design, config: EvaluateConfig, workers: int = 1, watch: Watch = silent
+) -> TrainingEstimate:
     """A few real steps of one worker of an evaluation; nothing is written.
 
     Raises:
         ValueError: input that the evaluation itself would refuse.
     """
     device = _device(config)
+    watch(LOADING)
     data = evaluate.opened(config, device)
     evaluate.fits(design, config, data)
     evaluate.enough(data, config, workers)
-    train, tested = data.counts
+    _, tested = data.counts
     training = Training(design, config, len(data.classes), device, config.seed, "evaluate")
     training.schedule(config.epochs - 1)  # with drop-path
     batches = evaluate.torch_batches(data, config)
     drawn = batches.training(0)
-    step = _timed(lambda: training.step(*next(drawn, None) or next(batches.training(0)), 0, 0), device)
+    step = _timed(lambda: training.step(*next(drawn, None) or next(batches.training(0)), 0, 0), device, watch)
+    watch("the test of a few batches")
     begun = time.monotonic()
     measured = training.counts(_First(batches))[2]
     return TrainingEstimate(
         hardware(device),
         data.describe(),
-        train,
         sum(p.numel() for p in training.network.parameters()),
         training.config.auxiliary > 0,
         step,
@@ -282,12 +298,12 @@ def describe_training(design: Design, config: EvaluateConfig, workers: int = 1, 
     together = f"{runs} evaluations, {at_once} at once: about {e.hours * runs / at_once:.2f} hours, {disk * runs} MiB"
     return "\n".join(
         [
-            f"data        {e.data}; trained on: {e.trained_on:,}",
+            f"data        {e.data}",
             *_indented(e.notes),
             f"parameters  {e.parameters:,}" + " (with the auxiliary head)" * e.auxiliary,
             f"device      {e.device}, peak memory {e.peak_memory / 2**30:.2f} GiB",
             f"time        {e.step:.3f} s a step ({TIMED} timed), {e.iterations} steps an epoch, test {e.test:.1f} s, "
-            f"{e.epochs} epochs: {e.hours:.2f} hours",
+            f"{counted(e.epochs, 'epoch')}: {e.hours:.2f} hours",
             f"disk        {disk} MiB of checkpoints",
             *([f"in all      {together}"] if runs > 1 else []),
             "nothing was started (--dry-run)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from dasgm.api.choices import TrainingChoice
 from dasgm.api.evaluations import run_training
 from dasgm.api.places import check_time_budget
 from dasgm.cli.again import called
-from dasgm.cli.arguments import ensure_once, fail, flattened, parse, take
+from dasgm.cli.arguments import ensure_once, fail, flattened, options_between, parse, take
 from dasgm.cli.progress import on_terminal
 from dasgm.designs.design import ensure_effect
+from dasgm.designs.known import KnownNetwork
 from dasgm.given import flags
-from dasgm.plugins import keys
+from dasgm.plugins import key_of, keys
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import printable, shell_line
@@ -132,6 +134,16 @@ def evaluate(argv: Sequence[str]) -> int:
         found = run_training(chosen, options.storage, name, options.time_budget, caller)
         caller.say(trained_lines(found.metrics, found.folder))
     return 0
+
+
+def training_line(network: str, recipe: str, config: EvaluateConfig, folder: Path) -> str:
+    """The command, for a shell, that trains a known network as `config` says, which began with `recipe`."""
+    design = KnownNetwork.load(network)
+    first = {"--recipe": recipe, "--dataset": key_of(config.data)}
+    first |= {"--data-dir": config.data_dir} if config.data_dir else {}
+    usual = choices.choose_recipe({}, design.recipes, **as_arguments(first))[1]
+    words = [*itertools.chain(*first.items()), *options_between(usual, config, design.unused)]
+    return shell_line(["dasgm", "evaluate", network, *words, "--storage", folder.parent, "--name", folder.name])
 
 
 def trained_lines(row: Mapping[str, Any], folder: Path) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,15 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from dasgm.cli.estimate import TIMED, Estimate, TrainingEstimate, estimate, estimate_training
 from dasgm.config import SearchConfig, from_json
-from dasgm.data import folder
 from dasgm.data._base import IN_MEMORY, STEP
 from dasgm.data._parts import Parts
 from dasgm.data._pictures import open_picture, quiet
-from dasgm.designs.design import Design
-from dasgm.designs.known import KnownNetwork
-from dasgm.genotype import DEFAULT_SPACE, Genotype, space_of
+from dasgm.genotype import Genotype
 from dasgm.measures.counts import measure_genotype
 from dasgm.presets import with_dataset
 from dasgm.recipes import LAST, PHOTOGRAPHS, RECIPES, EvaluateConfig, on, recipe
@@ -34,8 +28,6 @@ SMALLEST, LARGEST = 32, 320
 LOOKED_AT = 50  # pictures whose sizes are read
 ENOUGH = 10  # epochs of training that a chosen size leaves time for
 MOST = 600  # epochs of training that a time budget is filled with (DARTS's for CIFAR)
-SPARE = 1.25  # what is estimated, times this: validation, checkpoints, a machine that has other things to do
-PAGE, SAVING = 1.5, 0.2  # seconds an epoch of a search for its pictures and its page, and of a training
 PLAN = "fit.json"
 
 
@@ -75,10 +67,10 @@ class Plan:
 # sizes and recipes
 
 
-def check_size(size: int) -> None:
-    """ValueError where no network is trained at this size."""
-    if size % STEP or not SMALLEST <= size <= LARGEST:
-        raise ValueError(f"image-size {size}: expected a multiple of {STEP} from {SMALLEST} to {LARGEST}")
+def check_size(size: int, name: str = "image-size", least: int = SMALLEST, most: int = LARGEST) -> None:
+    """ValueError where no network is trained at this size, or none is searched where other bounds are given."""
+    if size % STEP or not least <= size <= most:
+        raise ValueError(f"{name} {size}: expected a multiple of {STEP} from {least} to {most}")
 
 
 def photographs_size(found: Parts) -> int:
@@ -106,8 +98,6 @@ def at_size(name: str, size: int, pictures: int) -> EvaluateConfig:
     """A recipe on so many training pictures of a folder, all of them, at this size."""
     config = with_dataset(recipe(name).config, "folder")
     data = replace(on(config, replace(config.data, image_size=size)).data, limit=0)
-    if folder.Config(image_size=size).streams(pictures):
-        data = replace(data, cutout=0)
     return replace(config, data=data, batch_size=fitting_batch(config.batch_size, pictures))
 
 
@@ -167,135 +157,3 @@ def shortened(config: EvaluateConfig, training: EvaluateConfig) -> str:
     """What `lasting` changed besides the number of epochs, for the log; "": nothing."""
     same = (training.warmup_epochs, training.lr_schedule) == (config.warmup_epochs, config.lr_schedule)
     return "" if same else f", of which {training.warmup_epochs} warm up, with the {training.lr_schedule} schedule"
-
-
-class TooLittle(ValueError):
-    """A time budget in which a stage has no whole epoch."""
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a fit costs on this machine, and what is chosen so that it keeps within the budget."""
-
-    plan: Plan
-    search: Estimate | None
-    trainings: tuple[TrainingEstimate, ...]
-    """Of the found network, and of the known ones."""
-    search_seconds: float
-    training_seconds: float
-    """Of all trainings."""
-
-    @property
-    def stages(self) -> tuple[Estimate | TrainingEstimate, ...]:
-        return (*([self.search] if self.search else []), *self.trainings)
-
-    @property
-    def peak_memory(self) -> int:
-        return max(stage.peak_memory for stage in self.stages)
-
-    @property
-    def disk(self) -> int:
-        return sum(stage.disk for stage in self.stages)
-
-
-@dataclass
-class Budget:
-    """The seconds of a fit, of which measuring takes some; None: there is no limit."""
-
-    seconds: float | None
-    share: float
-    """Of the search."""
-    begun: float
-
-    @property
-    def left(self) -> float:
-        return math.inf if self.seconds is None else self.seconds - (time.monotonic() - self.begun)
-
-    def of_search(self) -> float:
-        return self.left if self.seconds is None else self.left * self.share
-
-    def ensure(self, what: str, there: float, needed: float) -> None:
-        """TooLittle where a stage has less than one epoch."""
-        if self.seconds is not None and there < needed:
-            share = self.share if what == "search" else 1 - self.share
-            least = math.ceil(self.seconds + (needed - there) / share)
-            raise TooLittle(
-                f"time-budget {self.seconds:g}: {max(0.0, there):.0f} s are left for the {what}, of which one epoch "
-                f"takes about {needed:.0f} s here; give about {least} s, or choose smaller sizes"
-            )
-
-
-def search_epochs(config: SearchConfig, budget: Budget, told: bool) -> tuple[Estimate, int, float]:
-    """The cost of a search, its epochs a stage, and about how many seconds it takes."""
-    begun = time.monotonic()
-    found = estimate(config)
-    timed = 2 * len(config.stages) * TIMED * found.seconds_per_iteration  # which the search does not do again
-    before = max(0.0, time.monotonic() - begun - timed) + sum(found.other_seconds.values())
-    epoch = SPARE * found.iterations * found.seconds_per_iteration / config.total_epochs + PAGE
-    stages, there = len(config.stages), budget.of_search()
-    budget.ensure("search", there, before + stages * epoch)
-    epochs, whole = config.method.epochs, config.total_epochs
-    if not told and there < before + whole * epoch:
-        epochs = max(1, math.floor((there - before) / epoch / stages))
-        whole = epochs * stages
-    return found, epochs, before + whole * epoch
-
-
-def training_epochs(
-    designs: Sequence[Design], config: EvaluateConfig, budget: Budget, search: float, told: bool
-) -> tuple[tuple[TrainingEstimate, ...], int, float]:
-    """The same of the trainings of several networks, of which each has as many epochs, after a search of so long."""
-    begun = time.monotonic()
-    found = tuple(estimate_training(design, config) for design in designs)
-    timed = sum(TIMED * one.step for one in found)  # which the trainings do not do again
-    before = max(0.0, time.monotonic() - begun - timed)
-    epoch = sum(SPARE * one.epoch + SAVING for one in found)
-    there, epochs = budget.left - search, config.epochs
-    budget.ensure("training" if len(found) == 1 else "trainings", there, before + epoch)
-    if not told and there < math.inf:
-        epochs = min(MOST, math.floor((there - before) / epoch))
-    return found, epochs, before + epochs * epoch
-
-
-def priced(
-    genotype: Genotype | None,
-    search: SearchConfig | None,
-    training: Callable[[int], EvaluateConfig],
-    size: int,
-    classes: Sequence[str],
-    budget: Budget,
-    told: frozenset[str],
-    against: Sequence[KnownNetwork] = (),
-) -> Price:
-    """Measure both stages and choose what was not told.
-
-    Args:
-        genotype: of the network that is trained; None: of that which `search` finds.
-        training: the configuration of the training at a size.
-        told: "search", "training": their epochs were; "size": the size was.
-        against: known networks that are trained beside it.
-
-    Raises:
-        ValueError: the budget is too small, or input that the stages would refuse.
-    """
-    of_search, epochs, seconds = None, 0, 0.0
-    if search is not None:
-        of_search, epochs, seconds = search_epochs(search, budget, "search" in told)
-    network = genotype or costliest(search.space if search is not None else space_of(DEFAULT_SPACE))
-    fixed = told & {"size", "training"}
-    while True:
-        config, length = training(size), 1
-        try:
-            found, length, trained = training_epochs((network, *against), config, budget, seconds, "training" in told)
-            if fixed or size == SMALLEST or length >= min(ENOUGH, config.epochs):
-                break
-        except TooLittle:
-            if fixed or size == SMALLEST:
-                raise
-        # the largest size that would leave enough, as the time follows the area
-        size = max((s for s in SIZES if s < size and length * (size / s) ** 2 >= ENOUGH), default=SMALLEST)
-    follows = genotype is None and budget.seconds is not None and "training" not in told
-    most = work(network, config, len(classes)) if follows else 0.0
-    others = sum(one.epoch for one in found[1:]) / found[0].epoch if follows else 0.0
-    plan = Plan(size, epochs, length, most, len(classes), tuple(map(str, against)), others)
-    return Price(plan, of_search, found, seconds, trained)

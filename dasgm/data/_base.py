@@ -14,6 +14,16 @@ IN_MEMORY = 64  # pixels per side up to which pictures of a folder are trained o
 SMALLEST, LARGEST, STEP = 16, 1024, 4  # pixels per side; networks divide it by 4 (GANs make 16, 32 and 64)
 
 
+def described(name: str, classes: int, size: int, counts: str) -> str:
+    """A data set in one line."""
+    return f"{name}: {classes} classes, {size}x{size} pixels; {counts}"
+
+
+def undivided(train: int, test: int) -> str:
+    """The counts of a training, which learns from J_1, J_2 and J_val alike."""
+    return f"{train:,} images to train on, {test:,} to test on"
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Settings of a data set, which `load` reads.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dasgm.data._base import YOUNGER, DataConfig
+from dasgm.options import option
 from dasgm.store.files import first_line
 
 if TYPE_CHECKING:
@@ -47,12 +48,13 @@ class CifarConfig(DataConfig):
         key = type(self).__module__.rpartition(".")[2]
         if self.config and data_dir is None:
             raise ValueError(
-                f"--data.config {self.config:.80}: it selects among Parquet files; give their folder to "
-                "--data-dir, or leave it out"
+                f"{option('data.config')} {self.config:.80}: it selects among Parquet files; give their folder as "
+                f"{option('data_dir')}, or leave it out"
             )
         if data_dir is not None and not Path(data_dir).is_dir():
             raise ValueError(
-                f"--data-dir {data_dir}: no such folder; expected a folder with train.parquet and test.parquet"
+                f"{option('data_dir')} {data_dir}: no such folder; expected a folder with train.parquet and "
+                "test.parquet"
             )
         folder = Path(data_dir) if data_dir else Path.home() / ".cache" / "dasgm"
         found = self._parquet(folder, key) if data_dir else None
@@ -114,8 +116,9 @@ class CifarConfig(DataConfig):
                 parts.append((images, torch.tensor(files.targets)))
         except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
             raise ValueError(
-                f"{key} is not in {folder} and could not be downloaded ({first_line(error)}): give --data-dir a "
-                "folder with train.parquet and test.parquet (Hugging Face's layout), or with torchvision's files"
+                f"{key} is not in {folder} and could not be downloaded ({first_line(error)}): give as "
+                f"{option('data_dir')} a folder with train.parquet and test.parquet (Hugging Face's layout), or with "
+                "torchvision's files"
             ) from None
         finally:
             socket.setdefaulttimeout(patience)

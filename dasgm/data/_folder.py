@@ -13,10 +13,11 @@ from torch import Tensor
 
 from dasgm.cpus import cpus
 from dasgm.data._images import Data, stack
-from dasgm.data._listing import Files, Listing
+from dasgm.data._listing import Files, Listing, drawn
 from dasgm.data._parts import FEWEST, MINIMUM, Parts, ensure_enough, parts
 from dasgm.data._pictures import fitted, read
 from dasgm.data._rows import Rows
+from dasgm.options import option
 from dasgm.store.files import printable
 
 if TYPE_CHECKING:
@@ -41,17 +42,15 @@ def opened(config: Config, data_dir: str | None, device: str) -> Data | Photogra
 
 
 def _streamed(config: Config, found: Parts) -> Photographs:
-    from dasgm.data._loader import Photographs, drawn, ensure_decoder
+    from dasgm.data._loader import Photographs, ensure_decoder
 
     ensure_decoder("photographs")
-    if config.cutout:
-        raise ValueError(
-            f"data.cutout is {config.cutout}: streamed pictures are trained without; leave it at 0, or choose "
-            "--data.streaming off"
-        )
     notes = list(found.notes)
+    if config.cutout:
+        mend = f"{option('data.streaming')} off, which holds them in memory, uses it"
+        notes.append(f"data.cutout is {config.cutout}, but streamed pictures are trained without cutout; {mend}")
     if found.val is not None:
-        notes.append(f"{found.val.place} is not trained on: the temperature is set on it")
+        notes.append(_held(found.val))
     train = drawn(found.train, config.limit, config.split_seed)
     test = replace(found.test, notes=(*found.test.notes, *notes))
     return Photographs(train, test, config.image_size, config.skip_unreadable, "folder", held=found.val)
@@ -82,7 +81,7 @@ def _in_memory(config: Config, found: Parts, device: str, held: bool = False) ->
         elif held:
             val_images, val_labels, _, more = _read(found.val, config, FEWEST)
             aside = val_images, val_labels
-            notes += [*more, f"{found.val.place} is not trained on: the temperature is set on it"]
+            notes += [*more, _held(found.val)]
         else:
             notes.append(f"{found.val.place} is not used, since data.holdout is 0")
     notes += found.notes
@@ -98,6 +97,10 @@ def _in_memory(config: Config, found: Parts, device: str, held: bool = False) ->
         held=aside,
         device=device,
     )
+
+
+def _held(val: Listing) -> str:
+    return f"{val.place}: its {len(val):,} pictures are not trained on; the temperature is set on them"
 
 
 def _read(listing: Listing, config: Config, minimum: int) -> tuple[Tensor, Tensor, list[int], list[str]]:

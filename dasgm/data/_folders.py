@@ -14,6 +14,7 @@ from dasgm.data._lists import TABLES, classes_in
 from dasgm.data._pictures import ENDINGS, first_ten
 from dasgm.data._store import Store
 from dasgm.data._tree import Entry, scan, walk
+from dasgm.options import option
 from dasgm.store.files import printable
 
 # folders with the pictures of all classes, where a table names the classes
@@ -68,7 +69,11 @@ class FolderPart:
     def ensure_classes(self) -> None:
         """Raises ValueError where there are fewer than two classes."""
         if len(self.classes) < 2:
-            hint = f"; if {self.classes[0]} holds the class folders, give it to --data-dir" if self.classes else ""
+            hint = (
+                f"; if {self.classes[0]} holds the class folders, give it as {option('data_dir')}"
+                if self.classes
+                else ""
+            )
             found = "one class folder" if self.classes else "no class folders"
             raise ValueError(f"{self.place} has {found}: give at least 2, one per class{hint}")
 
@@ -223,7 +228,8 @@ def _sound(found: FolderContents, skip_unreadable: bool) -> list[str]:
     if found.unreadable and not skip_unreadable:
         raise ValueError(
             f"{len(found.unreadable)} of {len(found.unreadable) + len(found.pictures)} pictures cannot be read: "
-            f"{first_ten(found.unreadable)}; repair or remove them, or leave them out with --data.skip-unreadable"
+            f"{first_ten(found.unreadable)}; repair or remove them, or leave them out with "
+            f"{option('data.skip_unreadable')}"
         )
     return [f"{found.store.name('')}: not used: {first_ten(notes)}"] if notes else []
 

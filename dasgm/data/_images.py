@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dasgm.bilevel.draws import Number, draw
-from dasgm.data._base import DataConfig
+from dasgm.data._base import DataConfig, described, undivided
+from dasgm.data._inventory import Counts
 from dasgm.data._split import SET_ASIDE, folds, held_share, split
 
 
@@ -36,6 +37,7 @@ class Data:
 
     Attributes:
         J1, J2, Jval: int64 indices into the training images, on the CPU.
+        divided: whether a search learns from J_1 and J_2 apart; otherwise a training does from all.
         balanced: whether a training draws as many images of each class.
         label_numbers: the training and the test labels, on the CPU.
         digest: SHA-256 of all images and labels.
@@ -68,7 +70,7 @@ class Data:
         self.measured = mean is None or std is None
         if mean is None or std is None:
             mean, std = _statistics(train[0], torch.cat([self.J1, self.J2]))
-        self.names, self.balanced = names, False
+        self.names, self.balanced, self.divided = names, False, True
         self.held = None if held is None else (held[0].to(device), held[1].to(device))
         self.label_numbers = train[1], test[1]
         self.images, self.labels = (t.to(device) for t in train)
@@ -93,9 +95,10 @@ class Data:
 
     def describe(self) -> str:
         """One line with the number of classes, the size and the counts."""
-        size, counts = self.image_size, (len(self.J1), len(self.J2), len(self.Jval), len(self.test_labels))
-        parts = ", ".join(f"{part} {n:,}" for part, n in zip(("J_1", "J_2", "J_val", "test"), counts, strict=True))
-        return f"{self.name}: {len(self.classes)} classes, {size}x{size} pixels; images in {parts}"
+        sizes = (len(self.J1), len(self.J2), len(self.Jval), len(self.test_labels))
+        parts = ", ".join(f"{part} {n:,}" for part, n in zip(("J_1", "J_2", "J_val", "test"), sizes, strict=True))
+        counts = f"images in {parts}" if self.divided else undivided(*self.counts)
+        return described(self.name, len(self.classes), self.image_size, counts)
 
     def raw(self, indices: Tensor | slice) -> Tensor:
         """Training images as float [n, 3, S, S] in [-1, 1]."""
@@ -154,6 +157,12 @@ class Data:
             return None
         found = copy(self)
         found.test_images, found.test_labels = self.held
+        return found
+
+    def whole(self) -> Data:
+        """The same data set for a training: not `divided`, and without lines that count the pictures of each class."""
+        found = copy(self)
+        found.divided, found.notes = False, tuple(note for note in self.notes if not isinstance(note, Counts))
         return found
 
     def balancing(self) -> Data:

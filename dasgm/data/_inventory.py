@@ -11,6 +11,12 @@ from dasgm.store.files import printable
 MOST_CLASSES = 10  # the largest number of classes that are listed one by one
 
 
+class Counts(str):
+    """A line with nothing but the number of pictures of each class. A training says how many it learns from instead."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Inventory:
     """What one part of a data set holds.
@@ -35,13 +41,13 @@ class Inventory:
         return sum(self.classes.values())
 
     def lines(self) -> list[str]:
-        """A line with the counts, and one with what cannot be read, each only if there is something to tell."""
-        found = [self._classes()] if self.classes else []
-        if self.linked:
-            found.append(f"{self.linked:,} of them through links")
+        """A line each with the counts, what else was found and what cannot be read, if there is something to tell."""
+        lines: list[str] = [Counts(printable(f"{self.place}: {self._classes()}"))] if self.classes else []
+        found = [f"{self.linked:,} pictures through links"] if self.linked else []
         if self.ignored:
             found.append("ignored: " + ", ".join(f"{kind} {n:,}" for kind, n in self.ignored.items()))
-        lines = [printable(f"{self.place}: {'; '.join(found)}")] if found else []
+        if found:
+            lines.append(printable(f"{self.place}: {'; '.join(found)}"))
         if self.unreadable:
             broken = f"{len(self.unreadable)} cannot be read: {first_ten(self.unreadable)}"
             lines.append(printable(f"{self.place}: left out: {broken}"))

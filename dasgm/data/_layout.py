@@ -12,6 +12,7 @@ from dasgm.data._inventory import Inventory
 from dasgm.data._pictures import ENDINGS, first_ten
 from dasgm.data._store import Store
 from dasgm.data._tree import Entry, folders_in, scan
+from dasgm.options import option
 
 PARTS = {  # names that a part's folder may have, in upper or lower case
     "train": ("train", "training"),
@@ -212,8 +213,8 @@ class Layout:
         if nested := {part for picture in found.pictures if (part := _part_below(picture.path, depth))}:
             raise ValueError(
                 f"{first_ten(map(self.store.name, sorted(nested)))}: named like parts, but inside class folders; parts "
-                "are train/, val/ and test/ above the class folders: move them there, or give --data-dir the folder "
-                "that holds them, or rename them"
+                "are train/, val/ and test/ above the class folders: move them there, or give the folder that "
+                f"holds them as {option('data_dir')}, or rename them"
             )
         direct = {picture.name for picture in found.pictures if picture.path.count("/") == depth}
         if self.divided:

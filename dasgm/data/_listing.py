@@ -6,19 +6,22 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from dasgm.data import _folders, _rows, _shards
 from dasgm.data._labels import aligned, classes_of
 from dasgm.data._layout import Layout
 from dasgm.data._pictures import first_ten
 from dasgm.data._rows import Rows
+from dasgm.data._split import share
 from dasgm.data._store import Store
 from dasgm.data._tree import folders_in, scan
+from dasgm.options import option
 
 LARGE = 1000  # rows from which a row group gets a note
 
@@ -99,6 +102,18 @@ class Listing:
         return sha.hexdigest()
 
 
+def drawn(listing: Listing, limit: int, seed: int) -> Listing:
+    """So many of the pictures in use, stratified; all of them where `limit` is 0 or more than there are."""
+    if not 0 < limit < len(listing):
+        return listing
+    there = listing.in_order()
+    generator = torch.Generator().manual_seed(seed)
+    kept, _ = share(torch.from_numpy(listing.labels[there]), limit / len(there), generator)
+    chosen = np.zeros(len(listing.labels), dtype=bool)
+    chosen[there[kept.numpy()]] = True
+    return replace(listing, chosen=chosen)
+
+
 def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tuple[Listing, Listing]:
     """Lists the training and the validation pictures below `root`.
 
@@ -112,8 +127,8 @@ def listings(root: str, skip_unreadable: bool = False, config: str = "") -> tupl
     store = Store(root)
     if store.local is not None and not os.path.isdir(store.local):
         raise ValueError(
-            f"--data-dir {store.name('')}: no such folder; expected a folder or a URI with train/ and val/, or with "
-            "Parquet files"
+            f"{option('data_dir')} {store.name('')}: no such folder; expected a folder or a URI with train/ and val/, "
+            "or with Parquet files"
         )
     found = _shards.find(store, config)
     if not found.parts and (layout := Layout(store)).divided:

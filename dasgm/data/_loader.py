@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dasgm.data._augmentation import Augmentation
-from dasgm.data._listing import Files, Listing, listings
+from dasgm.data._base import described, undivided
+from dasgm.data._inventory import Counts
+from dasgm.data._listing import Files, Listing, drawn, listings
 from dasgm.data._photographs import CHANGES, MEAN, STD, centred, cropped, decoded, jitter, normalised
 from dasgm.data._pictures import shorter_side
-from dasgm.data._split import balanced, held_share, share
+from dasgm.data._split import balanced, held_share
+from dasgm.options import option
 from dasgm.store.files import first_line, printable, reason
 
 if TYPE_CHECKING:
@@ -66,7 +69,8 @@ class Photographs:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.train.notes + self.test.notes + self.noted
+        listed = (note for part in (self.train, self.test) for note in part.notes if not isinstance(note, Counts))
+        return (*listed, *self.noted)
 
     @property
     def digest(self) -> str:
@@ -88,7 +92,10 @@ class Photographs:
 
     def fold(self, number: int, of: int, seed: int) -> Photographs:
         """Raises ValueError: only data sets in memory are divided into folds."""
-        raise ValueError(f"folds {of}: the pictures are streamed, and folds are for what is held in memory; choose 0")
+        raise ValueError(
+            f"folds {of}: the pictures are streamed, and folds are for what is held in memory; leave {option('folds')} "
+            f"out, or choose {option('data.streaming')} off or a smaller {option('data.image_size')}"
+        )
 
     def held_out(self) -> Photographs | None:
         """The data set with pictures to test on that are neither trained on nor measured; None: there are none."""
@@ -99,7 +106,7 @@ class Photographs:
         if not isinstance(self.train.source, Files):
             raise ValueError(
                 "balance sampling: pictures in Parquet files are read in groups of rows, so that drawing them by class "
-                "would read each group many times; choose --balance loss"
+                f"would read each group many times; choose {option('balance')} loss"
             )
         return replace(self, balanced=True)
 
@@ -139,15 +146,16 @@ class Photographs:
 
     def describe(self) -> str:
         """One line with the number of classes, the size and the counts."""
-        counts = f"{len(self.train):,} images to train on, {len(self.test):,} to test on"
-        return f"{self.name}: {len(self.classes)} classes, {self.image_size}x{self.image_size} pixels; {counts}"
+        return described(self.name, len(self.classes), self.image_size, undivided(*self.counts))
 
 
 def photographs(config: Config, data_dir: str | None) -> Photographs:
     """See `imagenet.Config.photographs`."""
     ensure_decoder("imagenet")
     if data_dir is None:
-        raise ValueError("--dataset imagenet needs --data-dir: give a folder or a URI with train/ and val/, or Parquet")
+        raise ValueError(
+            f"--dataset imagenet needs {option('data_dir')}: give a folder or a URI with train/ and val/, or Parquet"
+        )
     train, test = listings(data_dir, config.skip_unreadable, config.config)
     return Photographs(drawn(train, config.limit, config.split_seed), test, config.image_size, config.skip_unreadable)
 
@@ -156,18 +164,6 @@ def ensure_decoder(what: str) -> None:
     """ValueError where torchcodec is missing."""
     if not find_spec("torchcodec"):
         raise ValueError(f"{what} is decoded by torchcodec, which is not installed: pip install 'torchcodec>=0.16'")
-
-
-def drawn(listing: Listing, limit: int, seed: int) -> Listing:
-    """So many of the pictures in use, stratified; all of them where `limit` is 0 or more than there are."""
-    if not 0 < limit < len(listing):
-        return listing
-    there = listing.in_order()
-    generator = torch.Generator().manual_seed(seed)
-    kept, _ = share(torch.from_numpy(listing.labels[there]), limit / len(there), generator)
-    chosen = np.zeros(len(listing.labels), dtype=bool)
-    chosen[there[kept.numpy()]] = True
-    return replace(listing, chosen=chosen)
 
 
 class Batch(NamedTuple):
@@ -284,7 +280,7 @@ class Loader:
         if together > len(data.train):
             raise ValueError(
                 f"a batch of {together} images on {workers} worker(s) is larger than the training set of "
-                f"{len(data.train)}: lower --batch-size"
+                f"{len(data.train)}: lower {option('batch_size')}"
             )
         self.iterations = len(data.train) // together
         """Number of batches in an epoch, the same on every worker."""
@@ -323,7 +319,8 @@ class Loader:
             found = [line for line in batch.wrong if line]
             if found and not self.data.skip_unreadable:
                 raise ValueError(
-                    f"{found[0]} cannot be read: repair or remove it, or leave it out with --data.skip-unreadable"
+                    f"{found[0]} cannot be read: repair or remove it, or leave it out with "
+                    f"{option('data.skip_unreadable')}"
                 )
             self.unreadable |= dict.fromkeys(found)
             yield batch

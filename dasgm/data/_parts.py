@@ -24,6 +24,7 @@ from dasgm.data._listing import Files, Listing, ensure_no_class_folders
 from dasgm.data._pictures import first_ten
 from dasgm.data._split import SET_ASIDE, test_split
 from dasgm.data._store import Store
+from dasgm.options import option
 
 if TYPE_CHECKING:
     from dasgm.data.folder import Config
@@ -64,11 +65,13 @@ def parts(config: Config, data_dir: str | None) -> Parts:
             is not certain whether folders are parts or classes. The message is one line.
     """
     if data_dir is None:
-        raise ValueError("--dataset folder needs --data-dir: give a folder with one folder of pictures per class")
+        raise ValueError(
+            f"--dataset folder needs {option('data_dir')}: give a folder with one folder of pictures per class"
+        )
     root = Path(data_dir)
     if not root.is_dir():
         raise ValueError(
-            f"--data-dir {root}: no such folder; expected a folder with one subfolder of pictures per class"
+            f"{option('data_dir')} {root}: no such folder; expected a folder with one subfolder of pictures per class"
         )
     store = Store(data_dir)
     shards = _shards.find(store, config.config)

@@ -18,6 +18,7 @@ from dasgm.data._lists import LABELS
 from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
 from dasgm.data._tree import identity
+from dasgm.options import option
 from dasgm.store.files import printable
 
 PATH = "path"
@@ -134,7 +135,7 @@ def _entries(
     if absent and not skip_unreadable:
         raise ValueError(
             f"{store.name(place)}: {len(absent)} of {len(rows)} pictures cannot be read: {first_ten(absent)}; put them "
-            "there, or leave them out with --data.skip-unreadable"
+            f"there, or leave them out with {option('data.skip_unreadable')}"
         )
     return found, absent
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from dasgm.options import option
 from dasgm.store.files import contents, cut, printable, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -110,7 +111,7 @@ def read(
         return pixels, readable, []
     listed = f"{len(failures)} of {len(sources)} pictures cannot be read: {first_ten(failures)}"
     if not skip_unreadable:
-        raise ValueError(f"{listed}; repair or remove them, or leave them out with --data.skip-unreadable")
+        raise ValueError(f"{listed}; repair or remove them, or leave them out with {option('data.skip_unreadable')}")
     return pixels, readable, [f"left out: {listed}"]
 
 

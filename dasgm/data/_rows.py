@@ -17,6 +17,7 @@ from dasgm.data._labels import Labels, labels_of
 from dasgm.data._pictures import first_ten
 from dasgm.data._shards import Shard
 from dasgm.data._store import Store
+from dasgm.options import option
 from dasgm.store.files import first_line
 
 MIXED = 4  # number of row groups whose rows are mixed, so that a batch has rows of all of them
@@ -119,7 +120,7 @@ def _ensure_beside(store: Store, shard: str, file: Any, picture: str, read: list
         of = f"none of its {len(paths):,} paths, such as {example!r:.100}, is a file in" if example else "no paths to"
         raise ValueError(
             f"{store.name(shard)} has no bytes of pictures in column '{picture}', and {of} the folder of the file or "
-            "--data-dir (nothing outside is read): put the pictures there, or write the bytes into the file "
+            f"{option('data_dir')} (nothing outside is read): put the pictures there, or write the bytes into the file "
             "(push_to_hub with embed_external_files=True)"
         )
     return [f"{shard} row {row} (no file {str(paths[row])!r:.80})" for row in absent]
@@ -192,7 +193,7 @@ def part_of(
     if unreadable and not skip_unreadable:
         raise ValueError(
             f"{store.root}: {len(unreadable)} pictures cannot be read: {first_ten(unreadable)}; put them there, or "
-            "leave them out with --data.skip-unreadable"
+            f"leave them out with {option('data.skip_unreadable')}"
         )
     shard_of = [shard for shard, file in enumerate(files) for _ in file.rows]
     group_of = [group for file in files for group in range(len(file.rows))]

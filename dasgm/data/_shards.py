@@ -20,6 +20,7 @@ from dasgm.data._layout import PARTS as FOLDERS
 from dasgm.data._pictures import first_ten
 from dasgm.data._store import Store
 from dasgm.data._tree import folders_in, scan
+from dasgm.options import option
 
 # names of parts: those of folders, and two more that Hugging Face's datasets knows
 PARTS = FOLDERS | {"val": (*FOLDERS["val"], "dev"), "test": (*FOLDERS["test"], "evaluation")}
@@ -55,7 +56,7 @@ class Shard:
 
     @property
     def config(self) -> str:
-        """Its configuration, as --data.config names it."""
+        """Its configuration, as the setting `config` names it."""
         return "/".join(filter(None, (self.place, self.variant))) or "."
 
 
@@ -114,7 +115,9 @@ def find(store: Store, config: str = "") -> ShardSet:
     shards = [shard for shard in read.values() if shard]
     strangers = tuple(path for (path, _), shard in read.items() if shard is None)
     if config and not shards:
-        raise ValueError(f"--data.config {config:.80}: {store.root} has no Parquet files of a part; leave it out")
+        raise ValueError(
+            f"{option('data.config')} {config:.80}: {store.root} has no Parquet files of a part; leave it out"
+        )
     chosen = _chosen(store, shards, config)
     parts: dict[str, list[Shard]] = defaultdict(list)
     for shard in chosen:
@@ -194,8 +197,8 @@ def _chosen(store: Store, shards: list[Shard], config: str) -> list[Shard]:
         if len(sets) < 2 or _together(shards):
             return shards
         raise ValueError(
-            f"{store.root} has {len(sets)} data sets side by side: {_offered(sets)}; choose one with --data.config "
-            "NAME, or move the others away"
+            f"{store.root} has {len(sets)} data sets side by side: {_offered(sets)}; choose one with "
+            f"{option('data.config')} NAME, or move the others away"
         )
     asked = config.strip("/") or config
     wanted = [name for name in sets if name == asked]
@@ -204,7 +207,9 @@ def _chosen(store: Store, shards: list[Shard], config: str) -> list[Shard]:
     wanted = wanted or [name for name in sets if name.rpartition("/")[2] == asked]
     found = [shard for shard in shards if shard.config in wanted]
     if not found or (len(wanted) > 1 and not _together(found)):
-        raise ValueError(f"--data.config {config:.80}: {store.root} has {_offered(sets)}; give one of these names")
+        raise ValueError(
+            f"{option('data.config')} {config:.80}: {store.root} has {_offered(sets)}; give one of these names"
+        )
     return found
 
 
@@ -218,7 +223,7 @@ def _together(shards: list[Shard]) -> bool:
 
 
 def _offered(sets: dict[str, list[Shard]]) -> str:
-    """The names for --data.config, such as 'mini (mini/train.parquet), ...'."""
+    """The names for the setting `config`, such as 'mini (mini/train.parquet), ...'."""
     return first_ten(f"{name} ({shards[0].path})" for name, shards in sorted(sets.items()))
 
 

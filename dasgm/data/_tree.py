@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from dasgm.data._clutter import is_clutter
 from dasgm.data._store import Store
+from dasgm.options import option
 from dasgm.store.files import first_line, reason
 
 KINDS: dict[int, Literal["file", "folder"]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}
@@ -60,7 +61,9 @@ def folders_in(entries: Iterable[Entry]) -> list[Entry]:
 
 def not_listed(name: str, error: Exception) -> ValueError:
     """The error for a folder that cannot be read."""
-    return ValueError(f"{name} cannot be listed ({first_line(error)[:200]}): give --data-dir a folder or a URI")
+    return ValueError(
+        f"{name} cannot be listed ({first_line(error)[:200]}): give a folder or a URI as {option('data_dir')}"
+    )
 
 
 def walk(store: Store, folder: str) -> Iterator[Entry]:

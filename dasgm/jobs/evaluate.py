@@ -26,11 +26,12 @@ from dasgm.jobs.compiled import compile_network, ensure_compiler
 from dasgm.jobs.loop import Loop
 from dasgm.jobs.means import Means
 from dasgm.jobs.memory import batch_advice
-from dasgm.jobs.predictions import measure, sizes, write_results
+from dasgm.jobs.predictions import measure, sizes, unequal, write_results
 from dasgm.jobs.proxy import UNCONNECTED
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.training import TOP, Batches, InMemory, Training
 from dasgm.measures.counts import measure_network
+from dasgm.options import option
 from dasgm.recipes import EvaluateConfig
 from dasgm.search import SearchFailed
 from dasgm.store.files import first_line
@@ -69,8 +70,7 @@ def opened(config: EvaluateConfig, device: str) -> Any:
         ValueError: the files are missing or not as they should be, or the settings do not fit them.
     """
     data: Any = config.data.open(config.data_dir, device)
-    if getattr(data, "streamed", False):
-        data = replace(data, augmentation=config.augmentation)
+    data = replace(data, augmentation=config.augmentation) if getattr(data, "streamed", False) else data.whole()
     if config.folds:
         if not config.fold:
             raise ValueError(
@@ -79,11 +79,16 @@ def opened(config: EvaluateConfig, device: str) -> Any:
         data = data.fold(config.fold, config.folds, seed_of(config.data.split_seed, "folds"))
     if config.calibration:
         if data.held_out() is not None:
-            raise ValueError(f"calibration {config.calibration}: val/ is held out already; leave --calibration out")
+            raise ValueError(
+                f"calibration {config.calibration}: val/ is held out already; leave {option('calibration')} out"
+            )
         data = data.apart(config.calibration, seed_of(config.data.split_seed, "calibration"))
     if config.balance == "sampling":
         data = data.balancing()
-    return data.noting(sizes(data.classes, *data.class_counts()))
+    lines = sizes(data.classes, *data.class_counts())
+    if config.balance == "none":
+        lines += unequal(data.classes, data.class_counts()[0])
+    return data.noting(lines)
 
 
 def decoders(device: str) -> int:
@@ -98,7 +103,7 @@ def enough(data: Any, config: EvaluateConfig, workers: int) -> None:
     if n > there:
         raise ValueError(
             f"batch-size {config.batch_size} on {workers} worker(s) needs {n} training images, there are {there}; "
-            "choose a smaller --batch-size"
+            f"choose a smaller {option('batch_size')}"
         )
     if not tested:
         raise ValueError("the data set has no test images to measure the error on")

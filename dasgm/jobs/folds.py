@@ -24,6 +24,7 @@ from dasgm.jobs.session import Hooks, OutOfTime, Row
 from dasgm.jobs.training import Batches
 from dasgm.measures.answers import PREDICTIONS
 from dasgm.measures.classification import figures, together
+from dasgm.options import option
 from dasgm.pages.report import report
 from dasgm.recipes import EvaluateConfig
 from dasgm.store import replica
@@ -52,7 +53,7 @@ def main(
         ValueError, SearchFailed, Interrupted: as `evaluate.main`.
     """
     if (folder / "run.json").is_file() and not kept_record(folder / "run.json").get("folds"):
-        raise ValueError(f"run {folder} is an evaluation without --folds: choose another --name")
+        raise ValueError(f"run {folder} is an evaluation without {option('folds')}: choose another --name")
     if not design.connected:
         raise ValueError(f"folds {config.folds}: {UNCONNECTED}")
     if replica.of(folder):

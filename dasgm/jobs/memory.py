@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 from dasgm.bilevel import replay
 from dasgm.config import GanConfig, SearchConfig, override
 from dasgm.device import ensure_room, free_memory, is_out_of_memory
+from dasgm.options import option
 from dasgm.search import Search
 
 LARGE = 10**8  # weights: a GAN with fewer fits on any machine
-WITH_GRAPH = "out of memory with a CUDA graph; without one the {}'s own step fits: --cuda-graph off"
 
 
 def ensure_gan(config: GanConfig, classes: int, size: int, searched: bool, device: str) -> None:
@@ -66,7 +66,7 @@ def advice(config: SearchConfig, data: Any) -> str:
     asked = f"batch {config.batch_size}, {config.method.cells} cells and {config.method.channels} channels do not fit"
     if _fits(config, data):
         if graph:
-            return WITH_GRAPH.format("search")
+            return _with_graph("search")
         return "out of memory beside the search's own step (pictures, judge, warm-up or proxy); free the device"
     for smaller in _smaller(config):
         free_memory()
@@ -74,7 +74,8 @@ def advice(config: SearchConfig, data: Any) -> str:
             method = smaller.method
             return (
                 f"out of memory: {asked}; batch {smaller.batch_size}, {method.cells} cells and {method.channels} "
-                f"channels do: --batch-size {smaller.batch_size} --method.channels {method.channels}"
+                f"channels do: {option('batch_size')} {smaller.batch_size} {option('method.channels')} "
+                f"{method.channels}"
             )
     return f"out of memory: {asked}, nor does anything smaller; free the device or choose another"
 
@@ -113,15 +114,20 @@ def batch_advice(batch: int, network: str, step: Callable[[int], None], graph: b
     free_memory()
     if _succeeds(lambda: step(batch)):
         if graph:
-            return WITH_GRAPH.format("training")
+            return _with_graph("training")
         return "out of memory beside the training's own step; free the device"
     smaller = batch // 2
     while smaller >= 2:
         free_memory()
         if _succeeds(partial(step, smaller)):
-            return f"out of memory: batch {batch} does not fit {network}; batch {smaller} does: --batch-size {smaller}"
+            fits = f"batch {smaller} does: {option('batch_size')} {smaller}"
+            return f"out of memory: batch {batch} does not fit {network}; {fits}"
         smaller //= 2
     return f"out of memory: {network} do not fit with any batch; free the device or choose a smaller network"
+
+
+def _with_graph(what: str) -> str:
+    return f"out of memory with a CUDA graph; without one the {what}'s own step fits: {option('cuda_graph')} off"
 
 
 def _succeeds(step: Callable[[], None]) -> bool:

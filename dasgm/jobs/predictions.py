@@ -28,6 +28,7 @@ from dasgm.measures.classification import (
     tempered,
 )
 from dasgm.measures.intervals import WIDE, enough, widest
+from dasgm.options import option
 from dasgm.store.files import printable, write_atomic
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.json"
 NAMES = tuple(one.name for one in fields(Outcomes))
+UNEQUAL = 2.0  # ratio of the largest to the smallest class from which on the option that balances them is named
 MOST_MISTAKES = 24  # pictures that are kept, the most confident mistakes first
-NOT_SET = "not set: no held-out pictures; --calibration 0.1 holds a tenth of the training pictures out"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,20 @@ def sizes(classes: Sequence[str], train: Tensor, test: Tensor) -> list[str]:
             f"points (95 %), for which {enough()} test pictures are needed: {least}"
         )
     return [printable(line) for line in lines]
+
+
+def unequal(classes: Sequence[str], train: Tensor) -> list[str]:
+    """A line about classes of unequal size in a training that does not balance them; [] where they are about equal."""
+    most, least = int(train.argmax()), int(train.argmin())
+    ratio = int(train[most]) / max(1, int(train[least]))
+    if ratio < UNEQUAL:
+        return []
+    return [
+        printable(
+            f"classes of unequal size: {classes[most]} has {ratio:.1f} times as many pictures to train on as "
+            f"{classes[least]}; {option('balance')} loss, or sampling, gives all classes the same weight"
+        )
+    ]
 
 
 def measure(training: Training, source: Batches, held: Batches | None) -> Found:
@@ -127,7 +142,8 @@ def write_results(folder: Path, data: Data | Photographs, found: Found) -> dict[
     for one, n in zip(value["classes"], data.class_counts()[0].tolist(), strict=True):
         one["train"] = n
     factor = found.temperature
-    value["temperature"] = {"value": None, "why": NOT_SET}
+    mend = f"{option('calibration')} 0.1 holds a tenth of the training pictures out"
+    value["temperature"] = {"value": None, "why": f"not set: no held-out pictures; {mend}"}
     if factor is not None:
         value["temperature"] = tempered(found.outcomes, factor) | {"pictures": found.held}
     value["mistakes"] = _mistakes(folder, data, found, rows)

@@ -22,6 +22,7 @@ from dasgm.jobs.memory import ensure_gan
 from dasgm.jobs.session import Hooks, Row, Session, run_job
 from dasgm.jobs.warmup import iterate
 from dasgm.measures.fidelity import inception
+from dasgm.options import option
 from dasgm.pretrained import ABOUT, WEIGHTS, at_average, read
 from dasgm.search import SearchFailed, batch
 from dasgm.store.bucket import lies_at
@@ -59,7 +60,7 @@ class PretrainJob:
         config = self.config
         return (
             f"out of memory: batch {config.batch_size} and gan.channels {config.gan.channels} do not fit; choose a "
-            "smaller --batch-size or --gan.channels"
+            f"smaller {option('batch_size')} or {option('gan.channels')}"
         )
 
     def run(self, data: Any, session: Session) -> Row:
@@ -74,7 +75,7 @@ def fits(config: PretrainConfig, data: Any, workers: int) -> None:
         times = f", {steps} times an iteration," if steps > 1 else ""
         raise ValueError(
             f"batch-size {config.batch_size}{times} on {workers} worker(s) needs {n} images in J_2, there are "
-            f"{len(data.J2)}; choose a smaller --batch-size"
+            f"{len(data.J2)}; choose a smaller {option('batch_size')}"
         )
     device = device_of(config.device)
     ensure_gan(config.gan, len(data.classes), data.image_size, config.search_discriminator, device)
@@ -130,7 +131,9 @@ def _whole(folder: Path) -> bool:
 def wanted_by(config: SearchConfig) -> PretrainConfig:
     """What `--pretrain` asks for. ValueError: there is no GAN, or a file is named already."""
     if config.gan_checkpoint:
-        raise ValueError(f"--pretrain with --gan-checkpoint {config.gan_checkpoint}: leave one of the two out")
+        raise ValueError(
+            f"--pretrain with {option('gan_checkpoint')} {config.gan_checkpoint}: leave one of the two out"
+        )
     return PretrainConfig.of(config)
 
 
@@ -195,7 +198,7 @@ class PretrainLoop(Loop):
         if (old := first_half(gan.gan.average_decay, length)) > 0.5:
             self.hooks.say(
                 f"the moving average is slow for {length} iterations: {old:.0%} of it will be what the first half "
-                "left; name more --iterations or a smaller --gan.average-decay"
+                f"left; name more --iterations or a smaller {option('gan.average_decay')}"
             )
         self.inspection = Inspection(self.session, self.config, self.data, gan, lambda: gan.G.averaged())
 
@@ -237,7 +240,8 @@ class PretrainLoop(Loop):
     def close(self, means: Means) -> Row:
         row: Row = {"iteration": self.iteration} | means.close(self.epoch)
         if not all(p.isfinite().all() for player in self.training.gan.players for p in player.params.values()):
-            raise SearchFailed(f"epoch {self.epoch}: the GAN's weights are not finite; lower --gan.generator-lr")
+            lower = f"lower {option('gan.generator_lr')}"
+            raise SearchFailed(f"epoch {self.epoch}: the GAN's weights are not finite; {lower}")
         return row | self.took(means.iterations) | self._look()
 
     def _look(self) -> Row:

@@ -30,10 +30,11 @@ from dasgm.measures.truth import DATASETS, Truth
 from dasgm.methods._cost import Costs
 from dasgm.methods._hooks import architecture_metrics
 from dasgm.networks.network import check_image_size
+from dasgm.options import option
 from dasgm.pages.figures import draw
 from dasgm.pretrained import Pretrained, chosen
 from dasgm.search import Search, SearchFailed
-from dasgm.store.files import write_atomic
+from dasgm.store.files import counted, write_atomic
 from dasgm.store.records import read_json
 
 
@@ -94,7 +95,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
     if n > smallest:
         raise ValueError(
             f"batch-size {config.batch_size} on {workers} worker(s) needs {n} images in J_1 and in J_2, "
-            f"there are {smallest}; choose a smaller --batch-size"
+            f"there are {smallest}; choose a smaller {option('batch_size')}"
         )
     check_image_size("cifar", data.image_size)
     ensure_costs(config, data.image_size)
@@ -108,7 +109,7 @@ def fits(config: SearchConfig, data: Any, workers: int) -> None:
     if config.proxy.epochs and config.proxy.batch_size * workers > len(data.J1):
         raise ValueError(
             f"proxy.batch-size {config.proxy.batch_size} on {workers} worker(s) is more than the {len(data.J1)} images "
-            "of J_1; choose a smaller --proxy.batch-size"
+            f"of J_1; choose a smaller {option('proxy.batch_size')}"
         )
     if config.gan is not None:
         ensure_gan(config.gan, len(data.classes), data.image_size, config.searches_discriminator, device)
@@ -296,7 +297,8 @@ class SearchLoop(Loop):
         if 0 < search.stage.epochs <= search.stage.arch_start_epoch:
             self.hooks.say(
                 f"no architecture step is taken: the first is in epoch {search.stage.arch_start_epoch + 1}, after the "
-                f"last ({search.stage.epochs}), so the architecture stays random; lower --method.arch-start-epoch"
+                f"last ({search.stage.epochs}), so the architecture stays random; lower "
+                f"{option('method.arch_start_epoch')}"
             )
         if too_short := self.config.method.too_short(self.config.space, search.stage):
             self.hooks.say(too_short)
@@ -359,7 +361,7 @@ class SearchLoop(Loop):
         elif not genotype.connected:
             self.hooks.say(f"proxy: {UNCONNECTED}; NASWOT is 0, the least")
         else:
-            self.hooks.say(f"proxy: training the found network from scratch, {config.epochs} epochs on J_1")
+            self.hooks.say(f"proxy: training the found network from scratch, {counted(config.epochs, 'epoch')} on J_1")
         self.proxy = proxy
         proxy.go_through()
         accuracy, error = proxy.accuracy()

@@ -17,6 +17,7 @@ from dasgm.bilevel import InProgress, Iterations, Stream, Tensors, draw, replay
 from dasgm.config import SearchConfig, mathematics
 from dasgm.distributed import alone
 from dasgm.jobs.epochs import Epochs
+from dasgm.options import option
 from dasgm.search import Search, SearchFailed
 from dasgm.store.files import printable, write_atomic
 from dasgm.store.records import digest
@@ -110,7 +111,7 @@ class WarmUp(Epochs):
             self.train()
         if not all(p.isfinite().all() for player in self.players.values() for p in player.params.values()):
             self.forget()
-            raise SearchFailed("GAN warm-up: the weights are not finite; lower --gan.warmup-lr")
+            raise SearchFailed(f"GAN warm-up: the weights are not finite; lower {option('gan.warmup_lr')}")
 
     def train(self) -> None:
         """The same, on all workers."""

@@ -25,6 +25,7 @@ from dasgm.adversary import Adversary
 from dasgm.bilevel import full_precision, replay, seed_of
 from dasgm.config import PretrainConfig, SearchConfig
 from dasgm.measures.judge import Judge
+from dasgm.options import option
 from dasgm.store.files import contents, exclusive, printable, write_atomic
 
 SAMPLES, REPORTED, JUDGED = 10_000, 50_000, 1_000  # images: for FID and IS within a run, at its end, for fd_proxy
@@ -310,7 +311,7 @@ class Fidelity:
         except OSError as error:
             self.say(
                 f"no FID and IS: Inception's weights could not be downloaded ({error}); "
-                "name the file with --inception-weights. fd_proxy is logged instead"
+                f"name the file with {option('inception_weights')}. fd_proxy is logged instead"
             )
             return
         self.inception = network.to(self.gan.device)

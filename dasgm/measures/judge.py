@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dasgm.bilevel import full_precision, replay
+from dasgm.options import option
 from dasgm.store.records import digest
 from dasgm.store.tensors import cached
 
@@ -85,7 +86,7 @@ def collapse(epoch: int, diversity: float) -> str | None:
         return None
     return (
         f"epoch {epoch}: the generator has collapsed: images of one class differ by {100 * diversity:.1f} % of what "
-        "real ones do; lower --gan.generator-lr or take another seed"
+        f"real ones do; lower {option('gan.generator_lr')} or take another seed"
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dasgm.genotype import edge_number
 from dasgm.methods._base import MOST_CELLS, WIDEST, Relaxation, Stage
+from dasgm.options import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +59,8 @@ class CostConfig:
         unused = [f for f in ("weight", "cells", "channels") if getattr(self, f) != getattr(type(self), f)]
         if self.kind == "none" and unused:
             raise ValueError(
-                f"cost.{unused[0]} {getattr(self, unused[0])}: it has no effect without --cost.kind; give a kind, such "
-                "as parameters"
+                f"cost.{unused[0]} {getattr(self, unused[0])}: it has no effect without {option('cost.kind')}; give a "
+                "kind, such as parameters"
             )
 
 

@@ -24,6 +24,7 @@ from dasgm.data._base import YOUNGER
 from dasgm.methods import darts
 from dasgm.methods._base import NO_MEMORY, Memory, Relaxation, Stage, View
 from dasgm.networks.regularisation import Regularisation
+from dasgm.options import option
 from dasgm.plugins import key_of
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Config(darts.Config):
             return ""
         return (
             f"R-DARTS cannot stop early: the first epoch after which it may is {first + 1}, after the last "
-            f"({stage.epochs}); raise --method.epochs, or lower --method.start or --method.every"
+            f"({stage.epochs}); raise {option('method.epochs')}, or lower {option('method.start')} or "
+            f"{option('method.every')}"
         )
 
     def after_epoch(self, view: View, memory: Memory) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dasgm.methods import darts
 from dasgm.methods._base import CellType, Memory, Operations, Stage, Times, View, Weights
+from dasgm.options import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,8 @@ class Config(darts.Config):
             return ""
         return (
             f"SGAS decides {decided} of the {edges} edges of a cell before the search ends; the others are derived as "
-            "in DARTS. Raise --method.epochs, or lower --method.warmup or --method.every"
+            f"in DARTS. Raise {option('method.epochs')}, or lower {option('method.warmup')} or "
+            f"{option('method.every')}"
         )
 
     def times(self, space: SearchSpace, stage: Stage, epoch: int, memory: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from dasgm.networks.fan import AUXILIARY, Statistics
 from dasgm.networks.network import DerivedNetwork, check_image_size, edge_factors
 from dasgm.networks.operations import fast_layout, pool, reductions, stem
 from dasgm.networks.regularisation import Regularisation
+from dasgm.options import option
 
 if TYPE_CHECKING:
     from dasgm.methods._base import Stage
@@ -57,7 +58,7 @@ class Supernet(nn.Module):
         if stage.partial > 1 or stage.edge_weights or stage.skip_dropout:
             raise ValueError(
                 "search-space nasbench201: partial channels, edge weights and skip dropout are not defined for it; set "
-                "--method.partial 1 if there is such an option, or choose another --method"
+                f"{option('method.partial')} 1 if there is such an option, or choose another {option('method')}"
             )
         (operations,) = stage.operations
         if stage.auxiliary_skip:
@@ -226,7 +227,7 @@ def in_stages(cells: int, channels: int, cell: Callable[[int], nn.Module]) -> tu
     if cells < 5 or cells % 3 != 2:
         raise ValueError(
             f"cells = {cells}: networks of nasbench201 have 3 N + 2, N cells in each stage and two residual blocks; "
-            "expected 5, 8, 11 or so on for --method.cells, --proxy.cells and the --cells of an evaluation"
+            "expected 5, 8, 11 or so on for the cells of the method, of the proxy and of an evaluation"
         )
     found = nn.ModuleList()
     for index in range(cells):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from dasgm.options import option
 from dasgm.plugins import key_of
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class SearchSpace:
         """
         raise ValueError(
             f"search-space {key_of(self)} does not say where its operations are computed (SearchSpace.places), so no "
-            "cost of theirs is known; leave --cost.kind out"
+            f"cost of theirs is known; leave {option('cost.kind')} out"
         )
 
     def operation(self, name: str, channels: int, stride: int) -> nn.Module:
@@ -163,8 +164,8 @@ class SearchSpace:
             ValueError: there is no such table.
         """
         raise ValueError(
-            f"search-space {key_of(self)} has no table of true accuracies; --truth is for a space with one, such as "
-            "nasbench201"
+            f"search-space {key_of(self)} has no table of true accuracies; {option('truth')} is for a space with one, "
+            "such as nasbench201"
         )
 
     def canonical(self, written: str) -> str:

@@ -11,6 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from dasgm.genotype import SKIP, Edge, Genotype, Graph, closest, fields_to_json
+from dasgm.options import option
 from dasgm.spaces import _base
 from dasgm.store.files import short
 
@@ -74,7 +75,7 @@ class CellGenotype(Genotype):
     def build(self, channels: int, cells: int, classes: int, form: Form = "cifar", auxiliary: bool = False) -> Network:
         self.space.usual(form)
         if auxiliary:
-            raise ValueError("auxiliary: a network of nasbench201 has no auxiliary head; set --auxiliary 0")
+            raise ValueError(f"auxiliary: a network of nasbench201 has no auxiliary head; set {option('auxiliary')} 0")
         from dasgm.networks.nasbench201 import Network
 
         return Network(self, channels, cells, classes)

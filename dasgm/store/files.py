@@ -126,6 +126,11 @@ def printable(line: str) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
+def counted(n: int, noun: str) -> str:
+    """'1 epoch', '1,200 epochs'."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def cut(line: str, most: int = 240) -> str:
     """`line` in at most `most` characters: the middle of a longer one is left out."""
     return line if len(line) <= most else f"{line[: most // 2 - 3]}[...]{line[-(most // 2) + 2 :]}"

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dasgm.options import option
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import contents, plain, shown, text, write_atomic
 
@@ -124,9 +125,9 @@ def ensure_same(what: str, begun: dict[str, Any], asked: dict[str, Any]) -> None
         digests = begun.get(key), asked.get(key)
         old, new = (f"a pre-trained GAN ({one[:8]})" if one else "a GAN of its own" for one in digests)
         remedy = (
-            "give the --gan-checkpoint that it began with"
+            f"give the {option('gan_checkpoint')} that it began with"
             if digests[0]
-            else "leave --gan-checkpoint and --pretrain out"
+            else f"leave {option('gan_checkpoint')} and --pretrain out"
         )
         raise ValueError(
             f"{what} began with {old}, but this command asks for {new}; choose another --name, or {remedy}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
 import time
 from dataclasses import replace
@@ -18,11 +19,13 @@ from pictures import pictures
 from safetensors.torch import load_file
 
 import dasgm
-from dasgm.cli import fitting
+from dasgm.cli import fitting, pricing
+from dasgm.cli.evaluate import evaluate_options
 from dasgm.cli.main import main
+from dasgm.config import from_json
 from dasgm.data import folder
 from dasgm.genotype import Genotype, space_of
-from dasgm.recipes import RECIPES
+from dasgm.recipes import RECIPES, EvaluateConfig
 
 SMALL = (
     *("--search.method.cells=3", "--search.method.channels=2", "--search.method.epochs=2"),
@@ -87,11 +90,85 @@ def test_a_budget_chooses_the_epochs(photos: Path, tmp_path: Path, capsys: pytes
     for budget in (90, 200):
         main([*words, f"--time-budget={budget}"])
         said = capsys.readouterr().out
-        search, training = (int(n) for n in re.findall(r"about (\d+) s\b", said))
-        epochs = [int(n) for n in re.findall(r"(\d+) epochs", said)]
-        assert search <= 0.4 * budget + 1 and search + training <= budget + 1 and min(epochs) >= 1, said
+        measured, search, training = stages(said)
+        assert search <= 0.4 * (budget - measured) + 1 and measured + search + training <= budget + 1, said
+        assert f"{measured + search + training} s, of {budget}" in said
         seconds[budget] = search + training
     assert seconds[90] < seconds[200] and not list(tmp_path.iterdir())
+
+
+def stages(said: str) -> list[int]:
+    """Seconds of measuring and of each stage, as a plan says them; its lines add up."""
+    found = []
+    for epochs, epoch, besides, whole in re.findall(r" (\d+) epochs? of (\S+) s \+ (\d+) s besides = (\d+) s\b", said):
+        assert 0 <= int(whole) - (int(epochs) * float(epoch) + int(besides)) < 1
+        found.append(int(whole))
+    (total,) = re.findall(r"^in all      (.*) = ([\d,]+) s", said, re.MULTILINE)
+    parts = [int(n) for n in re.findall(r"(\d+) s", total[0])]
+    assert parts[1:] == found and sum(parts) == int(total[1].replace(",", "")) and " 1 epochs" not in said
+    return parts
+
+
+def test_a_plan_adds_up_and_counts_the_pictures_once(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = "torchvision:mobilenet_v3_small"
+    words = ["fit", str(photos), *SMALL[3:-2], "--search.image-size=16", "--device=cpu", "--training.epochs=1"]
+    words += [*SMALL[:2], "--search.method.epochs=1", f"--storage={tmp_path}", "--against", known]
+    main([*words, "--dry-run"])
+    said = capsys.readouterr().out
+    assert len(stages(said)) == 4 and said.count(f"against     {known}: ") == 1
+    assert "38 images to train on, 11 to test on" in said and "J_1" not in said
+    assert said.count("n00000001") == 1 and "n00000001: 14 + 4" in said
+    for what in ("search at 16 pixels", "training at 32 pixels", f"training of {known} at 32 pixels"):
+        assert said.index(f"measuring the {what}: reading the pictures") < said.index("in all")
+
+
+def test_what_is_told_in_the_plan_is_not_told_again(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", str(photos), "--genotype=DARTS_V2", *SMALL[3:-2], "--device=cpu", "--training.epochs=1"]
+    main([*words, f"--storage={tmp_path}", "--name=a"])
+    said = capsys.readouterr().out
+    assert said.count("n00000001: 14 + 4") == 1 and said.count("38 images to train on") == 1
+    (line,) = (line for line in said.splitlines() if "dasgm evaluate torchvision:resnet18" in line)
+    other = tmp_path / "a" / "against-torchvision-resnet18"
+    assert f"dasgm compare {tmp_path / 'a' / 'training'} {other}\n" in said
+    found, options = evaluate_options(shlex.split(line.partition("dasgm evaluate ")[2]))
+    trained = from_json(json.loads((tmp_path / "a" / "training" / "config.json").read_text()), EvaluateConfig)
+    assert found.design.settled(options.config) == found.design.settled(replace(
+        trained, **{name: getattr(options.config, name) for name in found.design.unused}
+    ))  # fmt: skip
+    assert options.storage / options.name == other
+
+
+def test_what_a_recipe_has_and_streamed_pictures_have_not_is_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", str(photos), "--genotype=DARTS_V2", *SMALL[3:-2], "--device=cpu", "--training.epochs=1"]
+    main([*words, f"--storage={tmp_path}", "--training.data.streaming=on", "--name=a"])
+    said = capsys.readouterr().out
+    told = "data.cutout is 8, but streamed pictures are trained without cutout; --training.data.streaming off, which"
+    assert said.count(told) == 1 and "finished: test error" in said
+
+
+def test_a_budget_that_is_used_up_ends_the_measuring(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = time.monotonic()
+    watch = pricing.Budget(30.0, 0.4, begun).watch("search", "at 32 pixels", print)
+    for part in ("reading the pictures", "a few iterations", "a few iterations"):
+        watch(part)
+    assert capsys.readouterr().out.count("measuring the search at 32 pixels: a few iterations") == 1
+    with pytest.raises(
+        ValueError, match="^time-budget 30: measuring a few steps of the search takes all of it; [^\n]*$"
+    ):
+        pricing.Budget(30.0, 0.4, begun - 30).watch("search", "at 32 pixels", print)("reading the pictures")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(7.0411, 7.05), (1234.5, 1240), (0.1, 0.1), (99.95, 100), (9.99, 9.99)]
+)
+def test_seconds_are_rounded_up_to_three_digits(seconds: float, expected: float) -> None:
+    assert pricing.rounded_up(seconds) == expected
 
 
 def test_what_was_chosen_is_kept(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +182,7 @@ def test_what_was_chosen_is_kept(photos: Path, tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     found = Genotype.load(str(tmp_path / "a" / "search"))
     epochs = json.loads((tmp_path / "a" / "training" / "config.json").read_text())["epochs"]
-    assert "measuring" not in said and "search: 1 epochs" in said and 2 <= epochs <= 4
+    assert "measuring" not in said and "search: 1 epoch, in" in said and 2 <= epochs <= 4
     assert epochs == fitting.with_training_epochs(config, found, plan).epochs
     (tmp_path / "a" / "fit.json").write_text("{")
     with pytest.raises(SystemExit):
@@ -186,7 +263,19 @@ def test_a_found_network_gets_more_epochs_than_the_costliest() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--time-budget=1"], "time-budget 1: "),
+        (["--time-budget=1"], "time-budget 1: 0."),
+        (["--search.epochs=3"], "did you mean --search.method.epochs or --search.proxy.epochs?"),
+        (["--training.epoch=3"], "did you mean --training.epochs?"),
+        (["--epochs=3"], "did you mean --search.method.epochs or --search.proxy.epochs or --training.epochs?"),
+        (["--training.image-size=64"], "dasgm fit takes it from --image-size"),
+        (["--data-dir=x"], "--data-dir: dasgm fit takes it from PICTURES"),
+        (["--search.gan.warmup=3"], "there is no GAN, so no such option; choose one with --preset"),
+        (["--training.folds=5"], "--training.folds 5: dasgm fit trains one network"),
+        (["--genotype=DARTS_V2", "--training.batch-size=500"], "choose a smaller --training.batch-size"),
+        (["--search.batch-size=500"], "choose a smaller --search.batch-size"),
+        (["--training.warmup-epochs=99"], "training.warmup-epochs 99: expected at most the number of epochs, 10"),
+        (["--search.method.cells=2"], "search.method.cells 2: expected at least 3"),
+        (["--search.image-size=50"], "search.image-size 50: expected a multiple of 4 from 16 to 1024"),
         (["--image-size=50"], "image-size 50: expected a multiple of 4 from 32 to 320"),
         (["--image-size=324"], "from 32 to 320"),
         (["--training.data.image-size=64"], "dasgm fit takes it from --image-size"),
@@ -201,8 +290,9 @@ def test_what_cannot_be_is_one_line(
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fit", str(photos), "--device=cpu", f"--storage={tmp_path}", *more])
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and message in error
+    said, error = capsys.readouterr()
+    assert "measuring" not in said or "batch-size" in message  # what needs no measuring is refused at once
+    assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and message in error, error
     assert not list(tmp_path.iterdir())
 
 
@@ -222,7 +312,7 @@ def test_folders_that_make_no_data_set_are_refused(tmp_path: Path, capsys: pytes
     shutil.rmtree(tmp_path / "empty" / "test")
     pictures(tmp_path / "empty" / "test", {"a": 2, "b": 1})
     assert "every class needs at least 2 pictures, but b has 1" in said("empty")
-    assert "no such folder" in said("nowhere")
+    assert f"PICTURES {tmp_path / 'nowhere'}: no such folder" in said("nowhere")
     assert not (tmp_path / "runs").exists()
 
 

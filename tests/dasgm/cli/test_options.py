@@ -18,7 +18,7 @@ import cluster.search as cluster_search
 from cluster import doctor, tracking
 from dasgm.cli import arguments as options
 from dasgm.cli import evaluate as evaluate_cli
-from dasgm.cli import fit as fit_cli
+from dasgm.cli import fit_options as fit_cli
 from dasgm.cli import main as cli
 from dasgm.cli import pretrain as pretrain_cli
 from dasgm.cli import search as search_cli
@@ -153,7 +153,7 @@ def test_what_stands_before_the_options_has_a_sentence(text, flags):
 
 
 MISTAKES: list[tuple[list[str], str]] = [
-    (["search", "--batch-sise", "3"], "--batch-sise is not an option, did you mean '--batch-size'?"),
+    (["search", "--batch-sise", "3"], "--batch-sise is not an option, did you mean --batch-size?"),
     (["search", "--epochs", "3"], "did you mean --method.epochs or --proxy.epochs?"),
     (["search", "--gpus", "1"], "--gpus is not an option; dasgm search --help lists all"),
     (["search", "--seed", "x"], "--seed 'x': expected a whole number"),
@@ -168,9 +168,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["search", "--gan", "none", "--gan.warmup", "3"], "there is no GAN"),
     (["search", "--method", "pdarts", "--method.operations", "8", "x", "3"], "--method.operations"),
     (["search", "--name", "a" * 300 + "\x1b[31m", "--sede", "\x1b[31m"], "--sede"),
-    (["evaluate", "DARTS_V2", "--eppochs", "3"], "did you mean '--epochs'?"),
-    (["pretrain", "--iteration", "3", "--itrations=4"], "did you mean '--iterations'?"),
-    (["runs", "--jsn"], "did you mean '--json'?"),
+    (["evaluate", "DARTS_V2", "--eppochs", "3"], "did you mean --epochs?"),
+    (["pretrain", "--iteration", "3", "--itrations=4"], "did you mean --iterations?"),
+    (["runs", "--jsn"], "did you mean --json?"),
     (["measure", "DARTS_V2", "--cells", "x"], "--cells 'x': expected a whole number"),
     (["measure", "DARTS_V2", "--cells"], "--cells needs a value"),
     (["measure", "DARTS_V2", "--form", "x\x1b'"], '--form "x\\x1b\'": expected cifar or imagenet'),

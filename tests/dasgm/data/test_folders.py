@@ -226,7 +226,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (root / "train" / "cat" / "one.png").symlink_to(root / "train" / "dog" / "001.png")
     counts, notes = both(root)
     assert counts == {"cat": 2 * N + 6, "dog": 2 * N}
-    assert "6 of them through links" in notes and "read already 4" in notes and "cat/one.png" in notes
+    assert "6 pictures through links" in notes and "read already 4" in notes and "cat/one.png" in notes
 
 
 def test_links_to_nowhere_are_unreadable_pictures(tmp_path: Path) -> None:

@@ -334,6 +334,13 @@ def test_dry_run_says_what_it_would_cost_and_writes_nothing(tmp_path, monkeypatc
     finally:
         torch.set_num_threads(threads)
     said = capsys.readouterr().out
-    for part in ("trained on: 1,497", "steps an epoch", "hours", "GiB", "MiB of checkpoints", "--dry-run"):
+    for part in (
+        "1,497 images to train on, 300 to test on",
+        "steps an epoch",
+        "hours",
+        "GiB",
+        "MiB of checkpoints",
+        "--dry-run",
+    ):
         assert part in said, part
     assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from evaluations import STREAMED, photographs, quiet
 from groups import join
+from pictures import pictures
 from PIL import Image
 from processes import spawn
 from sklearn import metrics
@@ -28,7 +29,7 @@ from dasgm.data import digits, folder
 from dasgm.data._split import balanced, folds
 from dasgm.jobs.against import against
 from dasgm.jobs.evaluate import main, opened
-from dasgm.jobs.predictions import sizes
+from dasgm.jobs.predictions import sizes, unequal
 from dasgm.jobs.training import Training
 from dasgm.measures.agreement import of_the_test
 from dasgm.pages.report import report
@@ -211,6 +212,25 @@ def test_sizes_are_told_with_a_warning_of_classes_too_small():
     assert (
         line == "30 classes; pictures of a class to train on: 100 (c00) to 129 (c29); to measure: 93 (c00) to 93 (c29)"
     )
+
+
+def test_classes_of_unequal_size_are_told_with_the_option_that_balances_them(tmp_path):
+    assert unequal(["a", "b"], torch.tensor([199, 100])) == []
+    (line,) = unequal(["cat", "dog", "fox"], torch.tensor([80, 200, 64]))
+    assert line == (
+        "classes of unequal size: dog has 3.1 times as many pictures to train on as fox; --balance loss, or sampling, "
+        "gives all classes the same weight"
+    )
+    pictures(tmp_path, {"a": 60, "b": 12})
+    config = replace(TINY, data=folder.Config(image_size=16), data_dir=str(tmp_path))
+    told = ["\n".join(opened(replace(config, balance=how), "cpu").notes) for how in ("none", "loss")]
+    assert "a has 5.0 times" in told[0] and "unequal" not in told[1]
+    assert all("a: 50 + 10, b: 10 + 2" in notes and "a 60, b 12" not in notes for notes in told)  # once
+
+
+def test_a_training_tells_no_parts_of_a_search():
+    config = replace(TINY, data=digits.Config(holdout=0.1))
+    assert opened(config, "cpu").describe().endswith("pixels; 1,497 images to train on, 300 to test on")
 
 
 # folds

@@ -162,7 +162,7 @@ def sizes_where_asked() -> None:
 
 # ------------------------------------------------------------------------------------------------------ small searches
 
-SMALL = {"batch_size": 8, "method.channels": 8, "method.cells": 3}
+SMALL = {"batch_size": 8, "method.channels": 8}
 SMALL_GAN = {"gan.channels": 8}
 SMALL_STYLEGAN = {"gan.augment_start": 0.3, "gan.z_dim": 32, "gan.w_dim": 32}
 
@@ -197,7 +197,8 @@ def search(images: Any = None, preset: str = "dasgm-darts", full: bool = False, 
     asked = {name.replace("__", "."): value for name, value in changes.items()}
     if not full:
         gan = {} if asked.get("gan") == "none" else SMALL_GAN
-        asked = SMALL | gan | (SMALL_STYLEGAN if asked.get("gan") == "stylegan2ada" else {}) | asked
+        cells = {"method.cells": named(preset).config.space.smallest}
+        asked = SMALL | cells | gan | (SMALL_STYLEGAN if asked.get("gan") == "stylegan2ada" else {}) | asked
     config = override(named(preset).config, asked)
     made = Search(config, data() if images is None else images)
     made.left = max(1, made.stage.epochs - made.stage.arch_start_epoch)
