@@ -16,6 +16,7 @@ from dasgm.data._base import IN_MEMORY, DataConfig
 from dasgm.designs.design import Design, ensure_effect, load_design
 from dasgm.genotype import Genotype, genotype_text, name_of, to_stderr
 from dasgm.given import NOTHING, Given
+from dasgm.options import option
 from dasgm.plugins import key_of, plugin
 from dasgm.presets import preset as preset_named
 from dasgm.presets import with_dataset, with_gan, with_method
@@ -35,8 +36,8 @@ def ensure_meant(data: DataConfig, data_dir: str | Path | None) -> None:
     """ValueError where a folder is named and the data set is one that needs none."""
     if data_dir and data.packaged:
         raise ValueError(
-            f"--data-dir {data_dir}: {key_of(data)} come with dasgm, so the folder would not be read; leave it out, or "
-            "name what it holds, as in --dataset folder"
+            f"{option('data_dir')} {data_dir}: {key_of(data)} come with dasgm, so the folder would not be read; leave "
+            "it out, or name what it holds, as in --dataset folder"
         )
 
 
