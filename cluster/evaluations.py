@@ -178,7 +178,7 @@ class Evaluations(Group):
             ensure_possible(self.options.register, self.folder.parent)
 
     def dry_run(self) -> None:
-        from dasgm.cli.estimate import describe_training
+        from dasgm.jobs.estimate import describe_training
 
         show_config(self.config)
         workers = self.workers()

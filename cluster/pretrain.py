@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     config, folder = options.config, options.storage / (options.name or options.config.name)
     command = called(words, "cluster/pretrain.py")
     if options.dry_run:
-        from dasgm.cli.estimate import describe_pretraining
+        from dasgm.jobs.estimate import describe_pretraining
 
         show_config(config)
         print(describe_pretraining(config, options.workers))

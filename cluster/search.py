@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     config, folder = chosen.config, options.storage / (options.name or chosen.name())
     command = called(words, "cluster/search.py")
     if options.dry_run:
-        from dasgm.cli.estimate import describe
+        from dasgm.jobs.estimate import describe
 
         show_config(config)
         print(describe(config, workers=options.workers, pretrain=options.pretrain))

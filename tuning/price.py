@@ -135,20 +135,20 @@ def _alone() -> None:
 
 
 def _search(config: SearchConfig, workers: int) -> Any:
-    from dasgm.cli.estimate import estimate
+    from dasgm.jobs.estimate import estimate
 
     return estimate(config, workers, config.freeze_gan)
 
 
 def _pretraining(config: SearchConfig, workers: int) -> float:
-    from dasgm.cli.estimate import estimate_pretraining
+    from dasgm.jobs.estimate import estimate_pretraining
     from dasgm.jobs.pretrain import wanted_by
 
     return estimate_pretraining(wanted_by(config), workers).hours
 
 
 def _training(config: Any, workers: int, design: Design) -> Any:
-    from dasgm.cli.estimate import estimate_training
+    from dasgm.jobs.estimate import estimate_training
 
     return estimate_training(design, config, workers)
 

@@ -210,7 +210,7 @@ class Reproduction:
             return prices.of_searches(table, left) if left else None
         group, said = self.trainings(part), tuple[str, ...]()
         if part.of is not None and (group is None or group.total < (part.top or part.of.seeds)):
-            from dasgm.cli.fitting import costliest
+            from dasgm.api.fitting import costliest
 
             # of the dearest network that may be found
             group, said = self._of_any(part, costliest(self.config(part.of).space)), ("at most",)

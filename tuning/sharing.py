@@ -85,7 +85,7 @@ def gpus_per_search(
 
 def _measured(config: SearchConfig, pretrain: bool) -> tuple[int, int]:
     """`estimate.gpu_memory` in a process of its own, so that this one holds nothing of the GPU."""
-    from dasgm.cli.estimate import gpu_memory
+    from dasgm.jobs.estimate import gpu_memory
 
     stopped = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, stopped) as process:

@@ -71,7 +71,7 @@ class Sweep(Group):
         return self.plan.num_trials
 
     def dry_run(self) -> None:
-        from dasgm.cli.estimate import describe
+        from dasgm.jobs.estimate import describe
 
         options = self.options
         show_config(self.base)

@@ -12,7 +12,8 @@ A sweep of searches is `tuning.api.sweep`.
 
 from dasgm import load
 from dasgm.api.evaluations import evaluate
-from dasgm.api.results import Accuracy, EvaluationResult, SearchResult
+from dasgm.api.fits import fit
+from dasgm.api.results import Accuracy, EvaluationResult, FitResult, SearchResult
 from dasgm.api.searches import search
 
-__all__ = ["Accuracy", "EvaluationResult", "SearchResult", "evaluate", "load", "search"]
+__all__ = ["Accuracy", "EvaluationResult", "FitResult", "SearchResult", "evaluate", "fit", "load", "search"]

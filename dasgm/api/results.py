@@ -1,4 +1,4 @@
-"""What came of a search and of a training, read from their folders. Free of torch."""
+"""What came of a search, a training and a fit, read from their folders. Free of torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dasgm.store.records import read_json
 
 if TYPE_CHECKING:
     from dasgm.model import Model
+    from dasgm.pages.comparison import Comparison
     from dasgm.pages.view import RunView
 
 
@@ -153,6 +154,38 @@ class EvaluationResult:
         import dasgm
 
         return dasgm.load(self.folder, device)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came of a folder of pictures."""
+
+    folder: Path
+    search: SearchResult | None
+    """None: a given genotype was trained."""
+    training: EvaluationResult
+    against: Mapping[str, EvaluationResult]
+    """The known networks that were trained beside it, by name."""
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """That of the trained network on the test pictures."""
+        return self.training.accuracy
+
+    @property
+    def comparison(self) -> Path | None:
+        """A Markdown table of the networks. None: there is one alone."""
+        return self.folder / "comparison.md" if self.against else None
+
+    def compare(self) -> Comparison:
+        """The networks on the same test pictures, the found one first. ValueError: there is one alone."""
+        from dasgm.pages.comparison import compare
+
+        return compare([one.folder for one in (self.training, *self.against.values())])
+
+    def load(self, device: str = "cpu") -> Model:
+        """The trained network, as `dasgm.load`."""
+        return self.training.load(device)
 
 
 def _finished(folder: str | Path, kind: str) -> RunView:

@@ -123,7 +123,7 @@ def evaluate(argv: Sequence[str]) -> int:
     print("\n".join(chosen.lines(options.storage / name)), flush=True)
     if options.dry_run:
         from dasgm.cli.catalogue import show_config
-        from dasgm.cli.estimate import describe_training
+        from dasgm.jobs.estimate import describe_training
 
         show_config(chosen.config)
         for choice in recipes.recipe(chosen.recipe).choices:

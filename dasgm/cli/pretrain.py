@@ -59,7 +59,7 @@ def pretrain(argv: Sequence[str]) -> int:
     print(printable(f"{what}: loading; the run's folder is {lies_at(folder)}"), flush=True)
     if options.dry_run:
         from dasgm.cli.catalogue import show_config
-        from dasgm.cli.estimate import describe_pretraining
+        from dasgm.jobs.estimate import describe_pretraining
 
         show_config(config)
         print(describe_pretraining(config))

@@ -50,7 +50,7 @@ def search(argv: Sequence[str]) -> int:
     print(loading(chosen, options.storage / name), flush=True)
     if options.dry_run:
         from dasgm.cli.catalogue import show_config
-        from dasgm.cli.estimate import describe
+        from dasgm.jobs.estimate import describe
 
         show_config(chosen.config)
         print(describe(chosen.config, pretrain=options.pretrain))

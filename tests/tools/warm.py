@@ -31,7 +31,7 @@ import pytest
 from commands import environment_with, two_cpus
 from leftovers import marked
 
-PRELOADED = ("dasgm.cli.search", "dasgm.cli.pretrain", "dasgm.cli.evaluate", "dasgm.cli.verbs", "dasgm.cli.estimate")
+PRELOADED = ("dasgm.cli.search", "dasgm.cli.pretrain", "dasgm.cli.evaluate", "dasgm.cli.verbs", "dasgm.jobs.estimate")
 PRELOADED += ("dasgm.jobs.search", "dasgm.pages.report", "dasgm.pages.figures", "matplotlib.pyplot", "pyarrow.parquet")
 PRELOADED += ("tuning.sweep", "tuning.reproduce", "cluster.search", "cluster.evaluate", "optuna", "tyro")
 

@@ -19,7 +19,7 @@ from pictures import pictures
 from safetensors.torch import load_file
 
 import dasgm
-from dasgm.cli import fitting, pricing
+from dasgm.api import fitting, pricing
 from dasgm.cli.evaluate import evaluate_options
 from dasgm.cli.main import main
 from dasgm.config import from_json

@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 
 from dasgm.cli import main as cli
-from dasgm.cli.estimate import estimate
 from dasgm.config import override
 from dasgm.device import forget_peak, is_out_of_memory
+from dasgm.jobs.estimate import estimate
 from dasgm.jobs.training import InMemory, Training
 from dasgm.presets import preset
 from dasgm.recipes import recipe

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dasgm.cli.estimate import estimate
 from dasgm.config import SearchConfig, override
+from dasgm.jobs.estimate import estimate
 from dasgm.jobs.search import main
 from dasgm.jobs.session import Hooks
 from dasgm.presets import preset

@@ -14,15 +14,16 @@ import pytest
 import tyro
 from commands import ROOT
 
+from dasgm.api.stages import SEARCH, TRAINING, part_of_fit
 from dasgm.cli.fit_options import BEFORE, FitOptions
-from dasgm.cli.stages import SEARCH, TRAINING, part_of_fit
 from dasgm.config import PARTS, PretrainConfig, SearchConfig
 from dasgm.options import option
 from dasgm.plugins import keys, plugin
 from dasgm.presets import preset, with_dataset
 from dasgm.recipes import EvaluateConfig, recipe
 
-ABOVE = ("cli", "testing", "presets", "pages", "recipes.py")  # the command line, and texts that are no messages
+# the command line and what it is made of, and texts that are no messages
+ABOVE = ("api", "cli", "testing", "presets", "pages", "recipes.py")
 
 
 def paths(value: Any, prefix: str = "") -> Iterator[str]:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dasgm.cli.estimate import TIMED, Estimate, TrainingEstimate, Watch, estimate, estimate_training, silent
-from dasgm.cli.fitting import ENOUGH, MOST, SIZES, SMALLEST, Plan, costliest, work
-from dasgm.cli.stages import SEARCH, TRAINING, part_of_fit
+from dasgm.api.fitting import ENOUGH, MOST, SIZES, SMALLEST, Plan, costliest, work
+from dasgm.api.stages import SEARCH, TRAINING, part_of_fit
 from dasgm.config import SearchConfig
 from dasgm.cpus import cpus
 from dasgm.data._parts import Parts
@@ -20,6 +19,7 @@ from dasgm.data._pictures import fitted, quiet
 from dasgm.designs.design import Design
 from dasgm.designs.known import KnownNetwork
 from dasgm.genotype import DEFAULT_SPACE, Genotype, space_of
+from dasgm.jobs.estimate import TIMED, Estimate, TrainingEstimate, Watch, estimate, estimate_training, silent
 from dasgm.recipes import EvaluateConfig
 from dasgm.store.files import counted
 
