@@ -77,4 +77,6 @@ def decide(model: str, champion: Contender | None, others: Sequence[Contender]) 
     )
     if better:
         return best, [*lines, f"{best} is the {ALIAS} of {model} now: {said}"]
-    return champion, [*lines, f"{champion} stays the {ALIAS} of {model}: {said}, and p < {LEVEL:g} is needed"]
+    worse = duels[best].won < duels[best].lost
+    why = "a new one must have more" if worse else f"p < {LEVEL:g} is needed"
+    return champion, [*lines, f"{champion} stays the {ALIAS} of {model}: {said}, and {why}"]

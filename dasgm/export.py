@@ -118,6 +118,7 @@ import json, sys
 import numpy as np, onnxruntime
 from PIL import Image, ImageOps
 
+sys.excepthook = lambda kind, error, _: print(f"error: {{error}}", file=sys.stderr)
 session = onnxruntime.InferenceSession(__file__.removesuffix(".py"), providers=["CPUExecutionProvider"])
 about = {{key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}}
 size, resize = about["image_size"], about["resize"]

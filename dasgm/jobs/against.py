@@ -36,7 +36,8 @@ def against(run: Path, other: Path) -> None:
     files = keep_pictures(run, "against", _pictures(run, [name for name, *_ in shown]))
     listed = [dict(zip((*COLUMNS, "file"), (*one, file), strict=True)) for one, file in zip(shown, files, strict=True)]
     border = len(won[:MOST])
-    found = {"format": 1, "other": other.absolute().name, "pictures": len(ours), "both_right": both}
+    name = str(read_json(other / "run.json").get("network") or other.absolute().name)
+    found = {"format": 1, "other": name, "pictures": len(ours), "both_right": both}
     found |= {"only_this": len(won), "only_other": len(lost), "both_wrong": len(ours) - both - len(won) - len(lost)}
     write_atomic(run / AGAINST, json.dumps(found | {"won": listed[:border], "lost": listed[border:]}, indent=1))
 

@@ -386,5 +386,5 @@ class EvaluateLoop(Loop):
             return {}  # nothing is trained, so there is nothing to look at
         with _for_all(self.run):
             found = measure(self.training, self.source, self.held)
-        row = write_results(self.run.folder, self.data, found) if rank() == 0 else {}
+        row = write_results(self.run.folder, self.data, found, self.hooks.say) if rank() == 0 else {}
         return dict(broadcast(row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from dasgm.measures.classification import (
     FEW,
     Outcomes,
     joined,
+    no_better_than_one_answer,
     outcomes,
     summary,
     temperature,
@@ -130,8 +131,13 @@ def _temperature(training: Training, held: Batches) -> tuple[float, int]:
     return temperature(labels, logits, total), sum(gather(len(labels)))
 
 
-def write_results(folder: Path, data: Data | Photographs, found: Found) -> dict[str, float]:
+def write_results(
+    folder: Path, data: Data | Photographs, found: Found, say: Callable[[str], None] = lambda line: None
+) -> dict[str, float]:
     """Write predictions.csv, metrics.json and pictures/mistake-NN.png.
+
+    Args:
+        say: is told where the network is no better than one answer for all pictures.
 
     Returns:
         The figures of merit that the run's last row has as well.
@@ -139,6 +145,8 @@ def write_results(folder: Path, data: Data | Photographs, found: Found) -> dict[
     rows = _rows(data, found)
     write_atomic(folder / PREDICTIONS, _csv(data.classes, rows, found.outcomes))
     value: dict[str, Any] = {"format": 1, "measured_on": "the test set"} | summary(found.outcomes, data.classes)
+    for line in no_better_than_one_answer(data.classes, np.array(value["confusion"])):
+        say(printable(line))
     for one, n in zip(value["classes"], data.class_counts()[0].tolist(), strict=True):
         one["train"] = n
     factor = found.temperature

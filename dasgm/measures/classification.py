@@ -75,6 +75,26 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
+def no_better_than_one_answer(names: Sequence[str], matrix: np.ndarray) -> list[str]:
+    """Sentences about a classifier that an answer without looking equals; [] where it is better than that.
+
+    Args:
+        matrix: as `confusion` gives it.
+    """
+    pictures, said, lines = int(matrix.sum()), np.flatnonzero(matrix.sum(0)), list[str]()
+    if len(said) == 1:
+        lines.append(
+            f"It says {names[said[0]]} of all {pictures:,} pictures, so it tells no classes apart: train it for longer."
+        )
+    counts, right = matrix.sum(1), int(matrix.trace())
+    if right <= counts.max():
+        lines.append(
+            f"Always saying {names[int(counts.argmax())]}, the class with the most pictures, would be right for "
+            f"{counts.max() / pictures:.2%} of them, and the network is right for {right / pictures:.2%}."
+        )
+    return lines
+
+
 def per_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Recall and precision of each class, from the confusion matrix. NaN: no picture of it, or never predicted."""
     with np.errstate(invalid="ignore"):

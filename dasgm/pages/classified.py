@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dasgm.measures.classification import no_better_than_one_answer
 from dasgm.measures.intervals import WIDE, enough
 from dasgm.pages.confusion import MAPPED, heat_map, reliability_chart
 from dasgm.pages.pictures import embedded
@@ -58,6 +61,7 @@ def _content(folder: Path, found: Json) -> Json:
         "not_set": str(found["temperature"].get("why", "")),
         "classes": classes,
         "listed": len(names) <= LISTED,
+        "doubts": no_better_than_one_answer(names, np.array(matrix)),
         "wide": len(wide),
         "enough": enough(),
         "heat": heat_map(matrix, names, "confusion matrix"),

@@ -59,4 +59,5 @@ def test_the_first_becomes_champion_and_only_one_that_is_better_takes_over(tmp_p
     assert "version 3 (r3) cannot be compared with the champion, version 1 (r1): one of them has no pred" in lines[1]
     assert decide("cats", best, [best]) == (best, ["version 5 (r5) is the champion of cats already"])
     worse = contender("6", "0" * 18)
-    assert decide("cats", best, [worse])[0] is best, "p is small, but it is worse"
+    kept, (line,) = decide("cats", best, [worse])
+    assert kept is best and line.endswith("(McNemar's mid-p test), and a new one must have more"), "p is small"

@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from dasgm.measures.classification import (
     calibration_error,
     joined,
+    no_better_than_one_answer,
     outcomes,
     reliability,
     summary,
@@ -32,6 +33,17 @@ def said(n: int = 500, classes: int = 5, scale: float = 3.0) -> tuple[torch.Tens
     logits = torch.randn(n, classes, generator=generator)
     logits[torch.arange(n), labels] += 1.0
     return labels, logits * scale
+
+
+def test_a_network_that_one_answer_equals_is_told():
+    """The newcomer's two: 333 airplanes of 509, and "animal" of all 167."""
+    names = ["animal", "other"]
+    alone, always = no_better_than_one_answer(names, np.array([[66, 0], [101, 0]]))
+    assert alone == "It says animal of all 167 pictures, so it tells no classes apart: train it for longer."
+    assert "Always saying other" in always and "right for 60.48% of them" in always and "39.52%" in always
+    (always,) = no_better_than_one_answer(names, np.array([[194, 139], [100, 76]]))
+    assert "Always saying animal" in always and "65.42%" in always and "53.05%" in always
+    assert not no_better_than_one_answer(names, np.array([[60, 6], [10, 91]]))
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 7), (7, 7), (33, 40), (9_123, 10_000)])
