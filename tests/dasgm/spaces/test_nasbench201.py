@@ -253,7 +253,7 @@ def test_what_the_space_does_not_define_is_refused_in_a_line() -> None:
 
 @pytest.mark.parametrize("cells", [3, 4, 6, 7, 9, 10])
 def test_stages_of_unequal_or_no_cells_are_refused(cells: int) -> None:
-    refusal = rf"^cells = {cells}: [^\n]*3 N \+ 2[^\n]*expected 5, 8, 11[^\n]*--method.cells, --proxy.cells[^\n]*$"
+    refusal = rf"^cells = {cells}: [^\n]*3 N \+ 2[^\n]*expected 5, 8, 11[^\n]*the method, of the proxy[^\n]*$"
     with pytest.raises(ValueError, match=refusal):
         SPACE.supernet(replace(STAGE, cells=cells), 5)
     with pytest.raises(ValueError, match=refusal):
