@@ -6,6 +6,7 @@ sweep.json is the record of the folder. What is known of a run lies in the run's
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 import sys
@@ -183,8 +184,7 @@ class Group(ABC):
     @property
     def out_of_time(self) -> bool:
         """Whether the time budget is used up."""
-        budget = self.options.time_budget
-        return budget is not None and time.monotonic() - self.begun >= budget
+        return seconds_left(self.options.time_budget, self.begun) <= 0
 
     def carry_out(self) -> int:
         """Do what is left, and show what came of it; the exit code, see the function `carry_out`."""
@@ -238,6 +238,11 @@ class Group(ABC):
         reasons = {run.title: run.info.get("reason") for run in cut}
         lines = (f"{title}: {reason}" for title, reason in reasons.items() if reason not in ("", None, CUT_OFF))
         return next(lines, f"it ended before its {self.many}; see their logs")
+
+
+def seconds_left(budget: float | None, begun: float) -> float:
+    """Seconds that are left of a time budget since `begun`, by time.monotonic; infinite without a budget."""
+    return math.inf if budget is None else budget - (time.monotonic() - begun)
 
 
 def carry_out(group: Group) -> int:

@@ -24,7 +24,7 @@ from cluster.patience import say_now
 from dasgm.api.callers import call
 from dasgm.api.choices import NO_SETTINGS, Settings, choose_search
 from dasgm.api.places import storage_here
-from dasgm.api.results import SearchResult
+from dasgm.api.results import Reported, SearchResult
 from dasgm.config import override
 from dasgm.measures.scores import RankBy
 from dasgm.store.bucket import lies_at
@@ -59,10 +59,9 @@ class SweepTrial:
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Reported):
     """The searches of a sweep, the best first, then those that did not finish."""
 
-    folder: Path
     rank_by: str
     """The score that ranks them: proxy or naswot."""
     trials: tuple[SweepTrial, ...]
@@ -74,11 +73,6 @@ class SweepResult:
         if found is None:
             raise ValueError(f"sweep {lies_at(self.folder)}: no search has finished; the same call goes on")
         return found
-
-    @property
-    def page(self) -> Path:
-        """The result page, HTML."""
-        return self.folder / "report.html"
 
 
 def sweep(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from dasgm.config import SearchConfig, override
 from dasgm.presets import small
+from dasgm.presets.published import SEEDS
 
 Settings = tuple[str, ...]
 
@@ -74,7 +75,7 @@ BUDGETS: dict[str, Budget] = {
     ),
     "paper": Budget(
         "the paper's sizes, for GPUs",
-        4,
+        SEEDS,
         lambda config: config,
         False,
         {"": ("recipe=cifar",), "imagenet": ("recipe=imagenet",)},

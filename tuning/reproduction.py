@@ -6,6 +6,7 @@ read from there, so parts that several tables share are made once.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import evaluate
 from cluster.driver import ended
 from cluster.evaluations import Evaluations
-from cluster.group import carry_out
+from cluster.group import carry_out, seconds_left
 from cluster.patience import say_now
 from cluster.stores import ensure_known
 from cluster.winners import Candidate, of_sweep
@@ -178,8 +179,8 @@ class Reproduction:
 
     def _time_left(self) -> float | None:
         """Seconds that are left of the time budget, at least one; None: there is no limit."""
-        budget = self.options.time_budget
-        return None if budget is None else max(1.0, budget - (time.monotonic() - self.begun))
+        left = seconds_left(self.options.time_budget, self.begun)
+        return None if math.isinf(left) else max(1.0, left)
 
     # ---------------------------------------------------------------- its price
 
@@ -225,7 +226,7 @@ class Reproduction:
         parts, worst = self.parts(), 0
         self._headline(parts)
         for number, part in enumerate(parts, 1):
-            if self._out_of_time():
+            if seconds_left(self.options.time_budget, self.begun) <= 0:
                 say_now(f"the time budget ends before part {number} of {len(parts)}. To continue: {self.command}")
                 break
             say_now(f"part {number} of {len(parts)}: {part}")
@@ -242,10 +243,6 @@ class Reproduction:
             f"{self.options.what}, {self.result.about}: {len(parts)} parts at budget {self.options.budget_in_words} "
             f"({self.options.size.about}), in {lies_at(self.storage)}"
         )
-
-    def _out_of_time(self) -> bool:
-        budget = self.options.time_budget
-        return budget is not None and time.monotonic() - self.begun >= budget
 
     def _do(self, part: Part) -> int:
         """Make or continue a part; the exit code of its command."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dasgm.plugins import nearest
+from dasgm.presets.published import SEEDS
 
 IMAGENET = "imagenet"
 Row = tuple[str, str]
@@ -86,7 +87,7 @@ class Result:
 
     about: str
     rows: tuple[Row, ...]
-    seeds: int = 4
+    seeds: int = SEEDS
     trained: str = "same"
     fidelity: bool = False
     known: tuple[str, ...] = ()

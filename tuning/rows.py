@@ -19,6 +19,7 @@ from dasgm.pages.gather import read
 from dasgm.pages.paper import NAMES
 from dasgm.pages.tables import baselines, markdown, rows, truths
 from dasgm.presets import row_config, with_dataset
+from dasgm.presets.published import SEEDS
 from dasgm.store.bucket import lies_at
 from dasgm.store.files import gist, write_atomic
 from dasgm.store.records import digest
@@ -28,8 +29,6 @@ from tuning.paper_page import PaperPage
 from tuning.plan import Plan, ensure_alike, ensure_ranked, for_a_sweep
 from tuning.results import CIFAR, IMAGENET, Result, result
 from tuning.sweep import Sweep
-
-SEEDS = 4  # of the rows of --rows (paper: 4)
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,22 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class SearchResult:
-    """What a finished search found."""
+class Reported:
+    """What lies in a folder with a result page."""
 
     folder: Path
-    """The run's folder; of a run in object storage its copy here."""
+    """Of a run or a sweep; of one in object storage its copy here."""
+
+    @property
+    def page(self) -> Path:
+        """The result page, HTML."""
+        return self.folder / "report.html"
+
+
+@dataclass(frozen=True)
+class SearchResult(Reported):
+    """What a finished search found."""
+
     genotype: Genotype
     accuracy: Accuracy | None
     """Accuracy on J_val, or J_2 where no J_val is set aside, of the found network after the proxy's short training on
@@ -89,22 +100,15 @@ class SearchResult:
         )
 
     @property
-    def page(self) -> Path:
-        """The result page, HTML."""
-        return self.folder / "report.html"
-
-    @property
     def genotype_file(self) -> Path:
         """The genotype as JSON."""
         return self.folder / "genotype.json"
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
+class EvaluationResult(Reported):
     """What a finished training measured, after the last epoch."""
 
-    folder: Path
-    """The run's folder; of a run in object storage its copy here."""
     accuracy: Accuracy
     """Accuracy on the test set, with Wilson's interval. Of `folds` it is that on all pictures, each measured once."""
     top5_error: float | None
@@ -138,11 +142,6 @@ class EvaluationResult:
             int(last.get("result/folds", 0)),
             MappingProxyType(last),
         )
-
-    @property
-    def page(self) -> Path:
-        """The result page, HTML."""
-        return self.folder / "report.html"
 
     @property
     def predictions(self) -> Path:

@@ -131,9 +131,7 @@ def _temperature(training: Training, held: Batches) -> tuple[float, int]:
     return temperature(labels, logits, total), sum(gather(len(labels)))
 
 
-def write_results(
-    folder: Path, data: Data | Photographs, found: Found, say: Callable[[str], None] = lambda line: None
-) -> dict[str, float]:
+def write_results(folder: Path, data: Data | Photographs, found: Found, say: Callable[[str], None]) -> dict[str, float]:
     """Write predictions.csv, metrics.json and pictures/mistake-NN.png.
 
     Args:

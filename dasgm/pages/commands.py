@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dasgm.presets.published import SEEDS
 from dasgm.presets.rows import PaperRow
 from dasgm.store.files import shell_line
-
-SEEDS = 4  # of each row (caption of Table 2)
 
 
 def _line(script: str, words: Sequence[str | Path], storage: str) -> str:

@@ -11,7 +11,7 @@ from dasgm.pages import commands
 from dasgm.pages.gather import NETWORK, Gathered, Line
 from dasgm.pages.sheets import NOTHING, Cell, Grid, Missing, Sheet
 from dasgm.pages.tables import Comparison, Row, comparisons
-from dasgm.presets.published import CIFAR, TABLE_2, TABLE_3, TABLE_4, TABLE_6, Published
+from dasgm.presets.published import CIFAR, SEEDS, TABLE_2, TABLE_3, TABLE_4, TABLE_6, Published
 from dasgm.presets.rows import ABLATIONS, PaperRow, paper_rows
 from dasgm.store.bucket import lies_at
 
@@ -180,7 +180,7 @@ def _grid(title: str, found: Gathered, entries: Iterable[Entry], columns: Sequen
     return Grid(title, [*heads, "budget"], rows)
 
 
-def _missing(found: Gathered, entries: Iterable[Entry], seeds: int = commands.SEEDS) -> list[Missing]:
+def _missing(found: Gathered, entries: Iterable[Entry], seeds: int = SEEDS) -> list[Missing]:
     return [one for entry in entries if (one := entry.missing(found, seeds))]
 
 

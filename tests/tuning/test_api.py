@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from commands import TINY, finish, start
 from proposals import captured
+from refusals import ensure_refused
 
 from dasgm.pages.view import ranking, read_trials
 from tuning import api
@@ -64,10 +65,7 @@ def test_a_mistake_is_a_value_error_of_one_line(
     mistake: Callable[[], Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError) as error:
-        mistake()
-    assert says in str(error.value) and "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir()) and capfd.readouterr() == ("", "")
+    ensure_refused(mistake, says, tmp_path, capfd)
 
 
 SCRIPT = """
